@@ -1,0 +1,189 @@
+"""Inverse metrics M: in which geometry SAM's perturbation is measured.
+
+    eps = rho M v / norm(v)      norm: sqrt(v' M v) (paper, eq. 1) or |M v|_2 (authors' code)
+
+One global norm over all parameters. LLQR's U is a metric too (llqr.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llqr_sam.methods.named import Named, dot
+
+Norm = Literal["metric", "euclidean"]
+NORMS: tuple[Norm, ...] = ("metric", "euclidean")
+
+TINY = 1e-12
+"""Added to the squared norm, so that a zero gradient gives a zero perturbation (authors' code)."""
+
+
+class Metric:
+    """The identity, and what every metric shares: SAM's Euclidean ball.
+
+    Attributes:
+        model: The network it is tied to, or ``None``.
+    """
+
+    model: nn.Module | None = None
+
+    def __init__(self) -> None:
+        self._fallbacks: Tensor | int = 0
+
+    @property
+    def fallbacks(self) -> int:
+        """How many perturbations used the Euclidean norm because v' M v was not a positive number."""
+        return int(self._fallbacks)
+
+    def observe(self, gradients: Named) -> None:
+        """Sees the minibatch gradient g before each probe."""
+
+    def apply(self, v: Named) -> Named:
+        """M v, name -> tensor shaped like v."""
+        return v
+
+    def probe(self, v: Named, rho: float, norm: Norm = "metric") -> Named:
+        """Perturbation eps = rho M v / norm(v) (paper, eq. 1).
+
+        Args:
+            v: Ascent direction, name -> tensor shaped like the parameter.
+            rho: Radius in the chosen norm, >= 0.
+            norm: "metric" or "euclidean".
+
+        Returns:
+            eps, shaped like v. Zero where v is zero.
+
+        Raises:
+            ValueError: rho is negative or the norm unknown.
+
+        Where v' M v is not a positive number (K-FAC blocks can be indefinite) the Euclidean norm of M v is used
+        instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
+        """
+        if rho < 0:
+            raise ValueError(f"rho={rho} must be >= 0.")
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
+        mv = self.apply(v)
+        squared = dot(mv, mv)
+        if norm == "metric":
+            quadratic = dot(v, mv)
+            usable = torch.isfinite(quadratic) & (quadratic > 0)
+            self._fallbacks = self._fallbacks + (~usable & (squared > 0))
+            squared = torch.where(usable, quadratic, squared)
+        scale = rho / torch.sqrt(squared + TINY)
+        return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"fallbacks": self.fallbacks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        self._fallbacks = int(state["fallbacks"])
+
+
+class FisherDiagonal(Metric):
+    """FisherSAM: an ellipsoid from the diagonal of the empirical Fisher matrix, g^2 elementwise.
+
+    Args:
+        eta: Regularisation of the inverse.
+        form: "authors" M = 1 / (g^2 + eta) (LLQR+SAM authors' code) or "kim" M = 1 / (1 + eta g^2) (Kim et al. 2022).
+
+    g is the minibatch mean gradient.
+
+    Raises:
+        ValueError: form is unknown or eta not positive.
+    """
+
+    def __init__(self, eta: float = 0.1, form: Literal["authors", "kim"] = "authors") -> None:
+        super().__init__()
+        if form not in ("authors", "kim"):
+            raise ValueError(f"form={form} is not known. Choose from: authors, kim.")
+        if eta <= 0:
+            raise ValueError(f"eta={eta} must be > 0.")
+        self.eta, self.form = eta, form
+        self._inverse: Named = {}
+
+    def observe(self, gradients: Named) -> None:
+        """Takes the Fisher diagonal from this minibatch."""
+        if self.form == "authors":
+            self._inverse = {name: 1 / (g.square() + self.eta) for name, g in gradients.items()}
+        else:
+            self._inverse = {name: 1 / (1 + self.eta * g.square()) for name, g in gradients.items()}
+
+    def apply(self, v: Named) -> Named:
+        """M v."""
+        return {name: self._inverse[name] * x for name, x in v.items()}
+
+
+class Adaptive(Metric):
+    """ASAM (Kwon et al. 2021): M = T^2, T = |theta| + eta for weights and 1 for biases.
+
+    With norm "metric", eps = rho T^2 g / |T g|_2, the paper's.
+
+    Args:
+        model: Network whose parameters theta are read at each probe.
+        eta: Added to every |theta|.
+    """
+
+    def __init__(self, model: nn.Module, eta: float = 0.01) -> None:
+        super().__init__()
+        if eta < 0:
+            raise ValueError(f"eta={eta} must be >= 0.")
+        self.model, self.eta = model, eta
+        self._parameters = dict(model.named_parameters())
+
+    def apply(self, v: Named) -> Named:
+        """T^2 v at the present parameters."""
+        return {
+            name: x if name.endswith("bias") else (self._parameters[name].detach().abs() + self.eta).square() * x
+            for name, x in v.items()
+        }
+
+
+class GradientNoise(Metric):
+    """infoSAM, our reading: M = 1 / (s + delta), s = EMA of (g - EMA(g))^2, so noisy coordinates move less.
+
+    Args:
+        decay: Of both averages; the first gradient starts the mean, and the variance starts at zero.
+        delta: Added to the variance.
+
+    Only the abstract of the source is public to us, preconditioning SAM's perturbation by gradient-noise estimates;
+    it gives no formula, so this one is ours (METHODS section 1).
+    """
+
+    def __init__(self, decay: float = 0.9, delta: float = 1e-3) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay} must be in [0, 1).")
+        if delta <= 0:
+            raise ValueError(f"delta={delta} must be > 0.")
+        self.decay, self.delta = decay, delta
+        self._mean: Named = {}
+        self._variance: Named = {}
+
+    def observe(self, gradients: Named) -> None:
+        """Updates the running mean and variance of the gradient."""
+        for name, g in gradients.items():
+            if name not in self._mean:
+                self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
+            self._mean[name].lerp_(g, 1 - self.decay)
+            self._variance[name].lerp_((g - self._mean[name]).square(), 1 - self.decay)
+
+    def apply(self, v: Named) -> Named:
+        """M v."""
+        return {name: x / (self._variance[name] + self.delta) for name, x in v.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both averages."""
+        return {**super().state_dict(), "mean": dict(self._mean), "variance": dict(self._variance)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``state_dict``."""
+        super().load_state_dict(state)
+        self._mean = {name: t.clone() for name, t in state["mean"].items()}
+        self._variance = {name: t.clone() for name, t in state["variance"].items()}

@@ -1,0 +1,226 @@
+"""The sharpness-aware step: perturb, evaluate again, restore, transport, and let the base optimizer move.
+
+    g      = gradient at theta on this minibatch
+    v      = direction(g)
+    eps    = rho * M v / norm(v)          probe metric M
+    g~     = gradient at theta + eps      same minibatch
+    update = base(T g~)                   transport T
+
+Momentum and weight decay belong to the base optimizer, which sees T g~ as its gradient (METHODS section 1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llqr_sam.methods.batch_norm import frozen_statistics
+from llqr_sam.methods.directions import Direction
+from llqr_sam.methods.metrics import NORMS, Metric, Norm
+from llqr_sam.methods.named import Named
+
+BATCH_NORM_PASSES = ("perturbed", "clean")
+
+
+class SharpnessAware(Optimizer):
+    """A base optimizer whose gradient is taken at a perturbed point, and transported.
+
+    Args:
+        base: Optimizer that moves the parameters; its groups, and so every learning-rate scheduler, are shared.
+        rho: Radius of the perturbation, >= 0; 0 leaves the base optimizer and the transport. Each parameter group may
+            hold its own ``rho``.
+        probe: Metric of the perturbation; ``None`` is the identity.
+        direction: Ascent direction; ``None`` is the minibatch gradient.
+        transport: Metric that maps the gradient before the base optimizer sees it; ``None`` is the identity.
+        norm: "metric", eps = rho M v / sqrt(v' M v) (paper, eq. 1), or "euclidean" (authors' code).
+        start_step: First step that perturbs.
+        batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
+        model: Network being trained, to name its parameters and find its batch-norm layers. Needed only when the
+            metrics have none and the model is compiled.
+
+    Raises:
+        ValueError: a negative rho or start_step, an unknown norm or batch_norm, or metrics of different models.
+
+    Examples:
+        SharpnessAware(sgd, rho=0.2)                                   SAM
+        SharpnessAware(sgd, rho=0.2, direction=Friendly(decay=0.6))    F-SAM
+        SharpnessAware(sgd, rho=0.2, probe=llqr, transport=llqr)       LLQR+SAM (paper, eq. 1)
+        SharpnessAware(sgd, rho=0.0, transport=llqr)                   LLQR
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        probe: Metric | None = None,
+        direction: Direction | None = None,
+        transport: Metric | None = None,
+        norm: Norm = "metric",
+        start_step: int = 0,
+        batch_norm: str = "perturbed",
+        model: nn.Module | None = None,
+    ) -> None:
+        if rho < 0:
+            raise ValueError(f"rho={rho} must be >= 0.")
+        if start_step < 0:
+            raise ValueError(f"start_step={start_step} must be >= 0.")
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
+        if batch_norm not in BATCH_NORM_PASSES:
+            raise ValueError(f"batch_norm={batch_norm} is not known. Choose from: {', '.join(BATCH_NORM_PASSES)}.")
+        self.base = base
+        super().__init__(base.param_groups, {"rho": rho})
+        self.probe = probe or Metric()
+        self.direction = direction or Direction()
+        self.transport = transport or Metric()
+        self.norm: Norm = norm
+        self.start_step, self.batch_norm = start_step, batch_norm
+        self.model = _one_model(model, self.probe.model, self.transport.model)
+        self.steps = 0
+        self._saved: dict[Tensor, Tensor] = {}
+        self._share_groups()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """One step on one minibatch.
+
+        Args:
+            closure: Clears the gradients, evaluates the loss on the minibatch, calls backward and returns the loss;
+                called twice, or once where nothing is perturbed. Gradient accumulation goes inside it.
+
+        Returns:
+            The closure's loss at theta, the unperturbed point.
+        """
+        evaluate = torch.enable_grad()(closure)
+        if self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups):
+            loss = self._perturbed(evaluate)
+        else:
+            loss = evaluate()
+        self._transport_gradients()
+        self.base.step()
+        self.steps += 1
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears the gradients."""
+        self.base.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group to the base optimizer, with this optimizer's ``rho`` unless it brings its own."""
+        if any(param_group is group for group in self.base.param_groups):  # the constructor, adopting base's groups
+            param_group.setdefault("rho", self.defaults["rho"])
+            self.__dict__.setdefault("param_groups", []).append(param_group)
+            return
+        self.base.add_param_group({"rho": self.defaults["rho"], **param_group})
+        self._share_groups()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state and groups, with everything of this step under "sharpness_aware"."""
+        same = self.transport is self.probe
+        own = {
+            "steps": self.steps,
+            "direction": self.direction.state_dict(),
+            "probe": self.probe.state_dict(),
+            "transport": None if same else self.transport.state_dict(),
+        }
+        return {**self.base.state_dict(), "sharpness_aware": own}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``: the run continues bit for bit.
+
+        Raises:
+            ValueError: the state was not saved by a ``SharpnessAware`` with the same sharing of metrics.
+        """
+        own = state_dict.get("sharpness_aware")
+        if own is None:
+            raise ValueError("this state was saved by another optimizer: it has no 'sharpness_aware' entry.")
+        if (own["transport"] is None) != (self.transport is self.probe):
+            raise ValueError("probe and transport are one metric in only one of the saved and the present optimizer.")
+        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
+        self._share_groups()
+        self.steps = own["steps"]
+        self.direction.load_state_dict(own["direction"])
+        self.probe.load_state_dict(own["probe"])
+        if own["transport"] is not None:
+            self.transport.load_state_dict(own["transport"])
+
+    def _perturbed(self, evaluate: Callable[[], Any]) -> Any:
+        """Both passes; the parameters are at theta when it returns or raises."""
+        with self._unless_recording("clean"):
+            loss = evaluate()
+        perturbation = self._perturbation()
+        parameters = list(perturbation)
+        saved = [self._saved.setdefault(p, torch.empty_like(p)) for p in parameters]
+        torch._foreach_copy_(saved, parameters)
+        try:
+            for group in self.param_groups:
+                members = [p for p in group["params"] if p in perturbation]
+                if members:
+                    torch._foreach_add_(members, [perturbation[p] for p in members], alpha=group["rho"])
+            with self._unless_recording("perturbed"):
+                evaluate()
+        finally:
+            torch._foreach_copy_(parameters, saved)  # copied back, since theta + eps - eps is not theta
+        return loss
+
+    def _perturbation(self) -> dict[Tensor, Tensor]:
+        """M v / norm(v) for every parameter with a gradient and a positive rho; one norm over all of them."""
+        probed = {
+            name: p
+            for group, names in zip(self.param_groups, self._names(), strict=True)
+            for name, p in zip(names, group["params"], strict=True)
+            if p.grad is not None and group["rho"] > 0
+        }
+        if not probed:
+            return {}
+        gradients = {name: p.grad for name, p in probed.items() if p.grad is not None}
+        self.probe.observe(gradients)
+        unit = self.probe.probe(self.direction(gradients), 1.0, self.norm)
+        return {p: unit[name] for name, p in probed.items()}
+
+    def _transport_gradients(self) -> None:
+        """p.grad <- (T g)_p, in place: a gradient may be a view of a communication bucket."""
+        if type(self.transport) is Metric:
+            return
+        gradients: Named = {
+            name: p.grad
+            for group, names in zip(self.param_groups, self._names(), strict=True)
+            for name, p in zip(names, group["params"], strict=True)
+            if p.grad is not None
+        }
+        transported = self.transport.apply(gradients)
+        torch._foreach_copy_(list(gradients.values()), [transported[name] for name in gradients])
+
+    def _names(self) -> list[list[str]]:
+        """Parameter names by group: the model's, or ``group.index`` without a model."""
+        if self.model is None:
+            return [[f"{g}.{i}" for i in range(len(group["params"]))] for g, group in enumerate(self.param_groups)]
+        known = {parameter: name for name, parameter in self.model.named_parameters()}
+        try:
+            return [[known[p] for p in group["params"]] for group in self.param_groups]
+        except KeyError:
+            raise ValueError("the base optimizer holds a parameter that is not the model's.") from None
+
+    def _unless_recording(self, batch_norm_pass: str) -> contextlib.AbstractContextManager[None]:
+        """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
+        return contextlib.nullcontext() if self.batch_norm == batch_norm_pass else frozen_statistics(self.model)
+
+    def _share_groups(self) -> None:
+        """One list of groups and one state for both optimizers; loading replaces the base's."""
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+
+
+def _one_model(*models: nn.Module | None) -> nn.Module | None:
+    """The model that all who name one agree on."""
+    named = [model for model in models if model is not None]
+    if any(model is not named[0] for model in named):
+        raise ValueError("probe, transport and model= belong to different networks.")
+    return named[0] if named else None

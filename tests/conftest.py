@@ -1,0 +1,26 @@
+"""Fixtures shared by all tests: where the real data and the authors' numbers are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with data/ and golden/ (``LLQR_SAM_DATA``, else ../shared beside the repository)."""
+    folder = Path(os.environ.get("LLQR_SAM_DATA", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"real data and golden files are not at {folder} (set LLQR_SAM_DATA)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)

@@ -1,0 +1,49 @@
+"""Frozen batch-norm statistics: same outputs, nothing recorded, everything restored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llqr_sam.methods.batch_norm import frozen_statistics
+
+
+def _net():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3), nn.BatchNorm1d(3))
+
+
+def _statistics(net):
+    return {n: b.clone() for n, b in net.named_buffers()}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_outputs_are_the_same_and_nothing_is_recorded(named):
+    net, x = _net(), torch.randn(4, 1, 4, 4)
+    before = _statistics(net)
+    with frozen_statistics(net if named else None):
+        frozen = net(x)
+    assert all(torch.equal(b, before[n]) for n, b in net.named_buffers()), "num_batches_tracked included"
+    assert torch.equal(net(x), frozen)
+    assert not torch.equal(net[1].running_mean, before["1.running_mean"]), "recording is on again"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_nesting_and_exceptions_leave_modules_as_found(named):
+    net, x = _net(), torch.randn(4, 1, 4, 4)
+    net[4].track_running_stats = False
+    model = net if named else None
+    with pytest.raises(KeyboardInterrupt), frozen_statistics(model), frozen_statistics(model):
+        net(x)
+        raise KeyboardInterrupt
+    assert net[1].track_running_stats
+    assert net[1].momentum == 0.1
+    assert not net[4].track_running_stats
+
+
+def test_evaluation_mode_is_left_alone():
+    """A layer that normalises by its running statistics goes on doing so."""
+    net, x = _net().eval(), torch.randn(4, 1, 4, 4)
+    expected = net(x)
+    with frozen_statistics(net):
+        assert torch.equal(net(x), expected)

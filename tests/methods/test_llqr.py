@@ -1,0 +1,199 @@
+"""LLQR: the authors' numbers step for step, and the properties a refresh must have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llqr_sam import LLQR, RefreshError
+from llqr_sam.methods.llqr import PATIENCE
+from tests.golden_numbers import EMA, FILE_OF_STRUCTURE, arrays, flatten, in_golden_layout, problem, unflatten
+from tests.methods.networks import NETWORKS, mean_loss
+
+STRUCTURES = ["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
+DIVERGENCES = ["ngd", "newton"]
+
+
+def _close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("structure", list(FILE_OF_STRUCTURE))
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("inner_steps", [1, 10, 50])
+def test_inner_loop_matches_the_authors(divergence, structure, inner_steps):
+    """J at the start and U after 1, 10 and 50 steps, from the identity and warm-started from the averaged U."""
+    golden = arrays(f"mlp_{divergence}_{FILE_OF_STRUCTURE[structure]}")
+    net, x, y = problem()
+    averaged = LLQR(net, divergence=divergence, structure=structure, ema=EMA[divergence])
+    for refresh in ("r1", "r2"):
+        metric = LLQR(net, divergence=divergence, structure=structure, inner_steps=inner_steps, ema=0.0)
+        metric.load_state_dict(averaged.state_dict())
+        report = metric.refresh(x, y, nn.functional.nll_loss)
+        assert report.objective_before == pytest.approx(float(golden[f"{refresh}.J"]), rel=1e-9)
+        for name, factor in in_golden_layout(metric.named_factors(), structure).items():
+            _close(factor, golden[f"{refresh}.U{inner_steps}.{name}"])
+        averaged.refresh(x, y, nn.functional.nll_loss)
+
+
+@pytest.mark.parametrize("structure", list(FILE_OF_STRUCTURE))
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_averaged_metric_matches_the_authors(divergence, structure):
+    golden = arrays(f"mlp_{divergence}_{FILE_OF_STRUCTURE[structure]}")
+    net, x, y = problem()
+    metric = LLQR(net, divergence=divergence, structure=structure, ema=EMA[divergence])
+    gradient = unflatten(arrays("mlp_base")["grad_flat"])
+    for refresh in ("r1", "r2"):
+        metric.refresh(x, y, nn.functional.nll_loss)
+        for name, factor in in_golden_layout(metric.named_factors(), structure).items():
+            _close(factor, golden[f"{refresh}.EMA.{name}"])
+        _close(flatten(metric.apply(gradient)), golden[f"{refresh}.Ug_flat"])
+
+
+@pytest.mark.parametrize("structure", list(FILE_OF_STRUCTURE))
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_first_step_is_the_authors_gradient(divergence, structure):
+    """One unclipped step from a zero momentum moves U by exactly -rate * dJ/dU."""
+    golden = arrays(f"mlp_{divergence}_{FILE_OF_STRUCTURE[structure]}")
+    net, x, y = problem()
+    metric = LLQR(net, divergence=divergence, structure=structure, inner_steps=1, clip_norm=1e9, ema=0.0)
+    before = {n: f.clone() for n, f in in_golden_layout(metric.named_factors(), structure).items()}
+    metric.refresh(x, y, nn.functional.nll_loss)
+    for name, factor in in_golden_layout(metric.named_factors(), structure).items():
+        _close((before[name] - factor) / 1e-3, golden[f"r1.dJ.{name}"])
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("name", ["mlp", "conv", "transformer"])
+def test_refresh_lowers_the_objective(name, divergence, structure):
+    net, x, y = NETWORKS[name]()
+    report = LLQR(net, divergence=divergence, structure=structure, ema=0.0, reduction="mean").refresh(x, y, mean_loss)
+    assert report.accepted
+    assert report.objective_after < report.objective_before
+    assert report.relative_change > 0
+    assert report.seconds > 0
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_starts_as_the_identity_bit_for_bit(structure):
+    net, _, _ = NETWORKS["conv"]()
+    net.float()
+    gradients = {n: torch.randn_like(p) for n, p in net.named_parameters()}
+    metric = LLQR(net, structure=structure)
+    assert all(torch.equal(x, gradients[n]) for n, x in metric.apply(gradients).items())
+
+
+def test_dense_metric_learns_the_natural_gradient():
+    """With H positive definite, the dense U that minimises J maps g to (F + lambda I)^-1 g (METHODS section 2)."""
+    net = nn.Linear(3, 3, bias=False).double()
+    x, y = torch.randn(20, 3).double(), torch.randint(0, 3, (20,))
+    metric = LLQR(
+        net, structure="dense", reduction="mean", damping=0.1, inner_steps=4000, inner_lr=0.5, clip_norm=1e9, ema=0.0
+    )
+    metric.refresh(x, y, mean_loss)
+    net.zero_grad()
+    mean_loss(net(x), y).backward()
+    g = net.weight.grad.reshape(-1)
+    p = net(x).softmax(-1).detach()
+    inner = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    fisher = torch.einsum("ncd,ni,nj->cidj", inner, x, x).reshape(9, 9) / 20
+    expected = torch.linalg.solve(fisher + 0.1 * torch.eye(9).double(), g)
+    learned = metric.apply({"weight": net.weight.grad})["weight"].reshape(-1)
+    torch.testing.assert_close(learned, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_gaussian_likelihood_is_gauss_newton():
+    """For a linear model with a Gaussian likelihood J = X, so the summed curvature is X'X exactly."""
+    net = nn.Linear(3, 1, bias=False).double()
+    x, y = torch.randn(20, 3).double(), torch.randn(20, 1).double()
+    metric = LLQR(net, structure="dense", likelihood="gaussian", ema=0.0, inner_steps=1)
+    report = metric.refresh(x, y, nn.functional.mse_loss)
+    net.zero_grad()
+    nn.functional.mse_loss(net(x), y).backward()
+    g = net.weight.grad.reshape(-1)
+    assert report.objective_before == pytest.approx(float(-g @ g + 0.5 * g @ (x.T @ x) @ g), rel=1e-10)
+
+
+def test_state_dict_round_trips_bitwise():
+    net, x, y = NETWORKS["conv"]()
+    first, second = LLQR(net, structure="ekfac"), LLQR(net, structure="ekfac")
+    first.refresh_if_due(x, y, mean_loss)
+    second.load_state_dict(first.state_dict())
+    assert second.steps == 1
+    first.refresh(x, y, mean_loss)
+    second.refresh(x, y, mean_loss)
+    for name, factors in first.named_factors().items():
+        assert all(torch.equal(f, second.named_factors()[name][key]) for key, f in factors.items())
+
+
+def test_state_of_another_structure_or_model_is_refused():
+    net, _, _ = NETWORKS["mlp"]()
+    with pytest.raises(ValueError, match="the saved U is kfac, this one diagonal"):
+        LLQR(net).load_state_dict(LLQR(net, structure="kfac").state_dict())
+    with pytest.raises(ValueError, match="another model"):
+        LLQR(net).load_state_dict(LLQR(nn.Linear(2, 2)).state_dict())
+
+
+def test_refresh_if_due_counts_steps():
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, interval=3, inner_steps=1)
+    assert [metric.refresh_if_due(x, y, mean_loss) is not None for _ in range(7)] == [True, False, False] * 2 + [True]
+
+
+def test_bad_refreshes_keep_the_metric_and_the_third_stops():
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, structure="kfac", ema=0.5)
+    metric.refresh(x, y, mean_loss)
+    before = metric.state_dict()["factors"]
+    broken = torch.full_like(x, float("nan"))
+    for _ in range(PATIENCE - 1):
+        assert not metric.refresh(broken, y, mean_loss).accepted
+    with pytest.raises(RefreshError, match="3 refreshes of U in a row were not finite"):
+        metric.refresh(broken, y, mean_loss)
+    for name, factors in metric.named_factors().items():
+        assert all(torch.equal(f, before[name][key]) for key, f in factors.items())
+
+
+def test_a_good_refresh_forgives_bad_ones():
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, inner_steps=2)
+    broken = torch.full_like(x, float("nan"))
+    for _ in range(4):
+        metric.refresh(broken, y, mean_loss)
+        metric.refresh(broken, y, mean_loss)
+        assert metric.refresh(x, y, mean_loss).accepted
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "rule"),
+    [
+        ("ema", 1.0, r"in \[0, 1\)"),
+        ("interval", 0, ">= 1"),
+        ("inner_steps", 0, ">= 1"),
+        ("inner_lr", 0.0, "> 0"),
+        ("inner_momentum", 1.0, r"in \[0, 1\)"),
+        ("clip_norm", -1.0, "> 0"),
+        ("damping", float("nan"), ">= 0"),
+        ("structure", "kron", "Choose from: diagonal, kfac"),
+        ("divergence", "gauss", "Choose from: ngd, newton"),
+        ("reduction", "max", "Choose from: sum, mean"),
+    ],
+)
+def test_bad_arguments_are_named(argument, value, rule):
+    with pytest.raises(ValueError, match=f"{argument}={value}.*{rule}"):
+        LLQR(nn.Linear(2, 2), **{argument: value})
+
+
+def test_other_models_gradients_are_refused():
+    with pytest.raises(ValueError, match="no block for parameter stranger"):
+        LLQR(nn.Linear(2, 2)).apply({"stranger": torch.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("structure", "expected"),
+    [("diagonal", 12 + 3), ("kfac", 16 + 9 + 3), ("ekfac", 16 + 9 + 12 + 3), ("diag_kfac", 7 + 3), ("dense", 144 + 3)],
+)
+def test_storage(structure, expected):
+    assert LLQR(nn.Linear(4, 3), structure=structure).storage == expected

@@ -1,0 +1,335 @@
+"""The sharpness-aware step: its reductions, its outside judges, and what it must leave alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import pytorch_optimizer
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from llqr_sam import LLQR, Adaptive, Friendly, SharpnessAware, VarianceSuppressed
+from tests.golden_numbers import arrays, flatten, problem, unflatten
+from tests.methods.networks import NETWORKS, mean_loss
+
+
+def _sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def _closure(net, optimizer, x, y):
+    def closure():
+        optimizer.zero_grad()
+        loss = mean_loss(net(x), y)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def _train(build, steps=6, name="conv", dtype=torch.float32):
+    """Weights after some steps on fresh minibatches; the network and the data are the same for every ``build``."""
+    torch.manual_seed(1)
+    net, x, y = NETWORKS[name]()
+    net = net.to(dtype)
+    optimizer = build(net)
+    for _ in range(steps):
+        inputs, targets = torch.randn_like(x.to(dtype)), torch.randint(0, 5, y.shape)
+        optimizer.step(_closure(net, optimizer, inputs, targets))
+    return {n: t.clone() for n, t in net.state_dict().items()}
+
+
+def _identical(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_rho_zero_is_the_base_optimizer(name):
+    assert _identical(_train(lambda n: SharpnessAware(_sgd(n), rho=0.0), name=name), _train(_sgd, name=name))
+
+
+def test_before_the_start_step_is_the_base_optimizer():
+    late = lambda n: SharpnessAware(_sgd(n), rho=0.1, start_step=6)  # noqa: E731
+    assert _identical(_train(late), _train(_sgd))
+    assert not _identical(_train(late, steps=7), _train(_sgd, steps=7))
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
+@pytest.mark.parametrize("norm", ["metric", "euclidean"])
+def test_identity_metric_is_sam(structure, norm):
+    def llqr_sam(net):
+        metric = LLQR(net, structure=structure)
+        return SharpnessAware(_sgd(net), rho=0.1, probe=metric, transport=metric, norm=norm)
+
+    assert _identical(_train(llqr_sam), _train(lambda n: SharpnessAware(_sgd(n), rho=0.1, norm=norm)))
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
+def test_identity_transport_without_probe_is_the_base_optimizer(structure):
+    def llqr(net):
+        return SharpnessAware(_sgd(net), rho=0.0, transport=LLQR(net, structure=structure))
+
+    assert _identical(_train(llqr), _train(_sgd))
+
+
+def test_sigma_zero_is_sam():
+    friendly = lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly(sigma=0.0))  # noqa: E731
+    assert _identical(_train(friendly), _train(lambda n: SharpnessAware(_sgd(n), rho=0.1)))
+
+
+def test_theta_one_is_sam():
+    vasso = lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=VarianceSuppressed(theta=1.0))  # noqa: E731
+    assert _identical(_train(vasso), _train(lambda n: SharpnessAware(_sgd(n), rho=0.1)))
+
+
+def _bias_free():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.Tanh(), nn.Linear(8, 5, bias=False)).double()
+
+
+OUTSIDE = {
+    "sam": (lambda n: SharpnessAware(_sgd(n), rho=0.1), pytorch_optimizer.SAM, {"rho": 0.1}),
+    "asam": (
+        lambda n: SharpnessAware(_sgd(n), rho=0.5, probe=Adaptive(n, eta=0.0)),
+        pytorch_optimizer.SAM,
+        {"rho": 0.5, "adaptive": True},
+    ),
+    "f_sam": (
+        lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly(decay=0.9, sigma=1.0)),
+        pytorch_optimizer.FriendlySAM,
+        {"rho": 0.1, "sigma": 1.0, "lmbda": 0.9},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", list(OUTSIDE))
+def test_trajectory_of_pytorch_optimizer(method):
+    """Ten steps beside another library's; its norm is float32, hence the tolerance."""
+    build, theirs, options = OUTSIDE[method]
+    net, other = _bias_free(), _bias_free()
+    optimizer = build(net)
+    judge = theirs(other.parameters(), torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4, **options)
+    for _ in range(10):
+        x, y = torch.randn(12, 6, dtype=torch.float64), torch.randint(0, 5, (12,))
+        optimizer.step(_closure(net, optimizer, x, y))
+        mean_loss(other(x), y).backward()
+        judge.first_step(zero_grad=True)
+        mean_loss(other(x), y).backward()
+        judge.second_step(zero_grad=True)
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-8)
+
+
+def test_heavy_ball_on_transported_gradients_matches_the_authors():
+    """Three SGD steps on U g: weight decay after the transport, plain momentum, no Nesterov."""
+    golden = arrays("sam")
+    net, x, y = problem()
+    metric = LLQR(net, structure="ekfac", ema=0.95)
+    metric.refresh(x, y, nn.functional.nll_loss)
+    optimizer = SharpnessAware(_sgd(net), rho=0.0, transport=metric)
+    for expected in golden["polyak_theta"]:
+
+        def closure():
+            optimizer.zero_grad()
+            loss = nn.functional.nll_loss(net(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        torch.testing.assert_close(flatten(net.state_dict()), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_update_is_the_papers_equation_one():
+    """theta - eta U g(theta + rho U g / |g|_U), written out."""
+    net, x, y = problem()
+    metric = LLQR(net, structure="kfac", ema=0.0)
+    metric.refresh(x, y, nn.functional.nll_loss)
+    theta = {n: p.detach().clone() for n, p in net.named_parameters()}
+    g = unflatten(arrays("mlp_base")["grad_flat"])
+    ug = metric.apply(g)
+    size = sum((g[n] * ug[n]).sum() for n in g).sqrt()
+    probe = copy.deepcopy(net)
+    probe.load_state_dict({n: theta[n] + 0.1 * ug[n] / size for n in theta})
+    loss = nn.functional.nll_loss(probe(x), y)
+    loss.backward()
+    update = metric.apply({n: p.grad for n, p in probe.named_parameters()})
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.05), rho=0.1, probe=metric, transport=metric)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.nll_loss(net(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    for n, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), theta[n] - 0.05 * update[n], rtol=1e-9, atol=1e-11)
+
+
+def test_probe_only_leaves_the_gradient_untransported():
+    """LLQR^Delta+SAM (paper, Table 7): U in the probe, identity in the update."""
+    net, x, y = problem()
+    metric = LLQR(net, ema=0.0)
+    metric.refresh(x, y, nn.functional.nll_loss)
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=1.0), rho=0.1, probe=metric)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.nll_loss(net(x), y)
+        loss.backward()
+        seen.append({n: p.grad.clone() for n, p in net.named_parameters()})
+        return loss
+
+    optimizer.step(closure)
+    assert len(seen) == 2
+    for n, p in net.named_parameters():
+        assert torch.equal(p.detach(), before[n] - seen[1][n])
+
+
+@pytest.mark.parametrize(("batch_norm", "recording"), [("perturbed", 1), ("clean", 0)])
+@pytest.mark.parametrize("named", [True, False])
+def test_batch_norm_records_exactly_one_pass(batch_norm, recording, named):
+    net, x, y = NETWORKS["conv"]()
+    before = int(net.norm.num_batches_tracked)
+    optimizer = SharpnessAware(_sgd(net), rho=0.5, batch_norm=batch_norm, model=net if named else None)
+    statistics = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mean_loss(net(x), y)
+        loss.backward()
+        statistics.append(net.norm.running_mean.clone())
+        return loss
+
+    old = net.norm.running_mean.clone()
+    optimizer.step(closure)
+    moved = [not torch.equal(statistics[0], old), not torch.equal(statistics[1], statistics[0])]
+    assert moved == [recording == 0, recording == 1]
+    assert net.norm.num_batches_tracked == before + 1
+
+
+def test_weights_are_restored_when_the_second_pass_raises():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(_sgd(net), rho=0.5)
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    calls = []
+
+    def closure():
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return _closure(net, optimizer, x, y)()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert _identical(net.state_dict(), before)
+
+
+def test_returned_loss_is_the_unperturbed_one():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(_sgd(net), rho=0.5)
+    expected = mean_loss(net(x), y).item()
+    assert optimizer.step(_closure(net, optimizer, x, y)).item() == expected
+
+
+def test_schedulers_reach_the_base_and_survive_loading():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(_sgd(net), rho=0.1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    scheduler = CosineAnnealingLR(optimizer, T_max=2)
+    optimizer.step(_closure(net, optimizer, x, y))
+    scheduler.step()
+    assert optimizer.base.param_groups[0]["lr"] == pytest.approx(0.025)
+
+
+def test_groups_may_have_their_own_radius():
+    """rho = 0 keeps a group out of the probe and out of its norm."""
+    net, x, y = NETWORKS["mlp"]()
+    groups = [{"params": net[0].parameters(), "rho": 0.0}, {"params": [*net[2].parameters(), *net[4].parameters()]}]
+    optimizer = SharpnessAware(torch.optim.SGD(groups, lr=0.1), rho=0.3)
+    theta = [p.detach().clone() for p in net.parameters()]
+    at = []
+
+    def closure():
+        at.append([p.detach() - t for p, t in zip(net.parameters(), theta, strict=True)])
+        return _closure(net, optimizer, x, y)()
+
+    optimizer.step(closure)
+    first, rest = at[1][:2], at[1][2:]
+    assert all(eps.eq(0).all() for eps in first)
+    assert float(torch.cat([eps.reshape(-1) for eps in rest]).norm()) == pytest.approx(0.3)
+
+
+def test_added_groups_are_trained():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(torch.optim.SGD(net[0].parameters(), lr=0.1), rho=0.1)
+    optimizer.add_param_group({"params": list(net[4].parameters()), "lr": 0.2})
+    assert optimizer.base.param_groups is optimizer.param_groups
+    assert optimizer.param_groups[1]["rho"] == 0.1
+    before = net[4].weight.detach().clone()
+    optimizer.step(_closure(net, optimizer, x, y))
+    assert not torch.equal(net[4].weight, before)
+
+
+METHODS = {
+    "sam": lambda n: SharpnessAware(_sgd(n), rho=0.1),
+    "f_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly()),
+    "llqr_sam": lambda n: (lambda m: SharpnessAware(_sgd(n), rho=0.1, probe=m, transport=m))(LLQR(n, structure="kfac")),
+    "adamw": lambda n: SharpnessAware(torch.optim.AdamW(n.parameters()), rho=0.1, direction=VarianceSuppressed()),
+}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_state_dict_continues_bit_for_bit(method, tmp_path):
+    """Five steps, save, load into fresh objects, five steps == ten steps, through a file and weights_only."""
+    net, x, y = NETWORKS["conv"]()
+    optimizer = METHODS[method](net)
+    if isinstance(optimizer.probe, LLQR):
+        optimizer.probe.refresh(x, y, mean_loss)
+    for _ in range(5):
+        optimizer.step(_closure(net, optimizer, x, y))
+    torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.manual_seed(0)
+    other, _, _ = NETWORKS["conv"]()
+    other.load_state_dict(state["net"])
+    resumed = METHODS[method](other)
+    resumed.load_state_dict(state["optimizer"])
+    for _ in range(5):
+        optimizer.step(_closure(net, optimizer, x, y))
+        resumed.step(_closure(other, resumed, x, y))
+    assert _identical(net.state_dict(), other.state_dict())
+
+
+def test_state_of_another_optimizer_is_refused():
+    net, _, _ = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(_sgd(net))
+    with pytest.raises(ValueError, match="no 'sharpness_aware' entry"):
+        optimizer.load_state_dict(_sgd(net).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rho": -1.0}, "rho=-1.0 must be >= 0"),
+        ({"start_step": -1}, "start_step=-1 must be >= 0"),
+        ({"norm": "l1"}, "norm=l1 is not known. Choose from: metric, euclidean"),
+        ({"batch_norm": "both"}, "batch_norm=both is not known. Choose from: perturbed, clean"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        SharpnessAware(_sgd(nn.Linear(2, 2)), **options)
+
+
+def test_metrics_of_different_networks_are_refused():
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="different networks"):
+        SharpnessAware(_sgd(one), probe=LLQR(one), transport=LLQR(two))
+    optimizer = SharpnessAware(_sgd(one), transport=LLQR(two))
+    with pytest.raises(ValueError, match="not the model's"):
+        optimizer.step(_closure(one, optimizer, torch.randn(3, 2), torch.zeros(3).long()))
