@@ -1,0 +1,105 @@
+"""Image files in folders, and TinyImageNet-200, which is small enough to be decoded once and live on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from llqr_sam.data.arrays import ImageArrays
+from llqr_sam.data.streams import MissingDataError
+
+_TINYIMAGENET = "tiny-imagenet-200"  # what the official archive unpacks to
+_SIDE = 64
+_SUFFIXES = {".jpeg", ".jpg", ".png"}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly inside a folder, sorted by name.
+
+    Raises:
+        MissingDataError: There is no such folder, or no image in it.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
+    if not files:
+        raise MissingDataError(f"{folder} is missing or has no images: the data set is incomplete.")
+    return files
+
+
+def open_rgb(file: Path) -> Image.Image:
+    """Decode an image to three channels.
+
+    Raises:
+        ValueError: The file is not a readable image.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{file} is not a readable image ({error}).") from error
+
+
+def read_tinyimagenet(path: Path | None, root: Path) -> tuple[ImageArrays, int]:
+    """TinyImageNet-200 in its official layout, decoded; the official validation images are the test split.
+
+    Args:
+        path: The folder that holds wnids.txt, train/ and val/; None: ``root/tiny-imagenet-200``.
+        root: Where scripts/prepare_data.py unpacks it.
+
+    Returns:
+        Images ``[N, 3, 64, 64]`` uint8 with labels, and the number of classes; label k is line k of wnids.txt.
+
+    Raises:
+        MissingDataError: The folder, or a part of it, does not exist.
+        ValueError: An image does not decode to 64 x 64, or an annotation names no known class.
+    """
+    folder = path or root / _TINYIMAGENET
+    if not (folder / "wnids.txt").is_file():
+        if path is None:
+            where = f"dataset=tinyimagenet is not at {folder}"
+        else:
+            where = f"dataset.path={folder} " + ("has no wnids.txt" if folder.is_dir() else "does not exist")
+        raise MissingDataError(f"{where}. Fetch it with: python scripts/prepare_data.py tinyimagenet")
+    wnids = (folder / "wnids.txt").read_text().split()
+    train = [
+        (file, label) for label, wnid in enumerate(wnids) for file in list_images(folder / "train" / wnid / "images")
+    ]
+    test = _annotated(folder / "val", {wnid: label for label, wnid in enumerate(wnids)})
+    return ImageArrays(*_decode(train), *_decode(test)), len(wnids)
+
+
+def _annotated(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
+    """Image and label of each line of val_annotations.txt: file, wnid and a box, separated by tabs."""
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        raise MissingDataError(f"{annotations} is missing: the data set is incomplete.")
+    samples = []
+    for number, line in enumerate(annotations.read_text().splitlines(), start=1):
+        file, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if wnid not in labels:
+            raise ValueError(f"{annotations}, line {number}: class {wnid!r} is not in wnids.txt.")
+        samples.append((folder / "images" / file, labels[wnid]))
+    return samples
+
+
+def _decode(samples: Sequence[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
+    """Images ``[N, 3, 64, 64]`` uint8 and labels ``[N]`` int64, decoded by threads (Pillow releases the lock)."""
+    images = np.empty((len(samples), _SIDE, _SIDE, 3), dtype=np.uint8)
+
+    def decode(index: int) -> None:
+        file = samples[index][0]
+        pixels = np.asarray(open_rgb(file))
+        if pixels.shape != images.shape[1:]:
+            raise ValueError(f"{file} must be {_SIDE} x {_SIDE} pixels, not {pixels.shape[1]} x {pixels.shape[0]}.")
+        images[index] = pixels
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(decode, range(len(samples))))
+    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels

@@ -1,0 +1,42 @@
+"""Import torchvision where its wheel and torch's were built for different devices.
+
+torchvision's registry wheel is a CUDA build. On a CPU torch its compiled operators cannot load, and importing it (or
+timm, which imports it) then fails because it annotates operators that do not exist. Declaring those operators without
+an implementation is enough for everything this project uses; ``torchvision.ops.nms`` itself stays unusable.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import torch
+
+_SYMPTOM = "operator torchvision::nms does not exist"
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_declared: list[torch.library.Library] = []  # an operator lives as long as the library that declares it
+
+
+def ensure_torchvision() -> None:
+    """Make ``import torchvision`` work; call it before any import of torchvision or timm.
+
+    Raises:
+        ImportError: torchvision is not installed.
+        RuntimeError: The import fails for another reason than the missing operators.
+    """
+    try:
+        importlib.import_module("torchvision")
+        return
+    except RuntimeError as error:
+        if _SYMPTOM not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # the failed import leaves half-initialised submodules behind
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call]
+    _declared.append(library)
+    importlib.import_module("torchvision")

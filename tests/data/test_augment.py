@@ -1,0 +1,107 @@
+"""Augmentations against slow, obvious versions of themselves, and their statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from llqr_sam.data.augment import Augmentation, Cutout, HorizontalFlip, Normalise, RandomCrop, cifar_recipe
+from llqr_sam.data.randomness import generator
+
+
+def images(count: int = 64, side: int = 12) -> Tensor:
+    return torch.randint(1, 256, (count, 3, side, side), generator=generator("cpu", 0), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("per_batch", [False, True])
+def test_crop_is_a_window_of_the_reflected_image(per_batch: bool) -> None:
+    """Each output is one of the 81 windows of numpy's reflect-padded image; one offset a batch if asked."""
+    before = images()
+    after = RandomCrop(4, per_batch=per_batch)(before, generator("cpu", 1))
+    offsets = []
+    for source, result in zip(before.numpy(), after.numpy(), strict=True):
+        padded = np.pad(source, ((0, 0), (4, 4), (4, 4)), mode="reflect")
+        found = [(y, x) for y in range(9) for x in range(9) if (padded[:, y : y + 12, x : x + 12] == result).all()]
+        assert len(found) == 1
+        offsets += found
+    assert (len(set(offsets)) == 1) == per_batch
+
+
+def test_crop_offsets_are_uniform() -> None:
+    """All 9 vertical shifts of 9,000 images within five standard deviations of 1,000."""
+    ramp = torch.arange(64, dtype=torch.uint8)[None, None, :, None].expand(9000, 1, 64, 64)
+    rows = RandomCrop(4)(ramp, generator("cpu", 2))[:, 0, 32, 0].long() - 28
+    counts = rows.bincount(minlength=9)
+    assert len(counts) == 9
+    assert (counts - 1000).abs().max() < 5 * (1000 * 8 / 9) ** 0.5
+
+
+def test_crop_needs_room_to_reflect() -> None:
+    with pytest.raises(ValueError, match="padding 4"):
+        RandomCrop(4)(images(side=4), generator("cpu", 0))
+
+
+def test_flip_mirrors_about_half() -> None:
+    before = images(count=1000)
+    after = HorizontalFlip()(before, generator("cpu", 3))
+    mirrored = (after == before.flip(-1)).flatten(1).all(1)
+    unchanged = (after == before).flatten(1).all(1)
+    assert (mirrored | unchanged).all()
+    assert abs(int(mirrored.sum()) - 500) < 5 * (1000 / 4) ** 0.5
+
+
+@pytest.mark.parametrize(("side", "size"), [(16, 32), (16, 64), (5, 12)])
+def test_cutout_blackens_one_clipped_square(side: int, size: int) -> None:
+    """Half of the images; a rectangle no larger than the square, smaller only at the border; centres everywhere."""
+    before = images(count=1000, side=size)
+    after = Cutout(side)(before, generator("cpu", 4))
+    black = (after == 0).all(1)
+    assert torch.equal(after, before * ~black[:, None])
+    touched = black.flatten(1).any(1)
+    assert abs(int(touched.sum()) - 500) < 5 * (1000 / 4) ** 0.5
+    for mask in black[touched]:
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        assert mask.sum() == len(rows) * len(columns)  # a full rectangle
+        for edge in (rows, columns):
+            assert torch.equal(edge, torch.arange(int(edge[0]), int(edge[-1]) + 1))
+            clipped = edge[0] == 0 or edge[-1] == size - 1
+            assert len(edge) == side or (clipped and side // 2 <= len(edge) < side)
+    assert black.any(0).all()  # with centres uniform over the pixels, corners are reached too
+
+
+def test_normalise_is_the_textbook_formula() -> None:
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    before = images()
+    expected = (before.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    after = Normalise(mean, std, torch.device("cpu"))(before)
+    assert after.dtype == torch.float32
+    torch.testing.assert_close(after.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("augmentation", [RandomCrop(1), RandomCrop(1, per_batch=True), HorizontalFlip(), Cutout(4)])
+def test_pure_and_repeatable(augmentation: Augmentation) -> None:
+    """Same generator, same result; the argument, its shape and its type stay; the global generator is not used."""
+    before, state = images(), torch.get_rng_state()
+    kept = before.clone()
+    first, second = (augmentation(before, generator("cpu", 5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(before, kept)
+    assert first.shape == before.shape
+    assert first.dtype == torch.uint8
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_recipe_of_the_paper() -> None:
+    assert cifar_recipe("image") == (RandomCrop(4), HorizontalFlip(0.5), Cutout(16, 0.5))
+    assert cifar_recipe("batch")[0] == RandomCrop(4, per_batch=True)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    batch, random = images(count=128, side=32).to(device), generator(device, 0)
+    for augmentation in cifar_recipe("image"):
+        batch = augmentation(batch, random)
+    assert batch.device.type == "cuda"

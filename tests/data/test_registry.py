@@ -1,0 +1,88 @@
+"""Names, known facts, and what bad arguments get."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from llqr_sam.data.registry import DATASETS, info
+from llqr_sam.data.streams import MissingDataError, Splits
+
+
+def test_known_without_touching_data() -> None:
+    assert DATASETS == ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
+    facts = {name: (info(name).classes, info(name).image_size, info(name).channels) for name in DATASETS}
+    assert facts == {
+        "digits": (10, 8, 1),
+        "cifar10": (10, 32, 3),
+        "cifar100": (100, 32, 3),
+        "tinyimagenet": (200, 64, 3),
+        "imagenet": (1000, 224, 3),
+    }
+    assert all(len(info(name).mean) == len(info(name).std) == info(name).channels for name in DATASETS)
+
+
+def test_cifar_normalisation_is_the_authors() -> None:
+    assert info("cifar10").mean == (0.4914, 0.4822, 0.4465)
+    assert info("cifar10").std == (0.2470, 0.2435, 0.2616)
+    assert info("cifar100").mean == (0.5071, 0.4867, 0.4408)
+    assert info("cifar100").std == (0.2675, 0.2565, 0.2761)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "cifar11"}, "dataset=cifar11 .* digits, cifar10"),
+        ({"name": "digits", "crop": "row"}, "dataset.crop=row .* image, batch"),
+        ({"name": "digits", "label_noise": 1.0}, r"dataset.label_noise=1.0 .*\[0, 1\)"),
+        ({"name": "digits", "label_noise": -0.5}, r"dataset.label_noise=-0.5"),
+        ({"name": "cifar100", "label_noise": 2}, r"dataset.label_noise=2"),  # before the file is looked for
+        ({"name": "digits", "batch_size": 1298}, "protocol.batch_size=1298 .* 1297 training samples"),
+        ({"name": "digits", "batch_size": 0}, "protocol.batch_size=0"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(
+    load_with: Callable[..., Splits], arguments: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        load_with(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tinyimagenet", "imagenet"])
+def test_nothing_is_downloaded(load_with: Callable[..., Splits], name: str) -> None:
+    with pytest.raises(MissingDataError, match=f"python scripts/prepare_data.py {name}"):
+        load_with(name)
+
+
+def test_label_noise_changes_training_labels_only(load_with: Callable[..., Splits]) -> None:
+    """40 % of 1,297 labels, the same images; test labels as they were; another seed, other labels."""
+    clean, noisy = (load_with("digits", label_noise=noise) for noise in (0.0, 0.4))
+    (x, y), (noisy_x, noisy_y) = (splits.train.sample(0, 1297) for splits in (clean, noisy))
+    assert torch.equal(x, noisy_x)
+    assert int((y != noisy_y).sum()) == round(0.4 * 1297)
+    for (_, before), (_, after) in zip(clean.test, noisy.test, strict=True):
+        assert torch.equal(before, after)
+
+
+def test_augment_off_leaves_images_alone(load_with: Callable[..., Splits]) -> None:
+    """Two samples of all images, at two steps, hold the same pixels in another order."""
+    stream = load_with("digits", augment=False).train
+    sums = [stream.sample(step, 1297)[0].sum(dim=(1, 2, 3)).sort().values for step in (0, 1)]
+    torch.testing.assert_close(sums[0], sums[1])
+
+
+def test_batch_crop_differs_from_image_crop(load_with: Callable[..., Splits]) -> None:
+    per_image, per_batch = (load_with("digits", crop=crop).train.sample(0, 100)[0] for crop in ("image", "batch"))
+    assert not torch.equal(per_image, per_batch)
+
+
+def test_importing_data_stays_light() -> None:
+    """scikit-learn, torchvision and timm are imported by who needs them."""
+    code = "import sys, llqr_sam.data; print({'sklearn', 'torchvision', 'timm'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip() == "set()", result.stderr
