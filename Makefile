@@ -1,0 +1,56 @@
+# Geometry-aware sharpness minimization: what there is to do here. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# Any Python 3.11 or 3.12; `make PYTHON=/path/to/python demo` names one.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null && echo $$p && break; done)
+RUN := .venv/bin/python
+
+.PHONY: help
+help: ## List the tasks
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "}; {printf "  make %-10s %s\n", $$1, $$2}'
+
+.venv/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Name one: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@echo "Setting up .venv (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+.PHONY: setup
+setup: .venv/.ready ## Make the environment in .venv (every task below does so by itself)
+
+.PHONY: demo
+demo: .venv/.ready ## Train every method on real digits and render results/demo/
+	@$(RUN) train.py table=demo
+	@$(RUN) scripts/render_tables.py table=demo
+
+.PHONY: test
+test: .venv/.ready ## Run the tests (under 10 minutes on two cores)
+	@$(RUN) -m pytest
+
+.PHONY: test-slow
+test-slow: .venv/.ready ## Run the tests marked slow
+	@$(RUN) -m pytest -m slow
+
+.PHONY: lint
+lint: .venv/.ready ## ruff and mypy
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+.PHONY: check
+check: lint test test-slow ## What CI runs, in the order that fails fastest
+
+.PHONY: tables
+tables: .venv/.ready ## Render every table from results/runs
+	@$(RUN) scripts/render_tables.py
+
+.PHONY: bench
+bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a gradient evaluation
+	@$(RUN) scripts/bench.py
+
+.PHONY: clean
+clean: ## Remove what building and running leave behind; results/ and data/ stay
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache outputs
