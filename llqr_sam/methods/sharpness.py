@@ -84,6 +84,7 @@ class SharpnessAware(Optimizer):
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
         self._saved: dict[Tensor, Tensor] = {}
+        self._names: list[list[str]] | None = None
         self._share_groups()
 
     @torch.no_grad()
@@ -174,7 +175,7 @@ class SharpnessAware(Optimizer):
         """M v / norm(v) for every parameter with a gradient and a positive rho; one norm over all of them."""
         probed = {
             name: p
-            for group, names in zip(self.param_groups, self._names(), strict=True)
+            for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
             if p.grad is not None and group["rho"] > 0
         }
@@ -191,22 +192,25 @@ class SharpnessAware(Optimizer):
             return
         gradients: Named = {
             name: p.grad
-            for group, names in zip(self.param_groups, self._names(), strict=True)
+            for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
             if p.grad is not None
         }
         transported = self.transport.apply(gradients)
         torch._foreach_copy_(list(gradients.values()), [transported[name] for name in gradients])
 
-    def _names(self) -> list[list[str]]:
+    def _group_names(self) -> list[list[str]]:
         """Parameter names by group: the model's, or ``group.index`` without a model."""
-        if self.model is None:
-            return [[f"{g}.{i}" for i in range(len(group["params"]))] for g, group in enumerate(self.param_groups)]
-        known = {parameter: name for name, parameter in self.model.named_parameters()}
-        try:
-            return [[known[p] for p in group["params"]] for group in self.param_groups]
-        except KeyError:
-            raise ValueError("the base optimizer holds a parameter that is not the model's.") from None
+        if self._names is None:
+            groups = self.param_groups
+            if self.model is None:
+                self._names = [[f"{g}.{i}" for i in range(len(group["params"]))] for g, group in enumerate(groups)]
+            else:
+                known = {parameter: name for name, parameter in self.model.named_parameters()}
+                if any(p not in known for group in groups for p in group["params"]):
+                    raise ValueError("the base optimizer holds a parameter that is not the model's.")
+                self._names = [[known[p] for p in group["params"]] for group in groups]
+        return self._names
 
     def _unless_recording(self, batch_norm_pass: str) -> contextlib.AbstractContextManager[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
@@ -216,6 +220,7 @@ class SharpnessAware(Optimizer):
         """One list of groups and one state for both optimizers; loading replaces the base's."""
         self.param_groups = self.base.param_groups
         self.state = self.base.state
+        self._names = None
 
 
 def _one_model(*models: nn.Module | None) -> nn.Module | None:

@@ -1,0 +1,26 @@
+"""From the words of a command line to a configuration, inside a Hydra application or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from llqr_sam.suite.schema import register
+from llqr_sam.suite.words import CONF, checked_words
+
+
+def compose_config(words: Sequence[str]) -> DictConfig:
+    """The configuration that ``python train.py <words>`` runs.
+
+    Raises:
+        UsageError: a group, key or choice that does not exist.
+        HydraException: a value of the wrong type.
+    """
+    register()
+    hydra_runs = GlobalHydra.instance().is_initialized()
+    with nullcontext() if hydra_runs else initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=checked_words(words))

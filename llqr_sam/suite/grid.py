@@ -1,0 +1,148 @@
+"""From a command line to its runs: one run, or every run of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from llqr_sam.engine.settings import RunSettings
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.resolve import run_settings
+from llqr_sam.suite.words import parsed, sweep, values
+
+# The words that say which run of a table is meant; with table=N they pick rows, columns and seeds.
+AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what its runs share, but for the seed."""
+
+    dataset: str
+    arch: str
+    label_noise: float
+    method: str
+    geometry: str | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that a command asks for."""
+
+    folder: str  # of its record under results/runs: table_02, demo, adhoc
+    cell: Cell
+    settings: RunSettings
+    data_path: Path | None
+    workers: int
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run; equal in every table that asks for it."""
+        return self.settings.run_id
+
+
+def table_folder(number: str) -> str:
+    """``table_02`` for 2, ``demo`` for demo."""
+    return f"table_{int(number):02d}" if number.isdigit() else number
+
+
+def plan(config: DictConfig, words: Sequence[str]) -> list[Planned]:
+    """The runs that a configuration asks for.
+
+    Args:
+        config: Composed from ``words``.
+        words: The command line's ``key=value`` words. With a table, those of ``AXES`` choose among its runs and the
+            others hold for every run.
+
+    Raises:
+        UsageError: an impossible value, or a choice that leaves no run.
+    """
+    if config.table is None:
+        return [_planned(config, "adhoc")]
+    chosen = _chosen(words)
+    runs = [
+        run for cell in _cells(config.table) if _matches(cell, chosen) for run in _seeds(config, cell, words, chosen)
+    ]
+    if not runs:
+        asked = " ".join(f"{key}={','.join(options)}" for key, options in chosen.items())
+        raise UsageError(f"table={config.table.number} has no run with {asked}. It has {_axes(config.table)}.")
+    return runs
+
+
+def check_sweep(arguments: Sequence[str]) -> None:
+    """Plan every run of a multirun before the first one trains; without ``-m`` nothing is done.
+
+    Raises:
+        UsageError: an impossible value in any of the runs.
+    """
+    if {"-m", "--multirun"} & set(arguments):
+        for words in sweep([word for word in arguments if not word.startswith("-")]):
+            plan(compose_config(words), words)
+
+
+def _axes(table: DictConfig) -> str:
+    """The rows, columns and seeds of a table, for a message."""
+    methods = [f"{method.optim}({method.geometry})" if method.geometry else method.optim for method in table.methods]
+    axes = {"datasets": table.datasets, "archs": table.archs, "methods": methods, "seeds": table.seeds}
+    return "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in axes.items())
+
+
+def _cells(table: DictConfig) -> Iterator[Cell]:
+    """Cells row by row, in the order of the table's file."""
+    for dataset, arch, noise, method in product(table.datasets, table.archs, table.label_noise, table.methods):
+        yield Cell(dataset, arch, noise, method.optim, method.geometry)
+
+
+def _seeds(config: DictConfig, cell: Cell, words: Sequence[str], chosen: dict[str, list[str]]) -> Iterator[Planned]:
+    """The cell's runs: composed once, copied for each seed."""
+    seeds = [seed for seed in config.table.seeds if str(seed) in chosen.get("seed", [str(seed)])]
+    if not seeds:
+        return
+    common = [word for word in words if word.partition("=")[0].partition(".")[0] != "table" and not _is_axis(word)]
+    own = [f"dataset={cell.dataset}", f"arch={cell.arch}", f"dataset.label_noise={cell.label_noise}"]
+    own += [f"optim={cell.method}"] + ([f"geometry={cell.geometry}"] if cell.geometry else [])
+    first = _planned(compose_config([*own, *common]), table_folder(config.table.number))
+    for seed in seeds:
+        yield replace(first, settings=replace(first.settings, seed=seed))
+
+
+def _planned(config: DictConfig, folder: str) -> Planned:
+    settings = run_settings(config)
+    return Planned(
+        folder=folder,
+        cell=Cell(
+            settings.dataset.name,
+            settings.arch.name,
+            settings.dataset.label_noise,
+            settings.optim.name,
+            settings.optim.divergence,
+        ),
+        settings=settings,
+        data_path=Path(config.dataset.path) if config.dataset.path else None,
+        workers=config.dataset.workers,
+    )
+
+
+def _is_axis(word: str) -> bool:
+    return word.partition("=")[0] in AXES
+
+
+def _chosen(words: Sequence[str]) -> dict[str, list[str]]:
+    return {override.key_or_group: values(override) for override in parsed([w for w in words if _is_axis(w)])}
+
+
+def _matches(cell: Cell, chosen: dict[str, list[str]]) -> bool:
+    """Whether the command asks for this cell; seeds are chosen separately."""
+    noise = chosen.get("dataset.label_noise")
+    return (
+        cell.dataset in chosen.get("dataset", [cell.dataset])
+        and cell.arch in chosen.get("arch", [cell.arch])
+        and cell.method in chosen.get("optim", [cell.method])
+        and (cell.geometry or "none") in chosen.get("geometry", [cell.geometry or "none"])
+        and (noise is None or cell.label_noise in map(float, noise))
+    )

@@ -1,0 +1,116 @@
+"""From a composed configuration to the settings of one run, every value checked before any data is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from llqr_sam.data import registry as data
+from llqr_sam.engine.settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings, RunSettings
+from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.models import registry as models
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.words import groups
+
+Part = TypeVar("Part")
+
+_CHOICES = {
+    "dataset.crop": ("image", "batch"),
+    "protocol.schedule": ("cosine", "step", "constant"),
+    "precision.autocast": ("float32", "bfloat16"),
+    "logger.mode": ("offline", "online"),
+}
+
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "dataset.label_noise": (lambda x: 0 <= x < 1, "in [0, 1)"),
+    "dataset.workers": (lambda n: n >= 0, ">= 0"),
+    "protocol.epochs": (lambda n: n >= 1, ">= 1"),
+    "protocol.batch_size": (lambda n: n >= 1, ">= 1"),
+    "protocol.warmup_epochs": (lambda x: 0 <= x < math.inf, ">= 0"),
+    "protocol.gamma": (lambda x: 0 < x < math.inf, "> 0"),
+    "protocol.label_smoothing": (lambda x: 0 <= x < 1, "in [0, 1)"),
+    "precision.accumulate": (lambda n: n >= 1, ">= 1"),
+    "seed": (lambda n: 0 <= n < 2**63, "in [0, 2^63)"),
+    "checkpoint_minutes": (lambda x: 0 <= x < math.inf, ">= 0"),
+}
+
+
+def run_settings(config: DictConfig) -> RunSettings:
+    """The settings of the run that ``config`` describes.
+
+    Raises:
+        UsageError: an impossible value or pair; the message names the key, the value and what would be right.
+        OmegaConfBaseException: a value of the wrong type.
+    """
+    _check_values(config)
+    _check_pair(config)
+    _check_geometry(config)
+    settings = RunSettings(
+        dataset=_part(DatasetSettings, config.dataset),
+        arch=_part(ArchSettings, config.arch),
+        optim=_part(MethodSpec, config.optim),
+        protocol=_part(ProtocolSettings, config.protocol),
+        precision=_part(PrecisionSettings, config.precision),
+        seed=config.seed,
+    )
+    try:
+        settings.optim.validate()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return settings
+
+
+def _part(kind: type[Part], node: DictConfig) -> Part:
+    """The node as plain data of ``kind``, interpolations resolved, keys that are not the run's left out."""
+    tree: Any = OmegaConf.to_container(node, resolve=True)
+    return kind(**{name: tree[name] for name in get_type_hints(kind)})
+
+
+def _check_values(config: DictConfig) -> None:
+    for key, choices in _CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value not in choices:
+            raise UsageError(f"{key}={value} is not possible. Choose from: {', '.join(choices)}.")
+    for key, (holds, range_) in _RANGES.items():
+        value = OmegaConf.select(config, key)
+        if not holds(value):
+            raise UsageError(f"{key}={value} must be {range_}.")
+    if config.protocol.warmup_epochs >= config.protocol.epochs:
+        warmup, epochs = config.protocol.warmup_epochs, config.protocol.epochs
+        raise UsageError(f"protocol.warmup_epochs={warmup} must be less than protocol.epochs={epochs}.")
+    milestones = list(config.protocol.milestones)
+    if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
+        raise UsageError(f"protocol.milestones={milestones} must be epochs >= 1 in rising order.")
+
+
+def _check_pair(config: DictConfig) -> None:
+    """The network takes images of the data set's size, and a width if one is given."""
+    dataset, arch, width = config.dataset.name, config.arch.name, config.arch.width
+    side = data.info(dataset).image_size
+    sides = models.image_sizes(arch)
+    if side not in sides:
+        fitting = ", ".join(name for name in models.ARCHS if side in models.image_sizes(name))
+        takes = " or ".join(f"{s}x{s}" for s in sides)
+        raise UsageError(
+            f"arch={arch} takes images of {takes}, dataset={dataset} has {side}x{side}. Choose arch from: {fitting}."
+        )
+    if width is not None and not models.takes_width(arch):
+        adjustable = ", ".join(name for name in models.ARCHS if models.takes_width(name))
+        raise UsageError(f"arch.width={width} has no use with arch={arch}. Only these take a width: {adjustable}.")
+    if width is not None and width < 1:
+        raise UsageError(f"arch.width={width} must be >= 1.")
+
+
+def _check_geometry(config: DictConfig) -> None:
+    """A geometry and a structure are given exactly where the optimizer learns a metric."""
+    learns = "llqr" in (config.optim.probe, config.optim.transport)
+    for group in ("geometry", "structure"):
+        name = config[group].name
+        if learns and name is None:
+            choices = ", ".join(choice for choice in groups()[group] if choice != "none")
+            raise UsageError(f"{group}=none leaves optim={config.optim.name} without one. Choose from: {choices}.")
+        if not learns and name is not None:
+            raise UsageError(f"{group}={name} has no use with optim={config.optim.name}: it has no learned metric.")

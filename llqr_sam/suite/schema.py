@@ -1,0 +1,128 @@
+"""The types of conf/: what a key may be, registered with Hydra so that a wrong type or an unknown key is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from llqr_sam.engine.settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings
+from llqr_sam.methods.factory import MethodSpec
+
+
+@dataclass
+class DatasetConfig(DatasetSettings):
+    """A data set and where it lies."""
+
+    path: str | None = None  # an .npz (CIFAR) or a folder, instead of what prepare_data.py fetched
+    workers: int = 0  # loader processes; folder data sets only
+
+
+@dataclass
+class EmaConfig:
+    """beta of the refresh average, per geometry."""
+
+    ngd: float = MISSING
+    newton: float = MISSING
+
+
+@dataclass
+class MethodDefaults:
+    base: str = MISSING
+    lr: float = MISSING
+    momentum: float | None = None
+    weight_decay: float = MISSING
+    rho: float = MISSING
+    start_step: int = 0
+    fisher_rho: float = MISSING
+    asam_rho: float = MISSING
+    friendly_decay: dict[str, float] = MISSING  # arch -> lambda of F-SAM; `other` for the rest
+    structure: str = MISSING
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    interval: int = MISSING
+    refresh_batch: int = MISSING
+
+
+@dataclass
+class ProtocolConfig(ProtocolSettings):
+    """How long and how fast, and the numbers of the methods under this protocol."""
+
+    methods: MethodDefaults = field(default_factory=MethodDefaults)
+
+
+@dataclass
+class Choice:
+    """A group whose file says one name; ``None``: this run has none."""
+
+    name: str | None = None
+
+
+@dataclass
+class LoggerConfig:
+    """Live logging beside the run record."""
+
+    name: str | None = None  # wandb | null
+    mode: str = "offline"  # offline | online
+    project: str = "llqr-sam"
+
+
+@dataclass
+class PathsConfig:
+    """Where things lie, relative to the working directory."""
+
+    data: str = "data"
+    workspace: str = "outputs/runs"
+    results: str = "results"
+
+
+@dataclass
+class TableMethod:
+    """One column of a table."""
+
+    optim: str = MISSING
+    geometry: str | None = None
+
+
+@dataclass
+class TableConfig:
+    """What a table runs and how it is laid out."""
+
+    number: str = MISSING
+    title: str = MISSING
+    datasets: list[str] = MISSING
+    archs: list[str] = MISSING
+    methods: list[TableMethod] = MISSING
+    seeds: list[int] = MISSING
+    output: str = MISSING  # path without suffix
+    label_noise: list[float] = field(default_factory=lambda: [0.0])
+    metric: str = "top1"
+    formats: list[str] = field(default_factory=lambda: ["md", "csv", "tex"])
+    curves: str | None = None  # path of the picture of test accuracy against epoch
+
+
+@dataclass
+class Config:
+    """The whole of conf/: the run, then where and how."""
+
+    dataset: DatasetConfig = MISSING
+    arch: ArchSettings = MISSING
+    optim: MethodSpec = MISSING
+    geometry: Choice = MISSING
+    structure: Choice = MISSING
+    protocol: ProtocolConfig = MISSING
+    precision: PrecisionSettings = MISSING
+    seed: int = 0
+    table: TableConfig | None = None
+    launch: Choice = MISSING
+    logger: LoggerConfig = MISSING
+    dry_run: bool = False
+    device: str = "auto"
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    checkpoint_minutes: float = 10.0
+    keep_weights: bool = False
+
+
+def register() -> None:
+    """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml."""
+    ConfigStore.instance().store(name="schema", node=Config)

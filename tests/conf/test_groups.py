@@ -1,0 +1,109 @@
+"""Every file of conf/ says what it is, composes, and gives the values of the paper's protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from llqr_sam.data.registry import DATASETS
+from llqr_sam.methods.factory import STRUCTURES
+from llqr_sam.models.registry import ARCHS
+from llqr_sam.suite.words import CONF, groups
+from tests.suite.plans import settings_of
+
+FILES = sorted(CONF.rglob("*.yaml"))
+LEARNS = ("llqr", "llqr_sam", "llqr_probe_sam", "llqr_f_sam")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_file_opens_with_a_comment_and_names_no_python(path):
+    """A config is read without running code from it: no ``_target_``."""
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert "_target_" not in text
+
+
+def test_groups_offer_what_the_rooms_have():
+    assert set(groups()["dataset"]) == set(DATASETS) == set(groups()["protocol"])
+    assert set(groups()["arch"]) == set(ARCHS)
+    assert set(groups()["structure"]) == {"none", "paper", *STRUCTURES}
+    assert set(groups()["geometry"]) == {"none", "ngd", "newton"}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("optim", groups()["optim"])
+def test_every_optimizer_is_valid_on_every_protocol(optim, dataset):
+    """Planning validates; a method that learns a metric gets NGD and the protocol's blocks."""
+    spec = settings_of(f"dataset={dataset}", f"optim={optim}").optim
+    assert spec.name == optim
+    assert (spec.divergence == "ngd") is (optim in LEARNS)
+    assert spec.structure == (("ekfac" if dataset == "imagenet" else "diagonal") if optim in LEARNS else None)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_architecture_has_a_data_set(arch):
+    words = {"small_cnn": "digits", "resnet50": "imagenet", "vit_tiny": "tinyimagenet"}
+    dataset = words.get(arch, "imagenet" if arch.startswith("vit") else "cifar10")
+    assert settings_of(f"dataset={dataset}", f"arch={arch}").arch.name == arch
+
+
+# METHODS section 3 (paper, appendix C), for `dataset=... arch=... optim=...`.
+EXPECTED: list[tuple[str, dict[str, Any]]] = [
+    ("dataset=cifar10 optim=sgdm", {"base": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "rho": None}),
+    ("dataset=cifar10 optim=sam", {"rho": 0.1, "norm": "metric", "batch_norm": "perturbed", "start_step": 0}),
+    ("dataset=cifar100 optim=sam", {"rho": 0.2, "probe": "identity"}),
+    ("dataset=tinyimagenet optim=sam", {"rho": 0.2, "lr": 0.05}),
+    ("dataset=imagenet optim=sam", {"rho": 0.075, "lr": 0.1, "weight_decay": 1e-4}),
+    ("dataset=cifar100 optim=fisher_sam", {"rho": 0.1, "fisher_eta": 0.1, "fisher_form": "authors"}),
+    ("dataset=cifar100 arch=resnet18 optim=f_sam", {"friendly_decay": 0.6, "friendly_sigma": 1.0, "rho": 0.2}),
+    ("dataset=cifar100 arch=vgg16_bn optim=f_sam", {"friendly_decay": 0.6}),
+    ("dataset=cifar10 arch=wrn28_10 optim=f_sam", {"friendly_decay": 0.9, "rho": 0.1}),
+    ("dataset=cifar10 arch=wrn34_10 optim=f_sam", {"friendly_decay": 0.9}),
+    ("dataset=cifar100 arch=pyramidnet110 optim=llqr_f_sam", {"friendly_decay": 0.9, "ema": 0.95}),
+    ("dataset=imagenet optim=llqr_f_sam", {"friendly_decay": 0.95, "rho": 0.075, "structure": "ekfac"}),
+    (
+        "dataset=cifar100 optim=llqr_sam",
+        {"ema": 0.95, "interval": 500, "refresh_batch": 128, "inner_steps": 50, "inner_lr": 1e-3, "clip_norm": 5.0},
+    ),
+    ("dataset=cifar100 optim=llqr_sam geometry=newton", {"ema": 0.9, "divergence": "newton", "rho": 0.2}),
+    ("dataset=imagenet optim=llqr", {"interval": 1500, "refresh_batch": 256, "reduction": "sum", "probe": None}),
+    ("dataset=cifar100 optim=llqr_probe_sam", {"probe": "llqr", "transport": "identity"}),
+    ("dataset=cifar100 optim=llqr_sam structure=kfac", {"structure": "kfac", "probe": "llqr", "transport": "llqr"}),
+    ("dataset=cifar10 optim=asam", {"rho": 0.5, "asam_eta": 0.01}),
+    ("dataset=cifar100 optim=vasso", {"vasso_theta": 0.9, "rho": 0.2, "direction": "variance_suppressed"}),
+    ("dataset=cifar100 optim=adam", {"base": "adam", "lr": 1e-3, "momentum": None, "betas": [0.9, 0.999]}),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=[words for words, _ in EXPECTED])
+def test_methods_get_the_papers_numbers(words, expected):
+    spec = asdict(settings_of(*words.split()).optim)
+    assert {key: spec[key] for key in expected} == expected
+
+
+def test_protocols_are_the_papers():
+    cifar = settings_of("dataset=cifar100").protocol
+    assert (cifar.epochs, cifar.batch_size, cifar.schedule, cifar.label_smoothing) == (200, 128, "cosine", 0.0)
+    imagenet = settings_of("dataset=imagenet").protocol
+    assert (imagenet.epochs, imagenet.batch_size, imagenet.schedule) == (100, 256, "step")
+    assert (imagenet.milestones, imagenet.gamma, imagenet.label_smoothing) == ([30, 70, 90], 0.1, 0.1)
+
+
+def test_the_architecture_follows_the_data_set_unless_named():
+    assert settings_of("dataset=imagenet").arch.name == "resnet50"
+    assert settings_of("dataset=tinyimagenet").arch.name == "resnet18"
+    assert settings_of("arch=vgg16_bn", "dataset=cifar10").arch.name == "vgg16_bn"
+
+
+def test_the_protocol_follows_the_data_set_unless_named():
+    assert settings_of("dataset=cifar10", "protocol=cifar100", "optim=sam").optim.rho == 0.2
+
+
+def test_precisions_differ_from_the_default_only_where_they_say():
+    default = OmegaConf.load(CONF / "precision" / "default.yaml")
+    bfloat16 = settings_of("precision=bfloat16").precision
+    assert (bfloat16.autocast, bfloat16.channels_last, bfloat16.accumulate) == ("bfloat16", True, default.accumulate)
+    assert settings_of("precision=deterministic").precision.deterministic

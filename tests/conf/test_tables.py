@@ -1,0 +1,56 @@
+"""The table files ask for the paper's runs: no cell too few, none too many."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+
+import pytest
+
+from llqr_sam.report.paper import ACCURACY, read_accuracy
+from llqr_sam.suite.words import CONF, groups
+from tests.suite.plans import plan_of, settings_of
+
+RUNS = {"1": 140, "2": 140, "3": 36, "4": 160, "5": 18, "7": 15, "8": 60, "demo": 27}
+
+
+def test_the_tables_are_these():
+    assert set(groups()["table"]) == set(RUNS)
+
+
+@pytest.mark.parametrize(("number", "count"), RUNS.items())
+def test_runs_of_a_table(number, count):
+    runs = plan_of(f"table={number}")
+    assert len(runs) == count == len({run.run_id for run in runs})
+    assert {run.folder for run in runs} == {"demo" if number == "demo" else f"table_0{number}"}
+
+
+@pytest.mark.parametrize("number", [number for number in RUNS if number != "demo"])
+def test_cells_are_those_of_the_paper(number):
+    """Every accuracy of the table in results/paper/accuracy.csv has its cell and its seeds, and vice versa."""
+    planned = Counter(run.cell for run in plan_of(f"table={number}"))
+    assert set(planned) == {cell for table, cell in read_accuracy() if table == number}
+    with ACCURACY.open(newline="") as file:
+        seeds = {int(row["seeds"]) for row in csv.DictReader(file) if row["table"] == number}
+    assert set(planned.values()) == seeds
+
+
+def test_a_cell_is_a_run_without_flags():
+    """Dataset, arch, optim, geometry and seed are all that a cell needs: the same run id by hand and by table."""
+    run = next(run for run in plan_of("table=2") if run.cell.geometry == "newton" and run.settings.seed == 3)
+    cell = run.cell
+    words = (f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}", "geometry=newton", "seed=3")
+    assert settings_of(*words).run_id == run.run_id
+
+
+def test_label_noise_of_table_8():
+    assert {run.settings.dataset.label_noise for run in plan_of("table=8")} == {0.2, 0.6, 0.7, 0.8}
+    assert {run.settings.dataset.label_noise for run in plan_of("table=demo")} == {0.4}
+
+
+@pytest.mark.parametrize("number", RUNS)
+def test_file_opens_with_its_command_and_cost(number):
+    head = [line for line in (CONF / "table" / f"{number}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert f"python train.py table={number}" in head[1]
+    assert f"{RUNS[number]} runs" in head[0]
+    assert any("Cost" in line for line in head)

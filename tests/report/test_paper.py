@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from llqr_sam.data.registry import DATASETS
+from llqr_sam.models.registry import ARCHS
+from llqr_sam.report import paper
+from llqr_sam.report.paper import PaperValue, method_label, read_accuracy
+from llqr_sam.suite.grid import Cell
+from llqr_sam.suite.words import groups
+
+
+def test_the_papers_numbers_are_the_published_ones(shared: Path):
+    """results/paper/ holds the numbers as they were read from the paper, byte for byte."""
+    for name in ("accuracy.csv", "table9_storage.csv", "table10_cadence.csv"):
+        assert (paper.ACCURACY.parent / name).read_bytes() == (shared / "paper" / name).read_bytes()
+
+
+def test_read_accuracy():
+    values = read_accuracy()
+    assert len(values) == 129  # 133 cells, less the four BLEU scores
+    assert values["2", Cell("cifar100", "resnet18", 0.0, "llqr_sam", "ngd")] == PaperValue(81.82, 0.14)
+    assert values["8", Cell("cifar100", "resnet18", 0.7, "adam", None)] == PaperValue(4.16, 0.52)
+
+
+def test_every_name_has_a_label():
+    assert set(paper.DATASETS) == set(DATASETS)
+    assert set(paper.ARCHS) == set(ARCHS)
+    assert set(paper.METHODS) == set(groups()["optim"])
+    assert method_label(Cell("digits", "small_cnn", 0.0, "llqr_sam", "newton")) == "LLQR+SAM (Newton)"

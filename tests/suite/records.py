@@ -1,0 +1,43 @@
+"""Records of runs that were never trained, for what reads records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
+from llqr_sam.suite.grid import Planned
+
+
+def record_of(run: Planned, top1: Sequence[float], status: Literal["finished", "diverged"] = "finished") -> Record:
+    """A record of ``run`` with the given test accuracies, one an epoch, in percent."""
+    curve = [CurvePoint(e, 10 * e, 0.1, 1.0, 1.0, value, float(e)) for e, value in enumerate(top1, start=1)]
+    return Record(
+        schema=SCHEMA_VERSION,
+        run_id=run.run_id,
+        status=status,
+        error="the loss is not finite at step 7" if status == "diverged" else None,
+        config=run.settings.as_dict(),
+        git_commit=None,
+        git_dirty=False,
+        packages={"torch": "2"},
+        device="cpu",
+        parameters=1,
+        metrics=Metrics.from_curve(curve),
+        refreshes=[],
+        weights_sha256="0" * 64,
+        seconds=Seconds(0, 0, 0, 0, 0, 0),
+        started="2026-01-01T00:00:00+00:00",
+        resumes=0,
+    )
+
+
+def write_record(
+    results: Path, run: Planned, top1: Sequence[float], status: Literal["finished", "diverged"] = "finished"
+) -> Path:
+    """Write such a record where the run's own would be."""
+    path = results / "runs" / run.folder / f"{run.run_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record_of(run, top1, status).write(path)
+    return path

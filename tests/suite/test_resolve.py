@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from llqr_sam.suite.errors import UsageError
+from tests.suite.plans import plan_of, settings_of
+
+REFUSED = {
+    "arch=resnet50": ["arch=resnet50", "224x224", "dataset=digits", "8x8", "small_cnn"],
+    "dataset=imagenet arch.width=16": ["arch.width=16", "arch=resnet50", "resnet18"],
+    "dataset=cifar10 arch.width=0": ["arch.width=0", ">= 1"],
+    "optim=sgdm geometry=newton": ["geometry=newton", "optim=sgdm"],
+    "optim=sam structure=ekfac": ["structure=ekfac", "optim=sam"],
+    "geometry=none": ["geometry=none", "newton, ngd"],
+    "structure=none": ["structure=none", "ekfac"],
+    "optim=sgdm optim.interval=100": ["optim.interval=100", "optim=sgdm"],
+    "optim.rho=-1": ["optim.rho=-1", ">= 0"],
+    "optim.interval=0": ["optim.interval=0", ">= 1"],
+    "optim.ema=1": ["optim.ema=1", "[0, 1)"],
+    "optim.ema=-0.1": ["optim.ema=-0.1", "[0, 1)"],
+    "optim.rho=nan": ["optim.rho=nan"],
+    "dataset.label_noise=1": ["dataset.label_noise=1", "[0, 1)"],
+    "dataset.label_noise=-0.1": ["dataset.label_noise=-0.1", "[0, 1)"],
+    "dataset.label_noise=nan": ["dataset.label_noise=nan", "[0, 1)"],
+    "dataset.crop=corner": ["dataset.crop=corner", "image, batch"],
+    "protocol.epochs=0": ["protocol.epochs=0", ">= 1"],
+    "protocol.batch_size=0": ["protocol.batch_size=0", ">= 1"],
+    "protocol.schedule=linear": ["protocol.schedule=linear", "cosine"],
+    "protocol.warmup_epochs=20 protocol.epochs=20": ["protocol.warmup_epochs=20", "protocol.epochs=20"],
+    "protocol.milestones=[3,2]": ["protocol.milestones=[3, 2]"],
+    "precision.autocast=float16": ["precision.autocast=float16", "bfloat16"],
+    "precision.accumulate=0": ["precision.accumulate=0", ">= 1"],
+    "seed=-1": ["seed=-1"],
+    "seed=9223372036854775808": ["seed=9223372036854775808"],
+    "logger.mode=live": ["logger.mode=live", "offline, online"],
+}
+
+
+@pytest.mark.parametrize(("words", "phrases"), REFUSED.items(), ids=list(REFUSED))
+def test_an_impossible_value_is_one_sentence(words, phrases):
+    with pytest.raises(UsageError) as caught:
+        plan_of(*words.split())
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(phrase in message for phrase in phrases)
+
+
+def test_settings_are_plain_and_pruned():
+    """What this run has no use for is not in its identity; numbers have the schema's types."""
+    settings = settings_of("optim=sgdm", "optim.lr=1", "protocol.milestones=[1,2]").as_dict()
+    assert settings["optim"] == {
+        "name": "sgdm",
+        "base": "sgd",
+        "lr": 1.0,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "transport": "identity",
+    }
+    assert type(settings["optim"]["lr"]) is float
+    assert type(settings["protocol"]["milestones"]) is list
+    assert "methods" not in settings["protocol"]
+    assert settings["dataset"] == {"name": "digits", "label_noise": 0.0, "crop": "image"}

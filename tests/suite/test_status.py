@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from llqr_sam.suite.status import Status, result
+from tests.suite.plans import plan_of
+from tests.suite.records import record_of, write_record
+
+RUNS = plan_of("table=demo", "optim=sgdm")  # three seeds
+
+
+def test_finished_diverged_missing_and_damaged(tmp_path):
+    """A damaged record is named and counts as missing; a diverged run is done."""
+    write_record(tmp_path, RUNS[0], [90.0, 80.0])
+    write_record(tmp_path, RUNS[1], [10.0], status="diverged")
+    damaged = tmp_path / "runs" / "demo" / f"{RUNS[2].run_id}.json"
+    damaged.write_text("{")
+    status = Status.of(RUNS, tmp_path)
+    assert [status.of_run(run) for run in RUNS] == ["finished", "diverged", "missing"]
+    assert status.missing == [RUNS[2]]
+    assert status.total() == "3 runs: 1 finished, 1 diverged, 1 missing"
+    assert len(status.damaged) == 1
+    assert str(damaged) in status.damaged[0]
+    lines = list(status.lines())
+    assert len(lines) == 5
+    assert "best 90.00 % (epoch 1), last 80.00 %" in lines[0]
+
+
+def test_a_record_counts_in_whatever_folder_it_lies(tmp_path):
+    path = write_record(tmp_path, RUNS[0], [90.0])
+    moved = tmp_path / "runs" / "adhoc" / path.name
+    moved.parent.mkdir()
+    path.rename(moved)
+    status = Status.of(RUNS[:1], tmp_path)
+    assert not status.missing
+    assert status.paths[RUNS[0].run_id] == moved
+
+
+def test_a_record_under_another_runs_name_is_damaged(tmp_path):
+    write_record(tmp_path, RUNS[0], [90.0]).rename(tmp_path / "runs" / "demo" / f"{RUNS[1].run_id}.json")
+    status = Status.of(RUNS, tmp_path)
+    assert len(status.missing) == 3
+    assert RUNS[0].run_id in status.damaged[0]
+
+
+def test_a_run_asked_for_twice_is_missing_once(tmp_path):
+    assert Status.of([RUNS[0], RUNS[0]], tmp_path).missing == [RUNS[0]]
+
+
+def test_result_without_an_epoch():
+    assert result(record_of(RUNS[0], [], "diverged")) == "diverged: the loss is not finite at step 7"

@@ -1,0 +1,70 @@
+"""train.py, as it is typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def train(*words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "train.py"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_dry_run_of_one_run():
+    done = train("dry_run=true")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("digits-small_cnn-llqr_sam-ngd-s0-")
+
+
+def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
+    table = train("table=7", "dry_run=true", folder=tmp_path)
+    assert table.stdout.endswith("15 runs: 15 missing\n")
+    swept = train("-m", "optim=sam,sgdm", "seed=0,1", "dry_run=true", folder=tmp_path)
+    assert swept.returncode == 0
+    assert [line.split("-")[2] for line in swept.stdout.splitlines() if "digits" in line] == [
+        "sam",
+        "sam",
+        "sgdm",
+        "sgdm",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # nothing else is left behind
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("optim=llqr_sma", "error: optim=llqr_sma is not an optimizer here. Choose from: adam, "),
+        ("optim.rho=-1", "error: optim.rho=-1.0 must be >= 0."),
+        ("optim.rho=abc", "error: optim.rho=abc must be a number, not of type str."),
+        ("optim.nothing=1", "error: unknown key optim.nothing. "),
+        ("arch=resnet50 dataset=digits", "error: arch=resnet50 takes images of 224x224, dataset=digits has 8x8. "),
+        ("-m seed=0,-1", "error: seed=-1 must be "),
+        ("--fast", "error: unrecognized arguments: --fast."),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, line, tmp_path):
+    done = train(*words.split(), folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_sweep_trains_and_the_second_time_finds_its_records(tmp_path):
+    words = ("-m", "optim=sgdm", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")
+    first = train(*words, folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    records = sorted(tmp_path.glob("results/runs/adhoc/*.json"))
+    assert len(records) == 2
+    second = train(*words, folder=tmp_path)
+    assert second.stdout == first.stdout
+    assert sorted(tmp_path.glob("results/runs/adhoc/*.json")) == records
+
+
+def test_the_entry_point_is_short():
+    assert len((REPOSITORY / "train.py").read_text().splitlines()) < 100

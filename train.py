@@ -1,0 +1,58 @@
+"""The one entry point: a run, a sweep or a table.
+
+    python train.py                                                      one run on the embedded digits
+    python train.py dataset=cifar100 optim=llqr_sam geometry=newton seed=3
+    python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
+    python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
+
+Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
+same command continues.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from llqr_sam.suite.errors import exit_status
+from llqr_sam.suite.grid import check_sweep, plan
+from llqr_sam.suite.launch import launch
+from llqr_sam.suite.schema import register
+from llqr_sam.suite.status import Status
+from llqr_sam.suite.words import checked_arguments
+
+statuses: list[int] = []  # of each job of a multirun, or of the one
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def job(config: DictConfig) -> None:
+    """One job of a multirun, or the only one."""
+    statuses.append(exit_status(lambda: run(config)))
+    if statuses[-1] in (2, 130):
+        raise SystemExit(statuses[-1])  # or a multirun would start its next job
+
+
+def run(config: DictConfig) -> int:
+    """Plan, then show or train; returns the exit status."""
+    status = Status.of(plan(config, HydraConfig.get().overrides.task), Path(config.paths.results))
+    if not config.dry_run:
+        return launch(status, config)
+    print(*status.lines(), sep="\n")
+    return 0
+
+
+def main() -> int:
+    """Check the words, compose, dispatch."""
+    register()
+    sys.argv[1:] = checked_arguments(sys.argv[1:])
+    check_sweep(sys.argv[1:])
+    job()
+    return max(statuses, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
