@@ -1,0 +1,118 @@
+"""Checkpoints of one run: written whole, verified before use, two kept.
+
+A checkpoint is ``step_<step>.pt`` with its SHA-256 in ``step_<step>.pt.sha256``. Loading runs no code from the file
+(``weights_only=True``), so a state holds tensors, numbers, strings, lists and dictionaries only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from llqr_sam.engine.atomic import TEMPORARY, replacing
+
+logger = logging.getLogger(__name__)
+
+DIGEST = ".sha256"
+BLOCK = 1 << 20  # bytes read at a time
+
+
+class CheckpointStore:
+    """The checkpoints in one folder, newest last.
+
+    Args:
+        folder: Where they are; made by the first ``save``.
+        keep: How many to keep, >= 1.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write ``state`` as the checkpoint of ``step`` and drop what is older than the last ``keep``.
+
+        The digest gets its name before the checkpoint does: whatever moment the machine stops at, no checkpoint
+        stands without one.
+        """
+        path = self.folder / f"step_{step:09d}.pt"
+        with replacing(path) as file:
+            hashing = _HashingFile(file)
+            torch.save(state, cast("BinaryIO", hashing))
+            with replacing(_digest_path(path)) as digest_file:
+                digest_file.write(f"{hashing.digest.hexdigest()}  {path.name}\n".encode())
+        self._prune()
+        return path
+
+    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and state of the newest checkpoint that is intact, on the CPU; ``None`` if there is none.
+
+        A damaged one is named in a warning and passed over.
+        """
+        for path in reversed(self._paths()):
+            try:
+                return int(path.stem.removeprefix("step_")), _load(path)
+            except Exception as error:  # torch's unpickler raises of everything on garbage
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                logger.warning("checkpoint %s is damaged and not used: %s", path, reason)
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint, and the folder if nothing else is in it."""
+        if not self.folder.is_dir():
+            return
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something that is not ours is in there
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("step_*.pt"))
+
+    def _files(self) -> list[Path]:
+        """Checkpoints, digests, and what interrupted writes left behind."""
+        patterns = ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}")
+        return [path for pattern in patterns for path in self.folder.glob(pattern)]
+
+    def _prune(self) -> None:
+        kept = self._paths()[-self.keep :]
+        for path in set(self._files()) - {*kept, *map(_digest_path, kept)}:
+            path.unlink(missing_ok=True)
+
+
+class _HashingFile:
+    """Passes writes on and hashes them, so that the digest is of what was meant, not of what the disk gives back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + DIGEST)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    expected = _digest_path(path).read_text().split()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    if expected[:1] != [digest.hexdigest()]:
+        raise ValueError(f"its SHA-256 is not the one in {_digest_path(path).name}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it does not hold a dictionary")
+    return state

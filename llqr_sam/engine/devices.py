@@ -1,0 +1,94 @@
+"""The device of a run: choosing it, naming it, its random state, and making it repeat itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class DeviceError(ValueError):
+    """A device that is not here."""
+
+
+def resolve(name: str) -> torch.device:
+    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto`` (the first GPU, else the CPU).
+
+    Raises:
+        DeviceError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index or "0").isdecimal():
+        raise DeviceError(f"device={name} is not a device here. Choose from: auto, cpu, cuda, cuda:0")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"device={name}: PyTorch sees no CUDA device on this machine. Use device=cpu or device=auto")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        raise DeviceError(f"device={name}: this machine has {count} CUDA device(s), counted from cuda:0")
+    return torch.device("cuda", int(index or 0))
+
+
+def describe(device: torch.device) -> str:
+    """What the device is called by its maker, for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def arithmetic(*, deterministic: bool) -> Iterator[None]:
+    """Inside: the same bits for the same run, or the fastest kernels. Afterwards everything is as it was.
+
+    ``CUBLAS_WORKSPACE_CONFIG`` is read when cuBLAS starts, so it is set before the run touches the GPU and stays set.
+    """
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.deterministic,
+        cudnn.benchmark,
+    )
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        _use_deterministic_algorithms(deterministic)
+        cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
+        yield
+    finally:
+        _use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = before[2:]
+
+
+def _use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """torch's switch, left alone where it stands right: touching it imports the compiler, which takes a second."""
+    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if now != (mode, warn_only):
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's global generators that a run on ``device`` draws from: uint8 tensors on the CPU."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Continue from ``random_state``; one taken on the CPU leaves a GPU's generator as it is."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

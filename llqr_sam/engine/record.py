@@ -1,0 +1,217 @@
+"""The run record: all that a table is made from, one JSON file a run.
+
+A record is written once, at the end of a run, and never half: see ``llqr_sam.engine.atomic``. Equal runs give equal
+bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses below, key by
+key and type by type, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from llqr_sam.engine.atomic import replacing
+
+SCHEMA_VERSION = 1
+
+
+class DamagedRecordError(ValueError):
+    """A record that cannot be read: the message is one line with the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Test top-1 in percent and the epoch it was reached in (``None`` and 0: no epoch was finished)."""
+
+    top1: float | None
+    epoch: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluated epoch."""
+
+    epoch: int  # finished epochs, from 1
+    step: int  # finished optimizer steps
+    lr: float  # learning rate of the last step
+    train_loss: float | None  # mean over the epoch's minibatches, at theta
+    test_loss: float | None  # mean cross-entropy over the test samples
+    top1: float  # percent
+    seconds: float  # since the start of the run, over resumes
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Best and last test accuracy, and how they were reached."""
+
+    best: Accuracy
+    last: Accuracy
+    curve: list[CurvePoint]
+
+    @classmethod
+    def from_curve(cls, curve: list[CurvePoint]) -> Metrics:
+        """Best is the first epoch that reaches the maximum."""
+        if not curve:
+            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=[])
+        best = max(curve, key=lambda point: point.top1)
+        last = curve[-1]
+        return cls(Accuracy(best.top1, best.epoch), Accuracy(last.top1, last.epoch), list(curve))
+
+
+@dataclass(frozen=True)
+class RefreshPoint:
+    """What one refresh of LLQR's U did (METHODS section 2)."""
+
+    step: int  # optimizer steps finished before it
+    objective_before: float | None  # J(U)
+    objective_after: float | None
+    relative_change: float | None  # |U g - g| / |g|
+    fallbacks: int  # perturbations since the last refresh that fell back to the Euclidean norm
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Wall time of a run by part; what the parts leave of the total is updates, checkpoints and start-up."""
+
+    data: float
+    first_pass: float
+    second_pass: float
+    refresh: float
+    evaluation: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run, ended."""
+
+    schema: int
+    run_id: str
+    status: Literal["finished", "diverged"]
+    error: str | None
+    config: dict[str, Any]  # RunSettings.as_dict()
+    git_commit: str | None
+    git_dirty: bool
+    packages: dict[str, str]
+    device: str
+    parameters: int
+    metrics: Metrics
+    refreshes: list[RefreshPoint]
+    weights_sha256: str
+    seconds: Seconds
+    started: str  # ISO 8601, UTC
+    resumes: int
+
+    def to_json(self) -> str:
+        """Sorted keys, one space of indent, a newline at the end."""
+        return json.dumps(_finite(asdict(self)), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Create or replace the file ``path``, atomically."""
+        with replacing(path) as file:
+            file.write(self.to_json().encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one record.
+
+    Raises:
+        DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
+    """
+    try:
+        return _decode(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecordError(f"{path}: {_one_line(error)}") from error
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[tuple[Path, str]]]:
+    """Read every ``*.json`` under ``folder``, in the order of their paths.
+
+    Returns:
+        The records, and for each file that could not be read its path and the reason.
+    """
+    records: list[Record] = []
+    damaged: list[tuple[Path, str]] = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            records.append(_decode(path.read_bytes()))
+        except (ValueError, RecursionError, OSError) as error:
+            damaged.append((path, _one_line(error)))
+    return records, damaged
+
+
+def _decode(content: bytes) -> Record:
+    tree = json.loads(content.decode(), parse_constant=_refuse_constant)
+    if not isinstance(tree, dict):
+        raise ValueError(f"a record is an object, not {_json_name(tree)}")
+    version = tree.get("schema")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ValueError(f"schema is {version!r}, this version reads {SCHEMA_VERSION}")
+    record = _parse(Record, tree, "")
+    assert isinstance(record, Record)
+    return record
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as an instance of the annotation ``kind``; ``where`` names it in the message."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _parse_fields(kind, value, where)
+    if origin is UnionType:
+        if value is None and NoneType in arguments:
+            return None
+        return _parse(arguments[0], value, where)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is list and isinstance(value, list):
+        return [_parse(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is kind:
+        return value
+    expected = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{where} is {_json_name(value)}, expected {expected}")
+
+
+def _parse_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    inside = f"{where}." if where else ""
+    for name in names:
+        if name not in value:
+            raise ValueError(f"{inside}{name} is missing")
+    for name in value:
+        if name not in hints:
+            raise ValueError(f"{inside}{name} is not a key of a record")
+    return kind(**{name: _parse(hints[name], value[name], inside + name) for name in names})
+
+
+def _finite(tree: Any) -> Any:
+    """The same tree with ``None`` for every float that JSON cannot hold."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _json_name(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,105 @@
+"""What one run is: the settings that decide its result, and its identity.
+
+``RunSettings`` is plain data. conf/ fills it (llqr_sam.suite.schema), the trainer reads it, the record keeps it, and
+``run_id`` hashes it. What does not change the result (folders, logging, launching, the device) is not in here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llqr_sam.methods.factory import MethodSpec
+
+AUTOCASTS = ("float32", "bfloat16")
+
+
+@dataclass
+class DatasetSettings:
+    """Which data, and what is done to it."""
+
+    name: str
+    label_noise: float = 0.0  # gamma: fraction of training labels flipped (paper, Table 8)
+    crop: str = "image"  # image: one random offset an image; batch: one a batch (the authors' code)
+
+
+@dataclass
+class ArchSettings:
+    """Which network."""
+
+    name: str
+    width: int | None = None  # channels of the first stage; null: the published width
+
+
+@dataclass
+class ProtocolSettings:
+    """How long, how fast and on what batches (METHODS section 3)."""
+
+    epochs: int
+    batch_size: int
+    schedule: str = "cosine"  # cosine | step | constant; always per optimizer step
+    warmup_epochs: float = 0.0
+    milestones: list[int] = field(default_factory=list)  # epochs at which `step` multiplies by `gamma`
+    gamma: float = 0.1
+    label_smoothing: float = 0.0
+    augment: bool = True
+
+
+@dataclass
+class PrecisionSettings:
+    """How the arithmetic is done."""
+
+    autocast: str = "float32"  # float32 | bfloat16
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = False
+    accumulate: int = 1  # micro-batches a minibatch is split into
+
+
+@dataclass
+class RunSettings:
+    """One run, whole: equal settings give equal weights."""
+
+    dataset: DatasetSettings
+    arch: ArchSettings
+    optim: MethodSpec
+    protocol: ProtocolSettings
+    precision: PrecisionSettings
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain dict without the settings this run has no use for (``None``)."""
+        return _without_none(asdict(self))
+
+    def validate(self) -> None:
+        """Check the method and what the trainer alone knows of; data, network and schedule check their own.
+
+        Raises:
+            ValueError: one sentence naming the key, the value and what would be right.
+        """
+        self.optim.validate()
+        autocast, accumulate, batch = self.precision.autocast, self.precision.accumulate, self.protocol.batch_size
+        if autocast not in AUTOCASTS:
+            raise ValueError(f"precision.autocast={autocast} is not known. Choose from: {', '.join(AUTOCASTS)}.")
+        if not 1 <= accumulate <= batch:
+            raise ValueError(f"precision.accumulate={accumulate} must be from 1 to protocol.batch_size={batch}.")
+        if self.protocol.epochs < 1:
+            raise ValueError(f"protocol.epochs={self.protocol.epochs} must be >= 1.")
+
+    @property
+    def run_id(self) -> str:
+        """``<dataset>-<arch>-<optim>[-<divergence>]-s<seed>-<8 hex digits of the hash of as_dict()>``."""
+        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        parts = [self.dataset.name, self.arch.name, self.optim.name, self.optim.divergence, f"s{self.seed}", digest]
+        return "-".join(part for part in parts if part)
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }

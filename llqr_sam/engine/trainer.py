@@ -1,0 +1,293 @@
+"""One run's training loop, from any step boundary to the end.
+
+All that changes while training is in the model, the optimizer (with U), ``Progress`` and the random state; the order
+of the data and the learning rate are functions of the step. A checkpoint holds exactly these, so a run continued from
+one does the same arithmetic as a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llqr_sam.data.streams import Splits
+from llqr_sam.engine import devices
+from llqr_sam.engine.checkpoint import CheckpointStore
+from llqr_sam.engine.closure import Minibatch
+from llqr_sam.engine.evaluation import all_finite, evaluate
+from llqr_sam.engine.interruption import Interrupted, StopRequest
+from llqr_sam.engine.losses import Diverged, LossLog
+from llqr_sam.engine.observer import Observer, RunInfo
+from llqr_sam.engine.record import CurvePoint, RefreshPoint, Seconds
+from llqr_sam.engine.schedules import LearningRate
+from llqr_sam.engine.settings import RunSettings
+from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.methods.factory import Method
+from llqr_sam.methods.llqr import RefreshError
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointMismatchError(ValueError):
+    """A checkpoint that belongs to another run."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, and what it has seen."""
+
+    started: str  # ISO 8601, UTC
+    step: int = 0  # finished optimizer steps
+    resumes: int = 0
+    curve: list[CurvePoint] = field(default_factory=list)
+    refreshes: list[RefreshPoint] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Progress:
+        """Inverse of ``dataclasses.asdict``."""
+        points = [CurvePoint(**point) for point in state["curve"]]
+        refreshes = [RefreshPoint(**point) for point in state["refreshes"]]
+        return cls(**{**state, "curve": points, "refreshes": refreshes})
+
+
+class Trainer:
+    """Trains ``model`` with ``method`` on ``splits``.
+
+    Args:
+        settings: The run.
+        splits: Its data, on ``device`` as it comes.
+        model: Its network, on ``device``; updated in place.
+        method: Its optimizer and, where there is one, its metric, made for ``model``.
+        device: Where all of it is.
+        store: Where checkpoints go.
+        watch: Gets the time of each part.
+        started: When the run began, unless a checkpoint knows better (ISO 8601).
+        checkpoint_minutes: Wall time between two checkpoints.
+        observers: Who is told.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        splits: Splits,
+        model: nn.Module,
+        method: Method,
+        device: torch.device,
+        *,
+        store: CheckpointStore,
+        watch: Stopwatch,
+        started: str,
+        checkpoint_minutes: float = 10.0,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.settings = settings
+        self.splits = splits
+        self.model = model
+        self.method = method
+        self.device = device
+        self.store = store
+        self.folder = store.folder.parent  # of this run in the workspace
+        self.watch = watch
+        self.checkpoint_seconds = 60 * checkpoint_minutes
+        self.last_save = time.monotonic()
+        self.observers = observers
+        self.progress = Progress(started)
+        self.stop = StopRequest()
+        self.losses = LossLog(device)
+
+        protocol, precision = settings.protocol, settings.precision
+        self.steps_per_epoch = splits.train.steps_per_epoch
+        self.rate = LearningRate(protocol, settings.optim.lr, self.steps_per_epoch)
+        self.bfloat16 = precision.autocast == "bfloat16"
+        self.minibatch = Minibatch(
+            torch.compile(model) if precision.compile else model,
+            self._loss,
+            method.optimizer.zero_grad,
+            watch,
+            device,
+            bfloat16=self.bfloat16,
+            accumulate=precision.accumulate,
+        )
+
+    def load(self) -> None:
+        """Continue from the newest checkpoint, if there is one.
+
+        Raises:
+            CheckpointMismatchError: it is of a run with other settings.
+        """
+        found = self.store.load_latest()
+        if found is None:
+            return
+        _, state = found
+        if state["run_id"] != self.settings.run_id:
+            raise CheckpointMismatchError(
+                f"the checkpoint in {self.store.folder} is of run {state['run_id']}, not of {self.settings.run_id}: "
+                "its settings differ; remove it or use another workspace"
+            )
+        self.model.load_state_dict(state["model"])
+        self.method.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress.from_dict(state["progress"])
+        self.progress.resumes += 1
+        self.losses.load_state_dict(state["losses"])
+        self.watch.resume(Seconds(**state["seconds"]))
+        devices.set_random_state(state["random"], self.device)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step boundary.
+
+        Raises:
+            Diverged: the losses or the weights are not finite; the checkpoints on disk stay as they are.
+        """
+        self.losses.drain()
+        if not all_finite(self.model):
+            raise Diverged(f"the weights are not finite after step {self.progress.step - 1}")
+        self.store.save(
+            self.progress.step,
+            {
+                "run_id": self.settings.run_id,
+                "model": self.model.state_dict(),
+                "optimizer": self.method.optimizer.state_dict(),
+                "progress": asdict(self.progress),
+                "losses": self.losses.state_dict(),
+                "seconds": asdict(self.watch.seconds()),
+                "random": devices.random_state(self.device),
+            },
+        )
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Diverged: a loss or the weights are not finite, or U cannot be refreshed.
+            Interrupted: a stop was asked for; a checkpoint has been written.
+        """
+        while len(self.progress.curve) < self.settings.protocol.epochs:
+            self._epoch()
+
+    def info(self, device_name: str) -> RunInfo:
+        """What observers are told at the start."""
+        return RunInfo(
+            run_id=self.settings.run_id,
+            config=self.settings.as_dict(),
+            device=device_name,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            epochs=self.settings.protocol.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            first_step=self.progress.step,
+            curve=tuple(self.progress.curve),
+            folder=self.folder,
+            request_stop=self.stop,
+        )
+
+    def _epoch(self) -> None:
+        """The rest of the running epoch, which may be its evaluation alone."""
+        epoch = len(self.progress.curve)
+        done = self.progress.step - epoch * self.steps_per_epoch
+        self.model.train()
+        if done < self.steps_per_epoch:
+            for inputs, targets in self._batches(epoch, done):
+                self._step(inputs, targets)
+                self._boundary()
+        self._evaluate()
+        if len(self.progress.curve) < self.settings.protocol.epochs:
+            self._boundary()
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Minibatches of the epoch from number ``start`` on, their making timed."""
+        batches = iter(self.splits.train.batches(epoch, start))
+        while True:
+            with self.watch("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield self._formatted(batch[0]), batch[1]
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+        step = self.progress.step
+        self._refresh(step)
+        rate = self.rate.at(step)
+        for group in self.method.optimizer.param_groups:
+            group["lr"] = rate
+        self.minibatch.take(inputs, targets)
+        self.method.optimizer.step(self.minibatch)  # type: ignore[arg-type]  # torch's stub wants a float
+        self.progress.step = step + 1
+        if self.losses.add(step, self.minibatch.loss):
+            self.watch.settle()
+        for observer in self.observers:
+            observer.on_step(step + 1, self.losses.mean)
+
+    def _refresh(self, step: int) -> None:
+        """Refresh U where it is due, in float32 whatever the steps are computed in."""
+        metric = self.method.metric
+        if metric is None or not metric.refresh_due(step):
+            return
+        size = self.settings.optim.refresh_batch or self.settings.protocol.batch_size
+        with self.watch("data"):
+            inputs, targets = self.splits.train.sample(step, size)
+        try:
+            with self.watch("refresh"):
+                report = metric.refresh(self._formatted(inputs), targets, self._loss)
+        except RefreshError as error:
+            raise Diverged(f"the refresh before step {step} failed: {error}") from error
+        if not report.accepted:
+            logger.warning("the refresh before step %d was not finite: U stays as it was", step)
+        point = RefreshPoint(
+            step=step,
+            objective_before=report.objective_before,
+            objective_after=report.objective_after,
+            relative_change=report.relative_change,
+            fallbacks=report.fallbacks,
+            seconds=report.seconds,
+        )
+        self.progress.refreshes.append(point)
+        for observer in self.observers:
+            observer.on_refresh(point)
+
+    def _evaluate(self) -> None:
+        """End the epoch: evaluate it and add it to the curve."""
+        self.losses.drain()
+        step = self.progress.step
+        with self.watch("evaluation"):
+            batches = ((self._formatted(inputs), targets) for inputs, targets in self.splits.test)
+            top1, test_loss = evaluate(self.model, batches, self.device, bfloat16=self.bfloat16)
+        if not math.isfinite(test_loss):
+            raise Diverged(f"the test loss is {test_loss} after step {step - 1}")
+        self.watch.settle()
+        point = CurvePoint(
+            epoch=len(self.progress.curve) + 1,
+            step=step,
+            lr=self.rate.at(step - 1),
+            train_loss=self.losses.mean,
+            test_loss=test_loss,
+            top1=top1,
+            seconds=self.watch.total,
+        )
+        self.losses.restart()
+        self.progress.curve.append(point)
+        for observer in self.observers:
+            observer.on_epoch(point)
+
+    def _boundary(self) -> None:
+        """Between two steps: stop if asked to, save if it is time."""
+        if self.stop.made:
+            self.save()
+            raise Interrupted(self.progress.step, self.store.folder, self.stop.signum)
+        if time.monotonic() - self.last_save >= self.checkpoint_seconds:
+            self.save()
+            self.last_save = time.monotonic()
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=self.settings.protocol.label_smoothing)
+
+    def _formatted(self, inputs: Tensor) -> Tensor:
+        if self.settings.precision.channels_last:
+            return inputs.to(memory_format=torch.channels_last)
+        return inputs

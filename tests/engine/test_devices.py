@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llqr_sam.engine import devices
+from llqr_sam.engine.devices import DeviceError
+
+
+def test_cpu_and_auto() -> None:
+    assert devices.resolve("cpu") == torch.device("cpu")
+    assert devices.resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:x", "cuda:-1", "mps", "cpu:0", "cuda:99"])
+def test_another_name_is_refused_in_one_line(name: str) -> None:
+    if name == "cuda:" and torch.cuda.is_available():
+        pytest.skip("means cuda:0 here")
+    with pytest.raises(DeviceError, match=f"^device={name}") as raised:
+        devices.resolve(name)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_cuda_where_there_is_none(name: str) -> None:
+    with pytest.raises(DeviceError, match=f"device={name}: PyTorch sees no CUDA device"):
+        devices.resolve(name)
+
+
+def test_a_device_has_a_name() -> None:
+    assert devices.describe(torch.device("cpu")).strip()
+
+
+def test_the_random_state_continues_where_it_was() -> None:
+    cpu = torch.device("cpu")
+    torch.manual_seed(5)
+    torch.rand(3)
+    state = devices.random_state(cpu)
+    expected = torch.rand(4)
+    torch.rand(100)
+    devices.set_random_state(state, cpu)
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_arithmetic_is_set_inside_and_as_before_afterwards(deterministic: bool) -> None:
+    cudnn = torch.backends.cudnn
+
+    def now() -> tuple[bool, bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    def failing_run() -> None:
+        with devices.arithmetic(deterministic=deterministic):
+            assert now() == (deterministic, deterministic, not deterministic)
+            raise KeyError
+
+    before = now()
+    with pytest.raises(KeyError):
+        failing_run()
+    assert now() == before

@@ -1,0 +1,380 @@
+"""What the loop promises, on real digits: resuming is bit for bit, and nothing bad goes unnoticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llqr_sam.data import registry as data
+from llqr_sam.engine.checkpoint import CheckpointStore
+from llqr_sam.engine.interruption import Interrupted
+from llqr_sam.engine.observer import Observer
+from llqr_sam.engine.record import CurvePoint, Metrics, Record, RefreshPoint, Seconds
+from llqr_sam.engine.run import RunOptions, execute
+from llqr_sam.engine.settings import RunSettings
+from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.engine.trainer import CheckpointMismatchError, Trainer
+from llqr_sam.methods import factory
+
+from .conftest import METHODS, StopAt
+
+CPU = torch.device("cpu")
+NO_SECONDS = Seconds(0, 0, 0, 0, 0, 0)
+
+
+def timeless(record: Record) -> Record:
+    """The record without what may differ between a run and the same run interrupted."""
+    return dataclasses.replace(
+        record,
+        metrics=Metrics.from_curve([dataclasses.replace(point, seconds=0) for point in record.metrics.curve]),
+        refreshes=[dataclasses.replace(point, seconds=0) for point in record.refreshes],
+        seconds=NO_SECONDS,
+        started="",
+        resumes=0,
+    )
+
+
+def weights(options: RunOptions, settings: RunSettings) -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = torch.load(options.workspace / settings.run_id / "weights.pt", weights_only=True)
+    return loaded
+
+
+def run_in_pieces(settings: RunSettings, options: RunOptions, stops: list[Observer]) -> Record:
+    """Interrupt one run by each of ``stops`` in turn, then let it finish."""
+    for stop in stops:
+        with pytest.raises(Interrupted):
+            execute(settings, options, [stop])
+    return execute(settings, options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_is_bitwise(method: str, make_settings: Callable[..., RunSettings], make_options: Any) -> None:
+    """Stopped at random steps, around a refresh (before steps 8, 16, ...), mid-epoch, before and after an evaluation.
+
+    An epoch is 15 to 25 steps here (asserted below), so 8 is due early in the first.
+    """
+    settings = make_settings(method)
+    whole = execute(settings, make_options("whole"))
+    epoch = whole.metrics.curve[0].step
+    assert 12 <= epoch < 30
+    anywhere = random.Random(method).sample(range(10, epoch), 2)
+    steps = sorted({7, 8, 9, *anywhere, epoch})
+    stops = [*map(StopAt, steps), StopAt(epoch=1), StopAt(step=epoch + 1), StopAt(step=2 * epoch)]
+    pieces = run_in_pieces(settings, make_options("pieces"), stops)
+
+    expected, found = weights(make_options("whole"), settings), weights(make_options("pieces"), settings)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert timeless(pieces) == timeless(whole)
+    assert pieces.resumes == len(stops)
+    assert [point.step for point in whole.refreshes] == (list(range(0, 2 * epoch, 8)) if "llqr" in method else [])
+
+
+class Crash(Exception):
+    """Stands for whatever ends a process without notice."""
+
+
+class CrashAt(Observer):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, step: int, loss: float) -> None:
+        if step == self.step:
+            raise Crash
+
+
+def test_a_crash_costs_the_steps_since_the_last_checkpoint(make_settings: Any, make_options: Any) -> None:
+    """Checkpoints at every step; the crash comes before the one of its own step."""
+    settings = make_settings("llqr_sam")
+    whole = execute(settings, make_options("whole"))
+    options = make_options("crashed", checkpoint_minutes=0)
+    for step in (9, 17):
+        with pytest.raises(Crash):
+            execute(settings, options, [CrashAt(step)])
+        found = CheckpointStore(options.workspace / settings.run_id / "checkpoints").load_latest()
+        assert found is not None
+        assert found[0] == step - 1
+    assert timeless(execute(settings, options)) == timeless(whole)
+
+
+def test_a_damaged_checkpoint_costs_one_checkpoint(make_settings: Any, make_options: Any) -> None:
+    settings = make_settings()
+    whole = execute(settings, make_options("whole"))
+    options = make_options("damaged", checkpoint_minutes=0)
+    with pytest.raises(Crash):
+        execute(settings, options, [CrashAt(9)])
+    newest = max((options.workspace / settings.run_id / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert timeless(execute(settings, options)) == timeless(whole)
+
+
+def test_random_numbers_continue_where_they_were(make_settings: Any, tmp_path: Path) -> None:
+    """With dropout the weights depend on the global generator, which a checkpoint carries."""
+    settings = make_settings("sam")
+    splits = digits(settings)
+
+    def train(folder: Path, *observers: Observer) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
+        trainer = make_trainer(settings, splits, model, folder, observers)
+        for observer in observers:
+            observer.on_start(trainer.info("CPU"))
+        trainer.load()
+        trainer.run()
+        return trainer.model.state_dict()
+
+    expected = train(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "pieces", StopAt(11))
+    torch.rand(1000)
+    found = train(tmp_path / "pieces")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def digits(settings: RunSettings) -> data.Splits:
+    return data.load(
+        "digits",
+        path=None,
+        root=Path("unused"),
+        label_noise=0.0,
+        crop="image",
+        augment=True,
+        batch_size=settings.protocol.batch_size,
+        seed=0,
+        device=CPU,
+        workers=0,
+    )
+
+
+def make_trainer(
+    settings: RunSettings, splits: data.Splits, model: nn.Module, folder: Path, observers: Any = ()
+) -> Trainer:
+    return Trainer(
+        settings,
+        splits,
+        model,
+        factory.build(settings.optim, model),
+        CPU,
+        store=CheckpointStore(folder),
+        watch=Stopwatch(CPU),
+        started="2026-11-21T10:00:00+00:00",
+        observers=observers,
+    )
+
+
+class Watching(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.epochs: list[CurvePoint] = []
+        self.refreshes: list[RefreshPoint] = []
+        self.ended: list[Record] = []
+        self.closed = 0
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.steps.append(step)
+        self.losses.append(loss)
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        self.epochs.append(point)
+
+    def on_refresh(self, point: RefreshPoint) -> None:
+        self.refreshes.append(point)
+
+    def on_end(self, record: Record) -> None:
+        self.ended.append(record)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_observers_see_what_the_record_keeps(make_settings: Any, make_options: Any) -> None:
+    watching = Watching()
+    record = execute(make_settings("llqr_sam"), make_options(), [watching])
+    assert watching.steps == list(range(1, record.metrics.last.epoch * record.metrics.curve[0].step + 1))
+    assert watching.epochs == record.metrics.curve
+    assert watching.refreshes == record.refreshes
+    assert watching.ended == [record]
+    assert watching.closed == 1
+    epoch = record.metrics.curve[0]
+    assert watching.losses[epoch.step - 1] == epoch.train_loss
+
+
+def test_each_epoch_has_its_own_mean_loss(make_settings: Any, make_options: Any) -> None:
+    settings, options = make_settings(), make_options()
+    epoch = digits(settings).train.steps_per_epoch
+    with pytest.raises(Interrupted) as raised:
+        execute(settings, options, [StopAt(epoch + 3)])
+    found = CheckpointStore(raised.value.checkpoint).load_latest()
+    assert found is not None
+    assert found[1]["losses"]["count"] == 3
+
+
+def test_a_network_in_inference_mode_is_trained_all_the_same(make_settings: Any, tmp_path: Path) -> None:
+    settings = make_settings("sgdm", epochs=1)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).eval()
+    trainer = make_trainer(settings, digits(settings), model, tmp_path)
+    trainer.run()
+    assert model[1].num_batches_tracked == trainer.steps_per_epoch
+
+
+def test_the_learning_rate_reaches_the_base_optimizer(make_settings: Any, tmp_path: Path) -> None:
+    settings = make_settings("sam")
+    splits = digits(settings)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    rates: list[float] = []
+
+    class Reading(Observer):
+        def on_step(self, step: int, loss: float) -> None:
+            rates.append(trainer.method.optimizer.base.param_groups[0]["lr"])  # type: ignore[attr-defined]
+
+    trainer = make_trainer(settings, splits, model, tmp_path, [Reading()])
+    trainer.run()
+    assert rates == [trainer.rate.at(step) for step in range(2 * trainer.steps_per_epoch)]
+    assert rates[0] == 0.05
+    assert trainer.progress.curve[-1].lr == rates[-1]
+
+
+def test_training_learns_and_repeats_itself(make_settings: Any, make_options: Any) -> None:
+    settings = make_settings("llqr_f_sam", {"interval": 40}, epochs=4)
+    first, second = execute(settings, make_options("a")), execute(settings, make_options("b"))
+    assert timeless(first) == timeless(second)
+    assert first.metrics.best.top1 is not None
+    assert first.metrics.best.top1 > 50
+    other = execute(dataclasses.replace(settings, seed=1), make_options("c"))
+    assert other.weights_sha256 != first.weights_sha256
+
+
+@pytest.mark.parametrize("method", ["sgdm", "llqr_sam"])
+@pytest.mark.parametrize("checkpoint_minutes", [0, 10])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    method: str, checkpoint_minutes: float, make_settings: Any, make_options: Any
+) -> None:
+    """The record says diverged and where; the checkpoints on disk are from before, finite and loadable."""
+    settings = make_settings(method, {"lr": 1e25})
+    options = make_options(checkpoint_minutes=checkpoint_minutes)
+    watching = Watching()
+    record = execute(settings, options, [watching])
+    assert record.status == "diverged"
+    assert record.error is not None
+    assert " step " in record.error
+    assert (watching.ended, watching.closed) == ([record], 1)
+    found = CheckpointStore(options.workspace / settings.run_id / "checkpoints").load_latest()
+    assert (found is not None) == (checkpoint_minutes == 0)
+    if found is not None:
+        assert all(torch.isfinite(tensor).all() for tensor in found[1]["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_minutes", "error"),
+    [(0, "the weights are not finite after step 0"), (10, "the test loss is nan after step 0")],
+)
+def test_weights_that_are_not_finite_are_neither_saved_nor_scored(
+    checkpoint_minutes: float, error: str, make_settings: Any, make_options: Any
+) -> None:
+    """One step, whose loss is still finite, and which blows the weights up."""
+    settings = make_settings("sgdm", {"lr": 3e38, "weight_decay": 1e6}, epochs=1)
+    settings.protocol.batch_size = digits(settings).train.size
+    options = make_options(checkpoint_minutes=checkpoint_minutes)
+    record = execute(settings, options)
+    assert record.error == error
+    assert record.metrics.curve == []
+    assert not list(options.workspace.rglob("step_*"))
+
+
+def test_a_metric_that_cannot_be_refreshed_ends_the_run(make_settings: Any, make_options: Any) -> None:
+    settings = make_settings("llqr", {"inner_lr": 1e38, "inner_steps": 30, "structure": "kfac", "clip_norm": 1e38})
+    record = execute(settings, make_options())
+    assert record.status == "diverged"
+    assert record.error is not None
+    assert record.error.startswith("the refresh before step 16 failed: ")
+    assert [point.step for point in record.refreshes] == [0, 8]
+
+
+def test_another_runs_checkpoint_is_refused(make_settings: Any, make_options: Any) -> None:
+    settings, other, options = make_settings(), make_settings("adam"), make_options()
+    with pytest.raises(Interrupted):
+        execute(settings, options, [StopAt(5)])
+    (options.workspace / settings.run_id).rename(options.workspace / other.run_id)
+    with pytest.raises(CheckpointMismatchError, match=f"of run {settings.run_id}, not of {other.run_id}") as raised:
+        execute(other, options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("precision", "exact"),
+    [
+        ({"channels_last": True}, False),
+        ({"accumulate": 3}, False),
+        ({"deterministic": True}, True),
+        ({"autocast": "bfloat16"}, False),
+    ],
+)
+def test_precision(precision: dict[str, Any], exact: bool, make_settings: Any, make_options: Any) -> None:
+    """Each way of doing the arithmetic trains to about the same, and resumes bit for bit."""
+    plain = execute(make_settings("llqr_sam", {"interval": 20}), make_options("plain"))
+    settings = make_settings("llqr_sam", {"interval": 20}, **precision)
+    whole = execute(settings, make_options("whole"))
+    pieces = run_in_pieces(settings, make_options("pieces"), [StopAt(9), StopAt(20)])
+    assert timeless(pieces) == timeless(whole)
+    assert (whole.weights_sha256 == plain.weights_sha256) == exact
+    assert whole.metrics.curve[-1].train_loss == pytest.approx(plain.metrics.curve[-1].train_loss, rel=0.2)
+
+
+def test_label_smoothing_is_in_the_training_loss_alone(make_settings: Any, make_options: Any) -> None:
+    plain, smooth = (
+        execute(make_settings(epochs=1, label_smoothing=value, schedule="constant"), make_options(str(value)))
+        for value in (0.0, 0.3)
+    )
+    assert smooth.metrics.curve[0].train_loss != plain.metrics.curve[0].train_loss
+    assert smooth.metrics.curve[0].test_loss != plain.metrics.curve[0].test_loss
+
+
+def test_seconds_are_split_and_add_up(make_settings: Any, make_options: Any) -> None:
+    settings = make_settings("llqr_sam")
+    record = run_in_pieces(settings, make_options(), [StopAt(10)])
+    parts = dataclasses.asdict(record.seconds)
+    total = parts.pop("total")
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) < total
+    assert parts["refresh"] >= 0.9 * sum(point.seconds for point in record.refreshes)
+    plain = execute(make_settings("sgdm"), make_options("plain"))
+    assert plain.seconds.second_pass == plain.seconds.refresh == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sgdm", "llqr_sam"])
+def test_compiled_training_is_close_to_eager(method: str, make_settings: Any, make_options: Any) -> None:
+    eager = execute(make_settings(method), make_options("eager"))
+    compiled = execute(make_settings(method, compile=True), make_options("compiled"))
+    assert compiled.metrics.curve[-1].train_loss == pytest.approx(eager.metrics.curve[-1].train_loss, rel=1e-2)
+    assert compiled.parameters == eager.parameters
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["sgdm", "llqr_sam"])
+def test_resume_is_bitwise_on_a_gpu_in_deterministic_mode(method: str, make_settings: Any, make_options: Any) -> None:
+    settings = make_settings(method, deterministic=True)
+    whole = execute(settings, make_options("whole", device="cuda:0"))
+    pieces = run_in_pieces(settings, make_options("pieces", device="cuda:0"), [StopAt(8), StopAt(9), StopAt(20)])
+    assert timeless(pieces) == timeless(whole)
+    parts = dataclasses.asdict(pieces.seconds)
+    total = parts.pop("total")
+    assert 0 < sum(parts.values()) < total
+
+
+@pytest.mark.gpu
+def test_a_gpu_run_that_diverges_names_the_first_bad_step(make_settings: Any, make_options: Any) -> None:
+    """Losses are read late there; the step in the error is that of the CPU all the same."""
+    settings = make_settings("sgdm", {"lr": 1e25})
+    gpu = execute(settings, make_options("gpu", device="cuda:0"))
+    assert gpu.error == execute(settings, make_options("cpu")).error
