@@ -9,7 +9,7 @@ with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the 
     Newton  H v = d2 l v         l the mean loss
 
 Both have batch-norm in inference mode, dropout off, and the plain attention kernels: the fused ones have neither a
-forward-mode nor a second derivative (METHODS section 2).
+forward-mode nor a second derivative (METHODS section 2). A network in half precision is linearised in float32.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -24,12 +25,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, linearize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from llqr_sam.methods.diagnosis import explained, require_second_derivatives
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.named import Named, dot
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
 LossFunction = Callable[[Any, Any], Tensor]
+OutputsAt = Callable[[Named], Tensor]
+Push = Callable[[Named], Tensor]
+Pusher = Callable[[OutputsAt, Tensor, Named], Push]
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Curvature(Protocol):
@@ -51,11 +58,15 @@ class FisherCurvature:
 
     Args:
         model: Network; its trainable parameters are the coordinates.
-        inputs: Preconditioner minibatch, in any form ``call`` accepts.
+        inputs: Preconditioner minibatch; a tuple is spread over positional arguments, a mapping over keywords.
         targets: Whatever ``loss_fn`` takes.
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
         likelihood: Predictive distribution.
         reduction: "sum" over samples (authors' code) or "mean".
+        pusher: How J v is computed: ``replayed`` for many products, ``double_backward`` for one.
+
+    Raises:
+        UnsupportedModuleError: a module on the way has no second derivative.
     """
 
     def __init__(
@@ -66,33 +77,37 @@ class FisherCurvature:
         loss_fn: LossFunction,
         likelihood: Likelihood,
         reduction: Reduction,
+        pusher: Pusher | None = None,
     ) -> None:
         parameters = _coordinates(model)
-        with _differentiable_inference(model):
-            self._push = _jacobian_product(model, parameters, inputs)
-            outputs = _outputs(model, parameters, inputs)
+        self._explained = partial(explained, model, inputs)
+        with _differentiable_inference(model), self._explained():
+            outputs_at = partial(_outputs, model, _constants(model), _single(inputs))
+            outputs = outputs_at(parameters)
+            self._point = outputs_at, outputs, parameters
+            self._push = (pusher or replayed)(*self._point)
             gradients = torch.autograd.grad(
                 loss_fn(outputs, targets), list(parameters.values()), retain_graph=True, materialize_grads=True
             )
         self.gradient: Named = dict(zip(parameters, gradients, strict=True))
-        self._outputs, self._parameters = outputs, parameters
         self._output_fisher, count = likelihood.fisher(outputs.detach(), targets)
         self._scale = 1.0 if reduction == "sum" else count.to(outputs.dtype).reciprocal()
         self._unverified = 2
 
     def product(self, v: Named) -> Named:
         """H v: forward, M, backward."""
-        pushed = self._push(v)
+        _, outputs, parameters = self._point
+        with self._explained():
+            pushed = self._push(v)
         u = self._output_fisher(pushed) * self._scale
-        pulled = torch.autograd.grad(
-            self._outputs, list(self._parameters.values()), u, retain_graph=True, materialize_grads=True
-        )
-        product = dict(zip(self._parameters, pulled, strict=True))
+        pulled = torch.autograd.grad(outputs, list(parameters.values()), u, retain_graph=True, materialize_grads=True)
+        product = dict(zip(parameters, pulled, strict=True))
         if self._unverified:
             # A replay with in-place operations (an LSTM's) is wrong from its second call on, and says nothing.
             self._unverified -= 1
             if not _adjoint(dot(v, product), (pushed * u).sum()):
-                self._push = _double_backward(self._outputs, self._parameters)
+                with self._explained():
+                    self._push = double_backward(*self._point)
                 return self.product(v)
         return product
 
@@ -102,9 +117,11 @@ class HessianCurvature:
 
     def __init__(self, model: nn.Module, inputs: Any, targets: Any, loss_fn: LossFunction) -> None:
         parameters = _coordinates(model)
-        with _differentiable_inference(model):
-            loss = loss_fn(_outputs(model, parameters, inputs), targets)
+        self._explained = partial(explained, model, inputs)
+        with _differentiable_inference(model), self._explained():
+            loss = loss_fn(_outputs(model, _constants(model), _single(inputs), parameters), targets)
             gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
+            require_second_derivatives(gradients)
         self._parameters = parameters
         # A parameter on which the gradient does not depend has no graph to differentiate through.
         self._graphs = {name: g for name, g in zip(parameters, gradients, strict=True) if g.requires_grad}
@@ -112,25 +129,23 @@ class HessianCurvature:
 
     def product(self, v: Named) -> Named:
         """H v."""
-        pulled = torch.autograd.grad(
-            list(self._graphs.values()),
-            list(self._parameters.values()),
-            [v[name] for name in self._graphs],
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        graphs = self._graphs
+        with self._explained():
+            pulled = torch.autograd.grad(
+                list(graphs.values()),
+                list(self._parameters.values()),
+                [v[name] for name in graphs],
+                retain_graph=True,
+                materialize_grads=True,
+            )
         return dict(zip(self._parameters, pulled, strict=True))
 
 
-def call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> Any:
-    """The model's output at other parameter values; a tuple of inputs is spread, a mapping passed by keyword."""
-    if isinstance(inputs, Mapping):
-        return functional_call(model, dict(parameters), (), dict(inputs))
-    return functional_call(model, dict(parameters), inputs if isinstance(inputs, tuple) else (inputs,))
-
-
-def _outputs(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
-    outputs = call(model, parameters, inputs)
+def _outputs(model: nn.Module, constants: Named, inputs: Any, parameters: Named) -> Tensor:
+    """The model's outputs at other parameter values; a tuple of inputs is spread, a mapping passed by keyword."""
+    arguments = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
+    keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
+    outputs = functional_call(model, {**constants, **parameters}, arguments, keywords)
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"LLQR needs a model that returns one tensor of outputs, not {type(outputs).__name__}; "
@@ -140,36 +155,43 @@ def _outputs(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) ->
 
 
 def _coordinates(model: nn.Module) -> Named:
-    """Trainable parameters as leaves that share the model's memory and leave its ``.grad`` alone."""
-    return {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
+    """Trainable parameters as leaves, in float32 at least; their ``.grad`` is not the model's."""
+    return {n: _single(p.detach()).requires_grad_() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def _jacobian_product(model: nn.Module, parameters: Named, inputs: Any) -> Callable[[Named], Tensor]:
-    """v -> J v. Linearised in forward mode; by double backward for modules without one (an LSTM)."""
+def _constants(model: nn.Module) -> Named:
+    """What else must be float32 where the coordinates are: frozen parameters and buffers in half precision."""
+    frozen = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
+    return {n: t.float() for n, t in {**frozen, **dict(model.named_buffers())}.items() if t.dtype in HALF}
 
-    def outputs_at(point: Named) -> Tensor:
-        return _outputs(model, point, inputs)
 
+def _single(inputs: Any) -> Any:
+    """Half-precision tensors in float32; everything else, of whatever nesting, as it is."""
+    if isinstance(inputs, Tensor):
+        return inputs.float() if inputs.dtype in HALF else inputs
+    if isinstance(inputs, Mapping):
+        return {key: _single(value) for key, value in inputs.items()}
+    return tuple(_single(value) for value in inputs) if isinstance(inputs, tuple) else inputs
+
+
+def replayed(outputs_at: OutputsAt, outputs: Tensor, parameters: Named) -> Push:
+    """v -> J v by replaying the network linearised in forward mode; by double backward where it has none."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # vmap and tracing chatter about the network, not about its use here
+            warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             _, push = linearize(outputs_at, {name: p.detach() for name, p in parameters.items()})
     except (RuntimeError, NotImplementedError):
-        return _double_backward(outputs_at(parameters), parameters)
+        return double_backward(outputs_at, outputs, parameters)
     return lambda v: push({name: v[name] for name in parameters})
 
 
-def _adjoint(forward: Tensor, backward: Tensor) -> bool:
-    """Whether v' (J' u) and (J v)' u agree, as they must when J v and J' u belong to one J."""
-    tolerance = 1e-6 if forward.dtype == torch.float64 else 1e-2
-    return bool((forward - backward).abs() <= tolerance * (forward.abs() + backward.abs()))
-
-
-def _double_backward(outputs: Tensor, parameters: Named) -> Callable[[Named], Tensor]:
+def double_backward(outputs_at: OutputsAt, outputs: Tensor, parameters: Named) -> Push:
     """v -> J v as the derivative of u -> J' u, which is linear in u."""
     u = torch.zeros_like(outputs, requires_grad=True)
-    pulled = torch.autograd.grad(outputs, list(parameters.values()), u, create_graph=True, materialize_grads=True)
+    with torch.enable_grad():
+        pulled = torch.autograd.grad(outputs, list(parameters.values()), u, create_graph=True, materialize_grads=True)
     graphs = {name: t for name, t in zip(parameters, pulled, strict=True) if t.requires_grad}
+    require_second_derivatives(graphs.values())
 
     def push(v: Named) -> Tensor:
         (pushed,) = torch.autograd.grad(
@@ -178,6 +200,12 @@ def _double_backward(outputs: Tensor, parameters: Named) -> Callable[[Named], Te
         return pushed
 
     return push
+
+
+def _adjoint(forward: Tensor, backward: Tensor) -> bool:
+    """Whether v' (J' u) and (J v)' u agree, as they must when J v and J' u belong to one J."""
+    tolerance = 1e-6 if forward.dtype == torch.float64 else 1e-2
+    return bool((forward - backward).abs() <= tolerance * (forward.abs() + backward.abs()))
 
 
 @contextlib.contextmanager

@@ -152,3 +152,23 @@ def test_inputs_may_be_a_tuple_or_a_mapping():
     by_place = HessianCurvature(net, (x, x), y, mean_loss).gradient
     by_name = HessianCurvature(net, {"x": x, "shift": x}, y, mean_loss).gradient
     assert torch.equal(by_place["weight"], by_name["weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["conv", "transformer"])
+def test_half_precision_networks_are_linearised_in_float32(name, dtype):
+    """Parameters, buffers and inputs in half precision: the products are float32 and those of the float32 network."""
+    net, x, y = NETWORKS[name]()
+    half = net.to(dtype)
+    inputs = x if x.dtype == torch.int64 else x.to(dtype)
+    product = FisherCurvature(half, inputs, y, mean_loss, Categorical(), "sum")
+    v = {n: torch.randn(p.shape) for n, p in half.named_parameters()}
+    from_half = product.product(v)
+    assert all(p.dtype == dtype for p in half.parameters())
+    single = half.float()
+    exact = FisherCurvature(
+        single, inputs if x.dtype == torch.int64 else inputs.float(), y, mean_loss, Categorical(), "sum"
+    )
+    for n, expected in exact.product(v).items():
+        assert from_half[n].dtype == torch.float32
+        torch.testing.assert_close(from_half[n], expected, rtol=1e-5, atol=1e-6)
