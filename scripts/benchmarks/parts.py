@@ -1,0 +1,70 @@
+"""Where a refresh spends its time: the parts of one, timed from the inside."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.problem import Problem
+from llqr_sam.methods import llqr as llqr_module
+from llqr_sam.methods.blocks import Block
+from llqr_sam.methods.llqr import LLQR, Structure
+
+
+def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: int) -> dict[str, float]:
+    """Seconds of one refresh by part, after a warm-up: linearisation, curvature products, the structure, the rest."""
+    metric = LLQR(problem.model, divergence=divergence, structure=structure, inner_steps=inner_steps)
+    refresh = (problem.inputs, problem.targets, problem.loss_fn)
+    metric.refresh(*refresh)
+    learner = type(metric._blocks[0].learner(metric._blocks[0].gather({}), metric._descent))
+    curvature = llqr_module.HessianCurvature if divergence == "newton" else llqr_module.FisherCurvature
+    seconds: defaultdict[str, float] = defaultdict(float)
+    kinds = {type(block) for block in metric._blocks}
+    with (
+        _timed(seconds, "linearisation and gradient", curvature, "__init__"),
+        _timed(seconds, "curvature products", curvature, "product"),
+        _timed(seconds, "U g and heavy ball", learner, "apply", "descend", "factors"),
+        _timed_all(seconds, "gathering and scattering", kinds, "gather", "scatter"),
+    ):
+        start = time.perf_counter()
+        metric.refresh(*refresh)
+        whole = time.perf_counter() - start
+    return {**seconds, "the rest": whole - sum(seconds.values()), "whole": whole}
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str, owner: type, *methods: str) -> Iterator[None]:
+    """Adds the time of the class's methods to a part while the context is open."""
+    originals = {name: getattr(owner, name) for name in methods}
+    for name, original in originals.items():
+        setattr(owner, name, _timing(original, seconds, part))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(owner, name, original)
+
+
+@contextmanager
+def _timed_all(seconds: dict[str, float], part: str, owners: set[type[Block]], *methods: str) -> Iterator[None]:
+    owner, *others = sorted(owners, key=lambda kind: kind.__name__)
+    with _timed(seconds, part, owner, *methods):
+        if others:
+            with _timed_all(seconds, part, set(others), *methods):
+                yield
+        else:
+            yield
+
+
+def _timing(original: Callable[..., Any], seconds: dict[str, float], part: str) -> Callable[..., Any]:
+    def method(*arguments: Any, **keywords: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return original(*arguments, **keywords)
+        finally:
+            seconds[part] += time.perf_counter() - start
+
+    return method

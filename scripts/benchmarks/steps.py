@@ -1,0 +1,62 @@
+"""What a step of each method and a refresh of each structure cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from benchmarks.measure import Row, time_rows
+from benchmarks.problem import Problem
+from llqr_sam.methods.llqr import LLQR, Structure
+from llqr_sam.methods.sharpness import SharpnessAware
+
+INTERVALS = (50, 100, 200, 500, 1000, 1500)  # the paper's, Table 10
+
+
+def steps(
+    make: Callable[[], Problem], structures: list[Structure], divergences: list[str], inner_steps: int, rounds: int
+) -> list[Row]:
+    """Rows: a gradient evaluation, an SGDM and a SAM step, and for each structure the steps and refreshes of LLQR."""
+    gradient, sgdm, sam = make(), make(), make()
+    sgd = sgdm.sgd()
+    sharp = SharpnessAware(sam.sgd(), rho=0.1, model=sam.model)
+    rows = [
+        Row("gradient evaluation", gradient.evaluate),
+        Row("SGDM step", lambda: sgd.step(sgdm.evaluate)),
+        Row("SAM step", lambda: sharp.step(sam.evaluate)),
+    ]
+    for structure in structures:
+        rows += _of_structure(make(), structure, divergences, inner_steps)
+    time_rows(rows, rounds, gradient.device)
+    return rows
+
+
+def _of_structure(problem: Problem, structure: Structure, divergences: list[str], inner_steps: int) -> list[Row]:
+    metrics = {d: LLQR(problem.model, divergence=d, structure=structure, inner_steps=inner_steps) for d in divergences}
+    metric = next(iter(metrics.values()))
+    gradients = {name: p.detach().clone() for name, p in problem.model.named_parameters()}
+    llqr = SharpnessAware(problem.sgd(), rho=0.0, transport=metric)
+    both = SharpnessAware(problem.sgd(), rho=0.1, probe=metric, transport=metric)
+    rows = [
+        Row(f"U g, {structure}", lambda: metric.apply(gradients)),
+        Row(f"LLQR step, {structure}", lambda: llqr.step(problem.evaluate)),
+        Row(f"LLQR+SAM step, {structure}", lambda: both.step(problem.evaluate)),
+    ]
+    for name, each in metrics.items():
+        refresh = partial(each.refresh, problem.inputs, problem.targets, problem.loss_fn)
+        rows.append(Row(f"refresh, {name}, {structure}, per inner step", refresh, share=inner_steps))
+    return rows
+
+
+def overheads(rows: list[Row], inner_steps: int) -> list[tuple[str, list[float]]]:
+    """LLQR+SAM with its refreshes spread over each interval, as ratios to SAM: (divergence and structure, ratios)."""
+    unit = rows[0]
+    ratios = {row.name: row.ratio(unit) for row in rows}
+    lines = []
+    for name, ratio in ratios.items():
+        if name.startswith("refresh"):
+            _, divergence, structure, _ = name.split(", ")
+            step = ratios[f"LLQR+SAM step, {structure}"]
+            spread = [(step + ratio * inner_steps / interval) / ratios["SAM step"] for interval in INTERVALS]
+            lines.append((f"{divergence}, {structure}", spread))
+    return lines
