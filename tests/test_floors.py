@@ -15,6 +15,7 @@ FLOORS = {
     "suite": 3,
     "engine": 2,
     "control": 2,
+    "potholes": 2,
     "methods": 1,
     "data": 1,
     "models": 1,

@@ -62,8 +62,12 @@ class Block(ABC):
         """Inverse of ``gather``."""
 
     @abstractmethod
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        """U x under the given factors, stacked."""
+
     def apply(self, stacked: Tensor) -> Tensor:
         """U x, stacked."""
+        return self.product(self.factors, stacked)
 
     @abstractmethod
     def learner(self, gradient: Tensor, descent: HeavyBall) -> Learner:
@@ -88,20 +92,12 @@ class FreeBlock(Block):
     """A block whose factor gradients are cheap enough to be formed, so one learner serves all its kinds."""
 
     @abstractmethod
-    def product(self, factors: Factors, x: Tensor) -> Tensor:
-        """U x under the given factors."""
-
-    @abstractmethod
     def pullback(self, factors: Factors, x: Tensor, c: Tensor) -> Factors:
         """dJ/dfactor for each factor."""
 
     def step(self, descent: HeavyBall, factor: Tensor, buffer: Tensor, gradient: Tensor) -> None:
         """One inner step on one factor, each entry of the stack clipped by itself."""
         descent.step(factor, buffer, gradient)
-
-    def apply(self, stacked: Tensor) -> Tensor:
-        """See ``Block``."""
-        return self.product(self.factors, stacked)
 
     def learner(self, gradient: Tensor, descent: HeavyBall) -> Learner:
         """See ``Block``."""
@@ -179,9 +175,9 @@ class Diagonal(FreeBlock):
         )
         return dict(zip(names, transported, strict=True))
 
-    def product(self, factors: Factors, x: Tensor) -> Tensor:
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """d * x."""
-        return factors["d"] * x
+        return factors["d"] * stacked
 
     def pullback(self, factors: Factors, x: Tensor, c: Tensor) -> Factors:
         """dJ/dd."""
@@ -205,18 +201,42 @@ class Diagonal(FreeBlock):
 
 
 class KernelBlock(Block):
-    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight."""
+    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
 
-    def __init__(self, kernels: Sequence[Kernel], *, dtype: torch.dtype, device: torch.device) -> None:
+    Args:
+        kernels: The parameters it covers.
+        dtype, device: Of the factors.
+        apply_dtype: Of the products in ``apply``; default ``dtype``. The factors themselves learn in ``dtype``.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        apply_dtype: torch.dtype | None = None,
+    ) -> None:
         self._kernels = list(kernels)
         self.count = sum(kernel.parts for kernel in kernels)
         self.n, self.m = kernels[0].n, kernels[0].m
         self._blank = torch.zeros((), dtype=dtype, device=device)
         self.factors = self.identity()
+        self._apply_dtype = apply_dtype or dtype
+        self._rounded: tuple[list[int], Factors] = ([], {})
 
     @abstractmethod
     def identity(self) -> Factors:
         """Factors of U = I."""
+
+    def apply(self, stacked: Tensor) -> Tensor:
+        """U x, stacked, with factors rounded to ``apply_dtype`` once after each change of theirs."""
+        if self._apply_dtype == stacked.dtype:
+            return self.product(self.factors, stacked)
+        versions = [factor._version for factor in self.factors.values()]
+        if self._rounded[0] != versions:
+            self._rounded = versions, {name: f.to(self._apply_dtype) for name, f in self.factors.items()}
+        return self.product(self._rounded[1], stacked.to(self._apply_dtype)).to(stacked.dtype)
 
     def gather(self, named: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> ``[K, n, m]``."""
@@ -255,9 +275,9 @@ class DiagKFAC(FreeBlock, KernelBlock):
         """a = 1 ``[K, m]``, b = 1 ``[K, n]``."""
         return {"a": self._ones(self.m), "b": self._ones(self.n)}
 
-    def product(self, factors: Factors, w: Tensor) -> Tensor:
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """b W a'."""
-        return w * factors["a"].unsqueeze(1) * factors["b"].unsqueeze(2)
+        return stacked * factors["a"].unsqueeze(1) * factors["b"].unsqueeze(2)
 
     def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
         """dJ/da and dJ/db."""
@@ -275,9 +295,9 @@ class Dense(FreeBlock, KernelBlock):
         """U = I, ``[K, nm, nm]``."""
         return {"U": self._eye(self.n * self.m)}
 
-    def product(self, factors: Factors, w: Tensor) -> Tensor:
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """U vec W."""
-        return (factors["U"] @ w.flatten(1).unsqueeze(2)).view_as(w)
+        return (factors["U"] @ stacked.flatten(1).unsqueeze(2)).view_as(stacked)
 
     def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
         """dJ/dU."""

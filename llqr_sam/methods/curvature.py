@@ -1,6 +1,6 @@
 """Curvature-vector products at a fixed point.
 
-A refresh needs H v for fifty v at one theta, so the network is linearised once and every product reuses it.
+A refresh needs H v for fifty v at one theta, so what depends on theta alone is computed once.
 
 Notation: z = f(theta) are the outputs, ``[N, C]`` (N samples or tokens, C classes); v and H v are name -> tensor
 with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the predictive distribution at z.
@@ -15,26 +15,23 @@ forward-mode nor a second derivative (METHODS section 2). A network in half prec
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, linearize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llqr_sam.methods.diagnosis import explained, require_second_derivatives
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.replay import Point, Push, Replay
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
 LossFunction = Callable[[Any, Any], Tensor]
-OutputsAt = Callable[[Named], Tensor]
-Push = Callable[[Named], Tensor]
-Pusher = Callable[[OutputsAt, Tensor, Named], Push]
+Pusher = Callable[[Point, Tensor], Push | None]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -63,7 +60,8 @@ class FisherCurvature:
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
         likelihood: Predictive distribution.
         reduction: "sum" over samples (authors' code) or "mean".
-        pusher: How J v is computed: ``replayed`` for many products, ``double_backward`` for one.
+        pusher: How J v is computed: a ``Replay`` (kept, it traces the network once for all its refreshes) for many
+            products, ``double_backward`` for one. Default: a replay of its own.
 
     Raises:
         UnsupportedModuleError: a module on the way has no second derivative.
@@ -79,35 +77,35 @@ class FisherCurvature:
         reduction: Reduction,
         pusher: Pusher | None = None,
     ) -> None:
-        parameters = _coordinates(model)
         self._explained = partial(explained, model, inputs)
+        self._point = point = _point(model, inputs)
         with _differentiable_inference(model), self._explained():
-            outputs_at = partial(_outputs, model, _constants(model), _single(inputs))
-            outputs = outputs_at(parameters)
-            self._point = outputs_at, outputs, parameters
-            self._push = (pusher or replayed)(*self._point)
+            self._outputs = outputs = _outputs(point)
+            self._push = (pusher or Replay())(point, outputs) or double_backward(point, outputs)
             gradients = torch.autograd.grad(
-                loss_fn(outputs, targets), list(parameters.values()), retain_graph=True, materialize_grads=True
+                loss_fn(outputs, targets), list(point.parameters.values()), retain_graph=True, materialize_grads=True
             )
-        self.gradient: Named = dict(zip(parameters, gradients, strict=True))
+        self.gradient: Named = dict(zip(point.parameters, gradients, strict=True))
         self._output_fisher, count = likelihood.fisher(outputs.detach(), targets)
         self._scale = 1.0 if reduction == "sum" else count.to(outputs.dtype).reciprocal()
         self._unverified = 2
 
     def product(self, v: Named) -> Named:
         """H v: forward, M, backward."""
-        _, outputs, parameters = self._point
+        parameters = self._point.parameters
         with self._explained():
             pushed = self._push(v)
         u = self._output_fisher(pushed) * self._scale
-        pulled = torch.autograd.grad(outputs, list(parameters.values()), u, retain_graph=True, materialize_grads=True)
+        pulled = torch.autograd.grad(
+            self._outputs, list(parameters.values()), u, retain_graph=True, materialize_grads=True
+        )
         product = dict(zip(parameters, pulled, strict=True))
         if self._unverified:
-            # A replay with in-place operations (an LSTM's) is wrong from its second call on, and says nothing.
+            # A trace may hold what the network no longer does; J and J' of one network cannot disagree.
             self._unverified -= 1
             if not _adjoint(dot(v, product), (pushed * u).sum()):
                 with self._explained():
-                    self._push = double_backward(*self._point)
+                    self._push = double_backward(self._point, self._outputs)
                 return self.product(v)
         return product
 
@@ -116,10 +114,11 @@ class HessianCurvature:
     """H = the Hessian of the mean loss (Newton), by a backward pass through the retained gradient."""
 
     def __init__(self, model: nn.Module, inputs: Any, targets: Any, loss_fn: LossFunction) -> None:
-        parameters = _coordinates(model)
         self._explained = partial(explained, model, inputs)
+        point = _point(model, inputs)
+        parameters = point.parameters
         with _differentiable_inference(model), self._explained():
-            loss = loss_fn(_outputs(model, _constants(model), _single(inputs), parameters), targets)
+            loss = loss_fn(_outputs(point), targets)
             gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
             require_second_derivatives(gradients)
         self._parameters = parameters
@@ -141,56 +140,14 @@ class HessianCurvature:
         return dict(zip(self._parameters, pulled, strict=True))
 
 
-def _outputs(model: nn.Module, constants: Named, inputs: Any, parameters: Named) -> Tensor:
-    """The model's outputs at other parameter values; a tuple of inputs is spread, a mapping passed by keyword."""
-    arguments = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
-    keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
-    outputs = functional_call(model, {**constants, **parameters}, arguments, keywords)
-    if not isinstance(outputs, Tensor):
-        raise TypeError(
-            f"LLQR needs a model that returns one tensor of outputs, not {type(outputs).__name__}; "
-            "wrap it in a module that returns its logits."
-        )
-    return outputs
-
-
-def _coordinates(model: nn.Module) -> Named:
-    """Trainable parameters as leaves, in float32 at least; their ``.grad`` is not the model's."""
-    return {n: _single(p.detach()).requires_grad_() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def _constants(model: nn.Module) -> Named:
-    """What else must be float32 where the coordinates are: frozen parameters and buffers in half precision."""
-    frozen = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
-    return {n: t.float() for n, t in {**frozen, **dict(model.named_buffers())}.items() if t.dtype in HALF}
-
-
-def _single(inputs: Any) -> Any:
-    """Half-precision tensors in float32; everything else, of whatever nesting, as it is."""
-    if isinstance(inputs, Tensor):
-        return inputs.float() if inputs.dtype in HALF else inputs
-    if isinstance(inputs, Mapping):
-        return {key: _single(value) for key, value in inputs.items()}
-    return tuple(_single(value) for value in inputs) if isinstance(inputs, tuple) else inputs
-
-
-def replayed(outputs_at: OutputsAt, outputs: Tensor, parameters: Named) -> Push:
-    """v -> J v by replaying the network linearised in forward mode; by double backward where it has none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
-            _, push = linearize(outputs_at, {name: p.detach() for name, p in parameters.items()})
-    except (RuntimeError, NotImplementedError):
-        return double_backward(outputs_at, outputs, parameters)
-    return lambda v: push({name: v[name] for name in parameters})
-
-
-def double_backward(outputs_at: OutputsAt, outputs: Tensor, parameters: Named) -> Push:
-    """v -> J v as the derivative of u -> J' u, which is linear in u."""
+def double_backward(point: Point, outputs: Tensor) -> Push:
+    """v -> J v as the derivative of u -> J' u, which is linear in u; for a network that cannot be replayed."""
     u = torch.zeros_like(outputs, requires_grad=True)
     with torch.enable_grad():
-        pulled = torch.autograd.grad(outputs, list(parameters.values()), u, create_graph=True, materialize_grads=True)
-    graphs = {name: t for name, t in zip(parameters, pulled, strict=True) if t.requires_grad}
+        pulled = torch.autograd.grad(
+            outputs, list(point.parameters.values()), u, create_graph=True, materialize_grads=True
+        )
+    graphs = {name: t for name, t in zip(point.parameters, pulled, strict=True) if t.requires_grad}
     require_second_derivatives(graphs.values())
 
     def push(v: Named) -> Tensor:
@@ -200,6 +157,36 @@ def double_backward(outputs_at: OutputsAt, outputs: Tensor, parameters: Named) -
         return pushed
 
     return push
+
+
+def _point(model: nn.Module, inputs: Any) -> Point:
+    """The model as it stands, in float32 at least: coordinates are leaves whose ``.grad`` is not the model's."""
+    parameters, constants = {}, {name: _single(buffer) for name, buffer in model.named_buffers()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameters[name] = _single(parameter.detach()).requires_grad_()
+        else:
+            constants[name] = _single(parameter.detach())
+    return Point(model, parameters, constants, _single(inputs))
+
+
+def _outputs(point: Point) -> Tensor:
+    outputs = point.outputs()
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"LLQR needs a model that returns one tensor of outputs, not {type(outputs).__name__}; "
+            "wrap it in a module that returns its logits."
+        )
+    return outputs
+
+
+def _single(tree: Any) -> Any:
+    """Half-precision tensors in float32; everything else, of whatever nesting, as it is."""
+    if isinstance(tree, Tensor):
+        return tree.float() if tree.dtype in HALF else tree
+    if isinstance(tree, Mapping):
+        return {key: _single(value) for key, value in tree.items()}
+    return tuple(_single(value) for value in tree) if isinstance(tree, tuple) else tree
 
 
 def _adjoint(forward: Tensor, backward: Tensor) -> bool:

@@ -21,9 +21,9 @@ class KFAC(KernelBlock):
         """A = I, B = I."""
         return {"A": self._eye(self.m), "B": self._eye(self.n)}
 
-    def apply(self, stacked: Tensor) -> Tensor:
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """B W A'."""
-        return self.factors["B"] @ stacked @ self.factors["A"].mT
+        return factors["B"] @ stacked @ factors["A"].mT
 
     def learner(self, gradient: Tensor, descent: HeavyBall) -> Learner:
         """See ``Block``."""
@@ -80,10 +80,10 @@ class EKFAC(KernelBlock):
         """Q_A = I, Q_B = I, D = 1."""
         return {"Q_A": self._eye(self.m), "Q_B": self._eye(self.n), "D": self._ones(self.n, self.m)}
 
-    def apply(self, stacked: Tensor) -> Tensor:
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """Into the eigenbasis, scaled, and back."""
-        q_a, q_b = self.factors["Q_A"], self.factors["Q_B"]
-        return q_b @ (self.factors["D"] * (q_b.mT @ stacked @ q_a)) @ q_a.mT
+        q_a, q_b = factors["Q_A"], factors["Q_B"]
+        return q_b @ (factors["D"] * (q_b.mT @ stacked @ q_a)) @ q_a.mT
 
     def learner(self, gradient: Tensor, descent: HeavyBall) -> Learner:
         """See ``Block``."""

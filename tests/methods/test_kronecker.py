@@ -75,3 +75,19 @@ def test_identity_is_exact_in_float32(kind):
     block = kind([Kernel("w", torch.Size([6, 9]), 1, 6, 9)], dtype=torch.float32, device=torch.device("cpu"))
     w = torch.randn(6, 9)
     assert torch.equal(block.apply_named({"w": w})["w"], w)
+
+
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_products_may_be_rounded_and_follow_the_factors(kind):
+    """bfloat16 products stay within its precision of the exact ones, also after the factors have changed."""
+    kernel = Kernel("w", torch.Size([6, 9]), 1, 6, 9)
+    options = {"dtype": torch.float32, "device": torch.device("cpu")}
+    exact, rounded = kind([kernel], **options), kind([kernel], **options, apply_dtype=torch.bfloat16)
+    w = torch.randn(6, 9)
+    for _ in range(2):
+        for name, factor in exact.factors.items():
+            factor.add_(0.3 * torch.randn_like(factor))
+            rounded.factors[name].copy_(factor)
+        expected, actual = exact.apply_named({"w": w})["w"], rounded.apply_named({"w": w})["w"]
+        assert actual.dtype == torch.float32
+        assert 0 < (actual - expected).norm() < 0.02 * expected.norm()

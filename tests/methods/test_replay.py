@@ -1,0 +1,94 @@
+"""One trace, many points: J v is right at each, and a trace that no longer fits is made anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llqr_sam.methods.curvature import _differentiable_inference, _point, double_backward
+from llqr_sam.methods.replay import Replay
+from tests.methods.networks import NETWORKS
+
+
+def _jacobian(net, x, replay):
+    """J v by the replay and by double backward, on three tangents."""
+    with _differentiable_inference(net):
+        point = _point(net, x)
+        outputs = point.outputs()
+        push, expected = replay(point, outputs), double_backward(point, outputs)
+    tangents = [{n: torch.randn_like(p) for n, p in point.parameters.items()} for _ in range(3)]
+    return [push(v) for v in tangents], [expected(v) for v in tangents]
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_right_at_every_point_with_one_trace(name):
+    """The LSTM's in-place operations included, which a plain forward-mode replay gets wrong from its second call."""
+    net, x, _ = NETWORKS[name]()
+    replay = Replay()
+    traces = set()
+    for _ in range(3):
+        with torch.no_grad():
+            for p in [*net.parameters(), *(b for b in net.buffers() if b.is_floating_point())]:
+                p.add_(0.01 * torch.rand_like(p))
+        inputs = x if x.dtype == torch.int64 else torch.randn_like(x)
+        for actual, expected in zip(*_jacobian(net, inputs, replay), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+        traces.add(replay._trace)
+    assert len(traces) == 1
+
+
+def test_another_batch_size_is_traced_anew():
+    net, x, _ = NETWORKS["mlp"]()
+    replay = Replay()
+    for inputs in (x, x[:5], x):
+        for actual, expected in zip(*_jacobian(net, inputs, replay), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+class Switching(nn.Module):
+    """What Python decides may change between two refreshes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 5).double()
+        self.power = 1
+
+    def forward(self, x):
+        return self.linear(x) ** self.power
+
+
+def test_a_stale_trace_is_noticed():
+    net, x = Switching(), torch.randn(4, 6, dtype=torch.float64)
+    replay = Replay()
+    _jacobian(net, x, replay)
+    net.power = 3
+    for actual, expected in zip(*_jacobian(net, x, replay), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_network_without_forward_mode_is_not_replayed():
+    class Reverse(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, u):
+            return 2 * u
+
+    class ReverseOnly(nn.Linear):
+        def forward(self, x):
+            return Reverse.apply(super().forward(x))
+
+    net = ReverseOnly(3, 2)
+    with _differentiable_inference(net):
+        point = _point(net, torch.randn(4, 3))
+        assert Replay()(point, point.outputs()) is None
+
+
+def test_parameters_the_output_does_not_depend_on():
+    net = nn.Sequential(nn.Linear(3, 2)).double()
+    net.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    for actual, expected in zip(*_jacobian(net, torch.randn(4, 3, dtype=torch.float64), Replay()), strict=True):
+        torch.testing.assert_close(actual, expected)
