@@ -12,10 +12,11 @@ from typing import Any, get_args
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.curvature import Divergence, Reduction
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.likelihoods import LikelihoodName
-from llqr_sam.methods.llqr import LLQR, Structure
+from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import NORMS, Adaptive, FisherDiagonal, GradientNoise, Metric
 from llqr_sam.methods.sharpness import BATCH_NORM_PASSES, SharpnessAware
 

@@ -12,32 +12,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from llqr_sam.methods.blocks import Block, Dense, DiagKFAC, Diagonal, Factors, KernelBlock, Learner
-from llqr_sam.methods.curvature import (
-    Curvature,
-    Divergence,
-    FisherCurvature,
-    HessianCurvature,
-    LossFunction,
-    Reduction,
-)
+from llqr_sam.methods.assembly import Structure, assemble
+from llqr_sam.methods.blocks import Factors, Learner
+from llqr_sam.methods.curvature import Curvature, Divergence, LossFunction, Reduction
 from llqr_sam.methods.descent import HeavyBall
-from llqr_sam.methods.kronecker import EKFAC, KFAC
-from llqr_sam.methods.layout import Kernel, Vector, layout
+from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
+from llqr_sam.methods.divergence import DivergenceCurvature
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
 
-Structure = Literal["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
-KERNEL_BLOCKS: dict[str, type[KernelBlock]] = {"kfac": KFAC, "ekfac": EKFAC, "diag_kfac": DiagKFAC, "dense": Dense}
 PATIENCE = 3
 """Refreshes in a row that may come out non-finite before the run is stopped."""
 
@@ -75,7 +67,8 @@ class LLQR(Metric):
     """The learned inverse metric U of a network, a probe and a transport for ``SharpnessAware``.
 
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs.
+        model: Any ``nn.Module`` that returns one tensor of outputs; ``DistributedDataParallel`` and ``torch.compile``
+            are looked through.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
         structure: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
         inner_steps: T in Algorithm 2.
@@ -88,6 +81,14 @@ class LLQR(Metric):
         reduction: Of the per-sample curvatures under "ngd": "sum" (authors' code) or "mean".
         likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis), "gaussian", or an
             object with the same ``fisher`` method. Never guessed from the loss.
+        chunk_size: Samples that a refresh linearises at a time, which bounds its memory and about doubles its time; the
+            loss must then be a mean over samples. Default: the whole minibatch.
+        apply_dtype: Of the matrix products in U v, such as ``torch.bfloat16``; U learns in float32 all the same.
+        process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
+            Default: those of a ``DistributedDataParallel`` model, else this process alone.
+        shard: Spread U's blocks over the ranks (the paper's S), instead of a copy on each. Every rank must then ask
+            for U v of the same v at the same time, and ``storage``, ``named_factors`` and ``state_dict`` are its own
+            share's.
 
     Raises:
         ValueError: a value out of its range or choices, or a model with nothing to train.
@@ -110,6 +111,10 @@ class LLQR(Metric):
         interval: int = 500,
         reduction: Reduction = "sum",
         likelihood: LikelihoodName | Likelihood = "categorical",
+        chunk_size: int | None = None,
+        apply_dtype: torch.dtype | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        shard: bool = False,
     ) -> None:
         super().__init__()
         _require_choice("divergence", divergence, get_args(Divergence))
@@ -122,14 +127,20 @@ class LLQR(Metric):
         _require("ema", ema, 0 <= ema < 1, "in [0, 1)")
         _require("damping", damping, damping >= 0, ">= 0")
         _require("interval", interval, interval >= 1, ">= 1")
-        self.model = model
+        if chunk_size is not None:
+            _require("chunk_size", chunk_size, chunk_size >= 1, ">= 1")
+        self.model, self.sharded = unwrapped(model), shard
         self.divergence, self.structure = divergence, structure
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
-        self.reduction: Reduction = reduction
+        self.reduction = reduction
         self.likelihood = likelihood_of(likelihood)
+        self._curvature = DivergenceCurvature(self.model, divergence, reduction, self.likelihood, chunk_size)
         self.steps = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
-        self._blocks = _blocks(model, structure)
+        self._ranks = ranks_of(model, process_group)
+        self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
+        self._names = frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
+        self._blocks = assemble(self.model, structure, self._shards, apply_dtype)
         self._failures_in_a_row = 0
         self._reported_fallbacks = 0
 
@@ -162,23 +173,25 @@ class LLQR(Metric):
             RefreshError: the third such refresh in a row.
         """
         start = time.perf_counter()
-        curvature = self._curvature(inputs, targets, loss_fn)
+        curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)
         g = curvature.gradient
         stacked = [block.gather(g) for block in self._blocks]
         learners = [b.learner(x, self._descent) for b, x in zip(self._blocks, stacked, strict=True)]
         before = torch.zeros(())
         for step in range(self.inner_steps):
-            delta = self._delta(learners)
+            delta = self._delta(learners, g)
             c = self._costate(curvature, delta)
             if step == 0:
                 before = _objective(g, delta, c)
             for block, learner in zip(self._blocks, learners, strict=True):
                 learner.descend(block.gather(c))
         learned = [learner.factors() for learner in learners]
-        accepted = bool(torch.stack([torch.isfinite(f).all() for fs in learned for f in fs.values()]).all())
+        finite = torch.stack([torch.isfinite(f).all() for fs in learned for f in fs.values()]).all()
+        accepted = self._ranks.agree(finite)
         if accepted:
             for block, factors in zip(self._blocks, learned, strict=True):
                 block.average(factors, self.ema)
+            self._replicas.keep_first_(factor for block in self._blocks for factor in block.factors.values())
         self._count_failure(accepted)
         return self._report(curvature, before, accepted, start)
 
@@ -194,17 +207,18 @@ class LLQR(Metric):
         Raises:
             ValueError: a name that U holds no block for.
         """
+        if not v.keys() <= self._names:
+            stranger = next(name for name in v if name not in self._names)
+            raise ValueError(f"LLQR holds no block for parameter {stranger}; it was built for another model.")
         transported: Named = {}
         for block in self._blocks:
             transported.update(block.apply_named(v))
-        if len(transported) != len(v):
-            missing = next(name for name in v if name not in transported)
-            raise ValueError(f"LLQR holds no block for parameter {missing}; it was built for another model.")
+        transported = self._shards.complete(transported, v)
         return {name: transported[name] for name in v}
 
     @property
     def storage(self) -> int:
-        """Scalars that U stores."""
+        """Scalars of U that this process stores."""
         return sum(factor.numel() for block in self._blocks for factor in block.factors.values())
 
     def named_factors(self) -> dict[str, Factors]:
@@ -225,17 +239,19 @@ class LLQR(Metric):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``.
+        """Inverse of ``state_dict``; a sharded U takes its share of the whole U or of any merged ``factors``.
 
         Raises:
-            ValueError: the state is of another structure or model.
+            ValueError: the state is of another structure, model or share.
         """
         if state["structure"] != self.structure:
             raise ValueError(f"the saved U is {state['structure']}, this one {self.structure}.")
         own = self.named_factors()
-        if state["factors"].keys() != own.keys():
-            differing = sorted(state["factors"].keys() ^ own.keys())
-            raise ValueError(f"the saved U is of another model: {', '.join(differing[:3])} in only one of them.")
+        saved = state["factors"].keys()
+        differing = sorted((own.keys() - saved) | (saved - self._names))
+        if differing:
+            kind = "another share of this model" if saved <= self._names else "another model"
+            raise ValueError(f"the saved U is of {kind}: {', '.join(differing[:3])} in only one of them.")
         super().load_state_dict(state)
         for name, factors in own.items():
             for key, factor in factors.items():
@@ -244,17 +260,12 @@ class LLQR(Metric):
         self._failures_in_a_row = state["failures_in_a_row"]
         self._reported_fallbacks = state["reported_fallbacks"]
 
-    def _curvature(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
-        if self.divergence == "newton":
-            return HessianCurvature(self.model, inputs, targets, loss_fn)
-        return FisherCurvature(self.model, inputs, targets, loss_fn, self.likelihood, self.reduction)
-
-    def _delta(self, appliers: list[Learner]) -> Named:
+    def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
         delta: Named = {}
-        for block, applier in zip(self._blocks, appliers, strict=True):
-            delta.update(block.scatter(-applier.apply()))
-        return delta
+        for block, learner in zip(self._blocks, learners, strict=True):
+            delta.update(block.scatter(-learner.apply()))
+        return self._shards.complete(delta, g)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
         """c = g + (H + lambda I) delta, the gradient of J in delta."""
@@ -294,28 +305,6 @@ class LLQR(Metric):
 def _objective(g: Named, delta: Named, c: Named) -> Tensor:
     """J = g' delta + 1/2 delta' H delta = 1/2 (g + c)' delta, since c = g + H delta."""
     return 0.5 * (dot(delta, g) + dot(delta, c))
-
-
-def _blocks(model: nn.Module, structure: Structure) -> list[Block]:
-    """U's blocks: kernels of one shape together, vectors (under "diagonal" everything) in one flat block."""
-    kernels, vectors = layout(model)
-    if not kernels and not vectors:
-        raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
-    first = next(p for p in model.parameters() if p.requires_grad)
-    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-    if structure == "diagonal":
-        order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-        kernel_vectors = [Vector(k.name, k.shape, k.name.rpartition(".")[0]) for k in kernels]
-        flat = sorted([*kernel_vectors, *vectors], key=lambda vector: order[vector.name])
-        return [Diagonal(flat, joint=True, dtype=dtype, device=first.device)]
-    by_shape: defaultdict[tuple[int, int], list[Kernel]] = defaultdict(list)
-    for kernel in kernels:
-        by_shape[kernel.n, kernel.m].append(kernel)
-    build = KERNEL_BLOCKS[structure]
-    blocks: list[Block] = [build(same, dtype=dtype, device=first.device) for same in by_shape.values()]
-    if vectors:
-        blocks.append(Diagonal(vectors, joint=False, dtype=dtype, device=first.device))
-    return blocks
 
 
 def _require(name: str, value: float, holds: bool, rule: str) -> None:

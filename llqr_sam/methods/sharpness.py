@@ -17,14 +17,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from llqr_sam.methods.batch_norm import frozen_statistics
 from llqr_sam.methods.directions import Direction
+from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.metrics import NORMS, Metric, Norm
+from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
 from llqr_sam.methods.named import Named
 
 BATCH_NORM_PASSES = ("perturbed", "clean")
+Context = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class SharpnessAware(Optimizer):
@@ -42,9 +46,15 @@ class SharpnessAware(Optimizer):
         batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
         model: Network being trained, to name its parameters and find its batch-norm layers. Needed only when the
             metrics have none and the model is compiled.
+        first_pass: Context around the first of two passes. Under ``DistributedDataParallel`` the default synchronises
+            both, one perturbation for all workers; ``ddp.no_sync`` leaves each worker its own perturbation and averages
+            (m-sharpness), while weights stay equal.
 
     Raises:
-        ValueError: a negative rho or start_step, an unknown norm or batch_norm, or metrics of different models.
+        ValueError: a negative rho or start_step, an unknown norm or batch_norm, metrics of different models, or a
+            perturbation per worker in a metric that is spread over the workers.
+
+    A hook on the base, ``base.register_step_pre_hook``, sees the final gradients in ``.grad`` and may clip them.
 
     Examples:
         SharpnessAware(sgd, rho=0.2)                                   SAM
@@ -65,6 +75,7 @@ class SharpnessAware(Optimizer):
         start_step: int = 0,
         batch_norm: str = "perturbed",
         model: nn.Module | None = None,
+        first_pass: Context | None = None,
     ) -> None:
         if rho < 0:
             raise ValueError(f"rho={rho} must be >= 0.")
@@ -75,10 +86,15 @@ class SharpnessAware(Optimizer):
         if batch_norm not in BATCH_NORM_PASSES:
             raise ValueError(f"batch_norm={batch_norm} is not known. Choose from: {', '.join(BATCH_NORM_PASSES)}.")
         self.base = base
-        super().__init__(base.param_groups, {"rho": rho})
+        super().__init__(base.param_groups, {**base.defaults, "rho": rho})
         self.probe = probe or Metric()
         self.direction = direction or Direction()
         self.transport = transport or Metric()
+        if first_pass is not None and getattr(self.probe, "sharded", False):
+            raise ValueError(
+                "first_pass= gives each worker its own perturbation; a probe with shard=True has one for all."
+            )
+        self.first_pass = first_pass
         self.norm: Norm = norm
         self.start_step, self.batch_norm = start_step, batch_norm
         self.model = _one_model(model, self.probe.model, self.transport.model)
@@ -88,24 +104,35 @@ class SharpnessAware(Optimizer):
         self._share_groups()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any], *, scaler: GradScaler = UNSCALED) -> Any:  # type: ignore[override]
         """One step on one minibatch.
 
         Args:
             closure: Clears the gradients, evaluates the loss on the minibatch, calls backward and returns the loss;
                 called twice, or once where nothing is perturbed. Gradient accumulation goes inside it.
+            scaler: For float16: the closure calls ``scaler.scale(loss).backward()``, and the caller
+                ``scaler.update()`` after this step. An overflow in either pass skips the step.
 
         Returns:
             The closure's loss at theta, the unperturbed point.
+
+        Raises:
+            ValueError: with ``first_pass``, a scaler whose workers would not learn of one worker's overflow.
         """
+        if self.first_pass is not None and not workers_agree(scaler):
+            raise ValueError(
+                f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
+                "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
+            )
         evaluate = torch.enable_grad()(closure)
         if self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups):
-            loss = self._perturbed(evaluate)
+            loss = self._perturbed(evaluate, scaler)
         else:
             loss = evaluate()
-        self._transport_gradients()
-        self.base.step()
-        self.steps += 1
+        if unscale(scaler, self.base):
+            self._transport_gradients()
+            scaler.step(self.base)
+            self.steps += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -152,10 +179,12 @@ class SharpnessAware(Optimizer):
         if own["transport"] is not None:
             self.transport.load_state_dict(own["transport"])
 
-    def _perturbed(self, evaluate: Callable[[], Any]) -> Any:
+    def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler) -> Any:
         """Both passes; the parameters are at theta when it returns or raises."""
-        with self._unless_recording("clean"):
+        with self._unless_recording("clean"), (self.first_pass or contextlib.nullcontext)():
             loss = evaluate()
+        if not unscale(scaler, self):
+            return loss  # with the gradients as they are, so that the caller skips the step too
         perturbation = self._perturbation()
         parameters = list(perturbation)
         saved = [self._saved.setdefault(p, torch.empty_like(p)) for p in parameters]
@@ -223,9 +252,11 @@ class SharpnessAware(Optimizer):
         self._names = None
 
 
-def _one_model(*models: nn.Module | None) -> nn.Module | None:
-    """The model that all who name one agree on."""
-    named = [model for model in models if model is not None]
-    if any(model is not named[0] for model in named):
+def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:
+    """The model that all who name one agree on; as the metrics have it, since they know parameters by its names."""
+    known = [model for model in of_metrics if model is not None]
+    if given is not None:
+        known.append(unwrapped(given))
+    if any(unwrapped(model) is not unwrapped(known[0]) for model in known):
         raise ValueError("probe, transport and model= belong to different networks.")
-    return named[0] if named else None
+    return known[0] if known else None

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.problem import Problem
-from llqr_sam.methods import llqr as llqr_module
+from llqr_sam.methods import divergence as divergence_module
+from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.blocks import Block
-from llqr_sam.methods.llqr import LLQR, Structure
+from llqr_sam.methods.llqr import LLQR
 
 
 def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: int) -> dict[str, float]:
@@ -20,7 +21,7 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
     refresh = (problem.inputs, problem.targets, problem.loss_fn)
     metric.refresh(*refresh)
     learner = type(metric._blocks[0].learner(metric._blocks[0].gather({}), metric._descent))
-    curvature = llqr_module.HessianCurvature if divergence == "newton" else llqr_module.FisherCurvature
+    curvature = divergence_module.HessianCurvature if divergence == "newton" else divergence_module.FisherCurvature
     seconds: defaultdict[str, float] = defaultdict(float)
     kinds = {type(block) for block in metric._blocks}
     with (

@@ -12,7 +12,8 @@ from torch import nn
 
 from benchmarks.measure import Row, time_rows
 from benchmarks.problem import Problem
-from llqr_sam.methods.llqr import LLQR, Structure
+from llqr_sam.methods.assembly import Structure
+from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
 from llqr_sam.torchvision_compat import ensure_torchvision
 

@@ -7,7 +7,8 @@ from functools import partial
 
 from benchmarks.measure import Row, time_rows
 from benchmarks.problem import Problem
-from llqr_sam.methods.llqr import LLQR, Structure
+from llqr_sam.methods.assembly import Structure
+from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness import SharpnessAware
 
 INTERVALS = (50, 100, 200, 500, 1000, 1500)  # the paper's, Table 10

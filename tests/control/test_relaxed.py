@@ -10,8 +10,8 @@ import torch
 from llqr_sam import LLQR
 from llqr_sam.control.relaxed import apply_metric, relaxed_objective
 from llqr_sam.control.stages import layerwise_lqr
+from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.layout import layout
-from llqr_sam.methods.llqr import Structure
 from tests.control.networks import CHAINS, mean_loss, randomised
 
 STRUCTURES = get_args(Structure)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam import LLQR, RefreshError
+from llqr_sam import LLQR, RefreshError, SharpnessAware
 from llqr_sam.methods.llqr import PATIENCE
 from tests.golden_numbers import EMA, FILE_OF_STRUCTURE, arrays, flatten, in_golden_layout, problem, unflatten
 from tests.methods.networks import NETWORKS, mean_loss
@@ -197,3 +197,170 @@ def test_other_models_gradients_are_refused():
 )
 def test_storage(structure, expected):
     assert LLQR(nn.Linear(4, 3), structure=structure).storage == expected
+
+
+def _with_factor(metric, name, value):
+    """Sets one factor of every kernel to a multiple of the identity or of one."""
+    for factors in metric.named_factors().values():
+        if name in factors:
+            f = factors[name]
+            f.copy_(value * (torch.eye(f.shape[-1], dtype=f.dtype) if name in ("A", "B", "U") else torch.ones_like(f)))
+
+
+@pytest.mark.parametrize(("structure", "factor"), [("kfac", "A"), ("ekfac", "D"), ("diag_kfac", "b"), ("dense", "U")])
+def test_indefinite_metric_falls_back_counts_and_is_never_nan(structure, factor):
+    """v' U v < 0 measures nothing: the step has radius rho in the Euclidean norm, and the report counts it."""
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, structure=structure)
+    _with_factor(metric, factor, -100.0)
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.1), rho=0.3, probe=metric)
+    theta = [p.detach().clone() for p in net.parameters()]
+    radii = []
+
+    def closure():
+        optimizer.zero_grad()
+        moved = [(p.detach() - t).reshape(-1) for p, t in zip(net.parameters(), theta, strict=True)]
+        radii.append(float(torch.cat(moved).norm()))
+        loss = mean_loss(net(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert radii == [0.0, pytest.approx(0.3, rel=1e-6)]
+    assert metric.fallbacks == 1
+    assert all(p.isfinite().all() for p in net.parameters())
+    _with_factor(metric, factor, 1.0)
+    assert metric.refresh(x, y, mean_loss).fallbacks == 1
+    assert metric.refresh(x, y, mean_loss).fallbacks == 0
+
+
+def _finite(metric):
+    return all(f.isfinite().all() for factors in metric.named_factors().values() for f in factors.values())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_dead_units_leave_their_part_of_the_metric_alone(divergence, structure):
+    """No signal in or out of some units: zero rows and columns in g and H, and U stays finite, there the identity."""
+    net, x, y = NETWORKS["mlp"]()
+    with torch.no_grad():
+        net[0].weight[:3], net[0].bias[:3] = 0.0, -1.0  # three units that ReLU shuts for every input
+        x[:, 0] = 0.0
+    metric = LLQR(net, divergence=divergence, structure=structure, ema=0.0)
+    assert metric.refresh(x, y, mean_loss).accepted
+    assert _finite(metric)
+    net.zero_grad()
+    mean_loss(net(x), y).backward()
+    assert net[0].weight.grad[:3].eq(0).all()
+    applied = metric.apply({"0.weight": net[0].weight.grad})["0.weight"]
+    assert applied.isfinite().all()
+    assert applied[:3].abs().max() <= 1e-12
+    assert applied[:, 0].abs().max() <= 1e-12
+    assert applied[3:, 1:].abs().max() > 0
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_zero_gradient_leaves_the_metric_as_it_is(structure):
+    """A loss that depends on nothing: U is not moved, and the perturbation is zero."""
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, structure=structure)
+    before = {name: {k: f.clone() for k, f in factors.items()} for name, factors in metric.named_factors().items()}
+    report = metric.refresh(x, y, lambda outputs, targets: 0.0 * mean_loss(outputs, targets))
+    assert report.accepted
+    assert report.objective_before == report.objective_after == report.relative_change == 0.0
+    for name, factors in metric.named_factors().items():
+        assert all(torch.allclose(f, before[name][key], rtol=1e-15) for key, f in factors.items())
+    zero = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    assert all(eps.eq(0).all() for eps in metric.probe(zero, 0.1).values())
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e12])
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_curvature_is_refused_or_finite(dtype, divergence, structure, scale):
+    """Weights a thousand times too large, and far beyond: the clip holds U, or the refresh says that it does not."""
+    net, x, y = NETWORKS["mlp"]()
+    net, x = net.to(dtype), x.to(dtype)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(scale)
+    metric = LLQR(net, divergence=divergence, structure=structure)
+    before = {name: {k: f.clone() for k, f in factors.items()} for name, factors in metric.named_factors().items()}
+    report = metric.refresh(x, y, mean_loss)
+    assert _finite(metric)
+    if not report.accepted:
+        for name, factors in metric.named_factors().items():
+            assert all(torch.equal(f, before[name][key]) for key, f in factors.items())
+    v = {name: torch.randn_like(p) for name, p in net.named_parameters()}
+    assert all(eps.isfinite().all() for eps in metric.probe(v, 0.1).values())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_parameters_without_gradient_are_left_out(structure):
+    """U is block-diagonal: what is absent changes nothing for the rest, in stacks of equal shape too."""
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))).double()
+    x, y = torch.randn(8, 4).double(), torch.randint(0, 4, (8,))
+    metric = LLQR(net, structure=structure, ema=0.0)
+    metric.refresh(x, y, mean_loss)
+    v = {name: torch.randn_like(p) for name, p in net.named_parameters()}
+    whole = metric.apply(v)
+    some = {name: v[name] for name in ("2.weight", "0.weight", "1.bias")}
+    applied = metric.apply(some)
+    assert list(applied) == list(some)
+    for name in some:
+        torch.testing.assert_close(applied[name], whole[name], rtol=1e-12, atol=1e-14)
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.1), rho=0.1, probe=metric, transport=metric)
+    before = net[0].weight.detach().clone()
+
+    def closure():  # the first layer takes no part, as in a branch not taken
+        optimizer.zero_grad()
+        loss = mean_loss(net[1:](x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert torch.equal(net[0].weight, before)
+    assert all(p.isfinite().all() for p in net.parameters())
+    assert metric.apply({}) == {}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_shared_parameters_have_one_block(divergence, structure):
+    """Tied weights: one name, the sum of both gradients, and training that keeps the tie."""
+    net = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
+    net[2].weight = net[0].weight
+    x, y = torch.randn(8, 5).double(), torch.randint(0, 5, (8,))
+    metric = LLQR(net, divergence=divergence, structure=structure, ema=0.0, reduction="mean")
+    assert sorted(metric.named_factors()) == ["0.bias", "0.weight", "2.bias"]
+    report = metric.refresh(x, y, mean_loss)
+    assert report.accepted
+    assert report.objective_after < report.objective_before
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.1), rho=0.1, probe=metric, transport=metric)
+    before = net[0].weight.detach().clone()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mean_loss(net(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert net[2].weight is net[0].weight
+    assert not torch.equal(net[0].weight, before)
+
+
+def test_frozen_parameters_have_no_block():
+    net, x, y = NETWORKS["mlp"]()
+    net[0].requires_grad_(False)
+    metric = LLQR(net, structure="kfac")
+    assert "0.weight" not in metric.named_factors()
+    assert metric.refresh(x, y, mean_loss).accepted
+    with pytest.raises(ValueError, match="no block for parameter 0.weight"):
+        metric.apply({"0.weight": torch.ones(8, 6).double()})
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    with pytest.raises(ValueError, match="at least one parameter that requires a gradient"):
+        LLQR(nn.Linear(2, 2).requires_grad_(False))

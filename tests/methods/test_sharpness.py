@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import pytorch_optimizer
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from llqr_sam import LLQR, Adaptive, Friendly, SharpnessAware, VarianceSuppressed
 from tests.golden_numbers import arrays, flatten, problem, unflatten
@@ -244,6 +253,112 @@ def test_schedulers_reach_the_base_and_survive_loading():
     optimizer.step(_closure(net, optimizer, x, y))
     scheduler.step()
     assert optimizer.base.param_groups[0]["lr"] == pytest.approx(0.025)
+
+
+SCHEDULERS = {
+    "cosine": lambda o: CosineAnnealingLR(o, T_max=4),
+    "step": lambda o: StepLR(o, step_size=2, gamma=0.1),
+    "one_cycle": lambda o: OneCycleLR(o, max_lr=0.1, total_steps=8),
+    "warm_up": lambda o: SequentialLR(o, [LinearLR(o, 0.1, total_iters=2), LambdaLR(o, lambda e: 0.9**e)], [2]),
+    "plateau": lambda o: ReduceLROnPlateau(o, patience=0),
+}
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_any_scheduler_does_what_it_does_to_the_base_alone(name):
+    """The same rates and, where it cycles it, the same momentum; and no complaint about the order of the calls."""
+
+    def rates(optimizer, net, x, y):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scheduler = SCHEDULERS[name](optimizer)
+            seen = []
+            for _ in range(6):
+                optimizer.step(_closure(net, optimizer, x, y))
+                scheduler.step(*([1.0] if name == "plateau" else []))
+                seen.append([(group["lr"], group["momentum"]) for group in optimizer.param_groups])
+        return seen, net.state_dict()
+
+    net, x, y = _seeded("mlp")
+    judge, weights = rates(_sgd(net), net, x, y)
+    net, x, y = _seeded("mlp")
+    optimizer = SharpnessAware(_sgd(net), rho=0.0)
+    mine, own_weights = rates(optimizer, net, x, y)
+    assert mine == judge
+    assert _identical(own_weights, weights)
+    assert optimizer.base.param_groups is optimizer.param_groups
+
+
+def _seeded(name):
+    torch.manual_seed(4)
+    return NETWORKS[name]()
+
+
+def test_step_hooks_of_both_optimizers_are_called():
+    """Once a step each, the wrapper's around the base's, with the arguments of the step."""
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(_sgd(net), rho=0.1)
+    called = []
+    closure = _closure(net, optimizer, x, y)
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: called.append(("before", o, args[1:])))
+    optimizer.register_step_post_hook(lambda o, args, kwargs: called.append(("after", o, args[1:])))
+    optimizer.base.register_step_pre_hook(lambda o, args, kwargs: called.append(("base before", o, args[1:])))
+    optimizer.base.register_step_post_hook(lambda o, args, kwargs: called.append(("base after", o, args[1:])))
+    optimizer.step(closure)
+    own, base = optimizer, optimizer.base
+    assert called == [
+        ("before", own, (closure,)),
+        ("base before", base, ()),
+        ("base after", base, ()),
+        ("after", own, (closure,)),
+    ]
+
+
+def test_a_hook_on_the_base_clips_the_transported_gradient():
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, ema=0.0)
+    metric.refresh(x, y, mean_loss)
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=1.0), rho=0.1, probe=metric, transport=metric)
+    transported = {}
+
+    def clip(*_):
+        transported.update({n: p.grad.clone() for n, p in net.named_parameters()})
+        nn.utils.clip_grad_norm_(net.parameters(), 0.01)
+
+    optimizer.base.register_step_pre_hook(clip)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    optimizer.step(_closure(net, optimizer, x, y))
+    size = torch.stack([g.norm() for g in transported.values()]).norm()
+    assert size > 0.01
+    for n, p in net.named_parameters():
+        torch.testing.assert_close(before[n] - p.detach(), transported[n] * 0.01 / size, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["sam", "f_sam", "llqr_sam", "adamw"])
+def test_accumulation_inside_the_closure_is_the_whole_batch(method):
+    """Micro-batches of a network without batch-norm: the same perturbation, the same step."""
+
+    def train(micro_batches):
+        net, _, _ = _seeded("mlp")
+        optimizer = METHODS[method](net)
+        for _ in range(4):
+            x, y = torch.randn(12, 6, dtype=torch.float64), torch.randint(0, 5, (12,))
+
+            def closure(x=x, y=y):
+                optimizer.zero_grad()
+                total = 0.0
+                for inputs, targets in zip(x.chunk(micro_batches), y.chunk(micro_batches), strict=True):
+                    loss = mean_loss(net(inputs), targets) / micro_batches
+                    loss.backward()
+                    total = total + loss.detach()
+                return total
+
+            optimizer.step(closure)
+        return net.state_dict()
+
+    whole, accumulated = train(1), train(3)
+    for name in whole:
+        torch.testing.assert_close(accumulated[name], whole[name], rtol=1e-9, atol=1e-12)
 
 
 def test_groups_may_have_their_own_radius():

@@ -1,0 +1,74 @@
+"""U's blocks for a network: which parameters go together, and which rank holds them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from llqr_sam.methods.blocks import Block, Dense, DiagKFAC, Diagonal, KernelBlock
+from llqr_sam.methods.distributed import Ranks
+from llqr_sam.methods.kronecker import EKFAC, KFAC
+from llqr_sam.methods.layout import Kernel, Vector, layout
+
+Structure = Literal["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
+KERNEL_BLOCKS: dict[str, type[KernelBlock]] = {"kfac": KFAC, "ekfac": EKFAC, "diag_kfac": DiagKFAC, "dense": Dense}
+
+
+def assemble(
+    model: nn.Module, structure: Structure, shards: Ranks, apply_dtype: torch.dtype | None = None
+) -> list[Block]:
+    """This rank's blocks, all at the identity.
+
+    Args:
+        model: Network; kernels of one shape share a block, vectors (under "diagonal" everything) one flat block.
+        structure: Of the kernels' blocks.
+        shards: Ranks over which blocks are spread.
+        apply_dtype: Of the kernels' products; default theirs.
+
+    Raises:
+        ValueError: nothing to train, or less than the ranks need.
+    """
+    first = next((p for p in model.parameters() if p.requires_grad), None)
+    if first is None:
+        raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
+    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+    kernels, vectors = _share(model, structure, shards)
+    by_shape: defaultdict[tuple[int, int], list[Kernel]] = defaultdict(list)
+    for kernel in kernels:
+        by_shape[kernel.n, kernel.m].append(kernel)
+    blocks: list[Block] = [
+        KERNEL_BLOCKS[structure](same, dtype=dtype, device=first.device, apply_dtype=apply_dtype)
+        for same in by_shape.values()
+    ]
+    if vectors:
+        blocks.append(Diagonal(vectors, joint=structure == "diagonal", dtype=dtype, device=first.device))
+    if not blocks:
+        raise ValueError(f"shard=True leaves rank {shards.rank} of {shards.size} without a parameter; use fewer ranks.")
+    return blocks
+
+
+def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[Kernel], list[Vector]]:
+    """This rank's kernels and vectors, balanced by what U stores for each; "diagonal" keeps a layer together."""
+    kernels, vectors = layout(model)
+    if structure != "diagonal":
+        held = shards.share([*kernels, *vectors], partial(_stored, KERNEL_BLOCKS[structure]))
+        return [part for part in held if isinstance(part, Kernel)], [part for part in held if isinstance(part, Vector)]
+    order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    flat = [*(Vector(k.name, k.shape, k.name.rpartition(".")[0]) for k in kernels), *vectors]
+    layers: defaultdict[str, list[Vector]] = defaultdict(list)
+    for vector in sorted(flat, key=lambda vector: order[vector.name]):
+        layers[vector.layer].append(vector)
+    shared = shards.share(list(layers.values()), lambda layer: sum(vector.shape.numel() for vector in layer))
+    return [], [vector for layer in shared for vector in layer]
+
+
+def _stored(kind: type[KernelBlock], part: Kernel | Vector) -> int:
+    """Scalars that U stores for one kernel or vector."""
+    if isinstance(part, Vector):
+        return part.shape.numel()
+    block = kind([part], dtype=torch.float32, device=torch.device("meta"))
+    return sum(factor.numel() for factor in block.factors.values())

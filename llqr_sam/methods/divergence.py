@@ -1,0 +1,65 @@
+"""Which curvature a divergence induces, and how it is computed on a minibatch: whole or in chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from llqr_sam.methods.chunks import ChunkedCurvature
+from llqr_sam.methods.curvature import (
+    Curvature,
+    Divergence,
+    FisherCurvature,
+    HessianCurvature,
+    LossFunction,
+    Pusher,
+    Reduction,
+    double_backward,
+)
+from llqr_sam.methods.likelihoods import Likelihood
+from llqr_sam.methods.replay import Replay
+
+
+class DivergenceCurvature:
+    """The curvature of one network under one divergence, at minibatch after minibatch.
+
+    Args:
+        model: Network.
+        divergence: "ngd" or "newton".
+        reduction: Of the per-sample curvatures under "ngd".
+        likelihood: Predictive distribution under "ngd".
+        chunk_size: Samples that are linearised at a time; ``None`` is the whole minibatch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        divergence: Divergence,
+        reduction: Reduction,
+        likelihood: Likelihood,
+        chunk_size: int | None,
+    ) -> None:
+        self.summed = divergence == "ngd" and reduction == "sum"
+        """Whether H is a sum over samples and not a mean."""
+        self._model, self._divergence, self._chunk_size = model, divergence, chunk_size
+        self._reduction: Reduction = reduction
+        self._likelihood = likelihood
+        self._replay = Replay()
+
+    def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
+        """g and H at the model's present parameters on that minibatch."""
+        if self._chunk_size is None:
+            return self._whole(inputs, targets, loss_fn, self._replay)
+        return ChunkedCurvature(
+            lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward),
+            inputs,
+            targets,
+            self._chunk_size,
+            summed=self.summed,
+        )
+
+    def _whole(self, inputs: Any, targets: Any, loss_fn: LossFunction, pusher: Pusher) -> Curvature:
+        if self._divergence == "newton":
+            return HessianCurvature(self._model, inputs, targets, loss_fn)
+        return FisherCurvature(self._model, inputs, targets, loss_fn, self._likelihood, self._reduction, pusher)

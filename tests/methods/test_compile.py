@@ -1,0 +1,112 @@
+"""torch.compile and channels_last: compiled twice at most, and the same training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from llqr_sam import LLQR, SharpnessAware
+from tests.methods.networks import ResidualConv, mean_loss
+
+
+class _Run:
+    """LLQR+SAM on a convolutional network with batch-norm; the metric sees the plain network."""
+
+    def __init__(self, backend=None, memory_format=torch.contiguous_format, batch_norm="perturbed", structure="kfac"):
+        torch._dynamo.reset()
+        torch.manual_seed(7)
+        self.net = ResidualConv().to(memory_format=memory_format)
+        self.memory_format = memory_format
+        self.model = self.net if backend is None else torch.compile(self.net, backend=backend)
+        base = torch.optim.SGD(self.net.parameters(), lr=0.05, momentum=0.9)
+        self.metric = LLQR(self.model, structure=structure, interval=2, inner_steps=3, ema=0.5)
+        self.optimizer = SharpnessAware(
+            base, rho=0.1, probe=self.metric, transport=self.metric, batch_norm=batch_norm, model=self.model
+        )
+
+    def step(self):
+        x, y = torch.randn(8, 2, 4, 4).contiguous(memory_format=self.memory_format), torch.randint(0, 5, (8,))
+        self.metric.refresh_if_due(x, y, mean_loss)
+
+        def closure():
+            self.optimizer.zero_grad()
+            loss = mean_loss(self.model(x), y)
+            loss.backward()
+            return loss
+
+        self.optimizer.step(closure)
+
+    def train(self, steps=5):
+        for _ in range(steps):
+            self.step()
+        return {name: t.clone() for name, t in self.net.state_dict().items()}
+
+
+@pytest.mark.parametrize("batch_norm", ["perturbed", "clean"])
+def test_two_graphs_at_most_and_none_after_the_second_step(batch_norm):
+    """Frozen batch-norm statistics are a graph of their own; moving weights and refreshes in between are not."""
+    counter = CompileCounterWithBackend("eager")
+    run = _Run(counter, batch_norm=batch_norm)
+    run.train(2)
+    assert counter.frame_count <= 2
+    graphs = counter.frame_count
+    run.train(5)
+    assert counter.frame_count == graphs
+
+
+def test_without_batch_norm_there_is_one_graph():
+    counter = CompileCounterWithBackend("eager")
+    net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5))
+    torch._dynamo.reset()
+    model = torch.compile(net, backend=counter)
+    metric = LLQR(net, interval=2, inner_steps=2)
+    optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.05), rho=0.1, probe=metric, transport=metric)
+    x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mean_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        metric.refresh_if_due(x, y, mean_loss)
+        optimizer.step(closure)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_training_is_the_plain_one(backend):
+    plain, compiled = _Run().train(), _Run(backend).train()
+    for name, expected in plain.items():
+        torch.testing.assert_close(compiled[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_closure_is_the_plain_one():
+    """The whole of forward and loss may be compiled, too."""
+    counter = CompileCounterWithBackend("eager")
+    run, judge = _Run(), _Run()
+    plain = run.model
+    run.model = torch.compile(lambda x: plain(x), backend=counter)
+    torch.manual_seed(1)
+    weights = run.train()
+    torch.manual_seed(1)
+    for name, expected in judge.train().items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
+def test_channels_last_is_the_same_training(structure):
+    """Strides change nothing but rounding, and are kept by the perturbation and the transport."""
+    expected = _Run(structure=structure).train()
+    run = _Run(memory_format=torch.channels_last, structure=structure)
+    actual = run.train()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-5, atol=1e-6)
+    stem = run.net.stem.weight
+    for tensor in (stem, stem.grad, run.optimizer._saved[stem]):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+        assert not tensor.is_contiguous()

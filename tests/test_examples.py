@@ -1,0 +1,40 @@
+"""The examples run as they are, in seconds, and what they print is a loss that falls."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_trains(path):
+    run = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=path.parent.parent,
+    )
+    assert run.returncode == 0, run.stderr
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)$", run.stdout, re.MULTILINE)]
+    assert len(losses) >= 4
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_short_and_says_how_to_run_it(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 60
+    assert f"    python examples/{path.name}\n" in text
+
+
+def test_each_kind_of_loop_has_one():
+    assert [path.stem for path in EXAMPLES] == ["huggingface_style", "plain_loop", "timm_finetune"]
