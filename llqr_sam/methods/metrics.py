@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.named import Named, dot
 
 Norm = Literal["metric", "euclidean"]
@@ -27,9 +28,11 @@ class Metric:
 
     Attributes:
         model: The network it is tied to, or ``None``.
+        sharded: Whether it is spread over ranks, all of which must then apply it together.
     """
 
     model: nn.Module | None = None
+    sharded: bool = False
 
     def __init__(self) -> None:
         self._fallbacks: Tensor | int = 0
@@ -134,8 +137,8 @@ class Adaptive(Metric):
         super().__init__()
         if eta < 0:
             raise ValueError(f"eta={eta} must be >= 0.")
-        self.model, self.eta = model, eta
-        self._parameters = dict(model.named_parameters())
+        self.model, self.eta = unwrapped(model), eta
+        self._parameters = dict(self.model.named_parameters())
 
     def apply(self, v: Named) -> Named:
         """T^2 v at the present parameters."""

@@ -90,7 +90,7 @@ class SharpnessAware(Optimizer):
         self.probe = probe or Metric()
         self.direction = direction or Direction()
         self.transport = transport or Metric()
-        if first_pass is not None and getattr(self.probe, "sharded", False):
+        if first_pass is not None and self.probe.sharded:
             raise ValueError(
                 "first_pass= gives each worker its own perturbation; a probe with shard=True has one for all."
             )
