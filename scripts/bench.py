@@ -1,10 +1,10 @@
 """Cost of each method, as ratios to one gradient evaluation of the same network and minibatch in the same process.
 
-python scripts/bench.py                                        ResNet-18 at width 16, batch 64; 7 minutes
+python scripts/bench.py                                        ResNet-18 at width 16, batch 64; 3 minutes
 python scripts/bench.py --width 64 --batch 32 --divergences ngd --json
 python scripts/bench.py --arch vit_base --image-size 224 --classes 1000 --batch 64 --device cuda
 python scripts/bench.py --study parts                          where a refresh spends its time
-python scripts/bench.py --study scaling --inner-steps 10       batch, width, depth, parameter count
+python scripts/bench.py --study scaling                          batch, width, depth, parameter count
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--structures", default="diagonal,diag_kfac,kfac,ekfac")
     parser.add_argument("--divergences", default="ngd,newton")
-    parser.add_argument("--inner-steps", type=int, default=50)
+    parser.add_argument("--inner-steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
