@@ -34,6 +34,14 @@ test: .venv/.ready ## Run the tests (under 10 minutes on two cores)
 test-slow: .venv/.ready ## Run the tests marked slow
 	@$(RUN) -m pytest -m slow
 
+.PHONY: test-slurm
+test-slurm: .venv/.ready ## Start a real SLURM here (Debian, as root) and run a table on it
+	@$(RUN) -m pytest -m slurm tests/integration
+
+.PHONY: status
+status: .venv/.ready ## How far the runs of every table are
+	@$(RUN) train.py status=true
+
 .PHONY: lint
 lint: .venv/.ready ## ruff and mypy
 	@$(RUN) -m ruff check .

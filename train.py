@@ -4,6 +4,8 @@
     python train.py dataset=cifar100 optim=llqr_sam geometry=newton seed=3
     python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
+    python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
+    python train.py table=2 status=true                                  how far they are; without a table, of all
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
 same command continues.
@@ -21,6 +23,7 @@ from omegaconf import DictConfig
 from llqr_sam.suite.errors import exit_status
 from llqr_sam.suite.grid import check_sweep, plan
 from llqr_sam.suite.launch import launch
+from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.schema import register
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.words import checked_arguments
@@ -38,10 +41,15 @@ def job(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> int:
     """Plan, then show or train; returns the exit status."""
-    status = Status.of(plan(config, HydraConfig.get().overrides.task), Path(config.paths.results))
-    if not config.dry_run:
+    words: list[str] = HydraConfig.get().overrides.task
+    places = Path(config.paths.results), Path(config.paths.workspace), config.stale_minutes
+    if config.status and config.table is None:
+        print(*every_table(words, *places), sep="\n")
+        return 0
+    status = Status.of(plan(config, words), *places)
+    if not (config.status or config.dry_run):
         return launch(status, config)
-    print(*status.lines(), sep="\n")
+    print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
     return 0
 
 

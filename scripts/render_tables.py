@@ -24,7 +24,16 @@ from llqr_sam.suite.grid import plan
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.words import groups
 
-PLACES = ("paths.", "device=", "logger", "launch=", "dry_run=")  # words that do not say which runs
+PLACES = (
+    "paths.",
+    "device=",
+    "logger",
+    "launch",
+    "dry_run=",
+    "status=",
+    "retry=",
+    "stale_minutes=",
+)  # words that do not say which runs
 
 
 def main() -> int:
@@ -48,14 +57,15 @@ def render(words: list[str], kind: EntryKind) -> None:
     unknown = set(config.table.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
-    status = Status.of(plan(config, words), Path(config.paths.results))
+    paths = config.paths
+    status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)
     command = shlex.join(["python", "train.py", *(word for word in words if not word.startswith(PLACES))])
     table = build_table(config.table.number, config.table.title, command, status, read_accuracy(), kind)
-    paths = write_table(table, Path(config.table.output), list(config.table.formats))
+    written = write_table(table, Path(config.table.output), list(config.table.formats))
     if config.table.curves and draw_curves(config.table.title, status, Path(config.table.curves)):
-        paths.append(Path(config.table.curves))
+        written.append(Path(config.table.curves))
     print(*status.damage(), sep="\n", end="\n" if status.damaged else "", file=sys.stderr)
-    print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, paths))}")
+    print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

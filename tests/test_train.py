@@ -36,6 +36,13 @@ def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # nothing else is left behind
 
 
+def test_status_of_a_table_and_of_all(tmp_path):
+    table = train("table=7", "status=true", folder=tmp_path)
+    assert table.stdout.splitlines()[-2] == "15 runs: 15 waiting"
+    everything = train("status=true", folder=tmp_path)
+    assert (everything.returncode, everything.stdout) == (0, "no run of any table has begun\n")
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -45,6 +52,10 @@ def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
         ("optim.nothing=1", "error: unknown key optim.nothing. "),
         ("arch=resnet50 dataset=digits", "error: arch=resnet50 takes images of 224x224, dataset=digits has 8x8. "),
         ("-m seed=0,-1", "error: seed=-1 must be "),
+        ("launch=cluster", "error: launch=cluster is not a way to launch here. Choose from: inline, local, slurm"),
+        ("launch=local launch.workers=0", "error: launch.workers=0 must be >= 1."),
+        ("launch.workers=2", "error: launch.workers=2 has no use with launch=inline. It is for launch=local."),
+        ("retry=yes", "error: retry=yes is not possible. Choose from: null, failed."),
         ("--fast", "error: unrecognized arguments: --fast."),
     ],
 )

@@ -18,6 +18,7 @@ from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
+from llqr_sam.engine.interruption import StopRequest
 from llqr_sam.engine.losses import Diverged
 from llqr_sam.engine.observer import Observer
 from llqr_sam.engine.record import SCHEMA_VERSION, Metrics, Record
@@ -40,6 +41,7 @@ class RunOptions:
     workers: int = 4  # processes that read folder data sets
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
     keep_weights: bool = False  # write weights.pt at the end
+    git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
 def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Observer] = ()) -> Record:
@@ -54,14 +56,17 @@ def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Obse
         Interrupted: stopped by SIGINT, SIGTERM, SIGUSR2 or an observer; a checkpoint has been written.
         KeyboardInterrupt: SIGINT came twice, or after the last step: then the record has been written.
 
-    A diverged run leaves its last good checkpoint in place; a finished one clears its checkpoints.
+    A signal that comes while data are being loaded stops the run after its first step. A diverged run leaves its last
+    good checkpoint in place; a finished one clears its checkpoints.
     """
     settings.validate()
     device = devices.resolve(options.device)
     with devices.arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
-        trainer = _prepare(settings, options, device, observers)
-        with trainer.stop.on_signals():
-            record = _run(trainer, observers)
+        stop = StopRequest()
+        with stop.on_signals():
+            trainer = _prepare(settings, options, device, observers)
+            trainer.stop = stop
+            record = _run(trainer, options, observers)
             if options.keep_weights:
                 with replacing(trainer.folder / "weights.pt") as file:
                     torch.save(trainer.model.state_dict(), file)
@@ -70,7 +75,7 @@ def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Obse
                 trainer.store.clear()
         for observer in observers:
             observer.on_end(record)
-    trainer.stop.pass_on()
+    stop.pass_on()
     return record
 
 
@@ -122,9 +127,9 @@ def _model(settings: RunSettings, dataset: DatasetInfo, device: torch.device) ->
     return model
 
 
-def _run(trainer: Trainer, observers: Sequence[Observer]) -> Record:
+def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -> Record:
     """Load, train, and sum up."""
-    commit, dirty = provenance.git_state()  # now: the checkout may be another when the run ends
+    commit, dirty = options.git or provenance.git_state()  # now: the checkout may be another when the run ends
     device_name = devices.describe(trainer.device)
     trainer.load()
     info = trainer.info(device_name)

@@ -1,106 +1,178 @@
-"""Train what is missing of a plan, here, one run after another."""
+"""Train what is missing of a plan: here in turn, on this machine's workers, or under SLURM."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from llqr_sam.engine import devices
+from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.observer import Observer
-from llqr_sam.engine.progress import progress
-from llqr_sam.engine.record import Record
-from llqr_sam.engine.run import RunOptions, execute
-from llqr_sam.engine.wandb_logger import WandbLogger
+from llqr_sam.engine.run import RunOptions
+from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
+from llqr_sam.suite.job import Job, digest
+from llqr_sam.suite.local import Pool, places
+from llqr_sam.suite.lock import LeftAlone
+from llqr_sam.suite.slurm import read_profile, submit
+from llqr_sam.suite.snapshot import take_snapshot
 from llqr_sam.suite.status import Status, result
+from llqr_sam.suite.traces import failure_path
 
 
 def launch(status: Status, config: DictConfig) -> int:
-    """Train the missing runs of ``status``.
+    """Train the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
 
     Returns:
         Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, the run's checkpoint saved.
 
     Raises:
-        UsageError: the device or, for a run, its data set is not there, or a single run's setting is impossible.
+        UsageError: the device, a data set, the SLURM profile or SLURM is not there, or a setting of the launcher or of
+            a single run is impossible.
 
     In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
-    record and is no failure.
+    record and is no failure. A run that somebody else trains is left alone.
     """
+    _check_choices(config)
+    retried = ("failed", "diverged") if config.retry == "failed" else ()
+    chosen = status.select("missing", *retried)
     _say(*status.damage())
-    missing = status.missing
     if len(status.runs) > 1:
         _say(status.total())
-    elif not missing:
-        run_id = status.runs[0].run_id
-        print(f"{run_id} is {result(status.records[run_id])}\nrecord: {status.paths[run_id]}")
-    if missing:
+    elif not chosen:
+        return _already(status)
+    _say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
+    if status.select("failed") and not retried:
+        _say("runs that failed are left alone; retry=failed tries them again")
+    if not chosen:
+        return 0
+    if config.launch.name == "inline":
         _check_device(config.device)
+        return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
+    here = Path.cwd()
+    jobs = [make_job(run, status, config, here) for run in chosen]
+    return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
+
+
+def _already(status: Status) -> int:
+    """Say what a single run is that is not trained now."""
+    (run,) = status.select("finished", "diverged", "failed", "running")
+    kind = status.of_run(run)
+    if kind in ("finished", "diverged"):
+        print(f"{run.run_id} is {result(status.records[run.run_id])}\nrecord: {status.paths[run.run_id]}")
+        return 0
+    _say(f"{run.run_id}: {status.line(run)}: " + ("left alone" if kind == "running" else "retry=failed tries it again"))
+    return 0 if kind == "running" else 1
+
+
+def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
+    """Train here, one after another."""
     failed = 0
-    for number, run in enumerate(missing, start=1):
-        if len(missing) > 1:
-            _say(f"[{number}/{len(missing)}] {run.run_id}")
+    for number, job in enumerate(jobs, start=1):
+        if not alone:
+            _say(f"[{number}/{len(jobs)}] {job.run_id}")
         try:
-            path = _options(run, config).record_path
-            record = _train(run, config, alone=len(status.runs) == 1)
+            record = attempt(job, mistakes=(FileNotFoundError, ValueError) if alone else (FileNotFoundError,))
+        except LeftAlone as reason:
+            _say(f"{job.run_id}: {reason}")
+            continue
         except Interrupted as interruption:
-            left = len(missing) - number + 1
+            left = len(jobs) - number + 1
             _say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
-        failed += record is None
-        if record is not None and len(status.runs) == 1:
-            print(f"{run.run_id} is {result(record)}\nrecord: {path}")
-    if failed:
-        _say(f"{failed} of {len(missing)} runs failed; the same command tries them again")
-    return 1 if failed else 0
-
-
-def _train(run: Planned, config: DictConfig, *, alone: bool) -> Record | None:
-    """The record of a run, or ``None`` if it failed among others."""
-    try:
-        return execute(run.settings, _options(run, config), _observers(config))
-    except (Interrupted, KeyboardInterrupt):
-        raise
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
-    except ValueError as error:
-        if alone:
+        except FileNotFoundError as error:
             raise UsageError(str(error)) from error
-        _say(_failure(run, error))
-    except Exception as error:
+        except Exception as error:
+            if alone and isinstance(error, ValueError):
+                raise UsageError(str(error)) from error
+            if alone:
+                raise
+            failed += 1
+            lines = str(error).strip().splitlines()
+            _say(f"failed: {job.run_id}: {type(error).__name__}{': ' + lines[-1] if lines else ''}")
+            continue
         if alone:
-            raise
-        _say(_failure(run, error))
-    return None
+            print(f"{job.run_id} is {result(record)}\nrecord: {job.options.record_path}")
+    return _failures(failed, len(jobs))
 
 
-def _failure(run: Planned, error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"failed: {run.run_id}: {type(error).__name__}{': ' + lines[-1] if lines else ''}"
+def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
+    """Train on this machine's workers; a line for each run that ends."""
+    _check_device(config.device)
+    environments = places(config.launch.workers, config.device)[: len(jobs)]
+    pool = Pool(environments, take_snapshot(workspace))
+    _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
+    ended: Counter[str] = Counter()
+    mistake = None
+    for job, reply in pool.run(jobs):
+        ended[reply.kind] += 1
+        _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{': ' + reply.reason if reply.reason else ''}")
+        if reply.kind == "mistake":
+            mistake = reply.reason
+            pool.stop()
+    if mistake is not None:
+        raise UsageError(mistake)
+    if ended["interrupted"] or ended.total() < len(jobs):
+        _say("interrupted: the same command continues")
+        return 130
+    if ended["killed"]:
+        _say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
+    return max(_failures(ended["failed"], len(jobs)), min(ended["killed"], 1))
 
 
-def _options(run: Planned, config: DictConfig) -> RunOptions:
-    return RunOptions(
-        workspace=Path(config.paths.workspace),
-        record_path=Path(config.paths.results) / "runs" / run.folder / f"{run.run_id}.json",
-        data_path=run.data_path,
-        data_root=Path(config.paths.data),
+def _slurm(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
+    """Queue an array and return."""
+    profile = read_profile(config.launch.profile or "generic")
+    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
+    for number, job in zip(submit(jobs, profile, take_snapshot(workspace), workspace, name), jobs, strict=True):
+        print(f"{number}  {job.run_id}")
+    return 0
+
+
+def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Job:
+    """A run with its paths below ``base``, and the record or failure that it is tried again in spite of."""
+    workspace, results = base / config.paths.workspace, base / config.paths.results
+    record = status.paths.get(run.run_id)
+    options = RunOptions(
+        workspace=workspace,
+        record_path=base / record if record else results / "runs" / run.folder / f"{run.run_id}.json",
+        data_path=base / run.data_path.expanduser() if run.data_path else None,
+        data_root=base / Path(config.paths.data).expanduser(),
         device=config.device,
         workers=run.workers,
         checkpoint_minutes=config.checkpoint_minutes,
         keep_weights=config.keep_weights,
+        git=None if base == Path() else provenance.git_state(),
+    )
+    logger = config.logger
+    return Job(
+        settings=run.settings,
+        options=options,
+        results=results,
+        wandb={"project": logger.project, "mode": logger.mode} if logger.name == "wandb" else None,
+        stale_minutes=config.stale_minutes,
+        retries=digest(record or failure_path(workspace / run.run_id)),
     )
 
 
-def _observers(config: DictConfig) -> list[Observer]:
-    observers = [progress()]
-    if config.logger.name == "wandb":
-        observers.append(WandbLogger(config.logger.project, mode=config.logger.mode))
-    return observers
+def _failures(failed: int, runs: int) -> int:
+    if failed:
+        _say(f"{failed} of {runs} runs failed; retry=failed tries them again")
+    return 1 if failed else 0
+
+
+def _check_choices(config: DictConfig) -> None:
+    """Refuse what the chosen launcher has no use for."""
+    for key, launcher in (("workers", "local"), ("profile", "slurm")):
+        value = config.launch[key]
+        if value is not None and config.launch.name != launcher:
+            raise UsageError(
+                f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
+            )
 
 
 def _check_device(name: str) -> None:

@@ -17,11 +17,12 @@ from llqr_sam.suite.words import groups
 
 Part = TypeVar("Part")
 
-_CHOICES = {
+_CHOICES: dict[str, tuple[str | None, ...]] = {
     "dataset.crop": ("image", "batch"),
     "protocol.schedule": ("cosine", "step", "constant"),
     "precision.autocast": ("float32", "bfloat16"),
     "logger.mode": ("offline", "online"),
+    "retry": (None, "failed"),
 }
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -34,6 +35,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "protocol.label_smoothing": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "precision.accumulate": (lambda n: n >= 1, ">= 1"),
     "seed": (lambda n: 0 <= n < 2**63, "in [0, 2^63)"),
+    "stale_minutes": (lambda x: 0 < x < math.inf, "> 0"),
     "checkpoint_minutes": (lambda x: 0 <= x < math.inf, ">= 0"),
 }
 
@@ -73,7 +75,8 @@ def _check_values(config: DictConfig) -> None:
     for key, choices in _CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in choices:
-            raise UsageError(f"{key}={value} is not possible. Choose from: {', '.join(choices)}.")
+            known = ", ".join("null" if choice is None else choice for choice in choices)
+            raise UsageError(f"{key}={value} is not possible. Choose from: {known}.")
     for key, (holds, range_) in _RANGES.items():
         value = OmegaConf.select(config, key)
         if not holds(value):

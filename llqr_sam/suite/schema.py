@@ -68,6 +68,15 @@ class LoggerConfig:
 
 
 @dataclass
+class LaunchConfig:
+    """Where runs are trained."""
+
+    name: str = MISSING  # inline | local | slurm
+    workers: int | None = None  # local; null: one a GPU, or two on the CPU
+    profile: str | None = None  # slurm: a file of slurm/, or the path of one
+
+
+@dataclass
 class PathsConfig:
     """Where things lie, relative to the working directory."""
 
@@ -114,9 +123,12 @@ class Config:
     precision: PrecisionSettings = MISSING
     seed: int = 0
     table: TableConfig | None = None
-    launch: Choice = MISSING
+    launch: LaunchConfig = MISSING
     logger: LoggerConfig = MISSING
     dry_run: bool = False
+    status: bool = False
+    retry: str | None = None  # failed: also runs that failed or diverged
+    stale_minutes: float = 10.0
     device: str = "auto"
     paths: PathsConfig = field(default_factory=PathsConfig)
     checkpoint_minutes: float = 10.0

@@ -1,68 +1,99 @@
-"""What of a plan is done: the run records on disk against the runs asked for."""
+"""What of a plan is done: the run records and the traces on disk against the runs asked for."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llqr_sam.engine.record import DamagedRecordError, Record, read_record
+from llqr_sam.engine.record import Record
 from llqr_sam.suite.grid import Planned
+from llqr_sam.suite.lock import Owner, holder
+from llqr_sam.suite.traces import Failure, find_record, read_failure
+
+KINDS = ("finished", "diverged", "failed", "running", "missing")
 
 
 @dataclass(frozen=True)
 class Status:
     """Planned runs and the records found for them, in whatever folder of ``results/runs``.
 
-    A diverged run is done: the same run would diverge again.
+    A diverged run is done, and a failed one is not tried again by itself: the same run would fail again.
     """
 
     runs: tuple[Planned, ...]
     records: dict[str, Record]  # run id -> record
     paths: dict[str, Path]  # run id -> its file
     damaged: tuple[str, ...]  # one line each: file and reason
+    failures: dict[str, Failure] = field(default_factory=dict)  # run id -> why, for runs without a record
+    owners: dict[str, Owner] = field(default_factory=dict)  # run id -> who trains it now
 
     @classmethod
-    def of(cls, runs: Sequence[Planned], results: Path) -> Status:
-        """Read the records of ``runs``; a damaged one is named and counts as missing."""
+    def of(
+        cls, runs: Sequence[Planned], results: Path, workspace: Path | None = None, stale_minutes: float = 10.0
+    ) -> Status:
+        """Read the records of ``runs``; a damaged one is named and counts as missing.
+
+        Args:
+            runs: The plan.
+            results: Holds ``runs/*/<run_id>.json``.
+            workspace: Holds the locks and failures of runs; ``None``: look at records alone.
+            stale_minutes: A lock without a heartbeat for so long means nothing.
+        """
         files: dict[str, list[Path]] = {}
         for path in sorted((results / "runs").glob("*/*.json")):
             files.setdefault(path.stem, []).append(path)
-        records: dict[str, Record] = {}
-        paths: dict[str, Path] = {}
+        status = cls(tuple(runs), {}, {}, (), {}, {})
         damaged: list[str] = []
         for run_id in dict.fromkeys(run.run_id for run in runs):
-            for path in files.get(run_id, []):
-                try:
-                    record = read_record(path)
-                    if record.run_id != run_id:
-                        raise DamagedRecordError(f"{path}: it holds the run {record.run_id}")
-                except DamagedRecordError as error:
-                    damaged.append(str(error))
-                    continue
-                records.setdefault(run_id, record)
-                paths.setdefault(run_id, path)
-        return cls(tuple(runs), records, paths, tuple(damaged))
+            found, bad = find_record(run_id, files.get(run_id, []))
+            damaged += bad
+            if found is not None:
+                status.paths[run_id], status.records[run_id] = found
+            if workspace is None:
+                continue
+            if owner := holder(workspace / run_id, stale_minutes):
+                status.owners[run_id] = owner
+            if found is None and (failure := read_failure(workspace / run_id)):
+                status.failures[run_id] = failure
+        return cls(status.runs, status.records, status.paths, tuple(damaged), status.failures, status.owners)
 
     @property
     def missing(self) -> list[Planned]:
-        """Runs without a record, each once, in the order of the plan."""
-        return list({run.run_id: run for run in self.runs if run.run_id not in self.records}.values())
+        """Runs that nobody has begun, or that were interrupted; each once, in the order of the plan."""
+        return self.select("missing")
+
+    def select(self, *kinds: str) -> list[Planned]:
+        """The runs of some kinds, each once, in the order of the plan."""
+        return list({run.run_id: run for run in self.runs if self.of_run(run) in kinds}.values())
 
     def of_run(self, run: Planned) -> str:
-        """``finished``, ``diverged`` or ``missing``."""
+        """One of ``KINDS``."""
+        if run.run_id in self.owners:
+            return "running"
         record = self.records.get(run.run_id)
-        return record.status if record else "missing"
+        if record is not None:
+            return record.status
+        return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self) -> Iterator[str]:
         """The plan as text: a line a run, the damaged records, the total."""
         width = max(len(run.run_id) for run in self.runs)
         for run in self.runs:
-            record = self.records.get(run.run_id)
-            yield f"{run.run_id:{width}}  {result(record) if record else 'missing'}"
+            yield f"{run.run_id:{width}}  {self.line(run)}"
         yield from self.damage()
         yield self.total()
+
+    def line(self, run: Planned) -> str:
+        """A run in a few words."""
+        kind = self.of_run(run)
+        if kind == "running":
+            return f"running on {self.owners[run.run_id]}"
+        if kind == "failed":
+            failure = self.failures[run.run_id]
+            return f"failed: {failure.error} ({failure.log})"
+        return kind if kind == "missing" else result(self.records[run.run_id])
 
     def damage(self) -> Iterator[str]:
         """A line for each damaged record."""
@@ -72,7 +103,7 @@ class Status:
     def total(self) -> str:
         """``140 runs: 12 finished, 1 diverged, 127 missing``."""
         counts = Counter(self.of_run(run) for run in self.runs)
-        parts = [f"{counts[kind]} {kind}" for kind in ("finished", "diverged", "missing") if counts[kind]]
+        parts = [f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]]
         return f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}: {', '.join(parts)}"
 
 

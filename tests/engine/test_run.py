@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from llqr_sam.engine import run
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import Interrupted
@@ -140,3 +141,24 @@ def test_ctrl_c_saves_and_exits(signum: signal.Signals, make_settings: Any, make
     assert process.returncode == 1
     assert errors.startswith(f"stopped by {signum.name} after step {found[0]};")
     assert errors.count("\n") == 1
+
+
+def test_the_commit_may_be_given(make_settings: Any, make_options: Any) -> None:
+    """A queued run is computed with the code of its launch, not with the checkout of today."""
+    record = execute(make_settings(epochs=1), make_options(git=("abc", True)))
+    assert (record.git_commit, record.git_dirty) == ("abc", True)
+
+
+def test_a_signal_while_data_are_loaded_stops_after_the_first_step(
+    make_settings: Any, make_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = run.data.load
+
+    def interrupted_load(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(run.data, "load", interrupted_load)
+    with pytest.raises(Interrupted) as raised:
+        execute(make_settings(), make_options())
+    assert (raised.value.step, raised.value.signum) == (1, signal.SIGUSR2)

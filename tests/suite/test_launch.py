@@ -8,19 +8,23 @@ import pytest
 
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import read_record
+from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite import launch as launching
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import plan
 from llqr_sam.suite.launch import launch
+from llqr_sam.suite.lock import RunLock
 from llqr_sam.suite.status import Status
+from tests.suite.jobs import start, words_in
+from tests.suite.records import write_record
 
 
 def run(words: list[str], folder: Path) -> int:
     """``python train.py <words>`` in ``folder``, quickly."""
     words = ["logger=none", "device=cpu", *words, f"paths.results={folder}/results", f"paths.workspace={folder}/work"]
     config = compose_config(words)
-    return launch(Status.of(plan(config, words), folder / "results"), config)
+    return launch(Status.of(plan(config, words), folder / "results", folder / "work"), config)
 
 
 def records(folder: Path) -> dict[Path, int]:
@@ -61,7 +65,13 @@ def test_a_failed_run_does_not_stop_the_next(tmp_path, capsys):
     assert len(records(tmp_path)) == 1
     error = capsys.readouterr().err
     assert "failed: digits-small_cnn-llqr-ngd-s0" in error
-    assert "1 of 2 runs failed" in error
+    assert "1 of 2 runs failed; retry=failed tries them again" in error
+    assert run(words, tmp_path) == 0  # it would only fail again
+    error = capsys.readouterr().err
+    assert "2 runs: 1 finished, 1 failed" in error
+    assert "left alone; retry=failed" in error
+    assert run([*words, "retry=failed"], tmp_path) == 1
+    assert "[1/1] digits-small_cnn-llqr-ngd-s0" in capsys.readouterr().err
 
 
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
@@ -75,11 +85,76 @@ def test_an_absent_device_is_a_usage_error(tmp_path):
 
 
 def test_an_interruption_stops_the_sweep(tmp_path, capsys, monkeypatch):
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise Interrupted(3, tmp_path, None)
 
-    monkeypatch.setattr(launching, "execute", interrupted)
+    monkeypatch.setattr(launching, "attempt", interrupted)
     assert run(["table=demo", "optim=sgdm"], tmp_path) == 130
     error = capsys.readouterr().err
     assert "the same command continues" in error
     assert "3 runs left" in error
+
+
+def test_a_single_run_that_failed_says_so(tmp_path, capsys, monkeypatch):
+    words = ["optim=sgdm", "protocol.epochs=1"]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempting, "execute", broken)
+        with pytest.raises(RuntimeError):
+            run(words, tmp_path)
+    assert run(words, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "failed: RuntimeError: boom" in error
+    assert "retry=failed tries it again" in error
+    assert run([*words, "retry=failed"], tmp_path) == 0
+    assert run(words, tmp_path) == 0
+
+
+def test_a_diverged_run_is_retried_only_when_asked_and_its_record_replaced(tmp_path, capsys):
+    words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
+    planned = plan(compose_config(words), words)
+    path = write_record(tmp_path / "results", planned[0], [10.0], status="diverged")
+    moved = path.parent.parent / "demo" / path.name  # where another table has put it
+    moved.parent.mkdir()
+    path.rename(moved)
+    assert run(words, tmp_path) == 0
+    assert read_record(moved).status == "diverged"
+    assert run([*words, "retry=failed"], tmp_path) == 0
+    assert list(records(tmp_path)) == [moved]
+    assert read_record(moved).status == "finished"
+
+
+def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path, capsys):
+    words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"]
+    first = plan(compose_config(words), words)[0]
+    with RunLock(tmp_path / "work" / first.run_id, 10):
+        assert run(words, tmp_path) == 0
+    assert [read_record(path).run_id for path in records(tmp_path)] != [first.run_id]
+    assert len(records(tmp_path)) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if first.run_id in line]
+    assert line.startswith(f"{first.run_id}: running on ")
+    assert line.endswith("left alone")
+
+
+def test_two_launches_that_race_train_each_run_once(tmp_path):
+    """Real processes; a run's log has one start for every run, whoever trained it."""
+    words = ["table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2,3]", "protocol.epochs=2"]
+    command = ["train.py", *words_in(tmp_path, *words)]
+    racers = [start(*command, *how) for how in ([], ["launch=local"], ["launch=local", "launch.workers=1"])]
+    outputs = [racer.communicate(timeout=120) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0, 0], outputs
+    done = [read_record(path) for path in records(tmp_path)]
+    assert len(done) == 4
+    assert all(record.resumes == 0 for record in done)
+    text = outputs[0][1] + "".join(path.read_text() for path in tmp_path.glob("work/*/log.txt"))
+    assert len([line for line in text.splitlines() if " steps, " in line]) == 4
+
+
+def test_unknown_retry_and_profile_are_usage_errors(tmp_path):
+    with pytest.raises(UsageError, match="retry=all is not possible. Choose from: null, failed"):
+        run(["retry=all"], tmp_path)
+    with pytest.raises(UsageError, match="launch.profile=none is not a SLURM profile here. Choose from: alliance, g"):
+        run(["launch=slurm", "launch.profile=none"], tmp_path)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from llqr_sam.suite.lock import RunLock
 from llqr_sam.suite.status import Status, result
+from llqr_sam.suite.traces import note_failure
 from tests.suite.plans import plan_of
 from tests.suite.records import record_of, write_record
 
@@ -47,3 +49,25 @@ def test_a_run_asked_for_twice_is_missing_once(tmp_path):
 
 def test_result_without_an_epoch():
     assert result(record_of(RUNS[0], [], "diverged")) == "diverged: the loss is not finite at step 7"
+
+
+def test_failed_and_running_runs_are_neither_missing_nor_done(tmp_path):
+    results, workspace = tmp_path / "results", tmp_path / "work"
+    note_failure(RUNS[0].run_id, workspace / RUNS[0].run_id, RuntimeError("boom"))
+    with RunLock(workspace / RUNS[1].run_id, 10):
+        status = Status.of(RUNS, results, workspace)
+    assert [status.of_run(run) for run in RUNS] == ["failed", "running", "missing"]
+    assert status.missing == [RUNS[2]]
+    assert status.select("failed", "missing") == [RUNS[0], RUNS[2]]
+    assert status.total() == "3 runs: 1 failed, 1 running, 1 missing"
+    lines = list(status.lines())
+    assert "failed: RuntimeError: boom" in lines[0]
+    assert "log.txt" in lines[0]
+    assert "running on" in lines[1]
+    assert Status.of(RUNS, results).missing == list(RUNS)  # records alone
+
+
+def test_a_record_outweighs_an_old_failure(tmp_path):
+    note_failure(RUNS[0].run_id, tmp_path / "work" / RUNS[0].run_id, RuntimeError("boom"))
+    write_record(tmp_path, RUNS[0], [90.0])
+    assert Status.of(RUNS[:1], tmp_path, tmp_path / "work").of_run(RUNS[0]) == "finished"

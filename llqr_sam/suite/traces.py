@@ -1,0 +1,140 @@
+"""What a run leaves in its folder of the workspace while it has no record: how far it is, or why it failed.
+
+``progress.json`` is written after each epoch and goes with the record. ``failure.json`` is the last attempt's error,
+until an attempt ends well. ``log.txt`` has what workers printed and the traceback of a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llqr_sam.engine.atomic import replacing
+from llqr_sam.engine.observer import Observer, RunInfo
+from llqr_sam.engine.record import CurvePoint, DamagedRecordError, Record, read_record
+
+logger = logging.getLogger(__name__)
+
+Trace = TypeVar("Trace", "Failure", "Epochs")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the last attempt at a run ended."""
+
+    run_id: str
+    error: str  # type and last line of the exception
+    log: str  # file with the traceback
+    host: str
+    time: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How far a run is."""
+
+    done: int
+    planned: int
+    best: float | None  # percent
+    seconds: float  # spent on the run, over resumes
+    time: float  # of this count, seconds since the epoch
+
+    def left(self, now: float) -> float | None:
+        """Seconds to the end at the pace so far, if an epoch is done."""
+        if not self.done:
+            return None
+        return max(0.0, self.seconds / self.done * (self.planned - self.done) - (now - self.time))
+
+
+class ProgressFile(Observer):
+    """Keeps ``progress.json``; a disk that does not take it costs a warning."""
+
+    def on_start(self, run: RunInfo) -> None:
+        self._path = progress_path(run.folder)
+        self._planned = run.epochs
+        self._best = max((point.top1 for point in run.curve), default=None)
+        self._write(len(run.curve), run.curve[-1].seconds if run.curve else 0.0)
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        self._best = point.top1 if self._best is None else max(self._best, point.top1)
+        self._write(point.epoch, point.seconds)
+
+    def on_end(self, record: Record) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, done: int, seconds: float) -> None:
+        try:
+            _write(self._path, asdict(Epochs(done, self._planned, self._best, seconds, time.time())))
+        except OSError as error:
+            logger.warning("%s is not written: %s", self._path, error)
+
+
+def progress_path(folder: Path) -> Path:
+    return folder / "progress.json"
+
+
+def failure_path(folder: Path) -> Path:
+    return folder / "failure.json"
+
+
+def log_path(folder: Path) -> Path:
+    return folder / "log.txt"
+
+
+def note_failure(run_id: str, folder: Path, error: BaseException) -> None:
+    """Write ``failure.json`` and add the traceback to the log; where the disk is full, say so and go on."""
+    lines = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}{': ' + lines[-1] if lines else ''}"
+    failure = Failure(run_id, reason, str(log_path(folder)), socket.gethostname(), time.time())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with log_path(folder).open("a") as log:
+            log.write("".join(traceback.format_exception(error)))
+        _write(failure_path(folder), asdict(failure))
+    except OSError as problem:
+        logger.warning("the failure of %s (%s) is not noted: %s", run_id, reason, problem)
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """The failure noted in a run's folder."""
+    return _read(failure_path(folder), Failure)
+
+
+def read_progress(folder: Path) -> Epochs | None:
+    """How far the run of a folder is, or was when it stopped."""
+    return _read(progress_path(folder), Epochs)
+
+
+def find_record(run_id: str, candidates: list[Path]) -> tuple[tuple[Path, Record] | None, list[str]]:
+    """The first readable record of a run among files of its name, and a line for each damaged one before it."""
+    damaged: list[str] = []
+    for path in candidates:
+        try:
+            record = read_record(path)
+            if record.run_id != run_id:
+                raise DamagedRecordError(f"{path}: it holds the run {record.run_id}")
+            return (path, record), damaged
+        except FileNotFoundError:
+            continue  # between listing and reading
+        except DamagedRecordError as error:
+            damaged.append(str(error))
+    return None, damaged
+
+
+def _write(path: Path, tree: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(tree, sort_keys=True, indent=1) + "\n").encode())
+
+
+def _read(path: Path, kind: type[Trace]) -> Trace | None:
+    """The trace in a file; ``None`` where there is none or it is of another version."""
+    try:
+        return kind(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None

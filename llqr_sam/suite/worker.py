@@ -1,0 +1,160 @@
+"""A process that trains what it is handed: a run a line on standard input, or one run under SLURM.
+
+    python -m llqr_sam.suite.worker        a ``Job`` a line in, a ``Reply`` a line out; ends with its input
+
+What a run prints goes to its ``log.txt``. When the input ends while a run is training, its launcher is dead: the run
+finishes its step, is saved, and the worker ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llqr_sam.engine.interruption import Interrupted
+from llqr_sam.suite.attempt import attempt
+from llqr_sam.suite.job import Job
+from llqr_sam.suite.lock import LeftAlone
+from llqr_sam.suite.traces import log_path
+
+Kind = Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a run, and in one line why; ``killed`` is what a launcher says of a worker that cannot."""
+
+    kind: Kind
+    reason: str = ""
+
+
+class SlurmRun:
+    """What SLURM calls, through submitit: one run, requeued when it is stopped by a signal.
+
+    Args:
+        text: The job's JSON. Nothing else is pickled.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self) -> str:
+        """Train; returns what became of the run.
+
+        Raises:
+            Exception: the run failed; it is noted in the run's folder.
+        """
+        job = Job.from_json(self.text)
+        with _printing_to(log_path(job.folder)):
+            try:
+                return attempt(job).status
+            except LeftAlone as reason:
+                return str(reason)
+            except Interrupted as interruption:
+                print(f"interrupted: {interruption}", file=sys.stderr, flush=True)
+                raise SystemExit(requeue()) from interruption
+
+    def checkpoint(self) -> Any:
+        """submitit's way to requeue, for a signal that comes before training has begun or after it has ended."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def requeue() -> int:
+    """Put the SLURM job of this process back in the queue, unless SLURM is ending it already; 0, or 1 if it is not.
+
+    A job that was warned (of its time limit, or within the grace time of a preemption) still counts as running. One
+    that somebody has cancelled does not, but SLURM would requeue it all the same; one that SLURM requeues neither.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    number = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+    if "JobState=RUNNING" not in _scontrol("show", "job", number).stdout:
+        print(f"job {number} is being ended: SLURM or the next launch continues it", file=sys.stderr, flush=True)
+        return 1
+    answer = _scontrol("requeue", number)
+    print(answer.stderr.strip() or f"job {number} is in the queue again", file=sys.stderr, flush=True)
+    return min(answer.returncode, 1)
+
+
+def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["scontrol", *words], capture_output=True, text=True, check=False)
+
+
+def carry_out(text: str) -> Reply:
+    """Train the run of a job's JSON and say what became of it, whatever happens."""
+    try:
+        job = Job.from_json(text)
+        with _printing_to(log_path(job.folder)):
+            record = attempt(job, mistakes=(FileNotFoundError,))
+    except LeftAlone as reason:
+        return Reply("left", str(reason))
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        return Reply("interrupted", str(interruption))
+    except FileNotFoundError as error:
+        return Reply("mistake", str(error))
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        return Reply("failed", f"{type(error).__name__}{': ' + lines[-1] if lines else ''}")
+    best = record.metrics.best
+    accuracy = "" if best.top1 is None else f"best {best.top1:.2f} % (epoch {best.epoch})"
+    return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
+
+
+def main() -> int:
+    """Serve standard input until it ends or a run is interrupted."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_read, args=(lines, busy), daemon=True).start()
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    while text := lines.get():
+        busy.set()
+        reply = carry_out(text)
+        busy.clear()
+        with contextlib.suppress(BrokenPipeError):  # the launcher is gone
+            print(json.dumps(asdict(reply)), file=replies, flush=True)
+        if reply.kind == "interrupted":
+            break
+    return 0
+
+
+def _read(lines: queue.SimpleQueue[str], busy: threading.Event) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    if busy.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    lines.put("")
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Inside, standard output and error are appended to a file, those of child processes too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Jobs of real runs on digits, for what carries runs out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.grid import plan
+from llqr_sam.suite.job import Job
+from llqr_sam.suite.launch import make_job
+from llqr_sam.suite.status import Status
+
+WORDS = ("logger=none", "device=cpu")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def words_in(folder: Path, *words: str) -> list[str]:
+    """A command that leaves everything in ``folder``."""
+    return [*WORDS, *words, f"paths.results={folder}/results", f"paths.workspace={folder}/work"]
+
+
+def jobs_of(folder: Path, *words: str) -> list[Job]:
+    """The jobs that ``python train.py <words>`` makes."""
+    all_words = words_in(folder, *words)
+    config = compose_config(all_words)
+    status = Status.of(plan(config, all_words), folder / "results", folder / "work", config.stale_minutes)
+    return [make_job(run, status, config, folder) for run in status.runs]
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    """A Python process of its own, one thread, its output piped."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Return when ``condition`` holds.
+
+    Raises:
+        TimeoutError: it never did.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition never held")
+        time.sleep(0.05)

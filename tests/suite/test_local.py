@@ -1,0 +1,115 @@
+"""A pool of real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from llqr_sam.engine.record import read_record
+from llqr_sam.suite import local
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.local import Pool, places
+from llqr_sam.suite.lock import holder
+from llqr_sam.suite.snapshot import take_snapshot
+from llqr_sam.suite.traces import read_progress
+from tests.suite.jobs import jobs_of, start, wait_for, words_in
+
+TABLE = ("table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2]")
+ONE = [{"OMP_NUM_THREADS": "1"}]
+
+
+def pool(folder: Path, workers: int) -> Pool:
+    return Pool(ONE * workers, take_snapshot(folder / "work"))
+
+
+def test_a_queue_longer_than_the_pool(tmp_path):
+    """Two processes train three runs from the code of the launch; equal seeds give the weights of this process."""
+    jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=1")
+    replies = {job.run_id: reply.kind for job, reply in pool(tmp_path, 2).run(jobs)}
+    assert replies == {job.run_id: "finished" for job in jobs}
+    records = [read_record(job.options.record_path) for job in jobs]
+    assert len({record.weights_sha256 for record in records}) == 3
+
+
+def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(tmp_path, monkeypatch):
+    jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=6", "checkpoint_minutes=0")
+    started = []
+
+    class Recording(local.Worker):
+        def __init__(self, variables: dict[str, str]) -> None:
+            super().__init__(variables)
+            started.append(self)
+
+    monkeypatch.setattr(local, "Worker", Recording)
+    replies = {}
+    running = pool(tmp_path, 1).run(jobs)
+    victim = jobs[1]
+
+    def kill() -> None:
+        wait_for(lambda: (epochs := read_progress(victim.folder)) and epochs.done)
+        os.kill(started[0].process.pid, signal.SIGKILL)
+
+    for job, reply in running:
+        replies[job.run_id] = reply
+        if job is jobs[0]:
+            # The next has just not been handed out: `run` does so when it is asked to go on.
+            threading.Thread(target=kill).start()
+    assert [replies[job.run_id].kind for job in jobs] == ["finished", "killed", "finished"]
+    assert "SIGKILL" in replies[victim.run_id].reason
+    assert holder(victim.folder, 10) is None  # its process is dead
+    assert victim.outcome() is None
+    ((_, reply),) = pool(tmp_path, 1).run([victim])
+    assert reply.kind == "finished"
+    record = read_record(victim.options.record_path)
+    assert record.resumes == 1
+    straight = jobs_of(tmp_path / "straight", *TABLE, "protocol.epochs=6")[1]
+    list(pool(tmp_path, 1).run([straight]))
+    assert read_record(straight.options.record_path).weights_sha256 == record.weights_sha256
+
+
+def test_ctrl_c_saves_every_run_and_ends(tmp_path):
+    words = words_in(tmp_path, *TABLE, "protocol.epochs=100", "launch=local")
+    launcher = start("train.py", *words)
+    jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=100")
+    wait_for(lambda: all((epochs := read_progress(job.folder)) and epochs.done for job in jobs[:2]))
+    launcher.send_signal(signal.SIGINT)
+    _, error = launcher.communicate(timeout=30)
+    assert launcher.returncode == 130, error
+    assert "interrupted: the same command continues" in error
+    for job in jobs[:2]:
+        assert holder(job.folder, 10) is None
+        assert list((job.folder / "checkpoints").glob("*.pt"))
+    assert not jobs[2].folder.exists()
+
+
+def test_a_missing_data_set_stops_the_launch_with_one_line(tmp_path):
+    words = words_in(tmp_path, "table=8", "arch=resnet18", "optim=sgdm", "table.seeds=[0,1]", "launch=local")
+    launcher = start("train.py", *words, f"paths.data={tmp_path}/none")
+    _, error = launcher.communicate(timeout=60)
+    assert launcher.returncode == 2, error
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "prepare_data.py cifar" in error
+
+
+def test_places(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    threads = str(max(1, cores // 2))
+    assert places(None, "cpu") == [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * 2
+    assert len(places(5, "cpu")) == 5
+    assert len(places(None, "cuda:1")) == 1
+    with pytest.raises(UsageError, match=r"launch\.workers=0"):
+        places(0, "cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto")] == ["0", "1"]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(3, "cuda")] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto")] == ["3", "GPU-5f"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert places(2, "cpu")[0]["OMP_NUM_THREADS"] == "7"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from llqr_sam.engine.atomic import replacing
+from llqr_sam.suite.lock import RunLock
+from llqr_sam.suite.overview import Overview, every_table
+from llqr_sam.suite.status import Status
+from llqr_sam.suite.traces import Epochs, note_failure, progress_path
+from tests.suite.plans import plan_of
+from tests.suite.records import record_of, write_record
+
+WORDS = ("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]")
+RUNS = plan_of(*WORDS)  # two cells of three seeds
+
+
+def write_progress(folder: Path, done: int, seconds: float) -> None:
+    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time())
+    with replacing(progress_path(folder)) as file:
+        file.write(json.dumps(dataclasses.asdict(epochs)).encode())
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> Path:
+    """sgdm: finished in an hour, diverged after half of one, failed; sam: running, interrupted, waiting."""
+    for run, status, hours in ((RUNS[0], "finished", 1.0), (RUNS[1], "diverged", 0.5)):
+        path = write_record(tmp_path / "results", run, [90.0])
+        record = record_of(run, [90.0], status)  # type: ignore[arg-type]
+        dataclasses.replace(record, seconds=dataclasses.replace(record.seconds, total=3600 * hours)).write(path)
+    note_failure(RUNS[2].run_id, tmp_path / "work" / RUNS[2].run_id, RuntimeError("CUDA out of memory"))
+    write_progress(tmp_path / "work" / RUNS[3].run_id, 5, 1800.0)
+    write_progress(tmp_path / "work" / RUNS[4].run_id, 10, 3600.0)
+    return tmp_path
+
+
+def test_a_line_says_where_each_run_stands(states):
+    with RunLock(states / "work" / RUNS[3].run_id, 10):
+        status = Status.of(RUNS, states / "results", states / "work")
+        lines = list(Overview(status, states / "work").lines())
+    stands = [line.partition("  ")[2].strip() for line in lines]
+    assert stands[0].startswith("finished: best 90.00 % (epoch 1)")
+    assert stands[1].startswith("diverged: ")
+    assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
+    assert stands[2].endswith("log.txt)")
+    assert stands[3].startswith("running: epoch 5/20, best 91.50 %, 1:30:00 left, on ")
+    assert stands[4] == "waiting, interrupted after epoch 10/20, best 91.50 %"
+    assert stands[5] == "waiting"
+    assert lines[6] == "6 runs: 1 finished, 1 diverged, 1 failed, 1 running, 2 waiting"
+    # 1 + 0.5 + 0.5 + 1 spent; sam's own pace gives 1.5 and 1, and its third run has nothing to go by.
+    assert lines[7] == "3.00 hours spent, about 2.50 left, not counting 1 run of cells that none has finished"
+
+
+def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
+    path = write_record(tmp_path / "results", RUNS[0], [90.0])
+    record = record_of(RUNS[0], [90.0])
+    dataclasses.replace(record, seconds=dataclasses.replace(record.seconds, total=7200)).write(path)
+    write_progress(tmp_path / "work" / RUNS[1].run_id, 10, 1800.0)
+    status = Status.of(RUNS[:3], tmp_path / "results", tmp_path / "work")
+    hours = Overview(status, tmp_path / "work").hours()
+    assert (hours.spent, hours.left, hours.unknown) == (2.5, 3.5, 0)
+
+
+def test_every_table_that_has_begun_in_brief(states):
+    words = list(WORDS[1:])
+    assert list(every_table(words, states / "none", states / "neither", 10)) == ["no run of any table has begun"]
+    lines = list(every_table(words, states / "results", states / "work", 10))
+    assert lines[0] == "table=demo: Digits with 40 % label noise"
+    assert [line.split()[1] for line in lines[1:3]] == ["diverged:", "failed:"]
+    assert lines[3] == "6 runs: 1 finished, 1 diverged, 1 failed, 3 waiting"
+    assert len(lines) == 5

@@ -1,0 +1,74 @@
+"""SLURM's side without a SLURM: profiles, and what is handed to it. tests/integration/slurm has a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llqr_sam.data.registry import DATASETS
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.slurm import FILES, PROFILES, Profile, _parameters, read_profile, submit
+from tests.suite.jobs import jobs_of
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_profile_is_one(path):
+    profile = read_profile(path.stem)
+    assert profile == read_profile(str(path))
+    assert profile.signal_delay < 60 * profile.minutes()
+    assert path.read_text().startswith("# ")
+    assert f"{path.stem}.yaml" in (PROFILES / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("30:00", 30), ("2:59:00", 179), ("12:00:59", 720), ("1-00", 1440), ("2-12:30", 3630)],
+)
+def test_times_are_slurms(text, minutes):
+    assert Profile(time=text).minutes() == minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("time: soon", "time=soon of the SLURM profile is not a time. Write minutes or D-HH:MM:SS."),
+        ("time: '0:30'", "must be a minute at least"),
+        ("walltime: 3", "walltime"),
+        ("cpus: many", "cpus"),
+        ("- a", "is not a SLURM profile"),
+        ("a: [", "is not a SLURM profile"),
+    ],
+)
+def test_a_wrong_profile_is_one_sentence(text, sentence, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        read_profile(str(path))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_profile_names_the_known():
+    with pytest.raises(UsageError, match=r"launch\.profile=none .* Choose from: alliance, generic; or name a file"):
+        read_profile("none")
+
+
+def test_without_slurm_it_is_a_usage_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="needs a machine with sbatch and srun. Choose launch=local"):
+        submit(jobs_of(tmp_path), Profile(), tmp_path, tmp_path, "name")
+
+
+def test_jobs_know_what_to_stage_and_which_code_to_run(tmp_path):
+    assert set(FILES) == set(DATASETS) - {"digits"}
+    jobs = jobs_of(tmp_path, "table=8", "optim=sgdm")
+    given = _parameters(jobs, Profile(account="def-me", cpus=3, sbatch={"mail-type": "FAIL"}), Path("/a b"), "name")
+    assert "export PYTHONPATH='/a b'" in "\n".join(given["slurm_setup"])
+    assert f"export SUITE_DATA={tmp_path}/data" in given["slurm_setup"]
+    files = " ".join(sorted({FILES[job.settings.dataset.name] for job in jobs}))
+    assert f"export SUITE_FILES={files}" in "\n".join(given["slurm_setup"]).replace("'", "")
+    assert given["slurm_account"] == "def-me"
+    assert "slurm_partition" not in given
+    assert given["slurm_cpus_per_task"] == 3
+    assert given["slurm_additional_parameters"] == {"requeue": True, "mail-type": "FAIL"}
