@@ -1,0 +1,268 @@
+"""What U stores: every block structure, from a network's shapes alone (paper, Table 9).
+
+Notation: a kernel X in R^{m x n} stores mn (diagonal), m^2 + n^2 (kfac), m^2 + n^2 + mn (ekfac) or m + n (diag_kfac)
+scalars, a bias or norm scale its length; S devices hold 1/S of them each. All in float32.
+
+Networks are built on the meta device: shapes without memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from llqr_sam.data.registry import info
+from llqr_sam.engine.atomic import replacing
+from llqr_sam.methods.distributed import Ranks
+from llqr_sam.methods.layout import layout
+from llqr_sam.models.registry import ARCHS, build, image_sizes
+from llqr_sam.suite.errors import UsageError, did_you_mean
+
+PAPER = Path(__file__).resolve().parents[2] / "results" / "paper" / "table9_storage.csv"
+KERNEL_SCALARS: dict[str, Callable[[int, int], int]] = {
+    "diagonal": lambda m, n: m * n,
+    "kfac": lambda m, n: m * m + n * n,
+    "ekfac": lambda m, n: m * m + n * n + m * n,
+    "diag_kfac": lambda m, n: m + n,
+}
+SCALARS_PER_MIB = 2**20 / 4
+DATASETS = ("imagenet", "cifar100", "tinyimagenet", "digits")  # an arch is counted for the first whose images it takes
+PAPER_STRUCTURES = {"e-kfac": "ekfac", "diag-kfac": "diag_kfac"}
+PAPER_MODELS = {  # name as printed -> (arch, data set, what it is)
+    "ViT-Ti/16": ("vit_tiny", "tinyimagenet", "ViT-Ti/8, 64 x 64 images, 200 classes"),
+    "ViT-B/16": ("vit_base", "imagenet", "ViT-B/16, 224 x 224 images, 1000 classes"),
+    "ViT-L/16": ("vit_large", "imagenet", "ViT-L/16, 224 x 224 images, 1000 classes"),
+}
+COLUMNS = ("model_params", "precond_params", "precond_mib_per_device", "total_mib_per_device")
+HEADS = ("Model params", "U, scalars", "U, MiB a device", "U + model, MiB a device")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Float32 storage of one network and its U.
+
+    Args:
+        parameters: Of the network.
+        parts: Scalars of U by what one device must hold together: a kernel or a vector, under "diagonal" a layer.
+        shards: S, devices that U is spread over; each has a copy of the network.
+    """
+
+    parameters: int
+    parts: tuple[int, ...]
+    shards: int = 1
+
+    @property
+    def scalars(self) -> int:
+        """Scalars of U, all devices together."""
+        return sum(self.parts)
+
+    @property
+    def mib(self) -> float:
+        """MiB of U a device when split evenly, as the paper counts."""
+        return self.scalars / self.shards / SCALARS_PER_MIB
+
+    @property
+    def total_mib(self) -> float:
+        """MiB a device of U and the network."""
+        return self.mib + self.parameters / SCALARS_PER_MIB
+
+    @property
+    def largest_mib(self) -> float:
+        """MiB of U on the fullest device of ``LLQR(shard=True)``, which splits between parts, not inside one."""
+        return max(sum(share) for share in self.shares()) / SCALARS_PER_MIB
+
+    def shares(self) -> list[list[int]]:
+        """The parts each device holds."""
+        return [_seat(rank, self.shards).share(self.parts, lambda part: part) for rank in range(self.shards)]
+
+    def printed(self) -> tuple[str, ...]:
+        """The columns of Table 9 as text: ``COLUMNS``."""
+        return str(self.parameters), str(self.scalars), f"{self.mib:.2f}", f"{self.total_mib:.2f}"
+
+
+def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
+    """What LLQR stores for a network; on the meta device this takes no memory.
+
+    Raises:
+        UsageError: an unknown structure or fewer than one shard.
+    """
+    if structure not in KERNEL_SCALARS:
+        raise UsageError(f"structure={structure} is not counted here. Choose from: {', '.join(KERNEL_SCALARS)}.")
+    if shards < 1:
+        raise UsageError(f"shards={shards} must be at least 1.")
+    kernels, vectors = layout(model)
+    scalars = KERNEL_SCALARS[structure]
+    named = [(kernel.name, kernel.parts * scalars(kernel.m, kernel.n)) for kernel in kernels]
+    named += [(vector.name, vector.shape.numel()) for vector in vectors]
+    together: defaultdict[str, int] = defaultdict(int)
+    for name, size in named:
+        together[name.rpartition(".")[0] if structure == "diagonal" else name] += size
+    return Storage(sum(p.numel() for p in model.parameters()), tuple(together.values()), shards)
+
+
+def dataset_for(arch: str) -> str:
+    """The data set whose images and classes an arch is counted for.
+
+    Raises:
+        UsageError: there is no such arch.
+    """
+    if arch not in ARCHS:
+        known = ", ".join(ARCHS)
+        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, ARCHS)}")
+    sides = image_sizes(arch)
+    return next(name for name in DATASETS if info(name).image_size in sides)
+
+
+def arch_storage(arch: str, dataset: str, structure: str, shards: int = 1) -> Storage:
+    """Storage of a named network for a data set.
+
+    Raises:
+        UsageError: an unknown name, or a network that does not take the data set's images.
+    """
+    return storage(_shapes(arch, dataset), structure, shards)
+
+
+def arch_table(arch: str, dataset: str, structures: Sequence[str], shards: int) -> str:
+    """Every structure of one arch, as Markdown."""
+    known = info(dataset)
+    lines = [
+        f"arch={arch}, {known.classes} classes, {known.image_size} x {known.image_size} images ({dataset}), "
+        f"float32, U over {shards} device{'s' if shards > 1 else ''}",
+        "",
+        *_markdown(("Structure", *HEADS, "fullest device, MiB")),
+    ]
+    for structure in structures:
+        counted = arch_storage(arch, dataset, structure, shards)
+        lines += [_row((structure, *counted.printed(), f"{counted.largest_mib:.2f}"))]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of Table 9, and what the paper prints in it."""
+
+    model: str
+    structure: str
+    shards: int
+    ours: tuple[str, ...]
+    paper: tuple[str, ...]
+
+
+def table_9(path: Path = PAPER) -> list[Row]:
+    """The paper's rows, counted from our networks' shapes."""
+    with path.open(newline="") as file:
+        printed = list(csv.DictReader(file))
+    rows = []
+    for row in printed:
+        arch, dataset, _ = PAPER_MODELS[row["model"]]
+        counted = arch_storage(arch, dataset, PAPER_STRUCTURES[row["structure"]], int(row["shards"]))
+        paper = tuple(row[column] for column in COLUMNS)
+        rows.append(Row(row["model"], row["structure"], int(row["shards"]), counted.printed(), paper))
+    return rows
+
+
+def write_table_9(output: Path) -> list[Path]:
+    """Write ``output`` with .md, .csv and .tex; the paths."""
+    rows = table_9()
+    texts = {"md": to_markdown(rows), "csv": to_csv(rows), "tex": to_latex(rows)}
+    paths = [output.with_name(f"{output.name}.{suffix}") for suffix in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        with replacing(path) as file:
+            file.write(text.encode())
+    return paths
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """What was counted, ours over the paper's, and how many rows agree."""
+    lines = [
+        "# Table 9: Storage of U on vision transformers",
+        "",
+        f'{_caption()} "paper": the value printed in arXiv 2605.16134.',
+        "",
+        *_markdown(("Model", "Structure", "S", *HEADS)),
+    ]
+    for row in rows:
+        cells = [f"{ours}<br>paper {paper}" for ours, paper in zip(row.ours, row.paper, strict=True)]
+        lines.append(_row((_label(row), row.structure, str(row.shards), *cells)))
+    agreed = sum(row.ours == row.paper for row in rows)
+    lines += [
+        "",
+        f"{agreed} of {len(rows)} rows equal the paper's in every digit. Command: `python scripts/storage.py`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Our numbers under the columns of the paper's file, models as printed there: equal figures give equal files."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("model", "structure", "shards", *COLUMNS))
+    for row in rows:
+        writer.writerow((row.model, row.structure, row.shards, *row.ours))
+    return text.getvalue()
+
+
+def to_latex(rows: Sequence[Row]) -> str:
+    """A ``table`` environment for booktabs."""
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{Table 9: Storage of U on vision transformers. {_caption()}}}".replace(" x ", r" $\times$ "),
+        r"\begin{tabular}{llrrrrr}",
+        r"\toprule",
+        " & ".join(("Model", "Structure", "S", *HEADS)) + r" \\",
+        r"\midrule",
+        *(" & ".join((_label(row), row.structure, str(row.shards), *row.ours)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _caption() -> str:
+    return (
+        "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
+        f"{PAPER_MODELS['ViT-Ti/16'][2]}; the others are 224 x 224 images of 1000 classes."
+    )
+
+
+def _label(row: Row) -> str:
+    """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
+    counted = PAPER_MODELS[row.model][2].partition(",")[0]
+    return row.model if counted == row.model else f"{counted} (printed: {row.model})"
+
+
+def _markdown(heads: Iterable[str]) -> list[str]:
+    heads = list(heads)
+    return [_row(heads), _row(["---"] * len(heads))]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _seat(rank: int, size: int) -> Ranks:
+    """One of several processes, to ask what it would hold."""
+    ranks = Ranks()
+    ranks.rank, ranks.size = rank, size
+    return ranks
+
+
+@cache
+def _shapes(arch: str, dataset: str) -> nn.Module:
+    try:
+        known = info(dataset)
+        with torch.device("meta"):
+            return build(arch, classes=known.classes, image_size=known.image_size, channels=known.channels)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,56 @@
+"""Storage of U by block structure: the paper's Table 9, or any network. No memory is taken, no data is read.
+
+python scripts/storage.py                                      writes results/tables/table_09.{md,csv,tex}
+python scripts/storage.py arch=resnet50                        every structure of one network
+python scripts/storage.py arch=vit_tiny dataset=tinyimagenet structure=ekfac shards=4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llqr_sam.report.storage import KERNEL_SCALARS, arch_table, dataset_for, write_table_9
+from llqr_sam.suite.errors import UsageError, did_you_mean, exit_status
+
+WORDS = ("arch", "dataset", "structure", "shards", "output")
+OUTPUT = "results/tables/table_09"
+
+
+def main() -> int:
+    """Table 9, or the arch that the words name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="key=value", help=f"any of {', '.join(WORDS)}")
+    words = _parsed(parser.parse_args().words)
+    if "arch" not in words:
+        if set(words) - {"output"}:
+            raise UsageError(f"{next(iter(words))}= needs arch=NAME; without it, all of Table 9 is written.")
+        paths = write_table_9(Path(words.get("output", OUTPUT)))
+        print(f"table=9  ->  {', '.join(map(str, paths))}")
+        return 0
+    arch = words["arch"]
+    dataset = words.get("dataset") or dataset_for(arch)
+    structures = [words["structure"]] if "structure" in words else list(KERNEL_SCALARS)
+    print(arch_table(arch, dataset, structures, _whole("shards", words.get("shards", "1"))), end="")
+    return 0
+
+
+def _parsed(words: list[str]) -> dict[str, str]:
+    parsed = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in WORDS:
+            raise UsageError(f"{word} is not possible. Keys here: {', '.join(WORDS)}{did_you_mean(key, WORDS)}")
+        parsed[key] = value
+    return parsed
+
+
+def _whole(key: str, value: str) -> int:
+    if not value.isdecimal():
+        raise UsageError(f"{key}={value} must be a whole number.")
+    return int(value)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

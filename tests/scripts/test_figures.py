@@ -1,0 +1,30 @@
+"""scripts/figures.py, as it is run; what it draws is tested in tests/report/test_landscapes.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/figures.py", *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_an_unknown_figure_is_one_line():
+    done = run("2", "7")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr == "error: figure 7 is not drawn here. Choose from: 2, 3.\n"
+
+
+@pytest.mark.slow
+def test_figure_3(tmp_path):
+    done = run("3", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure_03.csv", "figure_03.png", "figure_03_map.csv"]
+    assert done.stdout.startswith("figure=3 ")
