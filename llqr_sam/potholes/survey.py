@@ -15,8 +15,11 @@ from torch import Tensor
 
 from llqr_sam.potholes.landscape import METHODS, Fleet, Learning, Setting, SharpRing
 
-FATES = ("flat", "crest", "ring", "away")
-"""Ends of a run: in the flat basin, hovering on the crest, in the ring, or outside it."""
+FATES = ("flat", "between", "ring", "away")
+"""Ends of a run: in the flat basin, between it and the ring, in the ring, or outside it.
+
+Between them SAM hovers on the crest, or rests where its probe ends on the bottom of the ring and finds no gradient.
+"""
 TAIL = 20  # a run's end is its mean distance from the origin over so many steps, since SAM never stops
 
 
@@ -58,7 +61,7 @@ def outcomes(landscape: SharpRing, trajectory: Tensor) -> Outcomes:
     walked = torch.cat([torch.zeros_like(strides[:1]), strides.cumsum(0)])
     end = distance[-TAIL:].mean(0)
     crest, radius = landscape.crest, landscape.radius
-    borders = torch.tensor([radius / 4, (crest + radius) / 2, 1.5 * radius], dtype=end.dtype)
+    borders = torch.tensor([radius / 4, (crest + radius) / 2, 1.2 * radius], dtype=end.dtype)
     fate = torch.bucketize(torch.nan_to_num(end, nan=math.inf), borders)
     arrival = _first(distance < radius / 5)
     path_to_flat = walked.gather(0, arrival.clamp_min(0).unsqueeze(0)).squeeze(0)
@@ -131,7 +134,7 @@ VERDICTS = {
     "no shorter": "the same, but LLQR+SAM's path is not shorter",
     "SAM only": "only SAM reaches the flat basin",
     "LLQR+SAM only": "only LLQR+SAM reaches the flat basin",
-    "crest": "neither reaches the flat basin, but not both stay in the ring: they hover on the crest",
+    "between": "neither reaches the flat basin, but not both stay in the ring: they stop between the two",
     "trapped": "all four stay in the ring",
     "without SAM": "GD or LLQR leaves the ring too",
 }
@@ -156,4 +159,4 @@ def verdict(by_method: dict[str, Outcomes]) -> str:
         return "holds" if ours.mean() < 0.99 * theirs.mean() else "no shorter"
     if any(reach):
         return "SAM only" if reach[0] else "LLQR+SAM only"
-    return "trapped" if min(sam.share("ring"), llqr_sam.share("ring")) > 0.5 else "crest"
+    return "trapped" if min(sam.share("ring"), llqr_sam.share("ring")) > 0.5 else "between"

@@ -41,7 +41,7 @@ CELLS = {  # verdict -> (colour, mark)
     "no shorter": ("#56B4E9", "="),
     "SAM only": ("#0072B2", "S"),
     "LLQR+SAM only": ("#E69F00", "L"),
-    "crest": ("#BBBBBB", "^"),
+    "between": ("#BBBBBB", "^"),
     "trapped": ("#F4F4F4", "·"),
     "without SAM": ("#CC79A7", "!"),
 }
@@ -251,11 +251,11 @@ def _draw_losses(axes: Axes, losses: dict[str, Tensor], steps: int, place: str |
 
 
 def _draw_shares(axes: Axes, found: dict[str, dict[float, Outcomes]]) -> None:
-    """Where the runs end, by noise: the flat basin solid, the crest dotted."""
+    """Where the runs end, by noise: in the flat basin solid, between it and the ring dotted."""
     for method, by_variance in found.items():
-        for fate, style in (("flat", "-"), ("crest", ":")):
+        for fate, style in (("flat", "-"), ("between", ":")):
             shares = [outcome.share(fate) for outcome in by_variance.values()]
-            label = f"{NAMES[method]}, {'flat basin' if fate == 'flat' else 'crest'}"
+            label = f"{NAMES[method]}, {'flat basin' if fate == 'flat' else 'between'}"
             axes.plot(
                 VARIANCES, shares, style, color=INKS[method], marker="o", markersize=5, linewidth=1.8, label=label
             )
