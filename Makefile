@@ -52,8 +52,13 @@ lint: .venv/.ready ## ruff and mypy
 check: lint test test-slow ## What CI runs, in the order that fails fastest
 
 .PHONY: tables
-tables: .venv/.ready ## Render every table from results/runs
+tables: .venv/.ready ## Render every table from results/runs, and Table 9
 	@$(RUN) scripts/render_tables.py
+	@$(RUN) scripts/storage.py
+
+.PHONY: figures
+figures: .venv/.ready ## Draw Figures 2 and 3 (about a minute)
+	@$(RUN) scripts/figures.py
 
 .PHONY: bench
 bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a gradient evaluation
