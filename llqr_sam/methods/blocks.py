@@ -35,11 +35,11 @@ class Learner(Protocol):
     """The factors of one block during the inner loop of a refresh."""
 
     def apply(self) -> Tensor:
-        """U g under the present factors."""
+        """U g under the present factors, in memory of its own."""
         ...
 
     def descend(self, c: Tensor) -> None:
-        """One heavy-ball step on J, given C = g + H delta."""
+        """One heavy-ball step on J, given C = g + H delta, which may be overwritten."""
         ...
 
     def factors(self) -> Factors:
@@ -82,6 +82,12 @@ class Block(ABC):
         transported = self.scatter(self.apply(self.gather(named)))
         return {name: x.to(named[name].dtype) for name, x in transported.items() if name in named}
 
+    def apply_named_(self, named: Mapping[str, Tensor]) -> None:
+        """Overwrites x with U x on the entries of ``named`` that belong to this block."""
+        transported = self.apply_named(named)
+        if transported:
+            torch._foreach_copy_([named[name] for name in transported], list(transported.values()))
+
     def average(self, learned: Factors, ema: float) -> None:
         """U <- ema U + (1 - ema) U_T, factor by factor."""
         for name, factor in self.factors.items():
@@ -93,7 +99,7 @@ class FreeBlock(Block):
 
     @abstractmethod
     def pullback(self, factors: Factors, x: Tensor, c: Tensor) -> Factors:
-        """dJ/dfactor for each factor."""
+        """dJ/dfactor for each factor; c may be overwritten."""
 
     def step(self, descent: HeavyBall, factor: Tensor, buffer: Tensor, gradient: Tensor) -> None:
         """One inner step on one factor, each entry of the stack clipped by itself."""
@@ -148,6 +154,7 @@ class Diagonal(FreeBlock):
         self._group, self._group_count = group, len(groups)
         self._lengths = torch.tensor(self._sizes, device=device)
         self.factors = {"d": torch.ones(1, sum(self._sizes), dtype=dtype, device=device)}
+        self._scales = self.scatter(self.factors["d"])  # views
 
     def gather(self, named: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> ``[1, P]``."""
@@ -165,15 +172,21 @@ class Diagonal(FreeBlock):
 
     def apply_named(self, named: Mapping[str, Tensor]) -> Named:
         """d * x without gathering: one fused multiply over the tensors as they are."""
-        scales = self.scatter(self.factors["d"])
-        names = [name for name in self._names if name in named]
-        if not names:
+        scales, gradients = self._paired(named)
+        if not gradients:
             return {}
-        gradients = [named[name] for name in names]
-        transported = torch._foreach_mul(
-            [scales[name].to(g.dtype) for name, g in zip(names, gradients, strict=True)], gradients
-        )
-        return dict(zip(names, transported, strict=True))
+        return dict(zip(gradients, torch._foreach_mul(scales, list(gradients.values())), strict=True))
+
+    def apply_named_(self, named: Mapping[str, Tensor]) -> None:
+        """The same fused multiply in place: nothing is allocated."""
+        scales, gradients = self._paired(named)
+        if gradients:
+            torch._foreach_mul_(list(gradients.values()), scales)
+
+    def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
+        """d and x of the entries that belong to this block, alike in order and dtype."""
+        gradients = {name: named[name] for name in self._names if name in named}
+        return [self._scales[name].to(x.dtype) for name, x in gradients.items()], gradients
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """d * x."""
@@ -181,7 +194,7 @@ class Diagonal(FreeBlock):
 
     def pullback(self, factors: Factors, x: Tensor, c: Tensor) -> Factors:
         """dJ/dd."""
-        return {"d": -(x * c)}
+        return {"d": c.mul_(x).neg_()}
 
     def step(self, descent: HeavyBall, factor: Tensor, buffer: Tensor, gradient: Tensor) -> None:
         """One inner step, clipped per tensor or per layer."""
@@ -192,7 +205,7 @@ class Diagonal(FreeBlock):
 
     def named_factors(self) -> dict[str, Factors]:
         """See ``Block``."""
-        return {name: {"d": d} for name, d in self.scatter(self.factors["d"]).items()}
+        return {name: {"d": d} for name, d in self._scales.items()}
 
     def average(self, learned: Factors, ema: float) -> None:
         """Average, then keep every entry at least ``floor``."""

@@ -175,16 +175,17 @@ class LLQR(Metric):
         start = time.perf_counter()
         curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)
         g = curvature.gradient
-        stacked = [block.gather(g) for block in self._blocks]
-        learners = [b.learner(x, self._descent) for b, x in zip(self._blocks, stacked, strict=True)]
+        learners = [block.learner(block.gather(g), self._descent) for block in self._blocks]
         before = torch.zeros(())
         for step in range(self.inner_steps):
             delta = self._delta(learners, g)
             c = self._costate(curvature, delta)
             if step == 0:
                 before = _objective(g, delta, c)
-            for block, learner in zip(self._blocks, learners, strict=True):
-                learner.descend(block.gather(c))
+            gathered = [block.gather(c) for block in self._blocks]
+            del delta, c  # each as large as the network
+            for learner, part in zip(learners, gathered, strict=True):
+                learner.descend(part)
         learned = [learner.factors() for learner in learners]
         finite = torch.stack([torch.isfinite(f).all() for fs in learned for f in fs.values()]).all()
         accepted = self._ranks.agree(finite)
@@ -193,6 +194,7 @@ class LLQR(Metric):
                 block.average(factors, self.ema)
             self._replicas.keep_first_(factor for block in self._blocks for factor in block.factors.values())
         self._count_failure(accepted)
+        del learners, learned
         return self._report(curvature, before, accepted, start)
 
     def apply(self, v: Named) -> Named:
@@ -207,14 +209,20 @@ class LLQR(Metric):
         Raises:
             ValueError: a name that U holds no block for.
         """
-        if not v.keys() <= self._names:
-            stranger = next(name for name in v if name not in self._names)
-            raise ValueError(f"LLQR holds no block for parameter {stranger}; it was built for another model.")
+        self._require_known(v)
         transported: Named = {}
         for block in self._blocks:
             transported.update(block.apply_named(v))
         transported = self._shards.complete(transported, v)
         return {name: transported[name] for name in v}
+
+    def apply_(self, v: Named) -> None:
+        """Overwrites v with U v; arguments and errors are those of ``apply``."""
+        if self.sharded:
+            return super().apply_(v)
+        self._require_known(v)
+        for block in self._blocks:
+            block.apply_named_(v)
 
     @property
     def storage(self) -> int:
@@ -260,11 +268,16 @@ class LLQR(Metric):
         self._failures_in_a_row = state["failures_in_a_row"]
         self._reported_fallbacks = state["reported_fallbacks"]
 
+    def _require_known(self, v: Named) -> None:
+        if not v.keys() <= self._names:
+            stranger = next(name for name in v if name not in self._names)
+            raise ValueError(f"LLQR holds no block for parameter {stranger}; it was built for another model.")
+
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
         delta: Named = {}
         for block, learner in zip(self._blocks, learners, strict=True):
-            delta.update(block.scatter(-learner.apply()))
+            delta.update(block.scatter(learner.apply().neg_()))
         return self._shards.complete(delta, g)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
@@ -288,14 +301,15 @@ class LLQR(Metric):
         g = curvature.gradient
         ug = self.apply(g)
         delta = dict(zip(ug, torch._foreach_neg(list(ug.values())), strict=True))
+        del ug
         after = _objective(g, delta, self._costate(curvature, delta))
-        change = {name: ug[name] - g[name] for name in g}
-        size = dot(g, g).sqrt()
+        torch._foreach_add_(list(delta.values()), [g[name] for name in delta])  # g - U g
+        change, size = dot(delta, delta).sqrt(), dot(g, g).sqrt()
         fallbacks, self._reported_fallbacks = self.fallbacks - self._reported_fallbacks, self.fallbacks
         return RefreshReport(
             objective_before=float(before),
             objective_after=float(after),
-            relative_change=float(dot(change, change).sqrt() / size) if size > 0 else 0.0,
+            relative_change=float(change / size) if size > 0 else 0.0,
             fallbacks=fallbacks,
             accepted=accepted,
             seconds=time.perf_counter() - start,

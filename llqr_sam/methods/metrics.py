@@ -49,6 +49,12 @@ class Metric:
         """M v, name -> tensor shaped like v."""
         return v
 
+    def apply_(self, v: Named) -> None:
+        """Overwrites v with M v."""
+        transported = self.apply(v)
+        if v and transported is not v:
+            torch._foreach_copy_(list(v.values()), [transported[name] for name in v])
+
     def probe(self, v: Named, rho: float, norm: Norm = "metric") -> Named:
         """Perturbation eps = rho M v / norm(v) (paper, eq. 1).
 

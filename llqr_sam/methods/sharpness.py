@@ -217,16 +217,13 @@ class SharpnessAware(Optimizer):
 
     def _transport_gradients(self) -> None:
         """p.grad <- (T g)_p, in place: a gradient may be a view of a communication bucket."""
-        if type(self.transport) is Metric:
-            return
         gradients: Named = {
             name: p.grad
             for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
             if p.grad is not None
         }
-        transported = self.transport.apply(gradients)
-        torch._foreach_copy_(list(gradients.values()), [transported[name] for name in gradients])
+        self.transport.apply_(gradients)
 
     def _group_names(self) -> list[list[str]]:
         """Parameter names by group: the model's, or ``group.index`` without a model."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from benchmarks.measure import Row, time_rows
 from benchmarks.problem import Problem
 from llqr_sam.methods.assembly import Structure
+from llqr_sam.methods.blocks import KernelBlock
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness import SharpnessAware
 
@@ -46,7 +48,20 @@ def _of_structure(problem: Problem, structure: Structure, divergences: list[str]
     for name, each in metrics.items():
         refresh = partial(each.refresh, problem.inputs, problem.targets, problem.loss_fn)
         rows.append(Row(f"refresh, {name}, {structure}, per inner step", refresh, share=inner_steps))
+    if structure == "ekfac":
+        rows.append(Row("four m^2 n products of each kernel", _long_side_products(metric)))
     return rows
+
+
+def _long_side_products(metric: LLQR) -> Callable[[], object]:
+    """What an E-KFAC inner step cannot do without: four products with the longer side's square factor."""
+    pairs = []
+    for block in metric._blocks:
+        if isinstance(block, KernelBlock):
+            short, long = sorted((block.n, block.m))
+            kernel = torch.randn(block.count, short, long, device=block.factors["D"].device)
+            pairs.append((kernel, torch.randn(block.count, long, long, device=kernel.device)))
+    return lambda: [kernel @ square for kernel, square in pairs for _ in range(4)]
 
 
 def overheads(rows: list[Row], inner_steps: int) -> list[tuple[str, list[float]]]:
