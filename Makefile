@@ -15,7 +15,7 @@ help: ## List the tasks
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Name one: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	@echo "Setting up .venv (a few minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' 2> >(grep -v '^WARNING: Location' >&2)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[suite,dev]' 2> >(grep -v '^WARNING: Location' >&2)
 	@touch $@
 
 .PHONY: setup

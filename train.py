@@ -16,7 +16,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError:
+    print("error: Hydra is not installed: `pip install .` brings the methods alone.", file=sys.stderr, end=" ")
+    print("Use: pip install '.[suite]'", file=sys.stderr)
+    raise SystemExit(2) from None
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 

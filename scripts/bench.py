@@ -4,7 +4,8 @@ python scripts/bench.py                                        ResNet-18 at widt
 python scripts/bench.py --width 64 --batch 32 --divergences ngd --json
 python scripts/bench.py --arch vit_base --image-size 224 --classes 1000 --batch 64 --device cuda
 python scripts/bench.py --study parts                          where a refresh spends its time
-python scripts/bench.py --study scaling                          batch, width, depth, parameter count
+python scripts/bench.py --study memory --chunk-size 8          what memory a refresh takes
+python scripts/bench.py --study scaling                        batch, width, depth, parameter count
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from benchmarks.measure import Row
+from benchmarks.memory import memory
 from benchmarks.parts import parts
 from benchmarks.problem import Problem
 from benchmarks.scaling import Point, exponent, scaling
@@ -55,6 +57,13 @@ def study_parts(options: argparse.Namespace) -> dict[str, Any]:
     return {"percent of one refresh": figures}
 
 
+def study_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """MiB of one refresh of every structure."""
+    problem = _problem(options)
+    cases = [(s, d) for d in options.divergences.split(",") for s in options.structures.split(",")]
+    return {"MiB": [memory(problem, *case, options.chunk_size) for case in cases]}
+
+
 def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Refreshes along four sweeps, and the exponent in the parameter count."""
     found: dict[str, Any] = {}
@@ -77,6 +86,9 @@ def _problem(options: argparse.Namespace) -> Problem:
     return Problem(model, (options.batch, channels, side, side), options.classes, resolve(options.device))
 
 
+STUDIES = {"steps": study_steps, "parts": study_parts, "memory": study_memory, "scaling": study_scaling}
+
+
 def show(title: str, figures: list[dict[str, Any]]) -> None:
     """Dictionaries of one shape as a table."""
     table = Table(title=title, title_justify="left")
@@ -90,7 +102,7 @@ def show(title: str, figures: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Parses the options, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", choices=("steps", "parts", "scaling"), default="steps")
+    parser.add_argument("--study", choices=tuple(STUDIES), default="steps")
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--width", type=int, default=None, help="channels of the first stage; resnet18's default is 16")
     parser.add_argument("--batch", type=int, default=64)
@@ -99,6 +111,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--structures", default="diagonal,diag_kfac,kfac,ekfac")
     parser.add_argument("--divergences", default="ngd,newton")
+    parser.add_argument("--chunk-size", type=int, default=None, help="samples a refresh linearises at a time (memory)")
     parser.add_argument("--inner-steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
@@ -108,7 +121,7 @@ def main() -> None:
         options.width = 16
     width = f" at width {options.width}" if options.width else ""
     title = _problem(options).title(f"{options.arch}{width}")
-    found = {"steps": study_steps, "parts": study_parts, "scaling": study_scaling}[options.study](options)
+    found = STUDIES[options.study](options)
     if options.json:
         print(json.dumps({"title": title, **found}, indent=1))
         return

@@ -31,7 +31,8 @@ from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llqr_sam.methods.curvature import Divergence, LossFunction, Reduction
+from llqr_sam.methods.curvature import Divergence, Reduction
+from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.named import Named
 

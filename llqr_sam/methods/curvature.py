@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llqr_sam.methods.diagnosis import explained, require_second_derivatives
+from llqr_sam.methods.hessian import LossFunction, LossPoint, reverse_over_reverse
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.methods.replay import Point, Push, Replay
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
-LossFunction = Callable[[Any, Any], Tensor]
-Pusher = Callable[[Point, Tensor], Push | None]
+Pusher = Callable[[Point, list[Tensor]], Push | None]
+Differentiate = Callable[[LossPoint], tuple[Named, Push]]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -80,8 +81,8 @@ class FisherCurvature:
         self._explained = partial(explained, model, inputs)
         self._point = point = _point(model, inputs)
         with _differentiable_inference(model), self._explained():
-            self._outputs = outputs = _outputs(point)
-            self._push = (pusher or Replay())(point, outputs) or double_backward(point, outputs)
+            self._outputs = outputs = point.outputs()
+            self._push = (pusher or Replay())(point, [outputs]) or double_backward(point, [outputs])
             gradients = torch.autograd.grad(
                 loss_fn(outputs, targets), list(point.parameters.values()), retain_graph=True, materialize_grads=True
             )
@@ -94,7 +95,7 @@ class FisherCurvature:
         """H v: forward, M, backward."""
         parameters = self._point.parameters
         with self._explained():
-            pushed = self._push(v)
+            (pushed,) = self._push(v)
         u = self._output_fisher(pushed) * self._scale
         pulled = torch.autograd.grad(
             self._outputs, list(parameters.values()), u, retain_graph=True, materialize_grads=True
@@ -105,43 +106,46 @@ class FisherCurvature:
             self._unverified -= 1
             if not _adjoint(dot(v, product), (pushed * u).sum()):
                 with self._explained():
-                    self._push = double_backward(self._point, self._outputs)
+                    self._push = double_backward(self._point, [self._outputs])
                 return self.product(v)
         return product
 
 
 class HessianCurvature:
-    """H = the Hessian of the mean loss (Newton), by a backward pass through the retained gradient."""
+    """H = the Hessian of the mean loss (Newton).
 
-    def __init__(self, model: nn.Module, inputs: Any, targets: Any, loss_fn: LossFunction) -> None:
+    Args:
+        model, inputs, targets, loss_fn: As for ``FisherCurvature``.
+        differentiate: How g and H v are computed: a ``HessianReplay`` (kept, it traces the network once for all its
+            refreshes) for many products, ``reverse_over_reverse`` for one. Default: the latter.
+
+    Raises:
+        UnsupportedModuleError: a module on the way has no second derivative.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        targets: Any,
+        loss_fn: LossFunction,
+        differentiate: Differentiate = reverse_over_reverse,
+    ) -> None:
         self._explained = partial(explained, model, inputs)
-        point = _point(model, inputs)
-        parameters = point.parameters
+        at = _point(model, inputs)
+        point = LossPoint(model, at.parameters, at.constants, at.inputs, targets, loss_fn)
         with _differentiable_inference(model), self._explained():
-            loss = loss_fn(_outputs(point), targets)
-            gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
-            require_second_derivatives(gradients)
-        self._parameters = parameters
-        # A parameter on which the gradient does not depend has no graph to differentiate through.
-        self._graphs = {name: g for name, g in zip(parameters, gradients, strict=True) if g.requires_grad}
-        self.gradient: Named = {name: g.detach() for name, g in zip(parameters, gradients, strict=True)}
+            self.gradient, self._push = differentiate(point)
 
     def product(self, v: Named) -> Named:
         """H v."""
-        graphs = self._graphs
         with self._explained():
-            pulled = torch.autograd.grad(
-                list(graphs.values()),
-                list(self._parameters.values()),
-                [v[name] for name in graphs],
-                retain_graph=True,
-                materialize_grads=True,
-            )
-        return dict(zip(self._parameters, pulled, strict=True))
+            return dict(zip(self.gradient, self._push(v), strict=True))
 
 
-def double_backward(point: Point, outputs: Tensor) -> Push:
+def double_backward(point: Point, values: list[Tensor]) -> Push:
     """v -> J v as the derivative of u -> J' u, which is linear in u; for a network that cannot be replayed."""
+    (outputs,) = values
     u = torch.zeros_like(outputs, requires_grad=True)
     with torch.enable_grad():
         pulled = torch.autograd.grad(
@@ -150,11 +154,9 @@ def double_backward(point: Point, outputs: Tensor) -> Push:
     graphs = {name: t for name, t in zip(point.parameters, pulled, strict=True) if t.requires_grad}
     require_second_derivatives(graphs.values())
 
-    def push(v: Named) -> Tensor:
-        (pushed,) = torch.autograd.grad(
-            list(graphs.values()), u, [v[name] for name in graphs], retain_graph=True, materialize_grads=True
-        )
-        return pushed
+    def push(v: Named) -> list[Tensor]:
+        along = [v[name] for name in graphs]
+        return list(torch.autograd.grad(list(graphs.values()), u, along, retain_graph=True, materialize_grads=True))
 
     return push
 
@@ -168,16 +170,6 @@ def _point(model: nn.Module, inputs: Any) -> Point:
         else:
             constants[name] = _single(parameter.detach())
     return Point(model, parameters, constants, _single(inputs))
-
-
-def _outputs(point: Point) -> Tensor:
-    outputs = point.outputs()
-    if not isinstance(outputs, Tensor):
-        raise TypeError(
-            f"LLQR needs a model that returns one tensor of outputs, not {type(outputs).__name__}; "
-            "wrap it in a module that returns its logits."
-        )
-    return outputs
 
 
 def _single(tree: Any) -> Any:

@@ -9,14 +9,15 @@ from torch import nn
 from llqr_sam.methods.chunks import ChunkedCurvature
 from llqr_sam.methods.curvature import (
     Curvature,
+    Differentiate,
     Divergence,
     FisherCurvature,
     HessianCurvature,
-    LossFunction,
     Pusher,
     Reduction,
     double_backward,
 )
+from llqr_sam.methods.hessian import HessianReplay, LossFunction, reverse_over_reverse
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.replay import Replay
 
@@ -46,20 +47,23 @@ class DivergenceCurvature:
         self._reduction: Reduction = reduction
         self._likelihood = likelihood
         self._replay = Replay()
+        self._hessian_replay = HessianReplay()
 
     def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         """g and H at the model's present parameters on that minibatch."""
         if self._chunk_size is None:
-            return self._whole(inputs, targets, loss_fn, self._replay)
+            return self._whole(inputs, targets, loss_fn, self._replay, self._hessian_replay)
         return ChunkedCurvature(
-            lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward),
+            lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward, reverse_over_reverse),
             inputs,
             targets,
             self._chunk_size,
             summed=self.summed,
         )
 
-    def _whole(self, inputs: Any, targets: Any, loss_fn: LossFunction, pusher: Pusher) -> Curvature:
+    def _whole(
+        self, inputs: Any, targets: Any, loss_fn: LossFunction, pusher: Pusher, differentiate: Differentiate
+    ) -> Curvature:
         if self._divergence == "newton":
-            return HessianCurvature(self._model, inputs, targets, loss_fn)
+            return HessianCurvature(self._model, inputs, targets, loss_fn, differentiate)
         return FisherCurvature(self._model, inputs, targets, loss_fn, self._likelihood, self._reduction, pusher)

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from llqr_sam.methods.assembly import Structure, assemble
 from llqr_sam.methods.blocks import Factors, Learner
-from llqr_sam.methods.curvature import Curvature, Divergence, LossFunction, Reduction
+from llqr_sam.methods.curvature import Curvature, Divergence, Reduction
 from llqr_sam.methods.descent import HeavyBall
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.divergence import DivergenceCurvature
+from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot

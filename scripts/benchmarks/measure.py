@@ -23,8 +23,8 @@ class Row:
     Attributes:
         name: What it is.
         work: Does it once.
-        share: Parts the work consists of; the inner steps of a refresh. Work of one part is done three times over, since
-            it would else pay for the memory that a refresh before it gave back.
+        share: Parts the work consists of; the inner steps of a refresh. Work of one part is done three times over, or
+            it would pay for the memory that a refresh before it gave back.
         seconds: One figure a round, of one part.
         peak_mib: Memory above what was held before, at its highest, the first time.
     """

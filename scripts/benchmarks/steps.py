@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+
 from benchmarks.measure import Row, time_rows
 from benchmarks.problem import Problem
 from llqr_sam.methods.assembly import Structure
