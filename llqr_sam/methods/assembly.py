@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from llqr_sam.methods.blocks import Block, Dense, DiagKFAC, Diagonal, KernelBlock
+from llqr_sam.methods.blocks import Block, Dense, DiagKFAC, KernelBlock
+from llqr_sam.methods.diagonal import Diagonal
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.kronecker import EKFAC, KFAC
 from llqr_sam.methods.layout import Kernel, Vector, layout

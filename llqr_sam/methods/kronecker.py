@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.blocks import Factors, KernelBlock, Learner
+from llqr_sam.methods.blocks import Factors, KernelBlock, KernelLearner
 from llqr_sam.methods.descent import HeavyBall
 
 
@@ -25,8 +25,8 @@ class KFAC(KernelBlock):
         """B W A'."""
         return factors["B"] @ stacked @ factors["A"].mT
 
-    def learner(self, gradient: Tensor, descent: HeavyBall) -> Learner:
-        """See ``Block``."""
+    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
+        """See ``KernelBlock``."""
         return KFACLearner(self.factors, gradient, descent)
 
 
@@ -56,7 +56,7 @@ class KFACLearner:
         return _short_side_first(self._short @ self._w_long, self._tall)
 
     def descend(self, c: Tensor) -> None:
-        """See ``Learner``."""
+        """See ``KernelLearner``."""
         c = _short_side_first(c, self._tall)
         p = self._short.mT @ c
         squared_norm = ((p @ p.mT) * self._gram).sum((1, 2))  # |p' W|^2
@@ -68,7 +68,7 @@ class KFACLearner:
         torch.baddbmm(self._w_long_start, self._gram, self._r, out=self._w_long)
 
     def factors(self) -> Factors:
-        """See ``Learner``; the long factor is formed here, once."""
+        """See ``KernelLearner``; the long factor is formed here, once."""
         long = torch.baddbmm(self._long_start, self._r.mT, self._w)
         return {self._short_name: self._short, self._long_name: long}
 
@@ -85,8 +85,8 @@ class EKFAC(KernelBlock):
         q_a, q_b = factors["Q_A"], factors["Q_B"]
         return q_b @ (factors["D"] * (q_b.mT @ stacked @ q_a)) @ q_a.mT
 
-    def learner(self, gradient: Tensor, descent: HeavyBall) -> Learner:
-        """See ``Block``."""
+    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
+        """See ``KernelBlock``."""
         return EKFACLearner(self.factors, gradient, descent)
 
 
@@ -118,7 +118,7 @@ class EKFACLearner:
         return _short_side_first(self._short @ (scaled @ self._long.mT), self._tall)
 
     def descend(self, c: Tensor) -> None:
-        """See ``Learner``."""
+        """See ``KernelLearner``."""
         c = _short_side_first(c, self._tall)
         s = self._short.mT @ self._w_long
         c_long = c @ self._long
@@ -140,7 +140,7 @@ class EKFACLearner:
         descent.move(self._w_long, self._w_long_buffer)
 
     def factors(self) -> Factors:
-        """See ``Learner``."""
+        """See ``KernelLearner``."""
         return {
             self._short_name: self._short,
             self._long_name: self._long,

@@ -176,17 +176,16 @@ class LLQR(Metric):
         start = time.perf_counter()
         curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)
         g = curvature.gradient
-        learners = [block.learner(block.gather(g), self._descent) for block in self._blocks]
+        learners = [block.learner(g, self._descent) for block in self._blocks]
         before = torch.zeros(())
         for step in range(self.inner_steps):
             delta = self._delta(learners, g)
             c = self._costate(curvature, delta)
             if step == 0:
                 before = _objective(g, delta, c)
-            gathered = [block.gather(c) for block in self._blocks]
-            del delta, c  # each as large as the network
-            for learner, part in zip(learners, gathered, strict=True):
-                learner.descend(part)
+            del delta  # as large as the network
+            for learner in learners:
+                learner.descend(c)
         learned = [learner.factors() for learner in learners]
         finite = torch.stack([torch.isfinite(f).all() for fs in learned for f in fs.values()]).all()
         accepted = self._ranks.agree(finite)
@@ -213,7 +212,7 @@ class LLQR(Metric):
         self._require_known(v)
         transported: Named = {}
         for block in self._blocks:
-            transported.update(block.apply_named(v))
+            transported.update(block.apply(v))
         transported = self._shards.complete(transported, v)
         return {name: transported[name] for name in v}
 
@@ -223,7 +222,7 @@ class LLQR(Metric):
             return super().apply_(v)
         self._require_known(v)
         for block in self._blocks:
-            block.apply_named_(v)
+            block.apply_(v)
 
     @property
     def storage(self) -> int:
@@ -277,8 +276,9 @@ class LLQR(Metric):
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
         delta: Named = {}
-        for block, learner in zip(self._blocks, learners, strict=True):
-            delta.update(block.scatter(learner.apply().neg_()))
+        for learner in learners:
+            delta.update(learner.apply())
+        torch._foreach_neg_(list(delta.values()))
         return self._shards.complete(delta, g)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:

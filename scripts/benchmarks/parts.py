@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import torch
 
 from benchmarks.problem import Problem
 from llqr_sam.methods import divergence as divergence_module
 from llqr_sam.methods.assembly import Structure
-from llqr_sam.methods.blocks import Block
 from llqr_sam.methods.llqr import LLQR
 
 
@@ -20,16 +21,15 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
     metric = LLQR(problem.model, divergence=divergence, structure=structure, inner_steps=inner_steps)
     refresh = (problem.inputs, problem.targets, problem.loss_fn)
     metric.refresh(*refresh)
-    learner = type(metric._blocks[0].learner(metric._blocks[0].gather({}), metric._descent))
+    zero = {name: torch.zeros_like(p) for name, p in problem.model.named_parameters()}
+    learners = {type(block.learner(zero, metric._descent)) for block in metric._blocks}
     curvature = divergence_module.HessianCurvature if divergence == "newton" else divergence_module.FisherCurvature
     seconds: defaultdict[str, float] = defaultdict(float)
-    kinds = {type(block) for block in metric._blocks}
-    with (
-        _timed(seconds, "linearisation and gradient", curvature, "__init__"),
-        _timed(seconds, "curvature products", curvature, "product"),
-        _timed(seconds, "U g and heavy ball", learner, "apply", "descend", "factors"),
-        _timed_all(seconds, "gathering and scattering", kinds, "gather", "scatter"),
-    ):
+    with ExitStack() as timed:
+        timed.enter_context(_timed(seconds, "linearisation and gradient", curvature, "__init__"))
+        timed.enter_context(_timed(seconds, "curvature products", curvature, "product"))
+        for learner in learners:
+            timed.enter_context(_timed(seconds, "U g and heavy ball", learner, "apply", "descend", "factors"))
         start = time.perf_counter()
         metric.refresh(*refresh)
         whole = time.perf_counter() - start
@@ -47,17 +47,6 @@ def _timed(seconds: dict[str, float], part: str, owner: type, *methods: str) -> 
     finally:
         for name, original in originals.items():
             setattr(owner, name, original)
-
-
-@contextmanager
-def _timed_all(seconds: dict[str, float], part: str, owners: set[type[Block]], *methods: str) -> Iterator[None]:
-    owner, *others = sorted(owners, key=lambda kind: kind.__name__)
-    with _timed(seconds, part, owner, *methods):
-        if others:
-            with _timed_all(seconds, part, set(others), *methods):
-                yield
-        else:
-            yield
 
 
 def _timing(original: Callable[..., Any], seconds: dict[str, float], part: str) -> Callable[..., Any]:

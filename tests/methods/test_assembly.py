@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llqr_sam.methods.assembly import assemble
-from llqr_sam.methods.blocks import Diagonal
+from llqr_sam.methods.diagonal import Diagonal
 from llqr_sam.methods.distributed import Ranks
 from tests.methods.networks import NETWORKS
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.methods.blocks import Dense, DiagKFAC, Diagonal
-from llqr_sam.methods.descent import HeavyBall
-from llqr_sam.methods.layout import Kernel, Vector
+from llqr_sam.methods.blocks import Dense, DiagKFAC
+from llqr_sam.methods.layout import Kernel
 
 F64 = {"dtype": torch.float64, "device": torch.device("cpu")}
 KERNELS = [Kernel("first", torch.Size([3, 4]), 1, 3, 4), Kernel("qkv", torch.Size([9, 4]), 3, 3, 4)]
@@ -40,7 +39,7 @@ def test_pullback_is_the_gradient(kind):
 def test_starts_at_the_identity_and_round_trips(kind):
     block = kind(KERNELS, **F64)
     named = {"first": torch.randn(3, 4), "qkv": torch.randn(9, 4)}
-    for name, x in block.apply_named(named).items():
+    for name, x in block.apply(named).items():
         assert torch.equal(x, named[name])
     for name, x in block.scatter(block.gather(named)).items():
         assert torch.equal(x, named[name].double())
@@ -48,7 +47,7 @@ def test_starts_at_the_identity_and_round_trips(kind):
 
 def test_absent_parameters_are_zero_and_stay_absent():
     block = DiagKFAC(KERNELS, **F64)
-    assert block.apply_named({"qkv": torch.ones(9, 4)}).keys() == {"qkv"}
+    assert block.apply({"qkv": torch.ones(9, 4)}).keys() == {"qkv"}
     assert block.gather({"qkv": torch.ones(9, 4)})[0].eq(0).all()
 
 
@@ -56,45 +55,7 @@ def test_diag_kfac_scales_rows_and_columns():
     block = _scrambled(DiagKFAC(KERNELS[:1], **F64))
     a, b = block.factors["a"][0], block.factors["b"][0]
     w = torch.randn(3, 4, dtype=torch.float64)
-    torch.testing.assert_close(block.apply_named({"first": w})["first"], torch.diag(b) @ w @ torch.diag(a))
-
-
-def _diagonal(joint):
-    parameters = [
-        Vector("a.weight", torch.Size([2, 3]), "a"),
-        Vector("a.bias", torch.Size([2]), "a"),
-        Vector("b.weight", torch.Size([4]), "b"),
-    ]
-    return Diagonal(parameters, joint=joint, **F64)
-
-
-@pytest.mark.parametrize("joint", [True, False])
-def test_diagonal_clips_a_layer_as_one_or_each_tensor_alone(joint):
-    block = _diagonal(joint)
-    descent = HeavyBall(lr=1.0, momentum=0.0, clip_norm=5.0)
-    gradient = torch.tensor([[3.0] * 6 + [4.0] * 2 + [0.1] * 4], dtype=torch.float64)
-    factor, buffer = torch.zeros_like(gradient), torch.zeros_like(gradient)
-    block.step(descent, factor, buffer, gradient)
-    weight, bias, small = gradient[0, :6], gradient[0, 6:8], gradient[0, 8:]
-    if joint:
-        norm = torch.cat([weight, bias]).norm()
-        expected = torch.cat([weight * 5 / norm, bias * 5 / norm, small])
-    else:
-        expected = torch.cat([weight * 5 / weight.norm(), bias * 5 / bias.norm(), small])
-    torch.testing.assert_close(-factor[0], expected)
-
-
-def test_diagonal_applies_without_gathering_as_with():
-    block = _scrambled(_diagonal(True))
-    named = {n: torch.randn(s, dtype=torch.float64) for n, s in [("a.weight", (2, 3)), ("a.bias", 2), ("b.weight", 4)]}
-    gathered = block.scatter(block.apply(block.gather(named)))
-    assert all(torch.equal(x, gathered[n]) for n, x in block.apply_named(named).items())
-
-
-def test_diagonal_is_kept_positive_after_averaging():
-    block = _diagonal(True)
-    block.average({"d": torch.full((1, 12), -100.0, dtype=torch.float64)}, ema=0.95)
-    assert block.factors["d"].eq(Diagonal.floor).all()
+    torch.testing.assert_close(block.apply({"first": w})["first"], torch.diag(b) @ w @ torch.diag(a))
 
 
 def test_average_mixes_factors():

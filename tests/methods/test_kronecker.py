@@ -51,7 +51,7 @@ def test_learner_equals_the_plain_loop(kind, n, m, clip_norm):
     w = torch.randn(3, n, m, dtype=torch.float64)
     costates = torch.randn(10, 3, n, m, dtype=torch.float64)
     start = {name: f.clone() for name, f in block.factors.items()}
-    learner = block.learner(w, descent)
+    learner = block.kernel_learner(w, descent)
     torch.testing.assert_close(learner.apply(), _product(kind, start, w), rtol=1e-10, atol=1e-11)
     for c in costates:
         learner.descend(c)
@@ -67,14 +67,14 @@ def test_learner_equals_the_plain_loop(kind, n, m, clip_norm):
 def test_apply_is_the_definition(kind, n, m):
     block = _block(kind, n, m)
     w = torch.randn(3, n, m, dtype=torch.float64)
-    torch.testing.assert_close(block.apply(w), _product(kind, block.factors, w), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(block.apply_stacked(w), _product(kind, block.factors, w), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [KFAC, EKFAC])
 def test_identity_is_exact_in_float32(kind):
     block = kind([Kernel("w", torch.Size([6, 9]), 1, 6, 9)], dtype=torch.float32, device=torch.device("cpu"))
     w = torch.randn(6, 9)
-    assert torch.equal(block.apply_named({"w": w})["w"], w)
+    assert torch.equal(block.apply({"w": w})["w"], w)
 
 
 @pytest.mark.parametrize("kind", [KFAC, EKFAC])
@@ -88,6 +88,6 @@ def test_products_may_be_rounded_and_follow_the_factors(kind):
         for name, factor in exact.factors.items():
             factor.add_(0.3 * torch.randn_like(factor))
             rounded.factors[name].copy_(factor)
-        expected, actual = exact.apply_named({"w": w})["w"], rounded.apply_named({"w": w})["w"]
+        expected, actual = exact.apply({"w": w})["w"], rounded.apply({"w": w})["w"]
         assert actual.dtype == torch.float32
         assert 0 < (actual - expected).norm() < 0.02 * expected.norm()

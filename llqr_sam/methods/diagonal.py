@@ -1,0 +1,107 @@
+"""Elementwise U: one flat vector of scales for any number of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.blocks import Block, Factors, Learner
+from llqr_sam.methods.descent import HeavyBall
+from llqr_sam.methods.layout import Vector
+from llqr_sam.methods.named import Named
+
+
+class Diagonal(Block):
+    """U x = d * x for tensors of any shapes.
+
+    Args:
+        parameters: The tensors it covers.
+        joint: Clip the tensors of a layer as one vector (authors' code, structure diagonal) or each by itself.
+        dtype, device: Of the factor, ``[1, P]``, P their entries in all.
+    """
+
+    floor: ClassVar[float] = 1e-8
+    """Smallest entry after averaging (authors' code)."""
+
+    def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
+        self._shapes = {p.name: p.shape for p in parameters}
+        layers = [p.layer if joint else p.name for p in parameters]
+        groups = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
+        self.groups = torch.tensor([groups[layer] for layer in layers], device=device)
+        """Of each tensor, which clip it shares, ``[tensors]``."""
+        self.group_count = len(groups)
+        size = sum(shape.numel() for shape in self._shapes.values())
+        self.factors = {"d": torch.ones(1, size, dtype=dtype, device=device)}
+        self._scales = self.views(self.factors["d"])
+
+    def views(self, flat: Tensor) -> Named:
+        """``[1, P]`` -> named tensors that share its memory."""
+        pieces = torch.split(flat.squeeze(0), [shape.numel() for shape in self._shapes.values()])
+        return {name: x.view(shape) for x, (name, shape) in zip(pieces, self._shapes.items(), strict=True)}
+
+    def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
+        """See ``Block``."""
+        return DiagonalLearner(self, gradient, descent)
+
+    def apply(self, named: Mapping[str, Tensor]) -> Named:
+        """d * x: one fused multiply over the tensors as they are."""
+        scales, gradients = self._paired(named)
+        if not gradients:
+            return {}
+        return dict(zip(gradients, torch._foreach_mul(scales, list(gradients.values())), strict=True))
+
+    def apply_(self, named: Mapping[str, Tensor]) -> None:
+        """The same fused multiply in place: nothing is allocated."""
+        scales, gradients = self._paired(named)
+        if gradients:
+            torch._foreach_mul_(list(gradients.values()), scales)
+
+    def named_factors(self) -> dict[str, Factors]:
+        """See ``Block``."""
+        return {name: {"d": d} for name, d in self._scales.items()}
+
+    def average(self, learned: Factors, ema: float) -> None:
+        """Average, then keep every entry at least ``floor``."""
+        super().average(learned, ema)
+        self.factors["d"].clamp_min_(self.floor)
+
+    def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
+        """d and x of the entries that belong to this block, alike in order and dtype."""
+        gradients = {name: named[name] for name in self._shapes if name in named}
+        return [self._scales[name].to(x.dtype) for name, x in gradients.items()], gradients
+
+
+class DiagonalLearner:
+    """Heavy ball on d, dJ/dd = -g * c, with one vector of working memory for U g, c and the gradient in turn."""
+
+    def __init__(self, block: Diagonal, gradient: Named, descent: HeavyBall) -> None:
+        self._descent, self._groups = descent, block.groups
+        self._group_count = block.group_count
+        self._d = block.factors["d"].clone()
+        self._buffer, self._work = torch.zeros_like(self._d), torch.empty_like(self._d)
+        self._named_d, self._named_work = block.views(self._d), block.views(self._work)
+        self._gradient = {name: gradient[name] for name in self._named_d}
+
+    def apply(self) -> Named:
+        """See ``Learner``."""
+        work = list(self._named_work.values())
+        torch._foreach_copy_(work, list(self._gradient.values()))
+        torch._foreach_mul_(work, list(self._named_d.values()))
+        return self._named_work
+
+    def descend(self, c: Named) -> None:
+        """See ``Learner``."""
+        work = list(self._named_work.values())
+        torch._foreach_copy_(work, [c[name] for name in self._named_work])
+        torch._foreach_mul_(work, list(self._gradient.values()))
+        squared = torch.stack(torch._foreach_norm(work)).square()
+        by_group = squared.new_zeros(self._group_count).index_add_(0, self._groups, squared)
+        torch._foreach_mul_(work, list(self._descent.clip(by_group).neg_()[self._groups].unbind()))
+        self._descent.move(self._d, self._buffer.mul_(self._descent.momentum).add_(self._work))
+
+    def factors(self) -> Factors:
+        """See ``Learner``."""
+        return {"d": self._d}
