@@ -29,6 +29,15 @@ class Cell:
     method: str
     geometry: str | None
 
+    def __str__(self) -> str:
+        noise = f"noise{self.label_noise:g}" if self.label_noise else ""
+        return "-".join(filter(None, [self.dataset, self.arch, noise, self.label]))
+
+    @property
+    def label(self) -> str:
+        """The method and its geometry."""
+        return f"{self.method}-{self.geometry}" if self.geometry else self.method
+
 
 @dataclass(frozen=True)
 class Planned:

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -148,15 +149,25 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         keep_weights=config.keep_weights,
         git=None if base == Path() else provenance.git_state(),
     )
-    logger = config.logger
     return Job(
         settings=run.settings,
         options=options,
         results=results,
-        wandb={"project": logger.project, "mode": logger.mode} if logger.name == "wandb" else None,
+        wandb=_wandb(run, config.logger) if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
         retries=digest(record or failure_path(workspace / run.run_id)),
     )
+
+
+def _wandb(run: Planned, logger: DictConfig) -> dict[str, Any]:
+    """Where Weights & Biases files the run: the seeds of a cell in one group, every method a type of job."""
+    return {
+        "project": logger.project,
+        "mode": logger.mode,
+        "group": str(run.cell),
+        "job_type": run.cell.label,
+        "tags": [run.folder, run.cell.dataset, run.cell.arch],
+    }
 
 
 def _failures(failed: int, runs: int) -> int:
