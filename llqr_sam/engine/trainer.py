@@ -283,7 +283,10 @@ class Trainer:
             self.save()
             raise Interrupted(self.progress.step, self.store.folder, self.stop.signum)
         if time.monotonic() - self.last_save >= self.checkpoint_seconds:
-            self.save()
+            try:
+                self.save()
+            except OSError as error:  # a full disk: the older ones stand, and there may be room the next time
+                logger.warning("the checkpoint of step %d is not written: %s", self.progress.step, error)
             self.last_save = time.monotonic()
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

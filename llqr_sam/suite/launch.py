@@ -20,7 +20,7 @@ from llqr_sam.suite.job import Job, digest
 from llqr_sam.suite.local import Pool, places
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.slurm import read_profile, submit
-from llqr_sam.suite.snapshot import take_snapshot
+from llqr_sam.suite.snapshot import Snapshot
 from llqr_sam.suite.status import Status, result
 from llqr_sam.suite.traces import failure_path
 
@@ -105,16 +105,18 @@ def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
     _check_device(config.device)
     environments = places(config.launch.workers, config.device)[: len(jobs)]
-    pool = Pool(environments, take_snapshot(workspace))
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
-    for job, reply in pool.run(jobs):
-        ended[reply.kind] += 1
-        _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{': ' + reply.reason if reply.reason else ''}")
-        if reply.kind == "mistake":
-            mistake = reply.reason
-            pool.stop()
+    with Snapshot(workspace) as snapshot:
+        pool = Pool(environments, snapshot.folder)
+        for job, reply in pool.run(jobs):
+            ended[reply.kind] += 1
+            reason = f": {reply.reason}" if reply.reason else ""
+            _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+            if reply.kind == "mistake":
+                mistake = reply.reason
+                pool.stop()
     if mistake is not None:
         raise UsageError(mistake)
     if ended["interrupted"] or ended.total() < len(jobs):
@@ -129,7 +131,10 @@ def _slurm(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Queue an array and return."""
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    for number, job in zip(submit(jobs, profile, take_snapshot(workspace), workspace, name), jobs, strict=True):
+    with Snapshot(workspace) as snapshot:
+        numbers = submit(jobs, profile, snapshot.folder, workspace, name)
+        snapshot.hand_over(numbers)
+    for number, job in zip(numbers, jobs, strict=True):
         print(f"{number}  {job.run_id}")
     return 0
 

@@ -61,7 +61,12 @@ def test_an_offline_run_writes_its_files(make_settings: Callable, make_options: 
     assert path.name == f"run-{settings.run_id}.wandb"
     assert [timeless(row) for row in wandb_files.history(path)] == rows_of(record)
     run = wandb_files.run_of(path)
-    assert (run.run_id, run.project, run.run_group, run.job_type) == (settings.run_id, "project", "cell", "llqr_sam-ngd")
+    assert (run.run_id, run.project, run.run_group, run.job_type) == (
+        settings.run_id,
+        "project",
+        "cell",
+        "llqr_sam-ngd",
+    )
     assert list(run.tags) == ["demo", "digits"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["git_commit"] == "abc"
@@ -72,7 +77,7 @@ def test_an_offline_run_writes_its_files(make_settings: Callable, make_options: 
 def test_a_continued_run_is_one_curve(
     make_settings: Callable, make_options: Callable, stop_at: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Preempted in mid-epoch, twice: the same W&B run, each attempt's files whole, the last one's those of the record."""
+    """Preempted in mid-epoch, twice: one W&B run, each attempt's files whole, the last one's those of the record."""
     settings, options = make_settings("llqr_sam"), make_options()
     for step in (10, 25):
         with pytest.raises(Interrupted):

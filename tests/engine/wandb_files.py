@@ -50,3 +50,9 @@ def run_of(path: Path) -> Any:
 def is_closed(path: Path) -> bool:
     """Whether the run was ended in the file."""
     return any(record.WhichOneof("record_type") == "exit" for record in records(path))
+
+
+def artifacts(path: Path) -> list[Any]:
+    """The artifacts that were logged: name, type, manifest."""
+    found = (record for record in records(path) if record.WhichOneof("record_type") == "artifact")
+    return [record.artifact for record in found]
