@@ -31,7 +31,7 @@ EPOCH = 20  # steps, of digits in minibatches of 64
 
 
 def job_in(folder: Path, *words: str) -> Job:
-    (job,) = jobs_of(folder, "optim=llqr_sam", "protocol.methods.interval=8", "protocol.epochs=3", *words)
+    (job,) = jobs_of(folder, "optim=llqr_sam", "protocol.methods.interval=8", "protocol.epochs=2", *words)
     return job
 
 
