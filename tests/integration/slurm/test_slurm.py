@@ -61,6 +61,11 @@ def launch(folder: Path, *words: str, profile: str = PROFILE) -> dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines())  # type: ignore[misc]
 
 
+def one(method: str) -> tuple[str, ...]:
+    """A table of one run, for the status of a run is shown with its table's."""
+    return "table=demo", f"table.methods=[{method}]", "table.seeds=[0]"
+
+
 def slurm_says(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -73,6 +78,11 @@ def records(folder: Path) -> dict[str, Record]:
 
 def begun(folder: Path, run_id: str) -> bool:
     return read_progress(folder / "outputs" / "runs" / run_id) is not None
+
+
+def is_queued(job: str) -> bool:
+    """Whether it waits, runs or is ending."""
+    return job.partition("_")[0] in slurm_says("squeue", "--noheader", "--format=%F").split()
 
 
 def back_in_the_queue(job: str) -> bool:
@@ -131,7 +141,7 @@ def test_an_array_with_preempted_jobs_gives_the_inline_table(tmp_path):
 def test_a_job_whose_time_is_up_continues_in_the_queue(tmp_path):
     """SLURM warns it, it saves and requeues itself, and the run ends as if it had never stopped."""
     queued, inline = tmp_path / "queued", tmp_path / "inline"
-    words = ("optim=llqr_sam", "protocol.epochs=4", "protocol.methods.interval=8")
+    words = (*one("{optim: llqr_sam, geometry: ngd}"), "protocol.epochs=4", "protocol.methods.interval=8")
     ((job, run_id),) = launch(queued, *words, profile=SHORT).items()
     folder = queued / "outputs" / "runs" / run_id
     wait_for(lambda: (epochs := read_progress(folder)) and epochs.done)
@@ -151,12 +161,12 @@ def test_a_job_whose_time_is_up_continues_in_the_queue(tmp_path):
 
 
 def test_a_cancelled_job_stays_cancelled_until_the_run_is_launched_again(tmp_path):
-    words = ("optim=sgdm", "protocol.epochs=40")
+    words = (*one("{optim: sgdm}"), "protocol.epochs=40")
     ((job, run_id),) = launch(tmp_path, *words).items()
     wait_for(lambda: begun(tmp_path, run_id))
     assert "running" in train(tmp_path, *words, "dry_run=true").stdout
     slurm_says("scancel", job)
-    wait_for(lambda: not slurm_says("squeue", "--noheader"))
+    wait_for(lambda: not is_queued(job))
     folder = tmp_path / "outputs" / "runs" / run_id
     assert list((folder / "checkpoints").glob("*.pt"))
     assert not (folder / "lock.json").exists()
@@ -176,12 +186,12 @@ def test_hydras_own_launcher_queues_a_sweep_and_waits_for_it(tmp_path):
 def test_queued_jobs_run_the_code_of_the_launch(tmp_path):
     """A job imports from the snapshot, though it starts in the checkout; and the snapshot goes with the job."""
     home = tmp_path / "outputs" / "runs" / "snapshots"
-    ((_, run_id),) = launch(tmp_path, "optim=sgdm", "protocol.epochs=1").items()
+    ((job, run_id),) = launch(tmp_path, "optim=sgdm", "protocol.epochs=1").items()
     (user,) = home.glob("*.json")
     snapshot = home / user.name.partition(".")[0]
     wait_for(lambda: run_id in records(tmp_path))
     assert list(snapshot.rglob("__pycache__")) or os.environ.get("PYTHONDONTWRITEBYTECODE")
-    wait_for(lambda: not slurm_says("squeue", "--noheader"))
+    wait_for(lambda: not is_queued(job))
     with Snapshot(tmp_path / "outputs" / "runs", tmp_path):
         pass  # the next launch
     assert not snapshot.exists()
