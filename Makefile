@@ -36,7 +36,7 @@ test-slow: .venv/.ready ## Run the tests marked slow
 
 .PHONY: test-slurm
 test-slurm: .venv/.ready ## Start a real SLURM here (Debian, as root) and run a table on it
-	@$(RUN) -m pytest -m slurm tests/integration
+	@$(RUN) -m pytest -m slurm tests/integration -rs --require-slurm
 
 .PHONY: status
 status: .venv/.ready ## How far the runs of every table are

@@ -3,6 +3,7 @@
     python train.py                                                      one run on the embedded digits
     python train.py dataset=cifar100 optim=llqr_sam geometry=newton seed=3
     python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
+    python train.py -m optim=sam,llqr_sam seed=0,1,2 launch=local        the same, on this machine's workers
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 status=true                                  how far they are; without a table, of all
@@ -14,6 +15,7 @@ same command continues.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 try:
@@ -25,12 +27,13 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llqr_sam.suite.errors import exit_status
-from llqr_sam.suite.grid import check_sweep, plan
+from llqr_sam.suite.errors import JobError, exit_status
+from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.launch import launch
 from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.schema import register
 from llqr_sam.suite.status import Status
+from llqr_sam.suite.sweep import pooled_sweep
 from llqr_sam.suite.words import checked_arguments
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
@@ -39,30 +42,44 @@ statuses: list[int] = []  # of each job of a multirun, or of the one
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> None:
     """One job of a multirun, or the only one."""
+    if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
+        if status := run(config):  # in a process of its own: only what it raises reaches the command
+            raise JobError(f"a run ended with status {status}; see {HydraConfig.get().sweep.dir}/.submitit")
+        return
     statuses.append(exit_status(lambda: run(config)))
     if statuses[-1] in (2, 130):
         raise SystemExit(statuses[-1])  # or a multirun would start its next job
 
 
 def run(config: DictConfig) -> int:
-    """Plan, then show or train; returns the exit status."""
+    """Plan one job, then show or train; returns the exit status."""
     words: list[str] = HydraConfig.get().overrides.task
-    places = Path(config.paths.results), Path(config.paths.workspace), config.stale_minutes
     if config.status and config.table is None:
-        print(*every_table(words, *places), sep="\n")
+        print(*every_table(words, *places(config)), sep="\n")
         return 0
-    status = Status.of(plan(config, words), *places)
+    return carry_out(plan(config, words), config)
+
+
+def carry_out(runs: Sequence[Planned], config: DictConfig) -> int:
+    """Show where the runs stand, or train what is missing."""
+    status = Status.of(runs, *places(config))
     if not (config.status or config.dry_run):
         return launch(status, config)
-    print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
+    print(*(Overview(status, Path(config.paths.workspace)).lines() if config.status else status.lines()), sep="\n")
     return 0
+
+
+def places(config: DictConfig) -> tuple[Path, Path, float]:
+    """What says how runs stand: results, workspace, and the age of a lock that means nothing."""
+    return Path(config.paths.results), Path(config.paths.workspace), config.stale_minutes
 
 
 def main() -> int:
     """Check the words, compose, dispatch."""
     register()
     sys.argv[1:] = checked_arguments(sys.argv[1:])
-    check_sweep(sys.argv[1:])
+    if sweep := pooled_sweep(sys.argv[1:]):
+        return carry_out(sweep.runs, sweep.config)
     job()
     return max(statuses, default=0)
 

@@ -13,6 +13,12 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-slurm", action="store_true", help="fail where SLURM's packages could be installed and are not"
+    )
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with data/ and golden/ (``LLQR_SAM_DATA``, else ../shared beside the repository)."""

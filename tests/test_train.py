@@ -77,5 +77,27 @@ def test_a_sweep_trains_and_the_second_time_finds_its_records(tmp_path):
     assert sorted(tmp_path.glob("results/runs/adhoc/*.json")) == records
 
 
+def test_a_sweep_shares_one_pool_of_workers(tmp_path):
+    words = ("-m", "optim=sgdm", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")
+    done = train(*words, "launch=local", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 workers" in done.stderr
+    assert "[2/2]" in done.stderr
+    assert len(list(tmp_path.glob("results/runs/adhoc/*.json"))) == 2
+    assert train(*words, "launch=local", "dry_run=true", folder=tmp_path).stdout.endswith("2 runs: 2 finished\n")
+
+
+def test_hydras_own_launcher_trains_a_sweep(tmp_path):
+    """And what goes wrong in its processes reaches the command."""
+    words = ("-m", "hydra/launcher=submitit_local", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")
+    done = train(*words, "optim=sgdm", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("results/runs/adhoc/*.json"))) == 2
+    mistaken = train(*words, "dataset=cifar10", "arch=resnet18", "optim=sgdm", folder=tmp_path)
+    assert mistaken.returncode == 2
+    assert mistaken.stderr.splitlines()[-1].startswith("error: ")
+    assert "prepare_data.py cifar10" in mistaken.stderr
+
+
 def test_the_entry_point_is_short():
     assert len((REPOSITORY / "train.py").read_text().splitlines()) < 100

@@ -39,11 +39,19 @@ class CheckpointStore:
 
         The digest gets its name before the checkpoint does: whatever moment the machine stops at, no checkpoint
         stands without one.
+
+        Raises:
+            OSError: the disk does not take it; the older checkpoints stand.
         """
         path = self.folder / f"step_{step:09d}.pt"
         with replacing(path) as file:
             hashing = _HashingFile(file)
-            torch.save(state, cast("BinaryIO", hashing))
+            try:
+                torch.save(state, cast("BinaryIO", hashing))
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # which torch's writer hides behind one of its own
+                    raise error.__context__ from None
+                raise
             with replacing(_digest_path(path)) as digest_file:
                 digest_file.write(f"{hashing.digest.hexdigest()}  {path.name}\n".encode())
         self._prune()

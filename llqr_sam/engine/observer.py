@@ -16,12 +16,14 @@ class RunInfo:
 
     run_id: str
     config: dict[str, Any]  # RunSettings.as_dict()
+    git_commit: str | None  # of the code that trains it
     device: str
     parameters: int
     epochs: int
     steps_per_epoch: int
     first_step: int  # 0, or where the run continues
     curve: tuple[CurvePoint, ...]  # epochs finished before
+    refreshes: tuple[RefreshPoint, ...]  # and what U was refreshed with
     folder: Path  # of this run in the workspace
     request_stop: Callable[[], None]  # ends the run after the current step, with a checkpoint
 

@@ -132,7 +132,7 @@ def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -
     commit, dirty = options.git or provenance.git_state()  # now: the checkout may be another when the run ends
     device_name = devices.describe(trainer.device)
     trainer.load()
-    info = trainer.info(device_name)
+    info = trainer.info(device_name, commit)
     for observer in observers:
         observer.on_start(info)
     status: Literal["finished", "diverged"] = "finished"

@@ -172,17 +172,19 @@ class Trainer:
         while len(self.progress.curve) < self.settings.protocol.epochs:
             self._epoch()
 
-    def info(self, device_name: str) -> RunInfo:
+    def info(self, device_name: str, git_commit: str | None) -> RunInfo:
         """What observers are told at the start."""
         return RunInfo(
             run_id=self.settings.run_id,
             config=self.settings.as_dict(),
+            git_commit=git_commit,
             device=device_name,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             epochs=self.settings.protocol.epochs,
             steps_per_epoch=self.steps_per_epoch,
             first_step=self.progress.step,
             curve=tuple(self.progress.curve),
+            refreshes=tuple(self.progress.refreshes),
             folder=self.folder,
             request_stop=self.stop,
         )
@@ -281,7 +283,10 @@ class Trainer:
             self.save()
             raise Interrupted(self.progress.step, self.store.folder, self.stop.signum)
         if time.monotonic() - self.last_save >= self.checkpoint_seconds:
-            self.save()
+            try:
+                self.save()
+            except OSError as error:  # a full disk: the older ones stand, and there may be room the next time
+                logger.warning("the checkpoint of step %d is not written: %s", self.progress.step, error)
             self.last_save = time.monotonic()
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

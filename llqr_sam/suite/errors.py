@@ -26,8 +26,12 @@ class UsageError(ValueError):
     """A mistake of the person who typed the command: the message is one sentence with key, value and choices."""
 
 
+class JobError(RuntimeError):
+    """A job in another process ended badly, without a mistake in the command: one line that says where to look."""
+
+
 def exit_status(main: Callable[[], int]) -> int:
-    """Run ``main``; a mistake in the command becomes ``error: <sentence>`` on standard error and status 2.
+    """Run ``main``; a mistake in the command becomes ``error: <sentence>`` on standard error and status 2, 1 for a job.
 
     With HYDRA_FULL_ERROR=1 in the environment the exception passes through with its traceback.
     """
@@ -39,6 +43,9 @@ def exit_status(main: Callable[[], int]) -> int:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

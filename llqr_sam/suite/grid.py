@@ -13,7 +13,7 @@ from llqr_sam.engine.settings import RunSettings
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.resolve import run_settings
-from llqr_sam.suite.words import parsed, sweep, values
+from llqr_sam.suite.words import parsed, values
 
 # The words that say which run of a table is meant; with table=N they pick rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
@@ -28,6 +28,15 @@ class Cell:
     label_noise: float
     method: str
     geometry: str | None
+
+    def __str__(self) -> str:
+        noise = f"noise{self.label_noise:g}" if self.label_noise else ""
+        return "-".join(filter(None, [self.dataset, self.arch, noise, self.label]))
+
+    @property
+    def label(self) -> str:
+        """The method and its geometry."""
+        return f"{self.method}-{self.geometry}" if self.geometry else self.method
 
 
 @dataclass(frozen=True)
@@ -72,17 +81,6 @@ def plan(config: DictConfig, words: Sequence[str]) -> list[Planned]:
         asked = " ".join(f"{key}={','.join(options)}" for key, options in chosen.items())
         raise UsageError(f"table={config.table.number} has no run with {asked}. It has {_axes(config.table)}.")
     return runs
-
-
-def check_sweep(arguments: Sequence[str]) -> None:
-    """Plan every run of a multirun before the first one trains; without ``-m`` nothing is done.
-
-    Raises:
-        UsageError: an impossible value in any of the runs.
-    """
-    if {"-m", "--multirun"} & set(arguments):
-        for words in sweep([word for word in arguments if not word.startswith("-")]):
-            plan(compose_config(words), words)
 
 
 def _axes(table: DictConfig) -> str:

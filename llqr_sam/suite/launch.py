@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -19,7 +20,7 @@ from llqr_sam.suite.job import Job, digest
 from llqr_sam.suite.local import Pool, places
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.slurm import read_profile, submit
-from llqr_sam.suite.snapshot import take_snapshot
+from llqr_sam.suite.snapshot import Snapshot
 from llqr_sam.suite.status import Status, result
 from llqr_sam.suite.traces import failure_path
 
@@ -104,16 +105,18 @@ def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
     _check_device(config.device)
     environments = places(config.launch.workers, config.device)[: len(jobs)]
-    pool = Pool(environments, take_snapshot(workspace))
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
-    for job, reply in pool.run(jobs):
-        ended[reply.kind] += 1
-        _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{': ' + reply.reason if reply.reason else ''}")
-        if reply.kind == "mistake":
-            mistake = reply.reason
-            pool.stop()
+    with Snapshot(workspace) as snapshot:
+        pool = Pool(environments, snapshot.folder)
+        for job, reply in pool.run(jobs):
+            ended[reply.kind] += 1
+            reason = f": {reply.reason}" if reply.reason else ""
+            _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+            if reply.kind == "mistake":
+                mistake = reply.reason
+                pool.stop()
     if mistake is not None:
         raise UsageError(mistake)
     if ended["interrupted"] or ended.total() < len(jobs):
@@ -128,7 +131,10 @@ def _slurm(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Queue an array and return."""
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    for number, job in zip(submit(jobs, profile, take_snapshot(workspace), workspace, name), jobs, strict=True):
+    with Snapshot(workspace) as snapshot:
+        numbers = submit(jobs, profile, snapshot.folder, workspace, name)
+        snapshot.hand_over(numbers)
+    for number, job in zip(numbers, jobs, strict=True):
         print(f"{number}  {job.run_id}")
     return 0
 
@@ -148,15 +154,25 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         keep_weights=config.keep_weights,
         git=None if base == Path() else provenance.git_state(),
     )
-    logger = config.logger
     return Job(
         settings=run.settings,
         options=options,
         results=results,
-        wandb={"project": logger.project, "mode": logger.mode} if logger.name == "wandb" else None,
+        wandb=_wandb(run, config.logger) if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
         retries=digest(record or failure_path(workspace / run.run_id)),
     )
+
+
+def _wandb(run: Planned, logger: DictConfig) -> dict[str, Any]:
+    """Where Weights & Biases files the run: the seeds of a cell in one group, every method a type of job."""
+    return {
+        "project": logger.project,
+        "mode": logger.mode,
+        "group": str(run.cell),
+        "job_type": run.cell.label,
+        "tags": [run.folder, run.cell.dataset, run.cell.arch],
+    }
 
 
 def _failures(failed: int, runs: int) -> int:

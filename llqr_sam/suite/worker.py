@@ -2,8 +2,8 @@
 
     python -m llqr_sam.suite.worker        a ``Job`` a line in, a ``Reply`` a line out; ends with its input
 
-What a run prints goes to its ``log.txt``. When the input ends while a run is training, its launcher is dead: the run
-finishes its step, is saved, and the worker ends.
+What a run prints goes to its ``log.txt``. When the input ends, the launcher is dead or done: a run that is training
+finishes its step and is saved, one that waits is not begun, and the worker ends.
 """
 
 from __future__ import annotations
@@ -114,11 +114,13 @@ def carry_out(text: str) -> Reply:
 def main() -> int:
     """Serve standard input until it ends or a run is interrupted."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    busy = threading.Event()
-    threading.Thread(target=_read, args=(lines, busy), daemon=True).start()
+    busy, ended = threading.Event(), threading.Event()
+    threading.Thread(target=_read, args=(lines, busy, ended), daemon=True).start()
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     while text := lines.get():
         busy.set()
+        if ended.is_set():
+            break
         reply = carry_out(text)
         busy.clear()
         with contextlib.suppress(BrokenPipeError):  # the launcher is gone
@@ -128,9 +130,11 @@ def main() -> int:
     return 0
 
 
-def _read(lines: queue.SimpleQueue[str], busy: threading.Event) -> None:
+def _read(lines: queue.SimpleQueue[str], busy: threading.Event, ended: threading.Event) -> None:
+    """Pass on the lines; either this thread sees that a run is training, or the main one that no run should begin."""
     for line in sys.stdin:
         lines.put(line)
+    ended.set()
     if busy.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
     lines.put("")

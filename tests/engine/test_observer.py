@@ -16,6 +16,17 @@ def test_an_observer_need_not_do_anything() -> None:
 
 def test_steps_of_a_run() -> None:
     run = RunInfo(
-        "id", {}, "cpu", 1, epochs=3, steps_per_epoch=20, first_step=7, curve=(), folder=Path(), request_stop=int
+        "id",
+        {},
+        None,
+        "cpu",
+        1,
+        epochs=3,
+        steps_per_epoch=20,
+        first_step=7,
+        curve=(),
+        refreshes=(),
+        folder=Path(),
+        request_stop=int,
     )
     assert run.steps == 60

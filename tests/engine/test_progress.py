@@ -17,8 +17,9 @@ CURVE = [CurvePoint(1, 20, 0.05, 1.5, 1.25, 60.0, 2.0), CurvePoint(2, 40, 0.02, 
 
 
 def run_info(**changes: Any) -> RunInfo:
-    values = {"epochs": 2, "steps_per_epoch": 20, "first_step": 0, "curve": (), "folder": Path(), "request_stop": int}
-    return RunInfo("digits-run", {}, "a CPU", 24058, **(values | changes))
+    steps = {"epochs": 2, "steps_per_epoch": 20, "first_step": 0}
+    others = {"curve": (), "refreshes": (), "folder": Path(), "request_stop": int}
+    return RunInfo("digits-run", {}, None, "a CPU", 24058, **(steps | others | changes))
 
 
 def record(**changes: Any) -> Record:

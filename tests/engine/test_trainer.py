@@ -125,7 +125,7 @@ def test_random_numbers_continue_where_they_were(make_settings: Any, tmp_path: P
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
         trainer = make_trainer(settings, splits, model, folder, observers)
         for observer in observers:
-            observer.on_start(trainer.info("CPU"))
+            observer.on_start(trainer.info("CPU", None))
         trainer.load()
         trainer.run()
         return trainer.model.state_dict()

@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def words_in(folder: Path, *words: str) -> list[str]:
     """A command that leaves everything in ``folder``."""
-    return [*WORDS, *words, f"paths.results={folder}/results", f"paths.workspace={folder}/work"]
+    kept = [word for word in WORDS if not any(other.startswith(word.partition("=")[0] + "=") for other in words)]
+    return [*kept, *words, f"paths.results={folder}/results", f"paths.workspace={folder}/work"]
 
 
 def jobs_of(folder: Path, *words: str) -> list[Job]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.grid import check_sweep, table_folder
+from llqr_sam.suite.grid import table_folder
 from tests.suite.plans import plan_of, settings_of
 
 
@@ -54,12 +54,6 @@ def test_a_table_can_be_pointed_elsewhere():
 def test_a_choice_that_leaves_nothing_names_the_axes():
     with pytest.raises(UsageError, match=r"table=2 has no run with arch=resnet50\. It has .*wrn28_10.*seeds 0, 1"):
         plan_of("table=2", "arch=resnet50")
-
-
-def test_a_sweep_is_checked_to_its_end_before_it_starts():
-    check_sweep(["seed=0,-1"])  # no -m: Hydra's to judge
-    with pytest.raises(UsageError, match="seed=-1"):
-        check_sweep(["-m", "seed=0,-1"])
 
 
 def test_table_folder():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from llqr_sam.suite import local
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.local import Pool, places
 from llqr_sam.suite.lock import holder
-from llqr_sam.suite.snapshot import take_snapshot
+from llqr_sam.suite.snapshot import SOURCE
 from llqr_sam.suite.traces import read_progress
 from tests.suite.jobs import jobs_of, start, wait_for, words_in
 
@@ -22,14 +21,14 @@ TABLE = ("table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2]")
 ONE = [{"OMP_NUM_THREADS": "1"}]
 
 
-def pool(folder: Path, workers: int) -> Pool:
-    return Pool(ONE * workers, take_snapshot(folder / "work"))
+def pool(workers: int) -> Pool:
+    return Pool(ONE * workers, SOURCE)
 
 
 def test_a_queue_longer_than_the_pool(tmp_path):
-    """Two processes train three runs from the code of the launch; equal seeds give the weights of this process."""
+    """Two processes train three runs."""
     jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=1")
-    replies = {job.run_id: reply.kind for job, reply in pool(tmp_path, 2).run(jobs)}
+    replies = {job.run_id: reply.kind for job, reply in pool(2).run(jobs)}
     assert replies == {job.run_id: "finished" for job in jobs}
     records = [read_record(job.options.record_path) for job in jobs]
     assert len({record.weights_sha256 for record in records}) == 3
@@ -46,7 +45,7 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(
 
     monkeypatch.setattr(local, "Worker", Recording)
     replies = {}
-    running = pool(tmp_path, 1).run(jobs)
+    running = pool(1).run(jobs)
     victim = jobs[1]
 
     def kill() -> None:
@@ -62,12 +61,12 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(
     assert "SIGKILL" in replies[victim.run_id].reason
     assert holder(victim.folder, 10) is None  # its process is dead
     assert victim.outcome() is None
-    ((_, reply),) = pool(tmp_path, 1).run([victim])
+    ((_, reply),) = pool(1).run([victim])
     assert reply.kind == "finished"
     record = read_record(victim.options.record_path)
     assert record.resumes == 1
     straight = jobs_of(tmp_path / "straight", *TABLE, "protocol.epochs=6")[1]
-    list(pool(tmp_path, 1).run([straight]))
+    list(pool(1).run([straight]))
     assert read_record(straight.options.record_path).weights_sha256 == record.weights_sha256
 
 

@@ -60,7 +60,8 @@ def test_without_slurm_it_is_a_usage_error(tmp_path, monkeypatch):
         submit(jobs_of(tmp_path), Profile(), tmp_path, tmp_path, "name")
 
 
-def test_jobs_know_what_to_stage_and_which_code_to_run(tmp_path):
+def test_jobs_know_what_to_stage_and_which_code_to_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     assert set(FILES) == set(DATASETS) - {"digits"}
     jobs = jobs_of(tmp_path, "table=8", "optim=sgdm")
     given = _parameters(jobs, Profile(account="def-me", cpus=3, sbatch={"mail-type": "FAIL"}), Path("/a b"), "name")

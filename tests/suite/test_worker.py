@@ -29,27 +29,33 @@ def worker() -> subprocess.Popen[str]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
 
 def test_a_worker_takes_a_run_a_line(tmp_path):
     first, second = jobs_of(tmp_path, "table=demo", "optim=sgdm", "table.seeds=[0,1]", "protocol.epochs=1")
+    process = worker()
+    assert process.stdin is not None
+    assert process.stdout is not None
     with RunLock(second.folder, 10):
-        done = subprocess.run(
-            WORKER,
-            input=f"{first.to_json()}\n{second.to_json()}\n",
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    replies = [Reply(**json.loads(line)) for line in done.stdout.splitlines()]
+        process.stdin.write(f"{first.to_json()}\n{second.to_json()}\n")
+        process.stdin.flush()
+        replies = [Reply(**json.loads(process.stdout.readline())) for _ in range(2)]
+    rest, errors = process.communicate(timeout=30)
     assert [reply.kind for reply in replies] == ["finished", "left"]
     assert replies[0].reason.startswith("best ")
     assert read_record(first.options.record_path).status == "finished"
     assert "epoch 1/1" in (first.folder / "log.txt").read_text()
-    assert done.stderr == ""
+    assert (rest, errors, process.returncode) == ("", "", 0)
+
+
+def test_a_worker_whose_launcher_dies_right_after_handing_over_ends_too(tmp_path):
+    (job,) = jobs_of(tmp_path, "optim=sgdm", "protocol.epochs=10000")
+    worker().communicate(job.to_json() + "\n", timeout=60)
+    assert job.outcome() is None
+    assert holder(job.folder, 10) is None
 
 
 def test_failures_and_mistakes_are_replies(tmp_path):

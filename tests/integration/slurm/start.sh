@@ -2,7 +2,8 @@
 # A SLURM of one node on this machine, for tests: a controller, a node and munge, installed from Debian's packages.
 #   tests/integration/slurm/start.sh start FOLDER     prints the line to put in the environment, when the node is idle
 #   tests/integration/slurm/start.sh stop FOLDER
-# FOLDER holds configuration, state and logs. Needs root, on Debian or a relative of it. Exit status 3: impossible here.
+# FOLDER holds configuration, state and logs. Needs root, on Debian or a relative of it.
+# Exit status 3: impossible here; 4: the packages cannot be installed, for want of a network perhaps.
 set -euo pipefail
 
 impossible() { echo "$1" >&2; exit 3; }
@@ -37,7 +38,10 @@ command -v apt-get >/dev/null || impossible "a SLURM for tests needs Debian's pa
 if ! command -v slurmctld slurmd sbatch munged >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     { apt-get update && apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client; } \
-        >"$folder/install.log" 2>&1 || impossible "SLURM's packages cannot be installed: $(tail -n 1 "$folder/install.log")"
+        >"$folder/install.log" 2>&1 || {
+        echo "SLURM's packages cannot be installed: $(tail -n 1 "$folder/install.log")" >&2
+        exit 4
+    }
 fi
 if [[ ! -s /etc/munge/munge.key ]]; then
     (umask 077; dd if=/dev/urandom of=/etc/munge/munge.key bs=128 count=1 status=none)

@@ -1,0 +1,48 @@
+"""Upload to Weights & Biases what was logged offline: finished runs, each once.
+
+    python scripts/wandb_sync.py                  the runs of outputs/runs that have a record in results/runs
+    python scripts/wandb_sync.py table=2          and the rendered files of Table 2, as an artifact
+
+Needs an account (``wandb login``). Further words are those of train.py: paths.workspace=, paths.results=,
+logger.project= (of a table; a run goes to the project it was started with). A second call finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.suite.grid import table_folder
+from llqr_sam.suite.uploads import UploadError, log_table, waiting
+
+
+def main() -> int:
+    """Upload; exit status 1 when W&B does not take a run: the rest is left for the next call."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    config = compose_config(parser.parse_args().words)
+    workspace, table = Path(config.paths.workspace), config.table
+    if table is not None:
+        files = [Path(f"{table.output}.{suffix}") for suffix in table.formats]
+        files += [Path(table.curves)] if table.curves else []
+        try:
+            log_table(table_folder(table.number), files, config.logger.project, workspace)
+        except FileNotFoundError as error:
+            raise UsageError(f"{error.filename} is not there: render the table first.") from error
+    runs = list(waiting(Path(config.paths.results), workspace, config.stale_minutes))
+    for run in runs:
+        try:
+            run.upload()
+        except UploadError as error:
+            print(f"not uploaded, and no further one tried: {error}", file=sys.stderr)
+            return 1
+        print(f"uploaded {run.run_id}")
+    print(f"{len(runs)} uploaded" if runs else "nothing to upload")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
