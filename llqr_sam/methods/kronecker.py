@@ -23,7 +23,7 @@ class KFAC(KernelBlock):
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """B W A'."""
-        return factors["B"] @ stacked @ factors["A"].mT
+        return matmul(matmul(factors["B"], stacked), factors["A"].mT)
 
     def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
         """See ``KernelBlock``."""
@@ -49,23 +49,23 @@ class KFACLearner:
         self._w_long_start = self._w @ self._long_start.mT
         self._q = torch.zeros_like(self._w)
         self._r = torch.zeros_like(self._w)
-        self._w_long = self._w_long_start.clone()
+        self._w_long = self._w_long_start
 
     def apply(self) -> Tensor:
         """short W long'."""
-        return _short_side_first(self._short @ self._w_long, self._tall)
+        return _short_side_first(matmul(self._short, self._w_long), self._tall)
 
     def descend(self, c: Tensor) -> None:
         """See ``KernelLearner``."""
         c = _short_side_first(c, self._tall)
-        p = self._short.mT @ c
-        squared_norm = ((p @ p.mT) * self._gram).sum((1, 2))  # |p' W|^2
+        p = matmul(self._short.mT, c)
+        squared_norm = (matmul(p, p.mT) * self._gram).sum((1, 2))  # |p' W|^2
         clip = self._descent.clip(squared_norm).view(-1, 1, 1)
-        short_gradient = -(c @ self._w_long.mT)
+        short_gradient = -matmul(c, self._w_long.mT)
         self._descent.step(self._short, self._short_buffer, short_gradient)
         self._q.mul_(self._descent.momentum).addcmul_(p, clip)
         self._r.add_(self._q, alpha=self._descent.lr)
-        torch.baddbmm(self._w_long_start, self._gram, self._r, out=self._w_long)
+        self._w_long = self._w_long_start + matmul(self._gram, self._r)
 
     def factors(self) -> Factors:
         """See ``KernelLearner``; the long factor is formed here, once."""
@@ -83,7 +83,8 @@ class EKFAC(KernelBlock):
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """Into the eigenbasis, scaled, and back."""
         q_a, q_b = factors["Q_A"], factors["Q_B"]
-        return q_b @ (factors["D"] * (q_b.mT @ stacked @ q_a)) @ q_a.mT
+        inside = factors["D"] * matmul(matmul(q_b.mT, stacked), q_a)
+        return matmul(matmul(q_b, inside), q_a.mT)
 
     def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
         """See ``KernelBlock``."""
@@ -114,19 +115,19 @@ class EKFACLearner:
 
     def apply(self) -> Tensor:
         """short (D * S) long', S = short' W long."""
-        scaled = self._scale * (self._short.mT @ self._w_long)
-        return _short_side_first(self._short @ (scaled @ self._long.mT), self._tall)
+        scaled = self._scale * matmul(self._short.mT, self._w_long)
+        return _short_side_first(matmul(self._short, matmul(scaled, self._long.mT)), self._tall)
 
     def descend(self, c: Tensor) -> None:
         """See ``KernelLearner``."""
         c = _short_side_first(c, self._tall)
-        s = self._short.mT @ self._w_long
-        c_long = c @ self._long
-        f = self._short.mT @ c_long
+        s = matmul(self._short.mT, self._w_long)
+        c_long = matmul(c, self._long)
+        f = matmul(self._short.mT, c_long)
         e, df = self._scale * s, self._scale * f
-        short_gradient = -(c_long @ e.mT + self._w_long @ df.mT)
+        short_gradient = -(matmul(c_long, e.mT) + matmul(self._w_long, df.mT))
         left = torch.cat([c, self._w], dim=1)
-        right = torch.cat([self._short @ e, self._short @ df], dim=1)
+        right = torch.cat([matmul(self._short, e), matmul(self._short, df)], dim=1)
         self._descend_long(left, right)
         self._descent.step(self._short, self._short_buffer, short_gradient)
         self._descent.step(self._scale, self._scale_buffer, -(f * s))
@@ -135,7 +136,7 @@ class EKFACLearner:
         """Long side's step, and W long brought along by the same momentum rule."""
         descent = self._descent
         clip = descent.step_product(self._long, self._long_buffer, left, right)
-        w_left = torch.cat([self._w @ left[:, : self._w.shape[1]].mT, self._gram], dim=2)
+        w_left = torch.cat([matmul(self._w, left[:, : self._w.shape[1]].mT), self._gram], dim=2)
         self._w_long_buffer.baddbmm_(w_left, right * clip, beta=descent.momentum, alpha=-1)
         descent.move(self._w_long, self._w_long_buffer)
 
@@ -151,3 +152,14 @@ class EKFACLearner:
 def _short_side_first(matrices: Tensor, tall: bool) -> Tensor:
     """``[K, n, m]`` as it is, or transposed where n > m; its own inverse."""
     return matrices.mT if tall else matrices
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b for two stacks of matrices; one by one where a CPU's batched product leaves cores idle."""
+    if a.device.type == "cpu" and max(a[0].numel(), b[0].numel()) >= _LARGE:
+        return torch.stack([x @ y for x, y in zip(a, b, strict=True)])
+    return a @ b
+
+
+_LARGE = 2**21
+"""Entries of a matrix from which one product keeps all cores busy; measured, docs/performance.md."""
