@@ -5,6 +5,7 @@
     python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
+    python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
     python train.py table=2 status=true                                  how far they are; without a table, of all
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
@@ -25,6 +26,7 @@ from llqr_sam.suite.grid import check_sweep, plan
 from llqr_sam.suite.launch import launch
 from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.schema import register
+from llqr_sam.suite.selection import conclude
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.words import checked_arguments
 
@@ -47,10 +49,14 @@ def run(config: DictConfig) -> int:
         print(*every_table(words, *places), sep="\n")
         return 0
     status = Status.of(plan(config, words), *places)
-    if not (config.status or config.dry_run):
-        return launch(status, config)
-    print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
-    return 0
+    exit_code = 0
+    if config.status or config.dry_run:
+        print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
+    else:
+        exit_code = launch(status, config)
+    if config.select is not None:
+        print(*conclude(Status.of(status.runs, *places), config), sep="\n")
+    return exit_code
 
 
 def main() -> int:

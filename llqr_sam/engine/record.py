@@ -1,8 +1,8 @@
 """The run record: all that a table is made from, one JSON file a run.
 
 A record is written once, at the end of a run, never half and never over another: see ``llqr_sam.engine.atomic``. Equal
-runs give equal bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses below, key by
-key and type by type, is refused.
+runs give equal bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses
+below, key by key and type by type, is refused.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def launch(status: Status, config: DictConfig) -> int:
     _check_choices(config)
     retried = ("failed", "diverged") if config.retry == "failed" else ()
     chosen = status.select("missing", *retried)
-    _say(*status.damage())
+    _say(*status.choices(), *status.damage())
     if len(status.runs) > 1:
         _say(status.total())
     elif not chosen:

@@ -76,12 +76,18 @@ class Status:
         return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self) -> Iterator[str]:
-        """The plan as text: a line a run, the damaged records, the total."""
+        """The plan as text: a line a run, what was selected, the damaged records, the total."""
         width = max(len(run.run_id) for run in self.runs)
         for run in self.runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"
+        yield from self.choices()
         yield from self.damage()
         yield self.total()
+
+    def choices(self) -> Iterator[str]:
+        """A line for each hyper-parameter that the runs' tables select, and each row."""
+        used = dict.fromkeys(choice for run in self.runs for choice in run.choices)
+        return (str(choice) for choice in used if choice.origin != "candidate")
 
     def line(self, run: Planned) -> str:
         """A run in a few words."""
