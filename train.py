@@ -6,6 +6,7 @@
     python train.py -m optim=sam,llqr_sam seed=0,1,2 launch=local        the same, on this machine's workers
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
+    python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
     python train.py table=2 status=true                                  how far they are; without a table, of all
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
@@ -32,6 +33,7 @@ from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.launch import launch
 from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.schema import register
+from llqr_sam.suite.selection import conclude
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.sweep import pooled_sweep
 from llqr_sam.suite.words import checked_arguments
@@ -61,12 +63,16 @@ def run(config: DictConfig) -> int:
 
 
 def carry_out(runs: Sequence[Planned], config: DictConfig) -> int:
-    """Show where the runs stand, or train what is missing."""
+    """Show where the runs stand, or train what is missing; then say what a selection chose."""
     status = Status.of(runs, *places(config))
-    if not (config.status or config.dry_run):
-        return launch(status, config)
-    print(*(Overview(status, Path(config.paths.workspace)).lines() if config.status else status.lines()), sep="\n")
-    return 0
+    exit_code = 0
+    if config.status or config.dry_run:
+        print(*(Overview(status, Path(config.paths.workspace)).lines() if config.status else status.lines()), sep="\n")
+    else:
+        exit_code = launch(status, config)
+    if config.select is not None:
+        print(*conclude(Status.of(runs, *places(config)), config), sep="\n")
+    return exit_code
 
 
 def places(config: DictConfig) -> tuple[Path, Path, float]:

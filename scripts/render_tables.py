@@ -14,6 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from llqr_sam.engine.record import read_records
 from llqr_sam.report.curves import draw_curves
 from llqr_sam.report.entries import EntryKind, build_table
 from llqr_sam.report.paper import read_accuracy
@@ -44,28 +45,41 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     words: list[str] = arguments.words
     named = any(word.startswith("table=") for word in words)
-    for selection in [words] if named else [[f"table={number}", *words] for number in groups()["table"]]:
-        render(selection, arguments.entry)
+    tables = [words] if named else [[f"table={number}", *words] for number in groups()["table"]]
+    passed = [line for table in tables for line in render(table, arguments.entry)]
+    passed += _unreadable(Path(compose_config(tables[0]).paths.results))
+    for line in dict.fromkeys(passed):
+        print(line, file=sys.stderr)
     return 0
 
 
-def render(words: list[str], kind: EntryKind) -> None:
-    """Render one table and say what was written."""
+def render(words: list[str], kind: EntryKind) -> list[str]:
+    """Render one table and say what was written; returns a line for each record that does not count."""
     config = compose_config(words)
     if config.table is None:
         raise UsageError("table=null names no table to render.")
+    if config.select is not None:
+        raise UsageError(f"select={config.select} is for train.py; a table shows what was selected.")
     unknown = set(config.table.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
     paths = config.paths
     status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)
     command = shlex.join(["python", "train.py", *(word for word in words if not word.startswith(PLACES))])
-    table = build_table(config.table.number, config.table.title, command, status, read_accuracy(), kind)
+    table = build_table(
+        config.table.number, config.table.title, command, status, read_accuracy(), kind, config.table.baseline
+    )
     written = write_table(table, Path(config.table.output), list(config.table.formats))
     if config.table.curves and draw_curves(config.table.title, status, Path(config.table.curves)):
         written.append(Path(config.table.curves))
-    print(*status.damage(), sep="\n", end="\n" if status.damaged else "", file=sys.stderr)
     print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
+    return list(status.damage())
+
+
+def _unreadable(results: Path) -> list[str]:
+    """A line for each file among the records that is none, whatever its name."""
+    _, damaged = read_records(results / "runs")
+    return [f"record not counted: {path}: {reason}" for path, reason in damaged]
 
 
 if __name__ == "__main__":

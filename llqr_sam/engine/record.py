@@ -1,8 +1,8 @@
 """The run record: all that a table is made from, one JSON file a run.
 
-A record is written once, at the end of a run, and never half: see ``llqr_sam.engine.atomic``. Equal runs give equal
-bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses below, key by
-key and type by type, is refused.
+A record is written once, at the end of a run, never half and never over another: see ``llqr_sam.engine.atomic``. Equal
+runs give equal bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses
+below, key by key and type by type, is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from llqr_sam.engine.atomic import replacing
+from llqr_sam.engine.atomic import creating
 
 SCHEMA_VERSION = 1
 
@@ -111,10 +111,23 @@ class Record:
         """Sorted keys, one space of indent, a newline at the end."""
         return json.dumps(_finite(asdict(self)), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
-    def write(self, path: Path) -> None:
-        """Create or replace the file ``path``, atomically."""
-        with replacing(path) as file:
-            file.write(self.to_json().encode())
+    def write(self, path: Path) -> Path:
+        """Create the file ``path``, or where that is taken the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
+
+        Returns:
+            The file: whole, and new.
+        """
+        free, number = path, 1
+        while True:
+            try:
+                with creating(free) as file:
+                    file.write(self.to_json().encode())
+                return free
+            except FileExistsError:
+                if not free.exists():
+                    raise  # a folder above it is a file
+                number += 1
+                free = path.with_suffix(f".{number}{path.suffix}")
 
 
 def read_record(path: Path) -> Record:
@@ -151,10 +164,20 @@ def _decode(content: bytes) -> Record:
         raise ValueError(f"a record is an object, not {_json_name(tree)}")
     version = tree.get("schema")
     if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise ValueError(f"schema is {version!r}, this version reads {SCHEMA_VERSION}")
+        raise ValueError(f"schema is {version!r}, this version reads {SCHEMA_VERSION}{_advice(tree)}")
     record = _parse(Record, tree, "")
     assert isinstance(record, Record)
     return record
+
+
+def _advice(tree: dict[str, Any]) -> str:
+    """What to do about a record of another schema version; nothing to say of JSON that is no record."""
+    version = tree.get("schema")
+    if not isinstance(version, int) or isinstance(version, bool):
+        return ""
+    if version > SCHEMA_VERSION:
+        return ": update the code to read it"
+    return f": the code of its commit, {tree.get('git_commit')}, reads it; here its run counts as missing"
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
