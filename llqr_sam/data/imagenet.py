@@ -245,7 +245,11 @@ class _Delivery:
     workers: int
 
     def stream(self, views: _Views, batches: _Batches) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatch by minibatch, decoded ahead by the workers."""
+        """Minibatch by minibatch, decoded ahead by the workers.
+
+        Raises:
+            ValueError: A file is not a readable image.
+        """
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             views,
             batch_sampler=batches,
@@ -254,8 +258,17 @@ class _Delivery:
             worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # without one, the loader draws a seed from the global generator
         )
-        for images, labels in loader:
-            yield self._place(images, labels)
+        delivered = iter(loader)
+        while batch := self._next(delivered):
+            yield self._place(*batch)
+
+    def _next(self, delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:
+        """Images and labels, if there are more; of an error in a worker the sentence and not its traceback."""
+        try:
+            return next(delivered, None)
+        except ValueError as error:
+            sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        raise ValueError(sentence)
 
     def gather(self, views: _Views, keys: list[Key]) -> tuple[Tensor, Tensor]:
         """One minibatch, decoded by threads."""
