@@ -42,7 +42,7 @@ class Profile:
     time: str = "12:00:00"
     mem: str | None = None
     cpus: int = 1
-    devices_per_node: int = 8
+    devices_per_node: int = 8  # of one run, at most
     array_parallelism: int = 32
     signal_delay: int = 120  # seconds
     setup: list[str] = field(default_factory=list)  # shell lines before each job

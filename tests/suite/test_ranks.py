@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.record import Record, read_record
+from llqr_sam.suite import ranks
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.faults import RankLost
 from llqr_sam.suite.grid import plan
 from llqr_sam.suite.job import Job
-from llqr_sam.suite.lock import RunLock, holder
+from llqr_sam.suite.lock import LeftAlone, RunLock, holder
+from llqr_sam.suite.ranks import train
 from llqr_sam.suite.traces import read_failure, read_progress
 from tests.suite.jobs import jobs_of, start, wait_for, words_in
 
 SMALL = ("arch.width=4", "protocol.methods.interval=8")
-LONG = (*SMALL, "optim=llqr_sam", "optim.inner_steps=2", "optim.shard=true", "devices=2", "protocol.epochs=5")
+LONG = (*SMALL, "optim=llqr_sam", "optim.inner_steps=2", "optim.shard=true", "devices=2", "protocol.epochs=4")
 
 
 def command(folder: Path, *words: str) -> list[str]:
@@ -45,12 +48,12 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Record:
     return record_of(tmp_path_factory.mktemp("straight"), *LONG)
 
 
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
+def numbers_of(process: subprocess.Popen[str]) -> list[int]:
     """Process numbers of the ranks that a launcher has started, in order."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     words = {int(child): Path(f"/proc/{child}/cmdline").read_text().split("\0") for child in children}
-    ranks = {int(Path(line[3]).name): child for child, line in words.items() if "llqr_sam.suite.ranks" in line}
-    return [ranks[number] for number in sorted(ranks)]
+    found = {int(Path(line[3]).name): child for child, line in words.items() if "llqr_sam.suite.ranks" in line}
+    return [found[rank] for rank in sorted(found)]
 
 
 def begun(job: Job) -> bool:
@@ -61,9 +64,9 @@ def begun(job: Job) -> bool:
 @pytest.mark.parametrize(
     "words",
     [
-        ("optim=sgdm",),
-        ("optim=sam",),
-        ("optim=llqr_sam", "optim.inner_steps=5"),
+        pytest.param(("optim=sgdm",), marks=pytest.mark.slow),
+        pytest.param(("optim=sam",), marks=pytest.mark.slow),
+        pytest.param(("optim=llqr_sam", "optim.inner_steps=5"), marks=pytest.mark.slow),
         ("optim=llqr_sam", "optim.inner_steps=5", "optim.shard=true"),
     ],
     ids=["sgdm", "sam", "llqr_sam", "sharded"],
@@ -83,6 +86,7 @@ def test_two_processes_are_one(tmp_path, words):
         assert refresh.objective_after == pytest.approx(expected_refresh.objective_after, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path, straight, signum):
     job = job_of(tmp_path, *LONG)
@@ -98,6 +102,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, straight, signum):
     assert record.weights_sha256 == straight.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     """And the next launch continues from the last checkpoint, to the same weights."""
@@ -106,7 +111,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     launcher = start(*command(tmp_path, *words))
     wait_for(lambda: begun(job))
 
-    os.kill(ranks_of(launcher)[rank], signal.SIGKILL)
+    os.kill(numbers_of(launcher)[rank], signal.SIGKILL)
     _, error = launcher.communicate(timeout=60)
     assert launcher.returncode == 1, error
     assert error.splitlines()[-1] == f"{job.run_id}: rank {rank} ended with SIGKILL; the next launch continues the run"
@@ -117,18 +122,20 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     assert record.weights_sha256 == straight.weights_sha256
 
 
+@pytest.mark.slow
 def test_ranks_whose_launcher_is_killed_save_the_run_and_end(tmp_path, straight):
     job = job_of(tmp_path, *LONG)
     launcher = start(*command(tmp_path, *LONG))
     wait_for(lambda: begun(job))
-    ranks = ranks_of(launcher)
+    numbers = numbers_of(launcher)
     launcher.kill()
     launcher.wait()
-    wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), 30)
+    wait_for(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers), 30)
     assert holder(job.folder, 10) is None
     assert record_of(tmp_path, *LONG).weights_sha256 == straight.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_run_on_a_local_worker(tmp_path):
     words = (*SMALL, "optim=sgdm", "protocol.epochs=1", "devices=2", "launch=local")
     assert record_of(tmp_path, *words).status == "finished"
@@ -146,13 +153,10 @@ def test_failures_are_noted_once_and_mistakes_are_one_line(tmp_path):
 
 
 def test_all_ranks_hear_that_a_run_is_somebody_elses(tmp_path):
-    words = (*SMALL, "optim=sgdm", "protocol.epochs=1", "devices=2")
-    job = job_of(tmp_path, *words)
-    launcher = start(*command(tmp_path, *words, "table=demo", "table.seeds=[0]"))
-    with RunLock(job.folder, 10):
-        _, error = launcher.communicate(timeout=60)
-    assert launcher.returncode == 0, error
-    assert error.splitlines()[-1].endswith("left alone")
+    """The launcher has not seen it yet: the first rank finds the lock."""
+    job = job_of(tmp_path, *SMALL, "optim=sgdm", "devices=2")
+    with RunLock(job.folder, 10), pytest.raises(LeftAlone, match="running on"):
+        train(job)
 
 
 def refused(*words: str) -> str:
@@ -160,6 +164,24 @@ def refused(*words: str) -> str:
     with pytest.raises(UsageError) as error:
         plan(compose_config(all_words), all_words)
     return str(error.value)
+
+
+def test_a_lost_rank_is_one_line_and_the_next_launch_continues(tmp_path, monkeypatch):
+    """The quick form of the slow tests above: rank 1 is killed before its first checkpoint."""
+    job = job_of(tmp_path, *SMALL, "optim=sgdm", "devices=2", "protocol.epochs=1")
+    wait = ranks._wait
+
+    def killing(started, stop):
+        wait_for((job.folder / "progress.json").exists)
+        started[1].process.kill()
+        return wait(started, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks, "_wait", killing)
+        with pytest.raises(RankLost, match="^rank 1 ended with SIGKILL; the next launch continues the run$"):
+            train(job)
+    assert job.outcome() is None
+    assert train(job).status == "finished"
 
 
 def test_what_does_not_divide_is_refused():
