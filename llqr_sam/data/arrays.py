@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise
 from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import check_batch_size, check_sample_size
+from llqr_sam.data.streams import WHOLE, Share, check_batch_size, check_sample_size
 
 EVALUATION_BATCH = 500
 
@@ -36,6 +36,8 @@ class ArrayTrainStream:
         batch_size: Samples in a minibatch.
         seed: Decides, with epoch and number of the batch, order and augmentation.
         name: The data set, for messages.
+        share: Part of each minibatch that is handed out. The whole is augmented, so that each image draws what it
+            would draw in one process.
 
     Raises:
         ValueError: The batch size is less than 1 or more than N.
@@ -51,6 +53,7 @@ class ArrayTrainStream:
         batch_size: int,
         seed: int,
         name: str,
+        share: Share = WHOLE,
     ) -> None:
         check_batch_size(batch_size, len(images), name)
         self._images = images
@@ -58,6 +61,7 @@ class ArrayTrainStream:
         self._normalise = normalise
         self._augmentations = tuple(augmentations)
         self._seed = seed
+        self._share = share
         self.batch_size = batch_size
         self.size = len(images)
         self.steps_per_epoch = self.size // batch_size
@@ -84,7 +88,8 @@ class ArrayTrainStream:
         random = generator(self._images.device, self._seed, *purpose)
         for augmentation in self._augmentations:
             images = augmentation(images, random)
-        return self._normalise(images), self._labels.index_select(0, chosen)
+        part = self._share.of(len(chosen))
+        return self._normalise(images[part]), self._labels.index_select(0, chosen[part])
 
 
 class ArrayTestBatches:

@@ -25,7 +25,15 @@ from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
 from llqr_sam.data.label_noise import flip_labels
 from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import DatasetInfo, MissingDataError, Splits, check_batch_size, check_sample_size
+from llqr_sam.data.streams import (
+    WHOLE,
+    DatasetInfo,
+    MissingDataError,
+    Share,
+    Splits,
+    check_batch_size,
+    check_sample_size,
+)
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
 _ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
@@ -56,6 +64,7 @@ def load_imagenet(
     seed: int,
     device: torch.device,
     workers: int,
+    share: Share = WHOLE,
 ) -> Splits:
     """ImageNet as ``folder/{train,val}/<wnid>/<image>``; class k is the k-th wnid in alphabetical order.
 
@@ -79,9 +88,9 @@ def load_imagenet(
     return Splits(
         found,
         FileTrainStream(
-            _Views(train, seed, known.image_size, random=augment), delivery, batch_size, seed, name=known.name
+            _Views(train, seed, known.image_size, random=augment), delivery, batch_size, seed, share, name=known.name
         ),
-        FileTestBatches(_Views(test, seed, known.image_size, random=False), delivery, batch_size),
+        FileTestBatches(_Views(test, seed, known.image_size, random=False), delivery, batch_size, share),
     )
 
 
@@ -104,11 +113,14 @@ class FileTrainStream:
         ValueError: The batch size is less than 1 or more than the number of files.
     """
 
-    def __init__(self, views: _Views, delivery: _Delivery, batch_size: int, seed: int, *, name: str) -> None:
+    def __init__(
+        self, views: _Views, delivery: _Delivery, batch_size: int, seed: int, share: Share, *, name: str
+    ) -> None:
         check_batch_size(batch_size, len(views), name)
         self._views = views
         self._delivery = delivery
         self._seed = seed
+        self._share = share
         self.batch_size = batch_size
         self.size = len(views)
         self.steps_per_epoch = self.size // batch_size
@@ -117,27 +129,30 @@ class FileTrainStream:
         """See ``TrainStream.batches``."""
         order = torch.randperm(self.size, generator=generator("cpu", self._seed, "order", epoch))
         whole = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        return self._delivery.stream(self._views, _Batches("augment", epoch, whole, self.batch_size))
+        mine = whole.view(-1, self.batch_size)[:, self._share.of(self.batch_size)]
+        return self._delivery.stream(self._views, _Batches("augment", epoch, mine.flatten(), mine.shape[1]))
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """See ``TrainStream.sample``."""
         check_sample_size(size, self.size)
         order = torch.randperm(self.size, generator=generator("cpu", self._seed, "refresh order", step))
-        return self._delivery.gather(self._views, [("refresh augment", step, index) for index in order[:size].tolist()])
+        mine = order[:size][self._share.of(size)].tolist()
+        return self._delivery.gather(self._views, [("refresh augment", step, index) for index in mine])
 
 
 class FileTestBatches:
     """Test minibatches decoded from files; a ``TestBatches``."""
 
-    def __init__(self, views: _Views, delivery: _Delivery, batch_size: int) -> None:
+    def __init__(self, views: _Views, delivery: _Delivery, batch_size: int, share: Share) -> None:
         self._views = views
         self._delivery = delivery
         self._batch_size = batch_size
-        self.size = len(views)
+        self._order = torch.arange(len(views))[share.of(len(views))]
+        self.size = len(self._order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``TestBatches.__iter__``."""
-        return self._delivery.stream(self._views, _Batches("test", 0, torch.arange(self.size), self._batch_size))
+        return self._delivery.stream(self._views, _Batches("test", 0, self._order, self._batch_size))
 
 
 class _Views(Dataset[tuple[Tensor, int]]):
@@ -230,7 +245,11 @@ class _Delivery:
     workers: int
 
     def stream(self, views: _Views, batches: _Batches) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatch by minibatch, decoded ahead by the workers."""
+        """Minibatch by minibatch, decoded ahead by the workers.
+
+        Raises:
+            ValueError: A file is not a readable image.
+        """
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             views,
             batch_sampler=batches,
@@ -239,8 +258,17 @@ class _Delivery:
             worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # without one, the loader draws a seed from the global generator
         )
-        for images, labels in loader:
-            yield self._place(images, labels)
+        delivered = iter(loader)
+        while batch := self._next(delivered):
+            yield self._place(*batch)
+
+    def _next(self, delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:
+        """Images and labels, if there are more; of an error in a worker the sentence and not its traceback."""
+        try:
+            return next(delivered, None)
+        except ValueError as error:
+            sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        raise ValueError(sentence)
 
     def gather(self, views: _Views, keys: list[Key]) -> tuple[Tensor, Tensor]:
         """One minibatch, decoded by threads."""

@@ -14,7 +14,7 @@ from llqr_sam.data.digits import read_digits
 from llqr_sam.data.folders import read_tinyimagenet
 from llqr_sam.data.imagenet import load_imagenet
 from llqr_sam.data.label_noise import flip_labels
-from llqr_sam.data.streams import DatasetInfo, Splits
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Share, Splits
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -56,6 +56,7 @@ def load(
     seed: int,
     device: torch.device,
     workers: int,
+    share: Share = WHOLE,
 ) -> Splits:
     """Load a data set; nothing is ever downloaded here.
 
@@ -70,6 +71,7 @@ def load(
         seed: Decides order, augmentation and label noise.
         device: Where minibatches are made.
         workers: Processes that decode images, for data sets that stream from files.
+        share: Part of each minibatch, and of the test samples, that this process has.
 
     Raises:
         MissingDataError: The data is not there.
@@ -88,6 +90,7 @@ def load(
             seed=seed,
             device=device,
             workers=workers,
+            share=share,
         )
     arrays, found = _read_arrays(known, path, root)
     normalise = Normalise(found.mean, found.std, device)
@@ -99,8 +102,10 @@ def load(
         batch_size=batch_size,
         seed=seed,
         name=name,
+        share=share,
     )
-    held_out = arrays.test_images.to(device), arrays.test_labels.to(device)
+    part = share.of(len(arrays.test_labels))
+    held_out = arrays.test_images[part].to(device), arrays.test_labels[part].to(device)
     return Splits(found, train, ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH))
 
 

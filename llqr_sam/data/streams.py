@@ -32,12 +32,27 @@ class DatasetInfo:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of every minibatch that one of ``count`` processes has, where several train one run."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> slice:
+        """Its places among ``size`` samples; the shares together are every sample once."""
+        return slice(size * self.index // self.count, size * (self.index + 1) // self.count)
+
+
+WHOLE = Share()
+
+
 class TrainStream(Protocol):
-    """Endless, shuffled, augmented training data, cut into epochs."""
+    """Endless, shuffled, augmented training data, cut into epochs; a process may have a share of each minibatch."""
 
     @property
     def batch_size(self) -> int:
-        """Samples B in a minibatch."""
+        """Samples B in a minibatch, over all processes."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,11 +78,11 @@ class TrainStream(Protocol):
 
 
 class TestBatches(Protocol):
-    """Every test sample once, in a fixed order, without augmentation."""
+    """Every test sample of a process's share once, in a fixed order, without augmentation."""
 
     @property
     def size(self) -> int:
-        """Number of test samples."""
+        """Number of test samples in the share."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, on the device; the last B is smaller."""

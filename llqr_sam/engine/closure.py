@@ -24,6 +24,7 @@ class Minibatch:
         bfloat16: Run the model under bfloat16 autocast; the loss is float32 either way.
         accumulate: Micro-batches k. Each one's mean loss is weighted by its share of the samples, so the gradient is
             the whole minibatch's wherever samples do not see each other (they do in batch-norm).
+        average_gradients: Called when the gradient of this process's share of the minibatch is complete.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Minibatch:
         *,
         bfloat16: bool = False,
         accumulate: int = 1,
+        average_gradients: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._loss_fn = loss_fn
@@ -44,6 +46,7 @@ class Minibatch:
         self._device = device
         self._bfloat16 = bfloat16
         self._accumulate = accumulate
+        self._average_gradients = average_gradients
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._size = 0
         self._losses: list[Tensor] = []
@@ -70,6 +73,7 @@ class Minibatch:
             self._zero_grad()
             losses = [self._backward(inputs, targets) for inputs, targets in self._parts]
             loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+            self._average_gradients()
         self._losses.append(loss)
         return loss
 

@@ -37,8 +37,32 @@ def resolve(name: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
-def describe(device: torch.device) -> str:
-    """What the device is called by its maker, for the record."""
+def of_rank(name: str, rank: int, ranks: int) -> torch.device:
+    """The device of one of the ``ranks`` processes of a run on this machine, as ``resolve`` for a single one.
+
+    Raises:
+        DeviceError: there are not so many devices here, or the name is of one.
+    """
+    if ranks == 1:
+        return resolve(name)
+    if name == "cpu":
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise DeviceError(f"device={name} does not name {ranks} devices. Use device=cuda or device=cpu with devices=")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count < ranks:
+        hint = "" if count else "; device=cpu runs as many processes on the CPU"
+        raise DeviceError(f"devices={ranks} on one machine: this one has {count} CUDA device(s){hint}")
+    return torch.device("cuda", rank)
+
+
+def describe(device: torch.device, count: int = 1) -> str:
+    """What the device is called by its maker, for the record, and how many of them there are."""
+    name = _name(device)
+    return name if count == 1 else f"{count} x {name}"
+
+
+def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):

@@ -9,18 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llqr_sam.engine.team import ALONE, Team
+
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, *, bfloat16: bool = False
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    *,
+    bfloat16: bool = False,
+    team: Team = ALONE,
 ) -> tuple[float, float]:
     """Test the model in inference mode; its training mode is as before afterwards.
 
     Args:
         model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
-        batches: Inputs and int64 labels ``[B]`` on ``device``, every sample once.
+        batches: Inputs and int64 labels ``[B]`` on ``device``, every sample once over all ranks.
         device: Where the model is.
         bfloat16: Run the model under bfloat16 autocast.
+        team: Ranks that share the samples.
 
     Returns:
         Top-1 in percent, and the mean cross-entropy (never smoothed, so that it compares between protocols).
@@ -39,7 +47,8 @@ def evaluate(
             samples += len(targets)
     finally:
         model.train(training)
-    return 100 * correct.item() / samples, loss.item() / samples
+    counted = team.sum(torch.stack([correct.double(), loss, torch.full_like(loss, samples)])).tolist()
+    return 100 * counted[0] / counted[2], counted[1] / counted[2]
 
 
 def all_finite(model: nn.Module) -> bool:

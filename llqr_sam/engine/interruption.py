@@ -28,6 +28,9 @@ class Interrupted(Exception):
         cause = signal.Signals(signum).name if signum else "request"
         super().__init__(f"stopped by {cause} after step {step}; the same command continues from {checkpoint}")
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path, int | None]]:
+        return type(self), (self.step, self.checkpoint, self.signum)  # an exception's own way is to repeat its message
+
 
 class StopRequest:
     """A flag that the trainer looks at between steps."""

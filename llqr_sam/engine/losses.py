@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from llqr_sam.engine.team import ALONE, Team
+
 WINDOW = 100  # steps between two reads of a GPU
 
 
@@ -23,9 +25,11 @@ class LossLog:
     Args:
         device: Where the losses are.
         window: Steps between two reads; by default ``WINDOW`` on a GPU, 1 on the CPU.
+        team: Ranks whose shares of a minibatch the losses are of; read are their means.
     """
 
-    def __init__(self, device: torch.device, window: int | None = None) -> None:
+    def __init__(self, device: torch.device, window: int | None = None, team: Team = ALONE) -> None:
+        self._team = team
         self._buffer = torch.zeros(window or (WINDOW if device.type == "cuda" else 1), device=device)
         self._first = 0  # step of the loss in the buffer's first place
         self._waiting = 0
@@ -58,7 +62,7 @@ class LossLog:
         """
         if self._waiting == 0:
             return
-        values, self._waiting = self._buffer[: self._waiting].tolist(), 0
+        values, self._waiting = self._team.mean(self._buffer[: self._waiting]).tolist(), 0
         for offset, value in enumerate(values):
             if not math.isfinite(value):
                 raise Diverged(f"the training loss is {value} at step {self._first + offset}")

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import DatasetInfo
-from llqr_sam.engine import devices, provenance
+from llqr_sam.data.randomness import derived_seed
+from llqr_sam.data.streams import DatasetInfo, Share
+from llqr_sam.engine import batch_norm, devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
@@ -24,6 +25,7 @@ from llqr_sam.engine.observer import Observer
 from llqr_sam.engine.record import SCHEMA_VERSION, Metrics, Record
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.engine.team import ALONE, Team
 from llqr_sam.engine.trainer import Trainer
 from llqr_sam.methods import factory
 from llqr_sam.models import registry as models
@@ -38,14 +40,24 @@ class RunOptions:
     data_path: Path | None = None  # archive or folder of the data set; None: under data_root
     data_root: Path = Path("data")
     device: str = "auto"  # auto | cpu | cuda | cuda:<index>
+    devices: int = 1  # ranks, one a device
+    shard: bool = False  # LLQR's U spread over the ranks
     workers: int = 4  # processes that read folder data sets
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
     keep_weights: bool = False  # write weights.pt at the end
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
-def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Observer] = ()) -> Record:
+def execute(
+    settings: RunSettings, options: RunOptions, observers: Sequence[Observer] = (), team: Team = ALONE
+) -> Record:
     """Train one run, or continue it where it was interrupted, and write its record.
+
+    Args:
+        settings: The run.
+        options: How and where.
+        observers: Who is told.
+        team: The ranks that train it, each in a call of its own; the first one writes the files.
 
     Returns:
         The record, status ``finished``, or ``diverged`` with the step in ``error``.
@@ -60,19 +72,15 @@ def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Obse
     good checkpoint in place; a finished one clears its checkpoints.
     """
     settings.validate()
-    device = devices.resolve(options.device)
+    device = devices.of_rank(options.device, team.local_rank, team.local_size)
     with devices.arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
         stop = StopRequest()
         with stop.on_signals():
-            trainer = _prepare(settings, options, device, observers)
+            trainer = _prepare(settings, options, device, observers, team)
             trainer.stop = stop
             record = _run(trainer, options, observers)
-            if options.keep_weights:
-                with replacing(trainer.folder / "weights.pt") as file:
-                    torch.save(trainer.model.state_dict(), file)
-            record.write(options.record_path)
-            if record.status == "finished":
-                trainer.store.clear()
+            if team.is_first:
+                _keep(record, trainer, options)
         for observer in observers:
             observer.on_end(record)
     stop.pass_on()
@@ -80,9 +88,12 @@ def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Obse
 
 
 def _prepare(
-    settings: RunSettings, options: RunOptions, device: torch.device, observers: Sequence[Observer]
+    settings: RunSettings, options: RunOptions, device: torch.device, observers: Sequence[Observer], team: Team
 ) -> Trainer:
-    """Data, network, method and loop; the network's initial weights are a function of the seed."""
+    """Data, network, method and loop; the network's initial weights are a function of the seed.
+
+    What the ranks draw afterwards (dropout) is not the same.
+    """
     watch = Stopwatch(device)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     splits = data.load(
@@ -96,20 +107,24 @@ def _prepare(
         seed=settings.seed,
         device=device,
         workers=options.workers,
+        share=Share(team.rank, team.size),
     )
     torch.manual_seed(settings.seed)
-    model = _model(settings, splits.info, device)
+    model = batch_norm.over_ranks(_model(settings, splits.info, device), team, device)
+    if not team.is_first:
+        torch.manual_seed(derived_seed(settings.seed, "rank", team.rank))
     return Trainer(
         settings,
         splits,
         model,
-        factory.build(settings.optim, model),
+        factory.build(settings.optim, model, process_group=team.group, shard=options.shard),
         device,
         store=CheckpointStore(options.workspace / settings.run_id / "checkpoints"),
         watch=watch,
         started=started,
         checkpoint_minutes=options.checkpoint_minutes,
         observers=observers,
+        team=team,
     )
 
 
@@ -130,7 +145,7 @@ def _model(settings: RunSettings, dataset: DatasetInfo, device: torch.device) ->
 def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -> Record:
     """Load, train, and sum up."""
     commit, dirty = options.git or provenance.git_state()  # now: the checkout may be another when the run ends
-    device_name = devices.describe(trainer.device)
+    device_name = devices.describe(trainer.device, trainer.team.size)
     trainer.load()
     info = trainer.info(device_name, commit)
     for observer in observers:
@@ -160,6 +175,16 @@ def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -
         started=progress.started,
         resumes=progress.resumes,
     )
+
+
+def _keep(record: Record, trainer: Trainer, options: RunOptions) -> None:
+    """Write what stays of a run; checkpoints do not, unless it diverged."""
+    if options.keep_weights:
+        with replacing(trainer.folder / "weights.pt") as file:
+            torch.save(trainer.model.state_dict(), file)
+    record.write(options.record_path)
+    if record.status == "finished":
+        trainer.store.clear()
 
 
 @contextlib.contextmanager

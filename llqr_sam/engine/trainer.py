@@ -2,7 +2,8 @@
 
 All that changes while training is in the model, the optimizer (with U), ``Progress`` and the random state; the order
 of the data and the learning rate are functions of the step. A checkpoint holds exactly these, so a run continued from
-one does the same arithmetic as a run that was never stopped.
+one does the same arithmetic as a run that was never stopped. Where several ranks train one run, all but the random
+state is equal on all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from llqr_sam.engine.record import CurvePoint, RefreshPoint, Seconds
 from llqr_sam.engine.schedules import LearningRate
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.engine.team import ALONE, Team
 from llqr_sam.methods.factory import Method
 from llqr_sam.methods.llqr import RefreshError
 
@@ -63,7 +66,7 @@ class Trainer:
 
     Args:
         settings: The run.
-        splits: Its data, on ``device`` as it comes.
+        splits: Its data, on ``device`` as it comes; this rank's share of it.
         model: Its network, on ``device``; updated in place.
         method: Its optimizer and, where there is one, its metric, made for ``model``.
         device: Where all of it is.
@@ -72,6 +75,7 @@ class Trainer:
         started: When the run began, unless a checkpoint knows better (ISO 8601).
         checkpoint_minutes: Wall time between two checkpoints.
         observers: Who is told.
+        team: The ranks that train this run together.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Trainer:
         started: str,
         checkpoint_minutes: float = 10.0,
         observers: Sequence[Observer] = (),
+        team: Team = ALONE,
     ) -> None:
         self.settings = settings
         self.splits = splits
@@ -101,7 +106,8 @@ class Trainer:
         self.observers = observers
         self.progress = Progress(started)
         self.stop = StopRequest()
-        self.losses = LossLog(device)
+        self.team = team
+        self.losses = LossLog(device, team=team)
 
         protocol, precision = settings.protocol, settings.precision
         self.steps_per_epoch = splits.train.steps_per_epoch
@@ -115,6 +121,7 @@ class Trainer:
             device,
             bfloat16=self.bfloat16,
             accumulate=precision.accumulate,
+            average_gradients=partial(team.average_gradients, list(model.parameters())),
         )
 
     def load(self) -> None:
@@ -123,7 +130,7 @@ class Trainer:
         Raises:
             CheckpointMismatchError: it is of a run with other settings.
         """
-        found = self.store.load_latest()
+        found = self.team.told(self.store.load_latest() if self.team.is_first else None)
         if found is None:
             return
         _, state = found
@@ -138,7 +145,8 @@ class Trainer:
         self.progress.resumes += 1
         self.losses.load_state_dict(state["losses"])
         self.watch.resume(Seconds(**state["seconds"]))
-        devices.set_random_state(state["random"], self.device)
+        if self.team.rank < len(state["random"]):  # else the run was begun by fewer ranks
+            devices.set_random_state(state["random"][self.team.rank], self.device)
 
     def save(self) -> None:
         """Write a checkpoint of this step boundary.
@@ -149,18 +157,17 @@ class Trainer:
         self.losses.drain()
         if not all_finite(self.model):
             raise Diverged(f"the weights are not finite after step {self.progress.step - 1}")
-        self.store.save(
-            self.progress.step,
-            {
-                "run_id": self.settings.run_id,
-                "model": self.model.state_dict(),
-                "optimizer": self.method.optimizer.state_dict(),
-                "progress": asdict(self.progress),
-                "losses": self.losses.state_dict(),
-                "seconds": asdict(self.watch.seconds()),
-                "random": devices.random_state(self.device),
-            },
-        )
+        state = {
+            "run_id": self.settings.run_id,
+            "model": self.model.state_dict(),
+            "optimizer": self.method.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "losses": self.losses.state_dict(),
+            "seconds": asdict(self.watch.seconds()),
+            "random": self.team.gathered(devices.random_state(self.device)),
+        }
+        if self.team.is_first:
+            self.store.save(self.progress.step, state)
 
     def run(self) -> None:
         """Train to the end.
@@ -259,7 +266,7 @@ class Trainer:
         step = self.progress.step
         with self.watch("evaluation"):
             batches = ((self._formatted(inputs), targets) for inputs, targets in self.splits.test)
-            top1, test_loss = evaluate(self.model, batches, self.device, bfloat16=self.bfloat16)
+            top1, test_loss = evaluate(self.model, batches, self.device, bfloat16=self.bfloat16, team=self.team)
         if not math.isfinite(test_loss):
             raise Diverged(f"the test loss is {test_loss} after step {step - 1}")
         self.watch.settle()
@@ -278,11 +285,13 @@ class Trainer:
             observer.on_epoch(point)
 
     def _boundary(self) -> None:
-        """Between two steps: stop if asked to, save if it is time."""
-        if self.stop.made:
+        """Between two steps: stop if any rank is asked to, save if it is time."""
+        due = time.monotonic() - self.last_save >= self.checkpoint_seconds
+        stop, signum, save = self.team.highest(self.stop.made, self.stop.signum or 0, due)
+        if stop:
             self.save()
-            raise Interrupted(self.progress.step, self.store.folder, self.stop.signum)
-        if time.monotonic() - self.last_save >= self.checkpoint_seconds:
+            raise Interrupted(self.progress.step, self.store.folder, signum or None)
+        if save:
             try:
                 self.save()
             except OSError as error:  # a full disk: the older ones stand, and there may be room the next time

@@ -12,7 +12,7 @@ Batch-norm's running statistics are each rank's own, as ``DistributedDataParalle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,10 @@ class Ranks:
 
     def complete(self, own: Named, like: Named) -> Named:
         """The entries every rank holds, put together; those of ``like``, of which ``own`` are this rank's."""
+        return own
+
+    def gathered(self, own: dict[str, Item]) -> dict[str, Item]:
+        """On the first rank the entries of all, elsewhere this rank's."""
         return own
 
     def agree(self, holds: Tensor) -> bool:
@@ -77,6 +81,12 @@ class Group(Ranks):
     def complete(self, own: Named, like: Named) -> Named:
         """See ``Ranks``; what a rank does not hold counts as zero there."""
         return self.summed({name: own[name] if name in own else torch.zeros_like(x) for name, x in like.items()})
+
+    def gathered(self, own: dict[str, Item]) -> dict[str, Item]:
+        """See ``Ranks``."""
+        shares: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(own, shares, dist.get_global_rank(self._group, 0), group=self._group)
+        return own if shares is None else {name: entry for share in shares for name, entry in share.items()}
 
     def agree(self, holds: Tensor) -> bool:
         """See ``Ranks``."""

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -140,8 +141,16 @@ class Method:
     metric: LLQR | None
 
 
-def build(spec: MethodSpec, model: nn.Module) -> Method:
+def build(
+    spec: MethodSpec, model: nn.Module, *, process_group: dist.ProcessGroup | None = None, shard: bool = False
+) -> Method:
     """The method's optimizer over the model's trainable parameters.
+
+    Args:
+        spec: The method.
+        model: The network.
+        process_group: Ranks that learn one metric U together.
+        shard: Spread U over them.
 
     Raises:
         ValueError: the specification does not validate.
@@ -150,7 +159,7 @@ def build(spec: MethodSpec, model: nn.Module) -> Method:
     base = _base(spec, model)
     if spec.probe is None and not spec.uses_llqr:
         return Method(base, None)
-    metric = _metric(spec, model) if spec.uses_llqr else None
+    metric = _metric(spec, model, process_group, shard) if spec.uses_llqr else None
     transport = metric if spec.transport == "llqr" else None
     if spec.probe is None:
         return Method(SharpnessAware(base, rho=0.0, transport=transport, model=model), metric)
@@ -175,8 +184,9 @@ def _base(spec: MethodSpec, model: nn.Module) -> Optimizer:
     return kind(parameters, lr=spec.lr, betas=(spec.betas[0], spec.betas[1]), weight_decay=spec.weight_decay)
 
 
-def _metric(spec: MethodSpec, model: nn.Module) -> LLQR:
-    return LLQR(model, **_given(spec, *(field for field in FIELDS_OF_LLQR if field != "refresh_batch")))
+def _metric(spec: MethodSpec, model: nn.Module, process_group: dist.ProcessGroup | None, shard: bool) -> LLQR:
+    given = _given(spec, *(field for field in FIELDS_OF_LLQR if field != "refresh_batch"))
+    return LLQR(model, process_group=process_group, shard=shard, **given)
 
 
 def _probe(spec: MethodSpec, model: nn.Module) -> Metric:

@@ -88,8 +88,8 @@ class LLQR(Metric):
         process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
             Default: those of a ``DistributedDataParallel`` model, else this process alone.
         shard: Spread U's blocks over the ranks (the paper's S), instead of a copy on each. Every rank must then ask
-            for U v of the same v at the same time, and ``storage``, ``named_factors`` and ``state_dict`` are its own
-            share's.
+            for U v of the same v, and for the ``state_dict``, at the same time; that has the whole U on the first
+            rank. ``storage`` and ``named_factors`` are each rank's own share's.
 
     Raises:
         ValueError: a value out of its range or choices, or a model with nothing to train.
@@ -234,16 +234,17 @@ class LLQR(Metric):
         return {name: factors for block in self._blocks for name, factors in block.named_factors().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """U by parameter name, and the counters."""
+        """U by parameter name, and the counters; of a sharded U the first rank has the whole, on the CPU."""
+        own = {name: {key: f.clone() for key, f in factors.items()} for name, factors in self.named_factors().items()}
+        if self.sharded:
+            own = {name: {key: f.cpu() for key, f in factors.items()} for name, factors in own.items()}
         return {
             **super().state_dict(),
             "structure": self.structure,
             "steps": self.steps,
             "failures_in_a_row": self._failures_in_a_row,
             "reported_fallbacks": self._reported_fallbacks,
-            "factors": {
-                name: {key: f.clone() for key, f in factors.items()} for name, factors in self.named_factors().items()
-            },
+            "factors": self._shards.gathered(own),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.run import RunOptions
-from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.faults import ProcessLost, RankLost
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.job import Job, digest
 from llqr_sam.suite.local import Pool, places
 from llqr_sam.suite.lock import LeftAlone
+from llqr_sam.suite.ranks import train
 from llqr_sam.suite.slurm import read_profile, submit
 from llqr_sam.suite.snapshot import Snapshot
 from llqr_sam.suite.status import Status, result
@@ -52,7 +53,7 @@ def launch(status: Status, config: DictConfig) -> int:
     if not chosen:
         return 0
     if config.launch.name == "inline":
-        _check_device(config.device)
+        _check_device(config)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
@@ -72,12 +73,12 @@ def _already(status: Status) -> int:
 
 def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
     """Train here, one after another."""
-    failed = 0
+    failed = lost = 0
     for number, job in enumerate(jobs, start=1):
         if not alone:
             _say(f"[{number}/{len(jobs)}] {job.run_id}")
         try:
-            record = attempt(job, mistakes=(FileNotFoundError, ValueError) if alone else (FileNotFoundError,))
+            record = train(job, mistakes=(FileNotFoundError, ValueError) if alone else (FileNotFoundError,))
         except LeftAlone as reason:
             _say(f"{job.run_id}: {reason}")
             continue
@@ -85,12 +86,16 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             left = len(jobs) - number + 1
             _say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
+        except RankLost as loss:
+            lost += 1
+            _say(f"{job.run_id}: {loss}")
+            continue
         except FileNotFoundError as error:
             raise UsageError(str(error)) from error
         except Exception as error:
             if alone and isinstance(error, ValueError):
                 raise UsageError(str(error)) from error
-            if alone:
+            if alone and not isinstance(error, ProcessLost):
                 raise
             failed += 1
             lines = str(error).strip().splitlines()
@@ -98,13 +103,13 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             continue
         if alone:
             print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")
-    return _failures(failed, len(jobs))
+    return max(_failures(failed, len(jobs)), min(lost, 1))
 
 
 def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
-    _check_device(config.device)
-    environments = places(config.launch.workers, config.device)[: len(jobs)]
+    _check_device(config)
+    environments = places(config.launch.workers, config.device, config.devices)[: len(jobs)]
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
@@ -149,6 +154,8 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         data_path=base / run.data_path.expanduser() if run.data_path else None,
         data_root=base / Path(config.paths.data).expanduser(),
         device=config.device,
+        devices=config.devices,
+        shard=config.optim.shard,
         workers=run.workers,
         checkpoint_minutes=config.checkpoint_minutes,
         keep_weights=config.keep_weights,
@@ -191,9 +198,9 @@ def _check_choices(config: DictConfig) -> None:
             )
 
 
-def _check_device(name: str) -> None:
+def _check_device(config: DictConfig) -> None:
     try:
-        devices.resolve(name)
+        devices.of_rank(config.device, 0, config.devices)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

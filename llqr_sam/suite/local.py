@@ -162,12 +162,13 @@ class Pool:
         self._selector.close()
 
 
-def places(workers: int | None, device: str) -> list[dict[str, str]]:
+def places(workers: int | None, device: str, devices: int = 1) -> list[dict[str, str]]:
     """The environment of each worker.
 
     Args:
-        workers: How many; ``None``: one a GPU, or two on the CPU.
+        workers: How many; ``None``: as many as the GPUs allow, or as runs on the CPU need for two processes.
         device: As in the configuration. ``auto`` and ``cuda`` spread over the GPUs that are visible here.
+        devices: How many a run takes, each with a share of the worker's cores.
 
     Raises:
         UsageError: fewer than one worker.
@@ -175,10 +176,11 @@ def places(workers: int | None, device: str) -> list[dict[str, str]]:
     if workers is not None and workers < 1:
         raise UsageError(f"launch.workers={workers} must be >= 1.")
     gpus = _gpus() if device in ("auto", "cuda") else []
-    count = workers or len(gpus) or (1 if device.startswith("cuda") else 2)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // count))
+    sets = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus) - devices + 1, devices)]
+    count = workers or len(sets) or (1 if device.startswith("cuda") else max(1, 2 // devices))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // (count * devices)))
     share = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    return [share | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(count)]
+    return [share | ({"CUDA_VISIBLE_DEVICES": sets[place % len(sets)]} if sets else {}) for place in range(count)]
 
 
 def _gpus() -> list[str]:

@@ -34,6 +34,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "protocol.gamma": (lambda x: 0 < x < math.inf, "> 0"),
     "protocol.label_smoothing": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "precision.accumulate": (lambda n: n >= 1, ">= 1"),
+    "devices": (lambda n: n >= 1, ">= 1"),
     "seed": (lambda n: 0 <= n < 2**63, "in [0, 2^63)"),
     "stale_minutes": (lambda x: 0 < x < math.inf, "> 0"),
     "checkpoint_minutes": (lambda x: 0 <= x < math.inf, ">= 0"),
@@ -50,6 +51,7 @@ def run_settings(config: DictConfig) -> RunSettings:
     _check_values(config)
     _check_pair(config)
     _check_geometry(config)
+    _check_devices(config)
     settings = RunSettings(
         dataset=_part(DatasetSettings, config.dataset),
         arch=_part(ArchSettings, config.arch),
@@ -117,3 +119,19 @@ def _check_geometry(config: DictConfig) -> None:
             raise UsageError(f"{group}=none leaves optim={config.optim.name} without one. Choose from: {choices}.")
         if not learns and name is not None:
             raise UsageError(f"{group}={name} has no use with optim={config.optim.name}: it has no learned metric.")
+
+
+def _check_devices(config: DictConfig) -> None:
+    """Every device has the same share of every minibatch, and a metric is spread where there is one and where to."""
+    devices = config.devices
+    for key in ("protocol.batch_size", "optim.refresh_batch"):
+        size = OmegaConf.select(config, key)
+        if size is not None and size % devices:
+            raise UsageError(f"devices={devices} must divide {key}={size}: each has the same share of a minibatch.")
+    share, parts = config.protocol.batch_size // devices, config.precision.accumulate
+    if parts > share:
+        raise UsageError(f"precision.accumulate={parts} must be at most {share}, a device's share of a minibatch.")
+    if config.optim.shard and devices == 1:
+        raise UsageError("optim.shard=true spreads the learned metric over devices: it needs devices > 1.")
+    if config.optim.shard and "llqr" not in (config.optim.probe, config.optim.transport):
+        raise UsageError(f"optim.shard=true has no use with optim={config.optim.name}: it has no learned metric.")

@@ -20,6 +20,13 @@ class DatasetConfig(DatasetSettings):
 
 
 @dataclass
+class MethodConfig(MethodSpec):
+    """A method and how its metric is stored."""
+
+    shard: bool = False  # U's blocks spread over the devices, instead of a copy on each
+
+
+@dataclass
 class EmaConfig:
     """beta of the refresh average, per geometry."""
 
@@ -127,7 +134,7 @@ class Config:
 
     dataset: DatasetConfig = MISSING
     arch: ArchSettings = MISSING
-    optim: MethodSpec = MISSING
+    optim: MethodConfig = MISSING
     geometry: Choice = MISSING
     structure: Choice = MISSING
     protocol: ProtocolConfig = MISSING
@@ -142,6 +149,7 @@ class Config:
     retry: str | None = None  # failed: also runs that failed or diverged
     stale_minutes: float = 10.0
     device: str = "auto"
+    devices: int = 1
     paths: PathsConfig = field(default_factory=PathsConfig)
     checkpoint_minutes: float = 10.0
     keep_weights: bool = False

@@ -42,6 +42,7 @@ class Profile:
     time: str = "12:00:00"
     mem: str | None = None
     cpus: int = 1
+    devices_per_node: int = 8  # of one run, at most
     array_parallelism: int = 32
     signal_delay: int = 120  # seconds
     setup: list[str] = field(default_factory=list)  # shell lines before each job
@@ -96,7 +97,7 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
 
     Args:
         jobs: With absolute paths, on a file system that the compute nodes see.
-        profile: The cluster.
+        profile: The cluster. What it asks for is for one device; a run of several has as many tasks.
         snapshot: The code they run.
         workspace: submitit keeps its scripts and logs under ``slurm/`` there.
         name: What the array is called.
@@ -105,7 +106,7 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
         SLURM's number of each job.
 
     Raises:
-        UsageError: there is no SLURM here, or it refuses the jobs.
+        UsageError: there is no SLURM here, it refuses the jobs, or their devices do not fill whole nodes.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UsageError("launch=slurm needs a machine with sbatch and srun. Choose launch=local here.")
@@ -125,7 +126,9 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
 
 def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str) -> dict[str, Any]:
     """The profile in submitit's words."""
-    given = {key: getattr(profile, key) for key in ("partition", "account", "qos", "gres", "constraint", "mem")}
+    nodes, tasks = _layout(jobs[0].options.devices, profile.devices_per_node)
+    given = {key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint")}
+    given |= {"gres": _times(profile.gres, tasks), "mem": _times(profile.mem, tasks)}
     variables = environment(snapshot) | {
         "SUITE_DATA": str(jobs[0].options.data_root),
         "SUITE_FILES": " ".join(FILES[name] for name in FILES if name in {job.settings.dataset.name for job in jobs}),
@@ -135,10 +138,31 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
         "name": name,
         "timeout_min": profile.minutes(),
         "slurm_cpus_per_task": profile.cpus,
+        "nodes": nodes,
+        "tasks_per_node": tasks,
         "slurm_array_parallelism": profile.array_parallelism,
         "slurm_signal_delay_s": profile.signal_delay,
-        "slurm_srun_args": [f"--cpus-per-task={profile.cpus}"],  # srun does not take it from sbatch since SLURM 22.05
+        "slurm_srun_args": [
+            f"--cpus-per-task={profile.cpus}",  # srun does not take it from sbatch since SLURM 22.05
+            "--kill-on-bad-exit=1",  # a rank that is lost takes the others with it
+        ],
         "slurm_setup": [*exports, 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"', *profile.setup],
         "slurm_additional_parameters": {"requeue": True, **profile.sbatch},
         **{f"slurm_{key}": value for key, value in given.items() if value is not None},
     }
+
+
+def _layout(devices: int, per_node: int) -> tuple[int, int]:
+    """Nodes, and tasks on each."""
+    nodes = -(-devices // per_node)
+    if devices % nodes:
+        raise UsageError(f"devices={devices} do not fill nodes of devices_per_node={per_node} of the SLURM profile.")
+    return nodes, devices // nodes
+
+
+def _times(asked: str | None, devices: int) -> str | None:
+    """``gpu:a100:1`` or ``16GB``, so many times."""
+    if asked is None or devices == 1:
+        return asked
+    match = re.fullmatch(r"(.*:)?(\d+)([KMGT]?B?)", asked)
+    return f"{match[1] or ''}{int(match[2]) * devices}{match[3]}" if match else f"{asked}:{devices}"

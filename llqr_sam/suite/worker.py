@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llqr_sam.engine.interruption import Interrupted
+from llqr_sam.engine.record import Record
 from llqr_sam.suite.attempt import attempt
+from llqr_sam.suite.faults import RankLost
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone
+from llqr_sam.suite.ranks import take_part, train
 from llqr_sam.suite.traces import log_path
 
 Kind = Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
@@ -32,14 +35,14 @@ Kind = Literal["finished", "diverged", "failed", "interrupted", "left", "mistake
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a run, and in one line why; ``killed`` is what a launcher says of a worker that cannot."""
+    """What became of a run, and in one line why; ``killed``: a process is gone, and the next launch continues it."""
 
     kind: Kind
     reason: str = ""
 
 
 class SlurmRun:
-    """What SLURM calls, through submitit: one run, requeued when it is stopped by a signal.
+    """What SLURM calls, through submitit: one run, or one rank of it, requeued when it is stopped by a signal.
 
     Args:
         text: The job's JSON. Nothing else is pickled.
@@ -57,12 +60,22 @@ class SlurmRun:
         job = Job.from_json(self.text)
         with _printing_to(log_path(job.folder)):
             try:
-                return attempt(job).status
+                return self._train(job).status
             except LeftAlone as reason:
                 return str(reason)
             except Interrupted as interruption:
                 print(f"interrupted: {interruption}", file=sys.stderr, flush=True)
-                raise SystemExit(requeue()) from interruption
+                first = os.environ.get("SLURM_PROCID", "0") == "0"
+                raise SystemExit(requeue() if first else 0) from interruption
+
+    def _train(self, job: Job) -> Record:
+        """The run, or its rank that this task is."""
+        if job.options.devices == 1:
+            return attempt(job)
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        return take_part(job)
 
     def checkpoint(self) -> Any:
         """submitit's way to requeue, for a signal that comes before training has begun or after it has ended."""
@@ -96,11 +109,13 @@ def carry_out(text: str) -> Reply:
     try:
         job = Job.from_json(text)
         with _printing_to(log_path(job.folder)):
-            record = attempt(job, mistakes=(FileNotFoundError,))
+            record = train(job, mistakes=(FileNotFoundError,))
     except LeftAlone as reason:
         return Reply("left", str(reason))
     except (Interrupted, KeyboardInterrupt) as interruption:
         return Reply("interrupted", str(interruption))
+    except RankLost as loss:
+        return Reply("killed", str(loss))
     except FileNotFoundError as error:
         return Reply("mistake", str(error))
     except Exception as error:

@@ -59,3 +59,23 @@ def test_arithmetic_is_set_inside_and_as_before_afterwards(deterministic: bool) 
     with pytest.raises(KeyError):
         failing_run()
     assert now() == before
+
+
+def test_devices_of_the_ranks_of_a_run(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [str(devices.of_rank(name, rank, 2)) for name in ("auto", "cuda") for rank in (0, 1)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+        "cuda:1",
+    ]
+    assert str(devices.of_rank("cuda:1", 0, 1)) == "cuda:1"
+    assert str(devices.of_rank("cpu", 3, 8)) == "cpu"
+    with pytest.raises(devices.DeviceError, match=r"devices=4 on one machine: this one has 2 CUDA device\(s\)$"):
+        devices.of_rank("auto", 0, 4)
+    with pytest.raises(devices.DeviceError, match="device=cuda:1 does not name 2 devices"):
+        devices.of_rank("cuda:1", 0, 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(devices.DeviceError, match="this one has 0 CUDA.*device=cpu runs as many processes"):
+        devices.of_rank("auto", 0, 2)

@@ -102,12 +102,14 @@ def test_places(monkeypatch):
     assert places(None, "cpu") == [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * 2
     assert len(places(5, "cpu")) == 5
     assert len(places(None, "cuda:1")) == 1
+    assert [place["OMP_NUM_THREADS"] for place in places(None, "cpu", 2)] == [threads]
     with pytest.raises(UsageError, match=r"launch\.workers=0"):
         places(0, "cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto")] == ["0", "1"]
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places(3, "cuda")] == ["0", "1", "0"]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto", 2)] == ["0,1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto")] == ["3", "GPU-5f"]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

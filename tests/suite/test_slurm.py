@@ -8,7 +8,7 @@ import pytest
 
 from llqr_sam.data.registry import DATASETS
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.slurm import FILES, PROFILES, Profile, _parameters, read_profile, submit
+from llqr_sam.suite.slurm import FILES, PROFILES, Profile, _layout, _parameters, _times, read_profile, submit
 from tests.suite.jobs import jobs_of
 
 
@@ -73,3 +73,23 @@ def test_jobs_know_what_to_stage_and_which_code_to_run(tmp_path, monkeypatch):
     assert "slurm_partition" not in given
     assert given["slurm_cpus_per_task"] == 3
     assert given["slurm_additional_parameters"] == {"requeue": True, "mail-type": "FAIL"}
+
+
+def test_a_run_on_several_devices_has_a_task_for_each(tmp_path):
+    """Given for one device, gres and memory are asked for as often as there are devices on a node."""
+    jobs = jobs_of(tmp_path, "optim=sgdm", "devices=16")
+    given = _parameters(jobs, Profile(gres="gpu:a100:1", mem="16GB", cpus=3), Path("/a"), "name")
+    assert (given["nodes"], given["tasks_per_node"], given["slurm_cpus_per_task"]) == (2, 8, 3)
+    assert (given["slurm_gres"], given["slurm_mem"]) == ("gpu:a100:8", "128GB")
+    assert "--kill-on-bad-exit=1" in given["slurm_srun_args"]
+    assert [_layout(devices, 4) for devices in (1, 3, 4, 8)] == [(1, 1), (1, 3), (1, 4), (2, 4)]
+    with pytest.raises(UsageError, match=r"devices=5 do not fill nodes of devices_per_node=4"):
+        _layout(5, 4)
+    assert [_times(asked, 4) for asked in ("gpu:1", "gpu", "gpu:a100", "0", None)] == [
+        "gpu:4",
+        "gpu:4",
+        "gpu:a100:4",
+        "0",
+        None,
+    ]
+    assert _times("gpu:1", 1) == "gpu:1"

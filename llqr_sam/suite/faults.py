@@ -1,0 +1,32 @@
+"""What happens to a run from outside, in one line: a process that it needs is gone."""
+
+from __future__ import annotations
+
+import re
+
+from llqr_sam.engine.team import is_loss
+
+
+class ProcessLost(RuntimeError):
+    """A process that the run needs is gone; the message is one line and there is nothing to see in a traceback."""
+
+
+class RankLost(ProcessLost):
+    """A rank of the run; the next launch continues."""
+
+
+class LoaderLost(ProcessLost):
+    """A process that reads its data."""
+
+
+def explained(error: Exception) -> Exception:
+    """The error, or in its stead one that says what has happened."""
+    if is_loss(error):
+        return RankLost("another rank of the run is gone or does not answer; the next launch continues the run")
+    # torch raises this from a signal handler: anywhere, and with no type of its own.
+    if isinstance(error, RuntimeError) and (
+        found := re.match(r"DataLoader worker \(pid\S* ([\d, ]+)\)(.*)", str(error))
+    ):
+        fate = found[2].strip().rstrip(". ")
+        return LoaderLost(f"process {found[1]}, which reads the data set, {fate}; retry=failed continues the run")
+    return error

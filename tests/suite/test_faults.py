@@ -1,0 +1,126 @@
+"""What the data of a run can do to it: small image files, read by a process of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from llqr_sam.data import registry
+from llqr_sam.engine.checkpoint import CheckpointStore
+from llqr_sam.engine.observer import Observer
+from llqr_sam.engine.record import read_record
+from llqr_sam.suite import attempt as attempting
+from llqr_sam.suite.attempt import attempt
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.faults import LoaderLost, RankLost, explained
+from llqr_sam.suite.grid import plan
+from llqr_sam.suite.job import Job
+from llqr_sam.suite.launch import launch
+from llqr_sam.suite.status import Status
+from llqr_sam.suite.traces import read_failure
+from tests.suite.jobs import jobs_of, words_in
+
+WORDS = ("dataset=imagenet", "arch=small_cnn", "arch.width=4", "optim=sgdm", "protocol.batch_size=4")
+RUN = (*WORDS, "protocol.epochs=2", "protocol.milestones=[1]", "protocol.warmup_epochs=0", "checkpoint_minutes=0")
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command for an ImageNet of 2 classes x (16 + 2) files, of which 8 x 8 pixels are seen."""
+    random = torch.Generator().manual_seed(0)
+    for part, count in (("train", 16), ("val", 2)):
+        for wnid in ("n01", "n02"):
+            folder = tmp_path / "imagenet" / part / wnid
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (12, 12, 3), generator=random, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / f"{number:02}.png")
+    monkeypatch.setitem(registry._INFOS, "imagenet", replace(registry.info("imagenet"), image_size=8))
+    return words_in(tmp_path, *RUN, f"dataset.path={tmp_path}/imagenet", "dataset.workers=1")
+
+
+def job_of(folder: Path, words: list[str]) -> Job:
+    (job,) = jobs_of(folder, *words)
+    return job
+
+
+def failing_launch(words: list[str], folder: Path) -> int:
+    config = compose_config(words)
+    return launch(Status.of(plan(config, words), folder / "results", folder / "work"), config)
+
+
+class KillTheReader(Observer):
+    """Kills the process that reads the data set, after a step of the second epoch."""
+
+    def on_step(self, step: int, loss: float) -> None:
+        if step == 10:
+            (reader,) = multiprocessing.active_children()
+            assert reader.pid is not None
+            os.kill(reader.pid, signal.SIGKILL)
+
+
+def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeypatch, capsys):
+    """Its last checkpoint stands; the retry ends with the weights of a run that was not disturbed."""
+    straight = attempt(job_of(tmp_path / "straight", words_in(tmp_path / "straight", *words[2:-2])))
+    job = job_of(tmp_path, words)
+    with monkeypatch.context() as patch:
+        patch.setattr(attempting, "_observers", lambda job: [KillTheReader()])
+        assert failing_launch(words, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if "LoaderLost" in line]
+    assert "which reads the data set, is killed by signal: Killed; retry=failed continues the run" in line
+    failure = read_failure(job.folder)
+    assert failure is not None
+    assert failure.error.startswith("LoaderLost: process ")
+    found = CheckpointStore(job.folder / "checkpoints").load_latest()
+    assert found is not None
+    assert found[0] in (9, 10)
+    assert failing_launch([*words, "retry=failed"], tmp_path) == 0
+    record = read_record(job.options.record_path)
+    assert record.resumes == 1
+    assert record.weights_sha256 == straight.weights_sha256
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_is_one_line_that_names_the_file(tmp_path, words, workers):
+    file = tmp_path / "imagenet" / "train" / "n02" / "07.png"
+    file.write_bytes(file.read_bytes()[:40])
+    words = [*words, f"dataset.workers={workers}"]
+    with pytest.raises(UsageError) as error:
+        failing_launch(words, tmp_path)
+    assert str(error.value).startswith(f"{file} is not a readable image (")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="07.png"):
+        attempt(job_of(tmp_path, words))
+    failure = read_failure(job_of(tmp_path, words).folder)
+    assert failure is not None
+    assert failure.error.startswith(f"ValueError: {file} is not a readable image (")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DataLoader worker (pid 12) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 12, 13) exited unexpectedly",
+    ],
+)
+def test_torchs_words_for_a_lost_reader(message):
+    error = explained(RuntimeError(message))
+    assert isinstance(error, LoaderLost)
+    assert str(error).startswith("process 12")
+    assert "\n" not in str(error)
+
+
+def test_other_errors_stay_as_they_are():
+    error = RuntimeError("CUDA out of memory")
+    assert explained(error) is error
+    assert isinstance(explained(RuntimeError("[/pytorch/third_party/gloo/gloo/x.cc:1] Connection closed")), RankLost)
