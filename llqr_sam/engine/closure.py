@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from llqr_sam.engine.cuda_graphs import Run, directly
 from llqr_sam.engine.stopwatch import Stopwatch
 
 PASSES = ("first_pass", "second_pass")
@@ -24,6 +25,7 @@ class Minibatch:
         bfloat16: Run the model under bfloat16 autocast; the loss is float32 either way.
         accumulate: Micro-batches k. Each one's mean loss is weighted by its share of the samples, so the gradient is
             the whole minibatch's wherever samples do not see each other (they do in batch-norm).
+        run: How one gradient evaluation is carried out: ``directly``, or as a CUDA graph by a ``Replay``.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Minibatch:
         *,
         bfloat16: bool = False,
         accumulate: int = 1,
+        run: Run = directly,
     ) -> None:
         self._model = model
         self._loss_fn = loss_fn
@@ -44,6 +47,7 @@ class Minibatch:
         self._device = device
         self._bfloat16 = bfloat16
         self._accumulate = accumulate
+        self._run = run
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._size = 0
         self._losses: list[Tensor] = []
@@ -68,7 +72,7 @@ class Minibatch:
         """Leave the gradient in the parameters and return the loss, detached."""
         with self._watch(PASSES[min(len(self._losses), 1)]), torch.enable_grad():
             self._zero_grad()
-            losses = [self._backward(inputs, targets) for inputs, targets in self._parts]
+            losses = [self._run(self._backward, inputs, targets) for inputs, targets in self._parts]
             loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self._losses.append(loss)
         return loss

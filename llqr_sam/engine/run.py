@@ -103,7 +103,7 @@ def _prepare(
         settings,
         splits,
         model,
-        factory.build(settings.optim, model),
+        factory.build(settings.optim, model, fused=settings.precision.fused),
         device,
         store=CheckpointStore(options.workspace / settings.run_id / "checkpoints"),
         watch=watch,

@@ -51,7 +51,7 @@ def launch(status: Status, config: DictConfig) -> int:
     if not chosen:
         return 0
     if config.launch.name == "inline":
-        _check_device(config.device)
+        check_device(config)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
@@ -102,7 +102,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
 
 def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
-    _check_device(config.device)
+    check_device(config)
     environments = places(config.launch.workers, config.device)[: len(jobs)]
     pool = Pool(environments, take_snapshot(workspace))
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
@@ -175,11 +175,14 @@ def _check_choices(config: DictConfig) -> None:
             )
 
 
-def _check_device(name: str) -> None:
+def check_device(config: DictConfig) -> None:
+    """Refuse a device that is not here, or that cannot do what the precision asks for."""
     try:
-        devices.resolve(name)
+        device = devices.resolve(config.device)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if config.precision.cuda_graphs and device.type != "cuda":
+        raise UsageError(f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here.")
 
 
 def _say(*lines: str) -> None:
