@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer
@@ -15,12 +16,13 @@ from llqr_sam.suite.lock import LeftAlone, RunLock
 from llqr_sam.suite.traces import ProgressFile, failure_path, note_failure
 
 
-def attempt(job: Job, mistakes: tuple[type[Exception], ...] = ()) -> Record:
+def attempt(job: Job, mistakes: tuple[type[Exception], ...] = (), observers: Sequence[Observer] = ()) -> Record:
     """Train a run, unless somebody else does or has done so.
 
     Args:
         job: The run.
         mistakes: Exceptions that tell of the command, not of the run: they leave no note.
+        observers: Who watches beside the job's own.
 
     Raises:
         LeftAlone: the run is being trained elsewhere, or has a record or a failure that the job does not know of.
@@ -31,7 +33,7 @@ def attempt(job: Job, mistakes: tuple[type[Exception], ...] = ()) -> Record:
         if job.outcome() not in (None, job.retries):
             raise LeftAlone("done meanwhile: left alone")
         try:
-            record = execute(job.settings, job.options, [*_observers(job), ProgressFile(), lock])
+            record = execute(job.settings, job.options, [*_observers(job), *observers, ProgressFile(), lock])
         except Exception as error:
             if not isinstance(error, (Interrupted, *mistakes)):
                 note_failure(job.run_id, job.folder, error)

@@ -182,7 +182,9 @@ def check_device(config: DictConfig) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     if config.precision.cuda_graphs and device.type != "cuda":
-        raise UsageError(f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here.")
+        raise UsageError(
+            f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
+        )
 
 
 def _say(*lines: str) -> None:
