@@ -28,8 +28,9 @@ def main() -> int:
             own[key] = value
         else:
             words.append(word)
-    reproduction = Reproduction(words, _numbers(own["parts"]))
-    status = 0 if reproduction.config.dry_run else reproduction.run(_minutes(own["minutes"]))
+    minutes, parts = _minutes(own["minutes"]), _numbers(own["parts"])
+    reproduction = Reproduction(words, parts)
+    status = 0 if reproduction.config.dry_run else reproduction.run(minutes)
     print(*reproduction.lines(), sep="\n")
     return status
 

@@ -106,7 +106,7 @@ class Reproduction:
         self.parts = [self._part(part, tree["words"], words) for part in chosen]
 
     def run(self, minutes: float | None = None) -> int:
-        """Do what is missing until it is done or the time is up.
+        """Do what is missing until it is done or the time is up; a step at least, however short the time.
 
         Returns:
             Exit status: 0; 1 if a run or benchmark failed; 130 after Ctrl-C or a scheduler's signal.
@@ -114,25 +114,19 @@ class Reproduction:
         check_device(self.config)
         deadline = Deadline(minutes)
         failed = 0
-        for part in self.parts:
-            for run in part.runs:
-                if deadline.seconds_left == 0:
-                    return failed
-                status = self._status(part)
-                if status.of_run(run) != "missing":
-                    continue
-                _say(f"{part.title}: {run.run_id}")
-                try:
-                    failed |= _train(run, status, self.config, deadline)
-                except Interrupted as interruption:
-                    _say(f"interrupted: {interruption}" if interruption.signum else "the time is up")
-                    return 130 if interruption.signum else failed
-            for bench in part.benches:
-                if deadline.seconds_left == 0:
-                    return failed
-                if not bench.path.exists():
-                    _say(f"{part.title}: {bench.name}")
-                    failed |= _measure(bench, self.config.device, deadline.seconds_left)
+        for begun, (part, work) in enumerate(self._missing()):
+            if begun and deadline.seconds_left == 0:
+                break
+            if isinstance(work, Bench):
+                _say(f"{part.title}: {work.name}")
+                failed |= _measure(work, self.config.device, deadline.seconds_left)
+                continue
+            _say(f"{part.title}: {work.run_id}")
+            try:
+                failed |= _train(work, self._status(part), self.config, deadline)
+            except Interrupted as interruption:
+                _say(f"interrupted: {interruption}" if interruption.signum else "the time is up")
+                return 130 if interruption.signum else failed
         return failed
 
     def lines(self) -> Iterator[str]:
@@ -144,6 +138,16 @@ class Reproduction:
             for words, run in zip(part.words, part.runs, strict=True):
                 yield f"{words:{width}}  {run.run_id}  {overview.line(run)}"
             yield from (bench.line() for bench in part.benches)
+
+    def _missing(self) -> Iterator[tuple[Part, Planned | Bench]]:
+        """What is not done when its turn comes."""
+        for part in self.parts:
+            for run in part.runs:
+                if self._status(part).of_run(run) == "missing":
+                    yield part, run
+            for bench in part.benches:
+                if not bench.path.exists():
+                    yield part, bench
 
     def _part(self, part: dict[str, Any], common: Sequence[str], words: Sequence[str]) -> Part:
         runs, names = [], []

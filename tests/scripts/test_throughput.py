@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "throughput.py"
 TINY = ("device=cpu", "optim=sam", "arch.width=4")
 
@@ -27,5 +29,6 @@ def test_it_says_how_fast_and_that_a_cpus_peak_is_not_known(tmp_path):
     assert "second_pass" in lines[3]
 
 
+@pytest.mark.slow
 def test_it_profiles_steps(tmp_path):
     assert "aten::" in measure(tmp_path, "--profile")
