@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
-def compiled(model: nn.Module, *, deterministic: bool) -> Callable[[Tensor], Tensor]:
+def compiled(model: nn.Module, *, deterministic: bool) -> nn.Module:
     """``model``'s forward pass, compiled at its first call in training and at its first in inference mode.
 
     Shapes are fixed: a smaller last test minibatch is compiled once more, and nothing after the first epoch. A network
@@ -20,6 +20,7 @@ def compiled(model: nn.Module, *, deterministic: bool) -> Callable[[Tensor], Ten
             this version of PyTorch can.
     """
     torch.compiler.reset()  # the graphs of earlier runs in this process would count towards the limit
-    options = {"deterministic": True} if deterministic and "deterministic" in torch._inductor.list_options() else None
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True, dynamic=False, options=options)
-    return forward
+    options: dict[str, Any] = {}
+    if deterministic and "deterministic" in torch._inductor.list_options():
+        options["deterministic"] = True
+    return cast("nn.Module", torch.compile(model, fullgraph=True, dynamic=False, options=options or None))

@@ -70,7 +70,7 @@ class Replay:
         buffers = list(self._model.buffers())
         kept = [buffer.clone() for buffer in buffers]
         random = devices.random_state(self._device)
-        side = torch.cuda.Stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):

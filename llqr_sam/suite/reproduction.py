@@ -132,7 +132,8 @@ class Reproduction:
     def lines(self) -> Iterator[str]:
         """What is done and what is left, part by part."""
         for number, part in enumerate(self.parts, 1):
-            yield f"{'' if number == 1 else chr(10)}{part.title}"
+            yield from [""] * (number > 1)
+            yield part.title
             overview = Overview(self._status(part), Path(self.config.paths.workspace))
             width = max(map(len, part.words), default=0)
             for words, run in zip(part.words, part.runs, strict=True):
