@@ -9,7 +9,7 @@ RUN := .venv/bin/python
 
 .PHONY: help
 help: ## List the tasks
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "}; {printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "}; {printf "  make %-13s %s\n", $$1, $$2}'
 
 .venv/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Name one: make PYTHON=/path/to/python3.11 ..."; exit 2; }
@@ -63,6 +63,10 @@ figures: .venv/.ready ## Draw Figures 2 and 3 (about a minute)
 .PHONY: bench
 bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a gradient evaluation
 	@$(RUN) scripts/bench.py
+
+.PHONY: reproduce-gpu
+reproduce-gpu: .venv/.ready ## The paper's runs in order of value on a GPU; minutes=10 limits a call, the next continues
+	@$(RUN) scripts/reproduce_gpu.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
 
 .PHONY: clean
 clean: ## Remove what building and running leave behind; results/ and data/ stay

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from llqr_sam.engine.cuda_graphs import Run, directly
 from llqr_sam.engine.stopwatch import Stopwatch
 
 PASSES = ("first_pass", "second_pass")
@@ -25,6 +26,7 @@ class Minibatch:
         accumulate: Micro-batches k. Each one's mean loss is weighted by its share of the samples, so the gradient is
             the whole minibatch's wherever samples do not see each other (they do in batch-norm).
         average_gradients: Called when the gradient of this process's share of the minibatch is complete.
+        run: How one gradient evaluation is carried out: ``directly``, or as a CUDA graph by a ``Replay``.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Minibatch:
         bfloat16: bool = False,
         accumulate: int = 1,
         average_gradients: Callable[[], None] = lambda: None,
+        run: Run = directly,
     ) -> None:
         self._model = model
         self._loss_fn = loss_fn
@@ -47,6 +50,7 @@ class Minibatch:
         self._bfloat16 = bfloat16
         self._accumulate = accumulate
         self._average_gradients = average_gradients
+        self._run = run
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._size = 0
         self._losses: list[Tensor] = []
@@ -71,7 +75,7 @@ class Minibatch:
         """Leave the gradient in the parameters and return the loss, detached."""
         with self._watch(PASSES[min(len(self._losses), 1)]), torch.enable_grad():
             self._zero_grad()
-            losses = [self._backward(inputs, targets) for inputs, targets in self._parts]
+            losses = [self._run(self._backward, inputs, targets) for inputs, targets in self._parts]
             loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
             self._average_gradients()
         self._losses.append(loss)

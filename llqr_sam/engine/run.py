@@ -117,7 +117,9 @@ def _prepare(
         settings,
         splits,
         model,
-        factory.build(settings.optim, model, process_group=team.group, shard=options.shard),
+        factory.build(
+            settings.optim, model, process_group=team.group, shard=options.shard, fused=settings.precision.fused
+        ),
         device,
         store=CheckpointStore(options.workspace / settings.run_id / "checkpoints"),
         watch=watch,

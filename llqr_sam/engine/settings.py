@@ -56,6 +56,8 @@ class PrecisionSettings:
     compile: bool = False
     deterministic: bool = False
     accumulate: int = 1  # micro-batches a minibatch is split into
+    cuda_graphs: bool | None = None  # replay each gradient evaluation as one CUDA graph
+    fused: bool | None = None  # base optimizer in one kernel; null: PyTorch's choice for the device
 
 
 @dataclass
@@ -85,6 +87,8 @@ class RunSettings:
             raise ValueError(f"precision.autocast={autocast} is not known. Choose from: {', '.join(AUTOCASTS)}.")
         if not 1 <= accumulate <= batch:
             raise ValueError(f"precision.accumulate={accumulate} must be from 1 to protocol.batch_size={batch}.")
+        if self.precision.cuda_graphs and accumulate > 1:
+            raise ValueError(f"precision.cuda_graphs=true needs precision.accumulate=1, not {accumulate}.")
         if self.protocol.epochs < 1:
             raise ValueError(f"protocol.epochs={self.protocol.epochs} must be >= 1.")
 

@@ -24,6 +24,8 @@ from llqr_sam.data.streams import Splits
 from llqr_sam.engine import devices
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.closure import Minibatch
+from llqr_sam.engine.compilation import compiled
+from llqr_sam.engine.cuda_graphs import Replay, directly
 from llqr_sam.engine.evaluation import all_finite, evaluate
 from llqr_sam.engine.interruption import Interrupted, StopRequest
 from llqr_sam.engine.losses import Diverged, LossLog
@@ -113,8 +115,9 @@ class Trainer:
         self.steps_per_epoch = splits.train.steps_per_epoch
         self.rate = LearningRate(protocol, settings.optim.lr, self.steps_per_epoch)
         self.bfloat16 = precision.autocast == "bfloat16"
+        self.forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
         self.minibatch = Minibatch(
-            torch.compile(model) if precision.compile else model,
+            self.forward,
             self._loss,
             method.optimizer.zero_grad,
             watch,
@@ -122,6 +125,7 @@ class Trainer:
             bfloat16=self.bfloat16,
             accumulate=precision.accumulate,
             average_gradients=partial(team.average_gradients, list(model.parameters())),
+            run=Replay(model, device) if precision.cuda_graphs else directly,
         )
 
     def load(self) -> None:
@@ -266,7 +270,7 @@ class Trainer:
         step = self.progress.step
         with self.watch("evaluation"):
             batches = ((self._formatted(inputs), targets) for inputs, targets in self.splits.test)
-            top1, test_loss = evaluate(self.model, batches, self.device, bfloat16=self.bfloat16, team=self.team)
+            top1, test_loss = evaluate(self.forward, batches, self.device, bfloat16=self.bfloat16, team=self.team)
         if not math.isfinite(test_loss):
             raise Diverged(f"the test loss is {test_loss} after step {step - 1}")
         self.watch.settle()

@@ -3,48 +3,66 @@
 A sharpness-aware step runs the network twice on one minibatch. The authors' code takes running statistics from the
 perturbed pass; most PyTorch SAM code takes them from the first. Here the other pass is run inside
 ``frozen_statistics``.
+
+The statistics are put back rather than the layers switched off: a switched layer is another network to a compiler or a
+CUDA graph, which would have to be made twice.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
-    """Batch-norm normalises by batch statistics as before, but records nothing while the context is open.
+    """Batch-norm normalises by batch statistics as before, and what it recorded is gone when the context closes.
 
-    Neither the running mean and variance nor ``num_batches_tracked`` move. Nesting and exceptions leave every module
-    as it was found.
+    The running mean and variance and ``num_batches_tracked`` are bit for bit what they were, also after an exception.
+    Backward belongs inside, with its forward pass: the statistics are written to afterwards.
 
     Args:
         model: Network whose batch-norm layers to freeze. ``None`` freezes each layer as it is called, whatever model
             it belongs to; a compiled model hides its layers from that, so name it.
     """
-    frozen: list[_BatchNorm] = []
+    kept: list[tuple[list[Tensor], list[Tensor]]] = []  # statistics, and what they were
 
-    def freeze(module: nn.Module, *_: Any) -> None:
-        # Without track_running_stats a training-mode layer still normalises by the batch and skips every update.
-        if isinstance(module, _BatchNorm) and module.track_running_stats and module.training:
-            module.track_running_stats = False
-            frozen.append(module)
+    def keep(modules: Iterable[nn.Module]) -> None:
+        layers = [module for module in modules if _records(module)]
+        for names in (("running_mean", "running_var"), ("num_batches_tracked",)):  # of one type each, for one kernel
+            statistics = [getattr(layer, name) for layer in layers for name in names]
+            if statistics:
+                copies = [torch.empty_like(statistic) for statistic in statistics]
+                torch._foreach_copy_(copies, statistics)
+                kept.append((statistics, copies))
 
     hook = None
     if model is None:
-        hook = register_module_forward_pre_hook(freeze)
+        called: set[nn.Module] = set()
+
+        def keep_once(module: nn.Module, *_: Any) -> None:
+            if module not in called:
+                called.add(module)
+                keep([module])
+
+        hook = register_module_forward_pre_hook(keep_once)
     else:
-        for module in model.modules():
-            freeze(module)
+        keep(model.modules())
     try:
         yield
     finally:
         if hook is not None:
             hook.remove()
-        for module in frozen:
-            module.track_running_stats = True
+        with torch.no_grad():
+            for statistics, copies in kept:
+                torch._foreach_copy_(statistics, copies)
+
+
+def _records(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.training and module.track_running_stats

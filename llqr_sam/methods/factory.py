@@ -142,7 +142,12 @@ class Method:
 
 
 def build(
-    spec: MethodSpec, model: nn.Module, *, process_group: dist.ProcessGroup | None = None, shard: bool = False
+    spec: MethodSpec,
+    model: nn.Module,
+    *,
+    process_group: dist.ProcessGroup | None = None,
+    shard: bool = False,
+    fused: bool | None = None,
 ) -> Method:
     """The method's optimizer over the model's trainable parameters.
 
@@ -151,12 +156,13 @@ def build(
         model: The network.
         process_group: Ranks that learn one metric U together.
         shard: Spread U over them.
+        fused: Whether the base optimizer is one kernel; ``None``: PyTorch's choice for the device.
 
     Raises:
         ValueError: the specification does not validate.
     """
     spec.validate()
-    base = _base(spec, model)
+    base = _base(spec, model, fused)
     if spec.probe is None and not spec.uses_llqr:
         return Method(base, None)
     metric = _metric(spec, model, process_group, shard) if spec.uses_llqr else None
@@ -174,14 +180,15 @@ def build(
     return Method(optimizer, metric)
 
 
-def _base(spec: MethodSpec, model: nn.Module) -> Optimizer:
+def _base(spec: MethodSpec, model: nn.Module, fused: bool | None) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if spec.base == "sgd":
         assert spec.momentum is not None
-        return SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        return SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
     assert spec.betas is not None
     kind = Adam if spec.base == "adam" else AdamW
-    return kind(parameters, lr=spec.lr, betas=(spec.betas[0], spec.betas[1]), weight_decay=spec.weight_decay)
+    betas = spec.betas[0], spec.betas[1]
+    return kind(parameters, lr=spec.lr, betas=betas, weight_decay=spec.weight_decay, fused=fused)
 
 
 def _metric(spec: MethodSpec, model: nn.Module, process_group: dist.ProcessGroup | None, shard: bool) -> LLQR:

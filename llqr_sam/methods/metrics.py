@@ -79,7 +79,7 @@ class Metric:
         mv = self.apply(v)
         squared = dot(mv, mv)
         if norm == "metric":
-            quadratic = dot(v, mv)
+            quadratic = squared if mv is v else dot(v, mv)
             usable = torch.isfinite(quadratic) & (quadratic > 0)
             self._fallbacks = self._fallbacks + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)

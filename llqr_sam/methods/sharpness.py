@@ -187,7 +187,10 @@ class SharpnessAware(Optimizer):
             return loss  # with the gradients as they are, so that the caller skips the step too
         perturbation = self._perturbation()
         parameters = list(perturbation)
-        saved = [self._saved.setdefault(p, torch.empty_like(p)) for p in parameters]
+        for p in parameters:
+            if p not in self._saved:
+                self._saved[p] = torch.empty_like(p)
+        saved = [self._saved[p] for p in parameters]
         torch._foreach_copy_(saved, parameters)
         try:
             for group in self.param_groups:

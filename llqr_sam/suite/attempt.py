@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer
@@ -17,7 +18,12 @@ from llqr_sam.suite.lock import LeftAlone, RunLock
 from llqr_sam.suite.traces import ProgressFile, failure_path, note_failure
 
 
-def attempt(job: Job, mistakes: tuple[type[Exception], ...] = (), team: Team = ALONE) -> Record:
+def attempt(
+    job: Job,
+    mistakes: tuple[type[Exception], ...] = (),
+    team: Team = ALONE,
+    observers: Sequence[Observer] = (),
+) -> Record:
     """Train a run, unless somebody else does or has done so.
 
     Args:
@@ -25,6 +31,7 @@ def attempt(job: Job, mistakes: tuple[type[Exception], ...] = (), team: Team = A
         mistakes: Exceptions that tell of the command, not of the run: they leave no note.
         team: The ranks that train it, each in an attempt of its own. The first one holds the lock and is watched; the
             one that fails notes it.
+        observers: Who watches beside the job's own.
 
     Raises:
         LeftAlone: the run is being trained elsewhere, or has a record or a failure that the job does not know of.
@@ -35,7 +42,7 @@ def attempt(job: Job, mistakes: tuple[type[Exception], ...] = (), team: Team = A
     with contextlib.ExitStack() as held:
         watchers = _begin(job, team, held)
         try:
-            record = execute(job.settings, job.options, watchers, team)
+            record = execute(job.settings, job.options, [*watchers, *observers], team)
         except Exception as caught:
             error = explained(caught)
             if not isinstance(error, (Interrupted, RankLost, *mistakes)):

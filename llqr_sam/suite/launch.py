@@ -53,7 +53,7 @@ def launch(status: Status, config: DictConfig) -> int:
     if not chosen:
         return 0
     if config.launch.name == "inline":
-        _check_device(config)
+        check_device(config)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
@@ -108,7 +108,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
 
 def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
-    _check_device(config)
+    check_device(config)
     environments = places(config.launch.workers, config.device, config.devices)[: len(jobs)]
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
@@ -198,11 +198,16 @@ def _check_choices(config: DictConfig) -> None:
             )
 
 
-def _check_device(config: DictConfig) -> None:
+def check_device(config: DictConfig) -> None:
+    """Refuse devices that are not here, or that cannot do what the precision asks for."""
     try:
-        devices.of_rank(config.device, 0, config.devices)
+        device = devices.of_rank(config.device, 0, config.devices)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if config.precision.cuda_graphs and device.type != "cuda":
+        raise UsageError(
+            f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
+        )
 
 
 def _say(*lines: str) -> None:

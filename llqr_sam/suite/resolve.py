@@ -61,7 +61,7 @@ def run_settings(config: DictConfig) -> RunSettings:
         seed=config.seed,
     )
     try:
-        settings.optim.validate()
+        settings.validate()
     except ValueError as error:
         raise UsageError(str(error)) from error
     return settings

@@ -1,0 +1,226 @@
+"""The list of conf/reproduction.yaml: what is missing of it, in its order, for as long as there is time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llqr_sam.engine import devices
+from llqr_sam.engine.atomic import replacing
+from llqr_sam.engine.interruption import Interrupted
+from llqr_sam.engine.observer import Observer, RunInfo
+from llqr_sam.engine.record import CurvePoint
+from llqr_sam.suite.attempt import attempt
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.grid import Planned, plan
+from llqr_sam.suite.launch import check_device, make_job
+from llqr_sam.suite.lock import LeftAlone
+from llqr_sam.suite.overview import Overview
+from llqr_sam.suite.status import Status
+from llqr_sam.suite.words import CONF
+
+LIST = CONF / "reproduction.yaml"
+BENCH = CONF.parent / "scripts" / "bench.py"
+FOLDER = "reproduction"  # of the records under results/runs
+
+
+class Deadline(Observer):
+    """Stops a run, with a checkpoint, after the step in which the time is up.
+
+    Args:
+        minutes: From now on; ``None``: no limit.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the time is up, 0 afterwards; ``None`` without a limit."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def on_start(self, run: RunInfo) -> None:
+        self._request_stop = run.request_stop
+
+    def on_step(self, step: int, loss: float) -> None:
+        if self.seconds_left == 0:
+            self._request_stop()
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        self.on_step(point.step, 0.0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark: options of scripts/bench.py, and where its figures go."""
+
+    name: str
+    options: tuple[str, ...]
+    path: Path
+
+    def line(self) -> str:
+        """What is known of it, in a few words."""
+        return f"bench {self.name}  {'done: ' + str(self.path) if self.path.exists() else 'waiting'}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading of the list and what stands under it."""
+
+    title: str
+    runs: list[Planned] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)  # what the list says of each run
+    benches: list[Bench] = field(default_factory=list)
+
+
+class Reproduction:
+    """The list under some words.
+
+    Args:
+        words: ``key=value`` words of train.py; they replace the list's own words of the same key.
+        parts: Numbers of the parts to take, from 1; empty: all.
+
+    Raises:
+        UsageError: an impossible word or part.
+    """
+
+    def __init__(self, words: Sequence[str] = (), parts: Sequence[int] = ()) -> None:
+        tree: Any = OmegaConf.to_container(OmegaConf.load(LIST))
+        count = len(tree["parts"])
+        if not set(parts) <= set(range(1, count + 1)):
+            raise UsageError(f"parts={','.join(map(str, parts))} is not possible: the list has parts 1 to {count}.")
+        self.config = compose_config(_merged(tree["words"], words))
+        if self.config.table is not None:
+            raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
+        self._device_name = _slug(self.config.device)
+        chosen = [part for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]
+        self.parts = [self._part(part, tree["words"], words) for part in chosen]
+
+    def run(self, minutes: float | None = None) -> int:
+        """Do what is missing until it is done or the time is up; a step at least, however short the time.
+
+        Returns:
+            Exit status: 0; 1 if a run or benchmark failed; 130 after Ctrl-C or a scheduler's signal.
+        """
+        check_device(self.config)
+        deadline = Deadline(minutes)
+        failed = 0
+        for begun, (part, work) in enumerate(self._missing()):
+            if begun and deadline.seconds_left == 0:
+                break
+            if isinstance(work, Bench):
+                _say(f"{part.title}: {work.name}")
+                failed |= _measure(work, self.config.device, deadline.seconds_left)
+                continue
+            _say(f"{part.title}: {work.run_id}")
+            try:
+                failed |= _train(work, self._status(part), self.config, deadline)
+            except Interrupted as interruption:
+                _say(f"interrupted: {interruption}" if interruption.signum else "the time is up")
+                return 130 if interruption.signum else failed
+        return failed
+
+    def lines(self) -> Iterator[str]:
+        """What is done and what is left, part by part."""
+        for number, part in enumerate(self.parts, 1):
+            yield from [""] * (number > 1)
+            yield part.title
+            overview = Overview(self._status(part), Path(self.config.paths.workspace))
+            width = max(map(len, part.words), default=0)
+            for words, run in zip(part.words, part.runs, strict=True):
+                yield f"{words:{width}}  {run.run_id}  {overview.line(run)}"
+            yield from (bench.line() for bench in part.benches)
+
+    def _missing(self) -> Iterator[tuple[Part, Planned | Bench]]:
+        """What is not done when its turn comes."""
+        for part in self.parts:
+            for run in part.runs:
+                if self._status(part).of_run(run) == "missing":
+                    yield part, run
+            for bench in part.benches:
+                if not bench.path.exists():
+                    yield part, bench
+
+    def _part(self, part: dict[str, Any], common: Sequence[str], words: Sequence[str]) -> Part:
+        runs, names = [], []
+        for seed in part.get("seeds", [0]):
+            for text in part.get("runs", []):
+                names.append(f"{text} seed={seed}")
+                merged = _merged([*common, *names[-1].split()], words)
+                (run,) = plan(compose_config(merged), merged)
+                runs.append(replace(run, folder=FOLDER))
+        results = Path(self.config.paths.results) / "bench"
+        benches = [
+            Bench(name, tuple(options.split()), results / f"{name}-{self._device_name}.json")
+            for name, options in part.get("benches", {}).items()
+        ]
+        return Part(part["title"], runs, names, benches)
+
+    def _status(self, part: Part) -> Status:
+        paths = self.config.paths
+        return Status.of(part.runs, Path(paths.results), Path(paths.workspace), self.config.stale_minutes)
+
+
+def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline) -> int:
+    """Train one run; 1 if it failed, which is noted in its folder.
+
+    Raises:
+        Interrupted: a signal came or the time is up; a checkpoint is written.
+        UsageError: the data set is not there.
+    """
+    try:
+        attempt(make_job(run, status, config, Path()), mistakes=(FileNotFoundError,), observers=[deadline])
+    except LeftAlone as reason:
+        _say(f"{run.run_id}: {reason}")
+    except Interrupted:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        _say(f"failed: {run.run_id}: {type(error).__name__}{': ' + lines[-1] if lines else ''}")
+        return 1
+    return 0
+
+
+def _measure(bench: Bench, device: str, seconds: float | None) -> int:
+    """Run a benchmark and keep its JSON; 1 if it failed, 0 also if the time did not suffice."""
+    command = [sys.executable, str(BENCH), *bench.options, "--device", device, "--json"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        _say(f"bench {bench.name} was cut off and begins anew: give it more minutes=, or leave its part out by parts=")
+        return 0
+    if done.returncode:
+        _say(f"failed: bench {bench.name}, exit status {done.returncode}")
+        return 1
+    with replacing(bench.path) as file:
+        file.write(done.stdout)
+    return 0
+
+
+def _merged(own: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Words by key, the last of each key."""
+    return list({word.partition("=")[0]: word for word in (*own, *given)}.values())
+
+
+def _slug(device: str) -> str:
+    """The device's name as part of a file name; what is asked for, where it is not here."""
+    try:
+        name = devices.describe(devices.resolve(device))
+    except devices.DeviceError:
+        name = device
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

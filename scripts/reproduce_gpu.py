@@ -1,0 +1,56 @@
+"""Run conf/reproduction.yaml, the paper's numbers in order of value, for as long as there is time.
+
+    python scripts/reproduce_gpu.py dry_run=true                 the list, and what of it is done
+    python scripts/reproduce_gpu.py minutes=10                   ten minutes of it; the same command goes on from there
+    python scripts/reproduce_gpu.py parts=1,3                    some of its parts
+    python scripts/reproduce_gpu.py dataset.path=/data/cifar100.npz precision.compile=false
+
+Further words are those of train.py and hold for every run, in place of the list's own. Exit status: 0, also when the
+time is up; 1 a run failed; 2 a mistake in the command; 130 interrupted. After any of them the same command continues.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.suite.reproduction import Reproduction
+
+
+def main() -> int:
+    """Read the words, run or show the list."""
+    own = {"minutes": "", "parts": ""}
+    words = []
+    for word in sys.argv[1:]:
+        key, _, value = word.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            words.append(word)
+    minutes, parts = _minutes(own["minutes"]), _numbers(own["parts"])
+    reproduction = Reproduction(words, parts)
+    status = 0 if reproduction.config.dry_run else reproduction.run(minutes)
+    print(*reproduction.lines(), sep="\n")
+    return status
+
+
+def _minutes(text: str) -> float | None:
+    try:
+        minutes = float(text) if text else None
+    except ValueError:
+        minutes = math.nan
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"minutes={text} must be a number > 0.")
+    return minutes
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",") if text]
+    except ValueError as error:
+        raise UsageError(f"parts={text} must be numbers of parts, like parts=1,3.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

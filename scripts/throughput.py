@@ -1,0 +1,114 @@
+"""Training images a second of one run, evaluation included, and what limits it.
+
+    python scripts/throughput.py dataset=cifar100 optim=sam precision=fast              three epochs
+    python scripts/throughput.py dataset=cifar100 optim=sam precision=fast --profile    kernels of twenty steps by time
+
+Words are those of train.py; nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from llqr_sam.data import registry as data
+from llqr_sam.engine import devices
+from llqr_sam.engine.interruption import Interrupted
+from llqr_sam.engine.observer import Observer, RunInfo
+from llqr_sam.engine.progress import progress
+from llqr_sam.engine.run import RunOptions, execute
+from llqr_sam.engine.throughput import cost, throughput
+from llqr_sam.models import registry as models
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.suite.grid import Planned, plan
+from llqr_sam.suite.launch import check_device
+
+EPOCHS = 3
+WARM_UP, PROFILED = 20, 20  # steps
+
+
+class Profiling(Observer):
+    """Profiles ``PROFILED`` steps after ``WARM_UP``, then stops the run."""
+
+    def __init__(self, device: torch.device) -> None:
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        self.profile = profile(activities=activities)
+        self._sort_by = f"self_{device.type}_time_total"
+
+    def on_start(self, run: RunInfo) -> None:
+        self._request_stop = run.request_stop
+
+    def on_step(self, step: int, loss: float) -> None:
+        if step == WARM_UP:
+            self.profile.start()
+        if step == WARM_UP + PROFILED:
+            self.profile.stop()
+            self._request_stop()
+
+    def table(self) -> str:
+        """The operations that take longest."""
+        return self.profile.key_averages().table(sort_by=self._sort_by, row_limit=25)
+
+
+def main() -> int:
+    """Train a few epochs, or steps, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    arguments = parser.parse_intermixed_args()
+    words = [f"protocol.epochs={EPOCHS}", *arguments.words]
+    config = compose_config(words)
+    check_device(config)
+    runs = plan(config, words)
+    if len(runs) != 1:
+        raise UsageError("table= has no use here: a throughput is that of one run.")
+    with tempfile.TemporaryDirectory() as folder:
+        options = RunOptions(
+            Path(folder),
+            Path(folder) / "record.json",
+            data_path=runs[0].data_path,
+            data_root=Path(config.paths.data),
+            device=config.device,
+            workers=runs[0].workers,
+        )
+        print(*(profiled if arguments.profile else measured)(runs[0], options), sep="\n")
+    return 0
+
+
+def profiled(run: Planned, options: RunOptions) -> list[str]:
+    """Where the time of a step goes."""
+    profiling = Profiling(devices.resolve(options.device))
+    try:
+        execute(run.settings, options, [progress(), profiling])
+    except Interrupted:
+        return [f"{run.run_id}: {PROFILED} steps", profiling.table()]
+    raise UsageError(f"protocol.epochs={run.settings.protocol.epochs} is too short for {WARM_UP + PROFILED} steps.")
+
+
+def measured(run: Planned, options: RunOptions) -> list[str]:
+    """Images and operations a second, and the parts of the time."""
+    record = execute(run.settings, options, [progress()])
+    known, width = data.info(run.settings.dataset.name), run.settings.arch.width
+    shape = known.channels, known.image_size, known.image_size
+    model = models.build(
+        run.settings.arch.name, classes=known.classes, image_size=shape[1], channels=shape[0], width=width
+    )
+    found = throughput(record, cost(model, shape))
+    share = "not known" if found.share is None else f"{100 * found.share:.1f} %"
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in vars(record.seconds).items())
+    return [
+        f"{run.run_id} on {record.device}",
+        f"{found.images:.0f} training images a second, evaluation included",
+        f"{found.flops / 1e12:.2f} TFLOP/s, {share} of the device's dense bfloat16 peak",
+        f"seconds: {parts}",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

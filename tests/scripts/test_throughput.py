@@ -1,0 +1,34 @@
+"""scripts/throughput.py, as it is typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "throughput.py"
+TINY = ("device=cpu", "optim=sam", "arch.width=4")
+
+
+def measure(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *TINY, *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(folder.iterdir()) == []
+    return done.stdout
+
+
+def test_it_says_how_fast_and_that_a_cpus_peak_is_not_known(tmp_path):
+    lines = measure(tmp_path).splitlines()
+    assert lines[0].startswith("digits-small_cnn-sam-s0-")
+    assert float(lines[1].removesuffix(" training images a second, evaluation included")) > 0
+    assert lines[2].endswith("not known of the device's dense bfloat16 peak")
+    assert "second_pass" in lines[3]
+
+
+@pytest.mark.slow
+def test_it_profiles_steps(tmp_path):
+    assert "aten::" in measure(tmp_path, "--profile")

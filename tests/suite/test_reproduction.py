@@ -1,0 +1,134 @@
+"""The list of the reproduction: what it asks for, that it stops in time, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llqr_sam.engine.record import Record, read_record
+from llqr_sam.suite import reproduction
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.reproduction import Reproduction
+from llqr_sam.suite.words import CONF
+from tests.suite.plans import settings_of
+
+SCRIPT = CONF.parent / "scripts" / "reproduce_gpu.py"
+TINY = ["device=cpu", "dataset=digits", "arch=small_cnn", "precision=default", "protocol.epochs=2"]
+TINY += ["protocol.batch_size=432", "protocol.methods.interval=2", "optim.inner_steps=2"]
+
+
+def places(folder: Path) -> list[str]:
+    return [f"paths.results={folder}/results", f"paths.workspace={folder}/work"]
+
+
+def records(folder: Path) -> dict[str, Record]:
+    return {path.stem: read_record(path) for path in (folder / "results/runs/reproduction").glob("*.json")}
+
+
+def test_the_list_is_the_issues():
+    runs = [run for part in Reproduction().parts for run in part.runs]
+    assert len(runs) == len({run.run_id for run in runs}) == 38, "each setting of an open question is in the run id"
+    assert [run.settings.optim.name for run in runs[:4]] == ["sgdm", "sam", "llqr_sam", "llqr"]
+    assert [run.settings.seed for run in runs[:30]] == [0] * 10 + [1] * 10 + [2] * 10
+    for run in runs:
+        protocol = run.settings.protocol
+        assert (protocol.epochs, protocol.batch_size, protocol.schedule) == (200, 128, "cosine")
+        assert (protocol.label_smoothing, protocol.augment, run.settings.optim.lr) == (0.0, True, 0.05)
+
+
+def test_a_run_of_the_list_is_the_run_of_its_words():
+    run = Reproduction(parts=[5]).parts[0].runs[0]
+    words = "dataset=cifar100 precision=fast precision.deterministic=true optim=llqr_sam optim.norm=euclidean"
+    assert run.run_id == settings_of(*words.split()).run_id
+
+
+def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
+    words = [*TINY, "optim.structure=kfac"]
+    whole, pieces = (Reproduction([*words, *places(tmp_path / name)], [5]) for name in ("whole", "pieces"))
+    assert whole.run() == 0
+    for _ in range(100):
+        assert pieces.run(minutes=1e-5) == 0  # enough to begin, and for one step
+        if len(records(tmp_path / "pieces")) == 3:
+            break
+        assert any("waiting" in line for line in pieces.lines())
+    expected, found = records(tmp_path / "whole"), records(tmp_path / "pieces")
+    assert len(expected) == 3
+    assert {run: record.weights_sha256 for run, record in found.items()} == {
+        run: record.weights_sha256 for run, record in expected.items()
+    }
+    assert all(record.resumes >= 4 for record in found.values())
+    assert sum("finished: best" in line for line in pieces.lines()) == 3
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert pieces.run() == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+
+
+def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, monkeypatch, capsys):
+    bench = tmp_path / "bench.py"
+    monkeypatch.setattr(reproduction, "BENCH", bench)
+    listed = Reproduction(["device=cpu", "precision=default", *places(tmp_path)], [3])
+    bench.write_text("import time\ntime.sleep(60)")
+    assert listed.run(minutes=0.01) == 0
+    assert "cut off" in capsys.readouterr().err
+    assert sum("waiting" in line for line in listed.lines()) == 4
+    bench.write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))")
+    assert listed.run() == 0
+    found = sorted((tmp_path / "results/bench").glob("*.json"))
+    assert [path.name.partition("-")[0] for path in found] == ["resnet18", "scaling", "vit_base", "vit_large"]
+    assert json.loads(found[0].read_text())[-3:] == ["--device", "cpu", "--json"]
+    bench.write_text("raise SystemExit(1)")
+    assert listed.run() == 0
+    found[0].unlink()
+    assert listed.run() == 1
+
+
+def test_a_precision_that_the_device_cannot_do_is_refused():
+    with pytest.raises(UsageError, match="cuda_graphs=true needs a CUDA device, not cpu. Choose precision=default"):
+        Reproduction(["device=cpu"]).run()
+
+
+def reproduce(*words: str, absent: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """scripts/reproduce_gpu.py in a Python that lacks some packages."""
+    code = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({absent!r}))
+sys.argv[1:] = {list(words)!r}
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    environment = os.environ | {"PYTHONPATH": str(CONF.parent)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_it_needs_neither_submitit_nor_wandb(tmp_path):
+    """On an image that has torch and a folder of wheels (docs/reproduction.md)."""
+    done = reproduce(*TINY, *places(tmp_path), "parts=5", "minutes=1e-5", absent=("submitit", "wandb"))
+    assert done.returncode == 0, done.stderr
+    assert "the time is up" in done.stderr
+    assert done.stdout.count("waiting") == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("minutes=soon", "error: minutes=soon must be a number > 0."),
+        ("minutes=0", "error: minutes=0 must be a number > 0."),
+        ("parts=9", "error: parts=9 is not possible: the list has parts 1 to 5."),
+        ("parts=a", "error: parts=a must be numbers of parts, like parts=1,3."),
+        ("table=2", "error: table=2 has no use here: the list names its runs."),
+        ("minute=3", "error: unknown key minute."),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(word, line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), word])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    output = capsys.readouterr()
+    assert (ended.value.code, output.out) == (2, "")
+    assert output.err.startswith(line)
+    assert output.err.count("\n") == 1
