@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from llqr_sam.data import registry as data
-from llqr_sam.data.streams import DatasetInfo
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import StopRequest
 from llqr_sam.engine.losses import Diverged
-from llqr_sam.engine.observer import Observer
-from llqr_sam.engine.record import SCHEMA_VERSION, Metrics, Record
+from llqr_sam.engine.observer import Observer, RunInfo
+from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.engine.task import Classification, Task
 from llqr_sam.engine.trainer import Trainer
+from llqr_sam.engine.translation import Translation
 from llqr_sam.methods import factory
-from llqr_sam.models import registry as models
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RunOptions:
     device: str = "auto"  # auto | cpu | cuda | cuda:<index>
     workers: int = 4  # processes that read folder data sets
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
-    keep_weights: bool = False  # write weights.pt at the end
+    keep_weights: bool = False  # write weights.pt at the end and, in translation, best.pt at the best BLEU
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
@@ -66,7 +67,7 @@ def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Obse
         with stop.on_signals():
             trainer = _prepare(settings, options, device, observers)
             trainer.stop = stop
-            record = _run(trainer, options, observers)
+            record = _run(trainer, options)
             if options.keep_weights:
                 with replacing(trainer.folder / "weights.pt") as file:
                     torch.save(trainer.model.state_dict(), file)
@@ -85,55 +86,37 @@ def _prepare(
     """Data, network, method and loop; the network's initial weights are a function of the seed."""
     watch = Stopwatch(device)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    splits = data.load(
-        settings.dataset.name,
-        path=options.data_path,
-        root=options.data_root,
-        label_noise=settings.dataset.label_noise,
-        crop=settings.dataset.crop,
-        augment=settings.protocol.augment,
-        batch_size=settings.protocol.batch_size,
-        seed=settings.seed,
-        device=device,
-        workers=options.workers,
-    )
+    task: Task[Any] = (Translation if settings.dataset.name in CORPORA else Classification)(settings)
+    splits = task.load(options.data_path, options.data_root, device, options.workers)
     torch.manual_seed(settings.seed)
-    model = _model(settings, splits.info, device)
+    model = task.model(splits).to(device)
+    if settings.precision.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
+    folder = options.workspace / settings.run_id
+    if options.keep_weights and isinstance(task, Translation):
+        observers = [*observers, BestWeights(model, folder / "best.pt")]
     return Trainer(
         settings,
         splits,
         model,
         factory.build(settings.optim, model),
         device,
-        store=CheckpointStore(options.workspace / settings.run_id / "checkpoints"),
+        store=CheckpointStore(folder / "checkpoints"),
         watch=watch,
         started=started,
         checkpoint_minutes=options.checkpoint_minutes,
         observers=observers,
+        task=task,
     )
 
 
-def _model(settings: RunSettings, dataset: DatasetInfo, device: torch.device) -> nn.Module:
-    model = models.build(
-        settings.arch.name,
-        classes=dataset.classes,
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-        width=settings.arch.width,
-    )
-    model = model.to(device)
-    if settings.precision.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
-    return model
-
-
-def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -> Record:
+def _run(trainer: Trainer, options: RunOptions) -> Record:
     """Load, train, and sum up."""
     commit, dirty = options.git or provenance.git_state()  # now: the checkout may be another when the run ends
     device_name = devices.describe(trainer.device)
     trainer.load()
     info = trainer.info(device_name)
-    for observer in observers:
+    for observer in trainer.observers:
         observer.on_start(info)
     status: Literal["finished", "diverged"] = "finished"
     error = None
@@ -153,13 +136,36 @@ def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -
         packages=provenance.packages(),
         device=device_name,
         parameters=info.parameters,
-        metrics=Metrics.from_curve(progress.curve),
+        metrics=Metrics.from_curve(progress.curve, trainer.task.scoring()),
         refreshes=progress.refreshes,
         weights_sha256=weights_sha256(trainer.model.state_dict()),
         seconds=trainer.watch.seconds(),
         started=progress.started,
         resumes=progress.resumes,
     )
+
+
+class BestWeights(Observer):
+    """Keeps the weights of the epoch with the best score.
+
+    Args:
+        model: The network that is trained.
+        path: Where its weights go.
+    """
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        self._model = model
+        self._path = path
+        self._best = -math.inf
+
+    def on_start(self, run: RunInfo) -> None:
+        self._best = max((point.score for point in run.curve if point.score is not None), default=-math.inf)
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        if point.score is not None and point.score > self._best:
+            self._best = point.score
+            with replacing(self._path) as file:
+                torch.save(self._model.state_dict(), file)
 
 
 @contextlib.contextmanager

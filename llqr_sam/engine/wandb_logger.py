@@ -45,7 +45,7 @@ class WandbLogger(Observer):
         self._log(row.pop("step"), "refresh", row)
 
     def on_epoch(self, point: CurvePoint) -> None:
-        row = asdict(point)
+        row = {name: value for name, value in asdict(point).items() if value is not None}
         self._log(row.pop("step"), "epoch", row)
 
     def on_end(self, record: Record) -> None:
@@ -54,6 +54,7 @@ class WandbLogger(Observer):
                 "status": record.status,
                 "best_top1": record.metrics.best.top1,
                 "last_top1": record.metrics.last.top1,
+                **({} if record.metrics.best.bleu is None else {"best_bleu": record.metrics.best.bleu}),
                 "weights_sha256": record.weights_sha256,
                 "seconds": asdict(record.seconds),
             }

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.run import RunOptions
+from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
@@ -50,6 +52,7 @@ def launch(status: Status, config: DictConfig) -> int:
         _say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
+    _check_fairseq(chosen)
     if config.launch.name == "inline":
         _check_device(config.device)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
@@ -180,6 +183,12 @@ def _check_device(name: str) -> None:
         devices.resolve(name)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _check_fairseq(runs: Sequence[Planned]) -> None:
+    translates = next((run.settings.dataset.name for run in runs if run.settings.dataset.name in CORPORA), None)
+    if translates and not fairseq_installed():
+        raise UsageError(f"dataset={translates} needs fairseq. {HOW_TO_INSTALL}")
 
 
 def _say(*lines: str) -> None:
