@@ -12,7 +12,7 @@ from llqr_sam.report.paper import PaperValue
 from llqr_sam.suite.grid import Cell
 from llqr_sam.suite.status import Status
 
-EntryKind = Literal["best", "last"]  # best test top-1 over training (the paper's entry), or the last epoch's
+EntryKind = Literal["best", "last"]  # best score over training (the paper's entry), or the last epoch's
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Entry:
     """One cell: the seeds' values beside the paper's."""
 
     cell: Cell
-    values: tuple[float, ...]  # percent, one a finished run, in the order of the seeds
+    values: tuple[float, ...]  # percent or BLEU, one a finished run, in the order of the seeds
     diverged: int
     planned: int
     paper: PaperValue | None
@@ -44,6 +44,7 @@ class Table:
     title: str
     command: str  # that trains its runs
     kind: EntryKind
+    metric: str  # one of METRICS
     rows: tuple[tuple[Entry, ...], ...]
 
     @property
@@ -64,6 +65,7 @@ def build_table(
     status: Status,
     paper: dict[tuple[str, Cell], PaperValue],
     kind: EntryKind = "best",
+    metric: str = "top1",
 ) -> Table:
     """Gather the records of a plan into the cells of its table."""
     runs: dict[Cell, list[Record | None]] = {}
@@ -73,7 +75,7 @@ def build_table(
     for cell, records in runs.items():
         entry = _entry(cell, records, paper.get((number, cell)), kind)
         rows.setdefault((cell.dataset, cell.arch, cell.label_noise), []).append(entry)
-    return Table(number, title, command, kind, tuple(map(tuple, rows.values())))
+    return Table(number, title, command, kind, metric, tuple(map(tuple, rows.values())))
 
 
 def _entry(cell: Cell, records: Sequence[Record | None], paper: PaperValue | None, kind: EntryKind) -> Entry:
@@ -81,7 +83,7 @@ def _entry(cell: Cell, records: Sequence[Record | None], paper: PaperValue | Non
     accuracies = [record.metrics.best if kind == "best" else record.metrics.last for record in finished]
     return Entry(
         cell=cell,
-        values=tuple(accuracy.top1 for accuracy in accuracies if accuracy.top1 is not None),
+        values=tuple(accuracy.score for accuracy in accuracies if accuracy.score is not None),
         diverged=sum(record is not None and record.status == "diverged" for record in records),
         planned=len(records),
         paper=paper,

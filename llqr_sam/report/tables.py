@@ -25,6 +25,7 @@ COLUMNS = (
     "paper_std",
 )
 
+_METRICS = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
 _KINDS = {"best": "best over training", "last": "last epoch"}
 
 
@@ -105,7 +106,8 @@ def _heading(table: Table) -> str:
 
 def _caption(table: Table) -> str:
     paper = ' "paper": the value printed in arXiv 2605.16134.' if any(entry.paper for entry in table.entries) else ""
-    return f"Test top-1 in percent, {_KINDS[table.kind]}: mean ± sample standard deviation (number of seeds).{paper}"
+    what = f"{_METRICS[table.metric]}, {_KINDS[table.kind]}"
+    return f"{what}: mean ± sample standard deviation (number of seeds).{paper}"
 
 
 def _progress(table: Table) -> str:

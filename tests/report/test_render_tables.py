@@ -33,7 +33,7 @@ def test_renders_the_demo_from_its_records(tmp_path):
 
 
 def test_a_mistake_is_one_line():
-    done = render("table=6")
+    done = render("table=66")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "table=6 is not a table here" in done.stderr
