@@ -18,6 +18,8 @@ from typing import Any
 
 HOW_TO_INSTALL = "fairseq is not installed; `make nmt` installs it."
 
+_SCHEMA = "config.yaml"
+
 
 class MissingFairseqError(ImportError):
     """fairseq is not installed; the message says what installs it."""
@@ -36,7 +38,7 @@ def ensure_fairseq() -> None:
     """
     if not fairseq_installed():
         raise MissingFairseqError(HOW_TO_INSTALL)
-    with _hashable_dataclasses(), _logging_left_alone():
+    with _hashable_dataclasses(), _logging_left_alone(), _hydra_left_alone():
         importlib.import_module("fairseq")
     # Its decoder hands attention one mask of numbers and one of truth values, which torch adds and advises against.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask is deprecated")
@@ -59,6 +61,22 @@ def _hashable_dataclasses() -> Iterator[None]:
         yield
     finally:
         dataclasses.dataclass = original
+
+
+@contextmanager
+def _hydra_left_alone() -> Iterator[None]:
+    """Afterwards Hydra knows no schema for a ``config``: it would hold every program's to fairseq's."""
+    from hydra.core.config_store import ConfigStore
+
+    schemas = ConfigStore.instance().repo
+    before = schemas.get(_SCHEMA)
+    try:
+        yield
+    finally:
+        if before is None:
+            schemas.pop(_SCHEMA, None)
+        else:
+            schemas[_SCHEMA] = before
 
 
 @contextmanager

@@ -145,8 +145,9 @@ def _summary(record: Record) -> str:
     best, last = record.metrics.best, record.metrics.last
     if record.status == "diverged":
         return f"{record.run_id}: diverged: {record.error}"
+    unit = "top-1" if best.bleu is None else "BLEU"
     return (
-        f"{record.run_id}: best {'BLEU' if best.bleu is not None else 'top-1'} {_percent(best.score)} (epoch {best.epoch}), "
+        f"{record.run_id}: best {unit} {_percent(best.score)} (epoch {best.epoch}), "
         f"last {_percent(last.score)}{_copying(record)}, {_duration(record.seconds.total)}"
     )
 
