@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,6 +47,19 @@ class Translator(nn.Module):
         return logits
 
 
+def _leave_fused_layer(layer: Any) -> None:
+    """Take from an encoder layer of fairseq its copies of its own weights.
+
+    They are parameters that nothing trains, filled whenever weights are loaded, and read by torch's fused layer alone.
+    That one rounds otherwise and has no second derivative, so it is switched off.
+    """
+    for name in ("in_proj", "out_proj", "fc1", "fc2"):
+        delattr(layer, f"{name}_weight")
+        delattr(layer, f"{name}_bias")
+    layer.can_use_fastpath = False
+    layer._load_from_state_dict = partial(nn.Module._load_from_state_dict, layer)
+
+
 @dataclass(frozen=True)
 class _Dictionaries:
     """What fairseq reads of its task."""
@@ -71,8 +85,10 @@ def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: floa
     sizes = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in _SIZES[name].items()}
     arguments = Namespace(**sizes, dropout=dropout, share_decoder_input_output_embed=True)
     transformer_iwslt_de_en(arguments)
-    transformer: nn.Module = TransformerModel.build_model(arguments, _Dictionaries(*dictionaries))
+    transformer: Any = TransformerModel.build_model(arguments, _Dictionaries(*dictionaries))
     for key, buffer in transformer.named_buffers():
         if key.endswith("_float_tensor"):  # fairseq reads its type alone and leaves its value to chance
             buffer.zero_()
+    for layer in transformer.encoder.layers:
+        _leave_fused_layer(layer)
     return Translator(transformer, dictionaries[0].pad())
