@@ -19,6 +19,10 @@ from typing import Any
 HOW_TO_INSTALL = "fairseq is not installed; `make nmt` installs it."
 
 _SCHEMA = "config.yaml"
+_HARMLESS = (  # of what torch says to fairseq
+    "Support for mismatched key_padding_mask and attn_mask is deprecated",
+    "The given NumPy array is not writable",
+)
 
 
 class MissingFairseqError(ImportError):
@@ -40,8 +44,8 @@ def ensure_fairseq() -> None:
         raise MissingFairseqError(HOW_TO_INSTALL)
     with _hashable_dataclasses(), _logging_left_alone(), _hydra_left_alone():
         importlib.import_module("fairseq")
-    # Its decoder hands attention one mask of numbers and one of truth values, which torch adds and advises against.
-    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask is deprecated")
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 @contextmanager
