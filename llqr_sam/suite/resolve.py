@@ -103,6 +103,12 @@ def _check_values(config: DictConfig) -> None:
     if config.protocol.warmup_epochs >= config.protocol.epochs:
         warmup, epochs = config.protocol.warmup_epochs, config.protocol.epochs
         raise UsageError(f"protocol.warmup_epochs={warmup} must be less than protocol.epochs={epochs}.")
+    schedule, steps = config.protocol.schedule, config.protocol.warmup_steps
+    if (schedule == "inverse_sqrt") != (steps is not None):
+        raise UsageError(
+            f"protocol.warmup_steps={'null' if steps is None else steps} does not fit protocol.schedule={schedule}: "
+            "inverse_sqrt needs a number of steps, every other schedule null."
+        )
     milestones = list(config.protocol.milestones)
     if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         raise UsageError(f"protocol.milestones={milestones} must be epochs >= 1 in rising order.")
