@@ -122,11 +122,11 @@ def test_the_loss_is_fairseqs_mean_over_tokens(corpus: Corpus, network: Translat
 @pytest.mark.parametrize("optim", ["adamw", "llqr", "sam", "llqr_sam"])
 def test_resume_is_bitwise(optim: str, captions: Path, tmp_path: Path) -> None:
     """Dropout, order of the data, U and AdamW's averages: stopped before, at and after a refresh and an evaluation."""
-    settings = small(optim)
+    settings = small(optim, bleu_every=2)
     whole = execute(settings, options(tmp_path / "whole", captions))
     epoch = whole.metrics.curve[0].step
     assert epoch > 9
-    stops = [StopAt(4), StopAt(7), StopAt(8), StopAt(epoch), StopAt(epoch=1), StopAt(2 * epoch - 1)]
+    stops = [StopAt(4), StopAt(7), StopAt(epoch=1), StopAt(2 * epoch - 1)]
     for stop in stops:
         with pytest.raises(Interrupted):
             execute(settings, options(tmp_path / "pieces", captions), [stop])
