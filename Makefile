@@ -38,6 +38,29 @@ test-slow: .venv/.ready ## Run the tests marked slow
 test-slurm: .venv/.ready ## Start a real SLURM here (Debian, as root) and run a table on it
 	@$(RUN) -m pytest -m slurm tests/integration -rs --require-slurm
 
+# fairseq 0.12.2 asks for a Hydra, an OmegaConf and a Python of its time, and needs none of them: so it comes without its
+# dependencies. Built beside a torch it compiles extensions for minutes; without one only the three that are used here.
+BUILD := .venv/build-fairseq
+.venv/.nmt: .venv/.ready constraints-nmt.txt
+	@echo "Adding fairseq to .venv (a minute, once)"
+	@rm -rf $(BUILD) && $(RUN) -m venv $(BUILD)
+	@$(BUILD)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-nmt.txt \
+		setuptools wheel cython numpy 2> >(grep -v '^WARNING: Location' >&2)
+	@$(BUILD)/bin/python -m pip wheel --quiet --disable-pip-version-check --constraint constraints-nmt.txt --no-deps --no-build-isolation \
+		--wheel-dir $(BUILD) fairseq 2> >(grep -v '^WARNING: Location' >&2)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-nmt.txt \
+		--editable '.[dev,nmt]' 2> >(grep -v '^WARNING: Location' >&2)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(BUILD)/fairseq-*.whl
+	@rm -rf $(BUILD)
+	@touch $@
+
+.PHONY: nmt
+nmt: .venv/.nmt ## Add fairseq to .venv, for translation
+
+.PHONY: test-nmt
+test-nmt: .venv/.nmt ## Run the tests that need fairseq
+	@$(RUN) -m pytest -m nmt
+
 .PHONY: status
 status: .venv/.ready ## How far the runs of every table are
 	@$(RUN) train.py status=true

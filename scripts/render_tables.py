@@ -66,11 +66,10 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
     paths = config.paths
     status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)
     command = shlex.join(["python", "train.py", *(word for word in words if not word.startswith(PLACES))])
-    table = build_table(
-        config.table.number, config.table.title, command, status, read_accuracy(), kind, config.table.baseline
-    )
+    number, title, metric = config.table.number, config.table.title, config.table.metric
+    table = build_table(number, title, command, status, read_accuracy(), kind, config.table.baseline, metric)
     written = write_table(table, Path(config.table.output), list(config.table.formats))
-    if config.table.curves and draw_curves(config.table.title, status, Path(config.table.curves)):
+    if config.table.curves and draw_curves(title, status, Path(config.table.curves), metric):
         written.append(Path(config.table.curves))
     print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
     return list(status.damage())

@@ -40,3 +40,17 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def captions(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a small, prepared ``multi30k``: the first 600, 40 and 40 pairs, 500 merges. Needs fairseq."""
+    from llqr_sam.data.subwords import prepare_folder
+
+    source, root = tmp_path_factory.mktemp("text"), tmp_path_factory.mktemp("data")
+    for split, stem, lines in (("train", "train", 600), ("valid", "val", 40), ("test", "test_2016_flickr", 40)):
+        for language in ("de", "en"):
+            text = (shared / "data" / "multi30k" / f"{stem}.{language}").read_text("utf-8").split("\n")[:lines]
+            (source / f"{split}.{language}").write_text("\n".join(text) + "\n", "utf-8")
+    prepare_folder(root / "multi30k", source, merges=500, say=lambda line: None)
+    return root

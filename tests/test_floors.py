@@ -20,6 +20,7 @@ FLOORS = {
     "data": 1,
     "models": 1,
     "torchvision_compat": 0,
+    "fairseq_compat": 0,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

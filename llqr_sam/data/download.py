@@ -39,10 +39,26 @@ class PreparationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where an archive is published, and the MD5 its publisher or torchvision gives for it."""
+    """Where an archive is published, and a checksum: the MD5 its publisher or torchvision gives, or else a SHA-256."""
 
     url: str
-    md5: str
+    md5: str | None = None
+    sha256: str | None = None
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the checksum for messages."""
+        return "MD5" if self.md5 else "SHA-256"
+
+    @property
+    def checksum(self) -> str | None:
+        """What the archive must hash to; ``None``: nobody has said."""
+        return self.md5 or self.sha256
+
+    def digest(self, path: Path) -> str:
+        """What a file hashes to."""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5" if self.md5 else "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -85,14 +101,14 @@ def prepare(
     if target.exists():
         return target, False
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f".{name}.lock"):
+    with locked(root / f".{name}.lock"):
         if target.exists():  # another process made it while this one waited
             return target, False
         scratch = root / f".{name}.partial"
         _remove(scratch)
         scratch.mkdir()
         try:
-            recipe.convert(_verified(archive, source) if archive else _fetch(source, root, progress), scratch, target)
+            recipe.convert(verified(archive, source) if archive else fetch(source, root, progress), scratch, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
             raise PreparationError(f"the archive of {name} is not the official one: {error}.") from error
         finally:
@@ -103,7 +119,7 @@ def prepare(
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the lock file; the system frees it if the process dies, so the file itself may stay."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -115,18 +131,19 @@ def _remove(scratch: Path) -> None:
         shutil.rmtree(scratch)
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def verified(archive: Path, source: Source) -> Path:
+    """The local archive, if its checksum is right or there is none to compare.
 
-
-def _verified(archive: Path, source: Source) -> Path:
-    """The local archive, if its checksum is right."""
+    Raises:
+        PreparationError: There is no such file, or its checksum is wrong.
+    """
     if not archive.is_file():
         raise PreparationError(f"the archive {archive} does not exist.")
-    found = _md5(archive)
-    if found != source.md5:
-        raise PreparationError(f"{archive} has MD5 {found} instead of {source.md5}: it is not the official archive.")
+    found = source.digest(archive)
+    if source.checksum not in (None, found):
+        raise PreparationError(
+            f"{archive} has {source.algorithm} {found} instead of {source.checksum}: it is not the official archive."
+        )
     return archive
 
 
@@ -134,10 +151,14 @@ def _part(source: Source, root: Path) -> Path:
     return root / f".{PurePosixPath(source.url).name}.part"
 
 
-def _fetch(source: Source, root: Path, progress: Progress) -> Path:
-    """Download, going on from what an interrupted call left, and verify."""
+def fetch(source: Source, root: Path, progress: Progress) -> Path:
+    """Download, going on from what an interrupted call left, and verify.
+
+    Raises:
+        PreparationError: It could not be downloaded, the checksum is wrong, or there is none to compare.
+    """
     part = _part(source, root)
-    if part.exists() and _md5(part) == source.md5:
+    if part.exists() and source.digest(part) == source.checksum:
         return part
     try:
         complete = _download(source.url, part, progress)
@@ -148,11 +169,17 @@ def _fetch(source: Source, root: Path, progress: Progress) -> Path:
         ) from error
     if not complete:
         raise PreparationError(f"the connection to {source.url} ended early; run the command again to go on.")
-    found = _md5(part)
-    if found != source.md5:
+    found = source.digest(part)
+    if source.checksum is None:
+        raise PreparationError(
+            f"{source.url} is downloaded and has {source.algorithm} {found}, but nobody has published what it should "
+            f"have: compare it with a copy you trust, then run the command again with --sha256 {found}"
+        )
+    if found != source.checksum:
         part.unlink()
         raise PreparationError(
-            f"{source.url} has MD5 {found} instead of {source.md5}; the download was deleted, nothing was unpacked."
+            f"{source.url} has {source.algorithm} {found} instead of {source.checksum}; the download was deleted, "
+            "nothing was unpacked."
         )
     return part
 

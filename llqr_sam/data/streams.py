@@ -46,13 +46,11 @@ class Share:
 
 WHOLE = Share()
 
+Inputs = Tensor | tuple[Tensor, ...]  # what a network is called with: one argument, or several
+
 
 class TrainStream(Protocol):
     """Endless, shuffled, augmented training data, cut into epochs; a process may have a share of each minibatch."""
-
-    @property
-    def batch_size(self) -> int:
-        """Samples B in a minibatch, over all processes."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,14 +60,15 @@ class TrainStream(Protocol):
     def size(self) -> int:
         """Number of training samples."""
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
         """Minibatches of an epoch, from number ``start`` on.
 
         Yields:
-            Normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, on the device.
+            Inputs and targets, on the device: normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, or
+            sentences (``llqr_sam.data.translation``).
         """
 
-    def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+    def sample(self, step: int, size: int) -> tuple[Inputs, Tensor]:
         """The preconditioner minibatch of an optimizer step, drawn without replacement and augmented like the others.
 
         Raises:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from llqr_sam.data.streams import Inputs
 from llqr_sam.engine.cuda_graphs import Run, directly
 from llqr_sam.engine.stopwatch import Stopwatch
 
@@ -17,7 +18,7 @@ class Minibatch:
     """Gradient of the mean loss on the minibatch it was last given.
 
     Args:
-        model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
+        model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``, or a tuple of them spread over its arguments.
         loss_fn: Outputs and targets to the mean loss.
         zero_grad: Clears the gradients that ``backward`` adds to.
         watch: Gets the time of each pass.
@@ -31,7 +32,7 @@ class Minibatch:
 
     def __init__(
         self,
-        model: Callable[[Tensor], Tensor],
+        model: Callable[..., Tensor],
         loss_fn: Callable[[Tensor, Tensor], Tensor],
         zero_grad: Callable[[], None],
         watch: Stopwatch,
@@ -51,16 +52,16 @@ class Minibatch:
         self._accumulate = accumulate
         self._average_gradients = average_gradients
         self._run = run
-        self._parts: list[tuple[Tensor, Tensor]] = []
+        self._parts: list[tuple[Inputs, Tensor]] = []
         self._size = 0
         self._losses: list[Tensor] = []
 
-    def take(self, inputs: Tensor, targets: Tensor) -> None:
+    def take(self, inputs: Inputs, targets: Tensor) -> None:
         """Use this minibatch from now on; its passes are counted from the first."""
         parts = self._accumulate
         self._parts = (
             [(inputs, targets)]
-            if parts == 1
+            if parts == 1 or isinstance(inputs, tuple)
             else list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
         )
         self._size = len(targets)
@@ -81,9 +82,9 @@ class Minibatch:
         self._losses.append(loss)
         return loss
 
-    def _backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _backward(self, inputs: Inputs, targets: Tensor) -> Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            outputs = self._model(inputs)
+            outputs = self._model(*inputs) if isinstance(inputs, tuple) else self._model(inputs)
         loss = self._loss_fn(outputs.float() if self._bfloat16 else outputs, targets)
         if len(self._parts) > 1:
             loss = loss * (len(targets) / self._size)

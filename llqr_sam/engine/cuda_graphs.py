@@ -14,18 +14,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from llqr_sam.data.streams import Inputs
 from llqr_sam.engine import devices
 
-Evaluation = Callable[[Tensor, Tensor], Tensor]
+Evaluation = Callable[[Inputs, Tensor], Tensor]
 """Inputs and targets to the loss, scalar and detached; adds its gradient to ``.grad``."""
 
-Run = Callable[[Evaluation, Tensor, Tensor], Tensor]
+Run = Callable[[Evaluation, Inputs, Tensor], Tensor]
 """Carries out an evaluation on a minibatch and returns its loss."""
 
 WARM_UPS = 3  # evaluations before the capture, in which cuDNN and the compiler choose their kernels
 
 
-def directly(evaluate: Evaluation, inputs: Tensor, targets: Tensor) -> Tensor:
+def directly(evaluate: Evaluation, inputs: Inputs, targets: Tensor) -> Tensor:
     """Kernel by kernel."""
     return evaluate(inputs, targets)
 
@@ -51,12 +52,14 @@ class Replay:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._captured: _Captured | None = None
 
-    def __call__(self, evaluate: Evaluation, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, evaluate: Evaluation, inputs: Inputs, targets: Tensor) -> Tensor:
         """The loss of the minibatch; its gradient is in ``.grad``, in memory that the next call writes to.
 
         Raises:
-            ValueError: the minibatch is of another shape than the captured one.
+            ValueError: the minibatch is of another shape than the captured one, or not one tensor of inputs.
         """
+        if not isinstance(inputs, Tensor):
+            raise ValueError("precision.cuda_graphs=true needs minibatches of one shape. Choose precision=default.")
         if self._captured is None:
             with torch.cuda.device(self._device):
                 self._captured = self._capture(evaluate, inputs.clone(), targets.clone())

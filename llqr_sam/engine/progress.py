@@ -41,10 +41,10 @@ class Lines(Observer):
         self._print(f"{run.run_id}: {run.steps} steps, {run.parameters} parameters, {run.device}{where}")
 
     def on_epoch(self, point: CurvePoint) -> None:
-        self._best = max(self._best, point.top1)
+        self._best = max(self._best, point.score or 0.0)
         self._print(
             f"epoch {point.epoch}/{self._epochs}  loss {_number(point.train_loss)}  test {_number(point.test_loss)}  "
-            f"top-1 {point.top1:.2f}  best {self._best:.2f}  {_duration(point.seconds)}"
+            f"{_unit(point)} {_percent(point.score)}  best {self._best:.2f}  {_duration(point.seconds)}"
         )
 
     def on_end(self, record: Record) -> None:
@@ -73,7 +73,7 @@ class Bar(Observer):
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]}  top-1 {task.fields[top1]}  best {task.fields[best]}"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[score]}  best {task.fields[best]}"),
             console=console,
             auto_refresh=False,
         )
@@ -86,7 +86,7 @@ class Bar(Observer):
     def on_start(self, run: RunInfo) -> None:
         self._best = _best(run.curve)
         self._steps_per_epoch, self._epochs = run.steps_per_epoch, run.epochs
-        last = run.curve[-1].top1 if run.curve else None
+        last = run.curve[-1] if run.curve else None
         self._bar.start()
         self._task = self._bar.add_task(
             run.run_id,
@@ -94,7 +94,7 @@ class Bar(Observer):
             completed=run.first_step,
             epoch=self._epoch(run.first_step),
             loss="-",
-            top1=_percent(last),
+            score=f"{_unit(last)} {_percent(last.score)}" if last else "-",
             best=_percent(self._best or None),
         )
         self._bar.refresh()
@@ -104,9 +104,15 @@ class Bar(Observer):
             self._draw(completed=step, epoch=self._epoch(step), loss=_number(loss))
 
     def on_epoch(self, point: CurvePoint) -> None:
-        self._best = max(self._best, point.top1)
-        loss, top1, best = _number(point.train_loss), _percent(point.top1), _percent(self._best)
-        self._draw(completed=point.step, epoch=self._epoch(point.step), loss=loss, top1=top1, best=best)
+        self._best = max(self._best, point.score or 0.0)
+        loss, score = _number(point.train_loss), f"{_unit(point)} {_percent(point.score)}"
+        self._draw(
+            completed=point.step,
+            epoch=self._epoch(point.step),
+            loss=loss,
+            score=score,
+            best=_percent(self._best or None),
+        )
 
     def on_end(self, record: Record) -> None:
         self.close()
@@ -128,17 +134,27 @@ class Bar(Observer):
 
 
 def _best(curve: tuple[CurvePoint, ...]) -> float:
-    return max((point.top1 for point in curve), default=0.0)
+    return max((point.score for point in curve if point.score is not None), default=0.0)
+
+
+def _unit(point: CurvePoint) -> str:
+    return "top-1" if point.perplexity is None else "BLEU"
 
 
 def _summary(record: Record) -> str:
     best, last = record.metrics.best, record.metrics.last
     if record.status == "diverged":
         return f"{record.run_id}: diverged: {record.error}"
+    unit = "top-1" if best.bleu is None else "BLEU"
     return (
-        f"{record.run_id}: best top-1 {_percent(best.top1)} (epoch {best.epoch}), "
-        f"last {_percent(last.top1)}, {_duration(record.seconds.total)}"
+        f"{record.run_id}: best {unit} {_percent(best.score)} (epoch {best.epoch}), "
+        f"last {_percent(last.score)}{_copying(record)}, {_duration(record.seconds.total)}"
     )
+
+
+def _copying(record: Record) -> str:
+    scoring = record.metrics.scoring
+    return f", {scoring.copy_bleu:.2f} by copying the source" if scoring else ""
 
 
 def _percent(value: float | None) -> str:

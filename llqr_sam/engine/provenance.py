@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
-PACKAGES = ("llqr-sam", "torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core", "wandb")
+PACKAGES = ("llqr-sam", "torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core", "wandb", "fairseq")
 TIMEOUT = 10  # seconds; git on a slow network file system must not hold a run up
 
 

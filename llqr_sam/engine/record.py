@@ -1,15 +1,15 @@
 """The run record: all that a table is made from, one JSON file a run.
 
 A record is written once, at the end of a run, never half and never over another: see ``llqr_sam.engine.atomic``. Equal
-runs give equal bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses
-below, key by key and type by type, is refused.
+runs give equal bytes but for times. A number that is not finite is ``null``, and a key that has a default is left out
+where it has that value; a record that does not fit the dataclasses below, key by key and type by type, is refused.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -29,11 +29,22 @@ class Accuracy:
 
     top1: float | None
     epoch: int
+    bleu: float | None = None  # translation: at that epoch
+
+    @property
+    def score(self) -> float | None:
+        """What runs are compared by: BLEU for translation, else top-1."""
+        return self.top1 if self.bleu is None else self.bleu
+
+    @property
+    def words(self) -> str:
+        """The score with its unit: ``81.82 %``, ``34.24 BLEU``."""
+        return f"{self.score:.2f} {'%' if self.bleu is None else 'BLEU'}"
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One evaluated epoch."""
+    """One evaluated epoch; in translation on the validation pairs, and per token where others count samples."""
 
     epoch: int  # finished epochs, from 1
     step: int  # finished optimizer steps
@@ -42,24 +53,48 @@ class CurvePoint:
     test_loss: float | None  # mean cross-entropy over the test samples
     top1: float  # percent
     seconds: float  # since the start of the run, over resumes
+    perplexity: float | None = None  # translation: exp(test_loss)
+    token_error: float | None = None  # translation: percent of tokens, 100 - top1
+    bleu: float | None = None  # translation: fairseq's, of tokenised text; where the schedule asks for it
+    sacrebleu: float | None = None  # translation: of detokenised text
+
+    @property
+    def score(self) -> float | None:
+        """What epochs are compared by: BLEU for translation (``None``: not scored), else top-1."""
+        return self.top1 if self.perplexity is None else self.bleu
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """This epoch as the best or the last one."""
+        return Accuracy(self.top1, self.epoch, self.bleu)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How translations were scored, and what copying the source scores."""
+
+    sacrebleu_signature: str
+    copy_bleu: float
+    copy_sacrebleu: float
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Best and last test accuracy, and how they were reached."""
+    """Best and last test score, and how they were reached."""
 
     best: Accuracy
     last: Accuracy
     curve: list[CurvePoint]
+    scoring: Scoring | None = None  # translation
 
     @classmethod
-    def from_curve(cls, curve: list[CurvePoint]) -> Metrics:
-        """Best is the first epoch that reaches the maximum."""
-        if not curve:
-            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=[])
-        best = max(curve, key=lambda point: point.top1)
-        last = curve[-1]
-        return cls(Accuracy(best.top1, best.epoch), Accuracy(last.top1, last.epoch), list(curve))
+    def from_curve(cls, curve: list[CurvePoint], scoring: Scoring | None = None) -> Metrics:
+        """Best is the first epoch that reaches the maximum, last the last one that was scored."""
+        scored = [point for point in curve if point.score is not None]
+        if not scored:
+            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=list(curve), scoring=scoring)
+        best, last = max(scored, key=lambda point: point.score or 0.0), scored[-1]
+        return cls(best.accuracy, last.accuracy, list(curve), scoring)
 
 
 @dataclass(frozen=True)
@@ -109,7 +144,7 @@ class Record:
 
     def to_json(self) -> str:
         """Sorted keys, one space of indent, a newline at the end."""
-        return json.dumps(_finite(asdict(self)), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return json.dumps(_finite(_plain(self)), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> Path:
         """Create the file ``path``, or where that is taken the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
@@ -207,7 +242,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 
 def _parse_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(kind) if field.name in value or field.default is MISSING]
     inside = f"{where}." if where else ""
     for name in names:
         if name not in value:
@@ -216,6 +251,16 @@ def _parse_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
         if name not in hints:
             raise ValueError(f"{inside}{name} is not a key of a record")
     return kind(**{name: _parse(hints[name], value[name], inside + name) for name in names})
+
+
+def _plain(tree: Any) -> Any:
+    """Dataclasses as dictionaries, without the fields that have their default."""
+    if is_dataclass(tree):
+        values = {field.name: (getattr(tree, field.name), field.default) for field in fields(tree)}
+        return {name: _plain(value) for name, (value, default) in values.items() if value is not default}
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _finite(tree: Any) -> Any:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from llqr_sam.data import registry as data
 from llqr_sam.data.randomness import derived_seed
-from llqr_sam.data.streams import DatasetInfo, Share
+from llqr_sam.data.streams import Share
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import batch_norm, devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import StopRequest
 from llqr_sam.engine.losses import Diverged
-from llqr_sam.engine.observer import Observer
-from llqr_sam.engine.record import SCHEMA_VERSION, Metrics, Record
+from llqr_sam.engine.observer import Observer, RunInfo
+from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.engine.task import Classification, Task
 from llqr_sam.engine.team import ALONE, Team
 from llqr_sam.engine.trainer import Trainer
+from llqr_sam.engine.translation import Translation
 from llqr_sam.methods import factory
-from llqr_sam.models import registry as models
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class RunOptions:
     shard: bool = False  # LLQR's U spread over the ranks
     workers: int = 4  # processes that read folder data sets
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
-    keep_weights: bool = False  # write weights.pt at the end
+    keep_weights: bool = False  # write weights.pt at the end and, in translation, best.pt at the best BLEU
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
@@ -78,7 +80,7 @@ def execute(
         with stop.on_signals():
             trainer = _prepare(settings, options, device, observers, team)
             trainer.stop = stop
-            record = _run(trainer, options, observers)
+            record = _run(trainer, options)
             if team.is_first:
                 _keep(record, trainer, options)
         for observer in observers:
@@ -96,23 +98,18 @@ def _prepare(
     """
     watch = Stopwatch(device)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    splits = data.load(
-        settings.dataset.name,
-        path=options.data_path,
-        root=options.data_root,
-        label_noise=settings.dataset.label_noise,
-        crop=settings.dataset.crop,
-        augment=settings.protocol.augment,
-        batch_size=settings.protocol.batch_size,
-        seed=settings.seed,
-        device=device,
-        workers=options.workers,
-        share=Share(team.rank, team.size),
-    )
+    task: Task[Any] = (Translation if settings.dataset.name in CORPORA else Classification)(settings)
+    splits = task.load(options.data_path, options.data_root, device, options.workers, Share(team.rank, team.size))
     torch.manual_seed(settings.seed)
-    model = batch_norm.over_ranks(_model(settings, splits.info, device), team, device)
+    model = task.model(splits).to(device)
+    if settings.precision.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
+    model = batch_norm.over_ranks(model, team, device)
     if not team.is_first:
         torch.manual_seed(derived_seed(settings.seed, "rank", team.rank))
+    folder = options.workspace / settings.run_id
+    if options.keep_weights and isinstance(task, Translation):
+        observers = [*observers, BestWeights(model, folder / "best.pt")]
     return Trainer(
         settings,
         splits,
@@ -121,36 +118,23 @@ def _prepare(
             settings.optim, model, process_group=team.group, shard=options.shard, fused=settings.precision.fused
         ),
         device,
-        store=CheckpointStore(options.workspace / settings.run_id / "checkpoints"),
+        store=CheckpointStore(folder / "checkpoints"),
         watch=watch,
         started=started,
         checkpoint_minutes=options.checkpoint_minutes,
         observers=observers,
         team=team,
+        task=task,
     )
 
 
-def _model(settings: RunSettings, dataset: DatasetInfo, device: torch.device) -> nn.Module:
-    model = models.build(
-        settings.arch.name,
-        classes=dataset.classes,
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-        width=settings.arch.width,
-    )
-    model = model.to(device)
-    if settings.precision.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
-    return model
-
-
-def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -> Record:
+def _run(trainer: Trainer, options: RunOptions) -> Record:
     """Load, train, and sum up."""
     commit, dirty = options.git or provenance.git_state()  # now: the checkout may be another when the run ends
     device_name = devices.describe(trainer.device, trainer.team.size)
     trainer.load()
     info = trainer.info(device_name, commit)
-    for observer in observers:
+    for observer in trainer.observers:
         observer.on_start(info)
     status: Literal["finished", "diverged"] = "finished"
     error = None
@@ -170,7 +154,7 @@ def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -
         packages=provenance.packages(),
         device=device_name,
         parameters=info.parameters,
-        metrics=Metrics.from_curve(progress.curve),
+        metrics=Metrics.from_curve(progress.curve, trainer.task.scoring()),
         refreshes=progress.refreshes,
         weights_sha256=weights_sha256(trainer.model.state_dict()),
         seconds=trainer.watch.seconds(),
@@ -187,6 +171,29 @@ def _keep(record: Record, trainer: Trainer, options: RunOptions) -> None:
     record.write(options.record_path)
     if record.status == "finished":
         trainer.store.clear()
+
+
+class BestWeights(Observer):
+    """Keeps the weights of the epoch with the best score.
+
+    Args:
+        model: The network that is trained.
+        path: Where its weights go.
+    """
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        self._model = model
+        self._path = path
+        self._best = -math.inf
+
+    def on_start(self, run: RunInfo) -> None:
+        self._best = max((point.score for point in run.curve if point.score is not None), default=-math.inf)
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        if point.score is not None and point.score > self._best:
+            self._best = point.score
+            with replacing(self._path) as file:
+                torch.save(self._model.state_dict(), file)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ each step; torch's own schedulers work on the same groups for whoever uses the m
     constant  1
 
 Warm-up multiplies none of these: the first W steps take (step + 1) / W of the base rate, linearly.
+
+    inverse_sqrt  step / W for step < W, then sqrt(W / step)     fairseq's; W = warmup_steps, and step 0 does nothing
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import math
 
 from llqr_sam.engine.settings import ProtocolSettings
 
-SCHEDULES = ("cosine", "step", "constant")
+SCHEDULES = ("cosine", "step", "constant", "inverse_sqrt")
 
 
 class LearningRate:
@@ -41,11 +43,21 @@ class LearningRate:
             raise ValueError(
                 f"protocol.warmup_epochs={protocol.warmup_epochs} must be in [0, protocol.epochs={protocol.epochs})"
             )
+        if (protocol.schedule == "inverse_sqrt") != (protocol.warmup_steps is not None):
+            raise ValueError(
+                f"protocol.warmup_steps={protocol.warmup_steps} does not fit protocol.schedule={protocol.schedule}: "
+                "inverse_sqrt needs it, and no other schedule has a use for it."
+            )
+        if protocol.warmup_steps is not None and (protocol.warmup_steps < 1 or protocol.warmup_epochs):
+            raise ValueError(
+                f"protocol.warmup_steps={protocol.warmup_steps} must be >= 1, and "
+                f"protocol.warmup_epochs={protocol.warmup_epochs} 0 beside it."
+            )
         self.base_lr = base_lr
         self.schedule = protocol.schedule
         self.gamma = protocol.gamma
         self.total = protocol.epochs * steps_per_epoch
-        self.warmup = round(protocol.warmup_epochs * steps_per_epoch)
+        self.warmup = protocol.warmup_steps or round(protocol.warmup_epochs * steps_per_epoch)
         self.milestones = sorted(epoch * steps_per_epoch for epoch in protocol.milestones)
 
     def at(self, step: int) -> float:
@@ -53,6 +65,8 @@ class LearningRate:
         return self.base_lr * self._factor(step)
 
     def _factor(self, step: int) -> float:
+        if self.schedule == "inverse_sqrt":
+            return min(step / self.warmup, math.sqrt(self.warmup / max(step, 1)))
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule == "cosine":

@@ -38,13 +38,18 @@ class ProtocolSettings:
     """How long, how fast and on what batches (METHODS section 3)."""
 
     epochs: int
-    batch_size: int
-    schedule: str = "cosine"  # cosine | step | constant; always per optimizer step
+    batch_size: int | None  # samples; null where max_tokens bounds a batch
+    schedule: str = "cosine"  # cosine | step | constant | inverse_sqrt; always per optimizer step
     warmup_epochs: float = 0.0
     milestones: list[int] = field(default_factory=list)  # epochs at which `step` multiplies by `gamma`
     gamma: float = 0.1
     label_smoothing: float = 0.0
     augment: bool = True
+    # translation
+    max_tokens: int | None = None  # sentences times the longest of a batch, padding included
+    warmup_steps: int | None = None  # of inverse_sqrt
+    dropout: float | None = None
+    bleu_every: int | None = None  # epochs between two BLEU scores; the last epoch always has one
 
 
 @dataclass
@@ -85,7 +90,7 @@ class RunSettings:
         autocast, accumulate, batch = self.precision.autocast, self.precision.accumulate, self.protocol.batch_size
         if autocast not in AUTOCASTS:
             raise ValueError(f"precision.autocast={autocast} is not known. Choose from: {', '.join(AUTOCASTS)}.")
-        if not 1 <= accumulate <= batch:
+        if batch is not None and not 1 <= accumulate <= batch:
             raise ValueError(f"precision.accumulate={accumulate} must be from 1 to protocol.batch_size={batch}.")
         if self.precision.cuda_graphs and accumulate > 1:
             raise ValueError(f"precision.cuda_graphs=true needs precision.accumulate=1, not {accumulate}.")

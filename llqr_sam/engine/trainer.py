@@ -17,16 +17,15 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.data.streams import Splits
+from llqr_sam.data.streams import Inputs
 from llqr_sam.engine import devices
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.closure import Minibatch
 from llqr_sam.engine.compilation import compiled
 from llqr_sam.engine.cuda_graphs import Replay, directly
-from llqr_sam.engine.evaluation import all_finite, evaluate
+from llqr_sam.engine.evaluation import all_finite
 from llqr_sam.engine.interruption import Interrupted, StopRequest
 from llqr_sam.engine.losses import Diverged, LossLog
 from llqr_sam.engine.observer import Observer, RunInfo
@@ -34,6 +33,7 @@ from llqr_sam.engine.record import CurvePoint, RefreshPoint, Seconds
 from llqr_sam.engine.schedules import LearningRate
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
+from llqr_sam.engine.task import Classification, HasTrain, Task
 from llqr_sam.engine.team import ALONE, Team
 from llqr_sam.methods.factory import Method
 from llqr_sam.methods.llqr import RefreshError
@@ -78,12 +78,13 @@ class Trainer:
         checkpoint_minutes: Wall time between two checkpoints.
         observers: Who is told.
         team: The ranks that train this run together.
+        task: What the minibatches are; by default images to classify.
     """
 
     def __init__(
         self,
         settings: RunSettings,
-        splits: Splits,
+        splits: HasTrain,
         model: nn.Module,
         method: Method,
         device: torch.device,
@@ -94,8 +95,10 @@ class Trainer:
         checkpoint_minutes: float = 10.0,
         observers: Sequence[Observer] = (),
         team: Team = ALONE,
+        task: Task[Any] | None = None,
     ) -> None:
         self.settings = settings
+        self.task: Task[Any] = task or Classification(settings)
         self.splits = splits
         self.model = model
         self.method = method
@@ -118,7 +121,7 @@ class Trainer:
         self.forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
         self.minibatch = Minibatch(
             self.forward,
-            self._loss,
+            self.task.loss,
             method.optimizer.zero_grad,
             watch,
             device,
@@ -213,7 +216,7 @@ class Trainer:
         if len(self.progress.curve) < self.settings.protocol.epochs:
             self._boundary()
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Minibatches of the epoch from number ``start`` on, their making timed."""
         batches = iter(self.splits.train.batches(epoch, start))
         while True:
@@ -223,7 +226,7 @@ class Trainer:
                 return
             yield self._formatted(batch[0]), batch[1]
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+    def _step(self, inputs: Inputs, targets: Tensor) -> None:
         step = self.progress.step
         self._refresh(step)
         rate = self.rate.at(step)
@@ -242,12 +245,13 @@ class Trainer:
         metric = self.method.metric
         if metric is None or not metric.refresh_due(step):
             return
-        size = self.settings.optim.refresh_batch or self.settings.protocol.batch_size
+        size = self.settings.optim.refresh_batch
+        assert size is not None  # MethodSpec.validate
         with self.watch("data"):
             inputs, targets = self.splits.train.sample(step, size)
         try:
             with self.watch("refresh"):
-                report = metric.refresh(self._formatted(inputs), targets, self._loss)
+                report = metric.refresh(self._formatted(inputs), targets, self.task.loss)
         except RefreshError as error:
             raise Diverged(f"the refresh before step {step} failed: {error}") from error
         if not report.accepted:
@@ -269,19 +273,20 @@ class Trainer:
         self.losses.drain()
         step = self.progress.step
         with self.watch("evaluation"):
-            batches = ((self._formatted(inputs), targets) for inputs, targets in self.splits.test)
-            top1, test_loss = evaluate(self.forward, batches, self.device, bfloat16=self.bfloat16, team=self.team)
-        if not math.isfinite(test_loss):
-            raise Diverged(f"the test loss is {test_loss} after step {step - 1}")
+            epoch = len(self.progress.curve) + 1
+            scores = self.task.evaluate(
+                self.forward, self.splits, epoch, self.device, bfloat16=self.bfloat16, team=self.team
+            )
+        if not math.isfinite(scores.test_loss):
+            raise Diverged(f"the test loss is {scores.test_loss} after step {step - 1}")
         self.watch.settle()
         point = CurvePoint(
-            epoch=len(self.progress.curve) + 1,
+            epoch=epoch,
             step=step,
             lr=self.rate.at(step - 1),
             train_loss=self.losses.mean,
-            test_loss=test_loss,
-            top1=top1,
             seconds=self.watch.total,
+            **asdict(scores),
         )
         self.losses.restart()
         self.progress.curve.append(point)
@@ -302,10 +307,7 @@ class Trainer:
                 logger.warning("the checkpoint of step %d is not written: %s", self.progress.step, error)
             self.last_save = time.monotonic()
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, label_smoothing=self.settings.protocol.label_smoothing)
-
-    def _formatted(self, inputs: Tensor) -> Tensor:
-        if self.settings.precision.channels_last:
+    def _formatted(self, inputs: Inputs) -> Inputs:
+        if self.settings.precision.channels_last and isinstance(inputs, Tensor):
             return inputs.to(memory_format=torch.channels_last)
         return inputs

@@ -71,6 +71,7 @@ class WandbLogger(Observer):
                 "status": record.status,
                 "best_top1": record.metrics.best.top1,
                 "last_top1": record.metrics.last.top1,
+                **({} if record.metrics.best.bleu is None else {"best_bleu": record.metrics.best.bleu}),
                 "weights_sha256": record.weights_sha256,
                 "seconds": asdict(record.seconds),
             }

@@ -14,9 +14,11 @@ from llqr_sam.methods.diagonal import Diagonal
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.kronecker import EKFAC, KFAC
 from llqr_sam.methods.layout import Kernel, Vector, layout
+from llqr_sam.methods.vocabulary import VocabularyEKFAC, VocabularyKFAC
 
 Structure = Literal["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
 KERNEL_BLOCKS: dict[str, type[KernelBlock]] = {"kfac": KFAC, "ekfac": EKFAC, "diag_kfac": DiagKFAC, "dense": Dense}
+VOCABULARY_BLOCKS: dict[str, type[KernelBlock]] = {**KERNEL_BLOCKS, "kfac": VocabularyKFAC, "ekfac": VocabularyEKFAC}
 
 
 def assemble(
@@ -25,7 +27,8 @@ def assemble(
     """This rank's blocks, all at the identity.
 
     Args:
-        model: Network; kernels of one shape share a block, vectors (under "diagonal" everything) one flat block.
+        model: Network; kernels of one kind and shape share a block, vectors (under "diagonal" everything) one
+            flat block.
         structure: Of the kernels' blocks.
         shards: Ranks over which blocks are spread.
         apply_dtype: Of the kernels' products; default theirs.
@@ -38,12 +41,11 @@ def assemble(
         raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     kernels, vectors = _share(model, structure, shards)
-    by_shape: defaultdict[tuple[int, int], list[Kernel]] = defaultdict(list)
+    alike: defaultdict[tuple[type[KernelBlock], int, int], list[Kernel]] = defaultdict(list)
     for kernel in kernels:
-        by_shape[kernel.n, kernel.m].append(kernel)
+        alike[_kind(structure, kernel), kernel.n, kernel.m].append(kernel)
     blocks: list[Block] = [
-        KERNEL_BLOCKS[structure](same, dtype=dtype, device=first.device, apply_dtype=apply_dtype)
-        for same in by_shape.values()
+        kind(same, dtype=dtype, device=first.device, apply_dtype=apply_dtype) for (kind, _, _), same in alike.items()
     ]
     if vectors:
         blocks.append(Diagonal(vectors, joint=structure == "diagonal", dtype=dtype, device=first.device))
@@ -56,7 +58,7 @@ def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[
     """This rank's kernels and vectors, balanced by what U stores for each; "diagonal" keeps a layer together."""
     kernels, vectors = layout(model)
     if structure != "diagonal":
-        held = shards.share([*kernels, *vectors], partial(_stored, KERNEL_BLOCKS[structure]))
+        held = shards.share([*kernels, *vectors], partial(_stored, structure))
         return [part for part in held if isinstance(part, Kernel)], [part for part in held if isinstance(part, Vector)]
     order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
     flat = [*(Vector(k.name, k.shape, k.name.rpartition(".")[0]) for k in kernels), *vectors]
@@ -67,9 +69,13 @@ def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[
     return [], [vector for layer in shared for vector in layer]
 
 
-def _stored(kind: type[KernelBlock], part: Kernel | Vector) -> int:
+def _kind(structure: Structure, kernel: Kernel) -> type[KernelBlock]:
+    return (VOCABULARY_BLOCKS if kernel.vocabulary else KERNEL_BLOCKS)[structure]
+
+
+def _stored(structure: Structure, part: Kernel | Vector) -> int:
     """Scalars that U stores for one kernel or vector."""
     if isinstance(part, Vector):
         return part.shape.numel()
-    block = kind([part], dtype=torch.float32, device=torch.device("meta"))
+    block = _kind(structure, part)([part], dtype=torch.float32, device=torch.device("meta"))
     return sum(factor.numel() for factor in block.factors.values())

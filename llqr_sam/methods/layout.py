@@ -6,7 +6,7 @@ kernel here is W = X', ``[n, m]``, and U X = A X B' reads U W = B W A'.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Kernel:
         n: Rows of each, the fan-out.
         m: Columns of each, the fan-in.
         input_first: Stored as (in, out, ...), as transposed convolutions are.
+        vocabulary: An embedding's, a row a word, whether or not an output layer shares it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Kernel:
     n: int
     m: int
     input_first: bool = False
+    vocabulary: bool = False
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Weight-shaped tensor -> ``[parts, n, m]`` (a view where the memory layout allows)."""
@@ -71,6 +73,7 @@ def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
     kernels: list[Kernel] = []
     vectors: list[Vector] = []
     modules = dict(model.named_modules(remove_duplicate=False))
+    embeddings = {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -78,7 +81,8 @@ def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
         if parameter.ndim < 2:
             vectors.append(Vector(name, parameter.shape, layer))
         else:
-            kernels.append(_kernel(name, parameter, modules[layer]))
+            kernel = _kernel(name, parameter, modules[layer])
+            kernels.append(replace(kernel, vocabulary=True) if id(parameter) in embeddings else kernel)
     return kernels, vectors
 
 

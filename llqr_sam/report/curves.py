@@ -1,8 +1,9 @@
-"""Test accuracy against epoch: a line a method, mean over the seeds, in the band between the lowest and the highest."""
+"""Accuracy or BLEU against epoch: a line a method, mean over the seeds, in the band from the lowest to the highest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +23,7 @@ from llqr_sam.suite.status import Status
 # Okabe and Ito's colours, told apart with any colour vision; a method keeps its colour, Newton is dashed.
 COLOURS = {
     "sgdm": "#000000",
+    "adamw": "#000000",  # the baseline where sgdm is none
     "llqr": "#E69F00",
     "sam": "#56B4E9",
     "fisher_sam": "#009E73",
@@ -31,67 +33,80 @@ COLOURS = {
 }
 OTHER = "#999999"
 
+LABELS = {"top1": ("test accuracy, %", "best top-1, %"), "val_bleu": ("validation BLEU", "best BLEU")}
 
-def draw_curves(title: str, status: Status, path: Path) -> bool:
+
+@dataclass(frozen=True)
+class Curve:
+    """What the finished runs of a cell scored: ``scores[seed, i]`` after ``epochs[i]`` epochs."""
+
+    epochs: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def best(self) -> float:
+        """The table's entry: the mean over seeds of each one's best."""
+        return float(self.scores.max(axis=1).mean())
+
+
+def draw_curves(title: str, status: Status, path: Path, metric: str = "top1") -> bool:
     """Draw the finished runs of a plan, all of one data set, into the PNG ``path``.
 
     Returns:
         Whether there was anything to draw; without finished runs no file is written.
     """
-    curves = _curves(status)
+    curves = curves_of(status)
     if not curves:
         return False
+    ordinate, entry = LABELS[metric]
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     axes = figure.add_subplot()
-    for cell, top1 in curves.items():
-        _draw(axes, cell, top1)
+    for cell, curve in curves.items():
+        _draw(axes, cell, curve)
     axes.set_title(f"{title}: mean over seeds, shaded from lowest to highest", loc="left", fontsize=11)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test accuracy, %")
+    axes.set_ylabel(ordinate)
     axes.set_ylim(*_limits(list(curves.values())))
-    axes.set_xlim(1, max(top1.shape[1] for top1 in curves.values()))
+    axes.set_xlim(1, max(curve.epochs[-1] for curve in curves.values()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="best top-1, %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=entry)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     return True
 
 
-def _curves(status: Status) -> dict[Cell, np.ndarray]:
-    """Accuracies ``[seeds, epochs]`` of each cell with finished runs, the best cell first."""
+def curves_of(status: Status) -> dict[Cell, Curve]:
+    """The curve of each cell with finished runs, the best cell first."""
     records: dict[Cell, list[Record]] = {}
     for run in status.runs:
         record = status.records.get(run.run_id)
-        if record is not None and record.status == "finished" and record.metrics.curve:
+        if record is not None and record.status == "finished" and record.metrics.best.score is not None:
             records.setdefault(run.cell, []).append(record)
     curves = {cell: _stack(runs) for cell, runs in records.items()}
-    return dict(sorted(curves.items(), key=lambda item: -_best(item[1])))
+    return dict(sorted(curves.items(), key=lambda item: -item[1].best))
 
 
-def _stack(records: Sequence[Record]) -> np.ndarray:
-    epochs = min(len(record.metrics.curve) for record in records)
-    return np.array([[point.top1 for point in record.metrics.curve[:epochs]] for record in records])
+def _stack(records: Sequence[Record]) -> Curve:
+    """The epochs that every one of the runs was scored after."""
+    scores = [
+        {point.epoch: point.score for point in record.metrics.curve if point.score is not None} for record in records
+    ]
+    epochs = [epoch for epoch in scores[0] if all(epoch in of_run for of_run in scores)]
+    return Curve(np.array(epochs), np.array([[of_run[epoch] for epoch in epochs] for of_run in scores]))
 
 
-def _draw(axes: Axes, cell: Cell, top1: np.ndarray) -> None:
-    epochs = np.arange(1, top1.shape[1] + 1)
-    mean = top1.mean(axis=0)
+def _draw(axes: Axes, cell: Cell, curve: Curve) -> None:
     colour = COLOURS.get(cell.method, OTHER)
     dashes = (4.0, 1.5) if cell.geometry == "newton" else (1.0, 0.0)
-    axes.fill_between(epochs, top1.min(axis=0), top1.max(axis=0), color=colour, alpha=0.08, linewidth=0)
-    axes.plot(
-        epochs, mean, color=colour, dashes=dashes, linewidth=1.8, label=f"{_best(top1):.2f}  {method_label(cell)}"
-    )
+    lowest, highest = curve.scores.min(axis=0), curve.scores.max(axis=0)
+    axes.fill_between(curve.epochs, lowest, highest, color=colour, alpha=0.08, linewidth=0)
+    label = f"{curve.best:.2f}  {method_label(cell)}"
+    axes.plot(curve.epochs, curve.scores.mean(axis=0), color=colour, dashes=dashes, linewidth=1.8, label=label)
 
 
-def _best(top1: np.ndarray) -> float:
-    """The table's entry: the mean over seeds of each one's best."""
-    return float(top1.max(axis=1).mean())
-
-
-def _limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     """The axis starts just under the second half of the slowest method, so that the ends spread out."""
-    late = min(float(top1[:, top1.shape[1] // 2 :].min()) for top1 in curves)
-    return max(0.0, late - 2.0), min(100.0, max(float(top1.max()) for top1 in curves) + 1.0)
+    late = min(float(curve.scores[:, len(curve.epochs) // 2 :].min()) for curve in curves)
+    return max(0.0, late - 2.0), min(100.0, max(float(curve.scores.max()) for curve in curves) + 1.0)

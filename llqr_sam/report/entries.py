@@ -14,12 +14,12 @@ from llqr_sam.suite.choices import Choice
 from llqr_sam.suite.grid import Cell, Planned
 from llqr_sam.suite.status import Status
 
-EntryKind = Literal["best", "last"]  # best test top-1 over training (the paper's entry), or the last epoch's
+EntryKind = Literal["best", "last"]  # best score over training (the paper's entry), or the last epoch's
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: what its seeds reached, in percent, and what became of the others."""
+    """One cell: what its seeds reached, in percent or BLEU, and what became of the others."""
 
     cell: Cell
     finished: Mapping[int, Record]  # seed -> record
@@ -42,7 +42,7 @@ class Entry:
 
     def top1(self, kind: EntryKind) -> Sample:
         """Test top-1 of the finished runs."""
-        found = {seed: _accuracy(record, kind).top1 for seed, record in self.finished.items()}
+        found = {seed: _accuracy(record, kind).score for seed, record in self.finished.items()}
         return Sample({seed: value for seed, value in found.items() if value is not None})
 
     def epochs(self, kind: EntryKind) -> Sample:
@@ -58,6 +58,7 @@ class Table:
     title: str
     command: str  # that trains its runs
     kind: EntryKind
+    metric: str  # one of METRICS
     rows: tuple[tuple[Entry, ...], ...]
     baseline: str = "sgdm"  # optimizer
 
@@ -95,6 +96,7 @@ def build_table(
     paper: Mapping[tuple[str, Cell], PaperValue],
     kind: EntryKind = "best",
     baseline: str = "sgdm",
+    metric: str = "top1",
 ) -> Table:
     """Gather the records of a plan into the cells of its table."""
     cells: dict[Cell, list[Planned]] = {}
@@ -102,7 +104,7 @@ def build_table(
         cells.setdefault(run.cell, []).append(run)
     entries = [_entry(cell, runs, status, paper.get((number, cell))) for cell, runs in cells.items()]
     rows = groupby(entries, key=lambda entry: (entry.cell.dataset, entry.cell.arch, entry.cell.label_noise))
-    return Table(number, title, command, kind, tuple(tuple(row) for _, row in rows), baseline)
+    return Table(number, title, command, kind, metric, tuple(tuple(row) for _, row in rows), baseline)
 
 
 def _entry(cell: Cell, runs: Sequence[Planned], status: Status, paper: PaperValue | None) -> Entry:

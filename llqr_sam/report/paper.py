@@ -16,6 +16,8 @@ DATASETS = {
     "cifar100": "CIFAR-100",
     "tinyimagenet": "TinyImageNet-200",
     "imagenet": "ImageNet",
+    "iwslt14": "IWSLT14 De-En",
+    "multi30k": "Multi30k De-En",
 }
 ARCHS = {
     "small_cnn": "Small CNN",
@@ -28,6 +30,8 @@ ARCHS = {
     "vit_tiny": "ViT-Ti",
     "vit_base": "ViT-B/16",
     "vit_large": "ViT-L/16",
+    "transformer_iwslt": "transformer_iwslt_de_en",
+    "transformer_small": "Small Transformer",
 }
 METHODS = {
     "sgdm": "SGDM",
@@ -44,12 +48,13 @@ METHODS = {
     "llqr_probe_sam": "LLQR^Δ+SAM",
     "llqr_f_sam": "LLQR+F-SAM",
 }
+METRICS = ("top1", "val_bleu")
 GEOMETRIES = {"ngd": "NGD", "newton": "Newton"}
 
 
 @dataclass(frozen=True)
 class PaperValue:
-    """A number printed in the paper: mean and standard deviation over its seeds, in percent."""
+    """A number printed in the paper: mean and standard deviation over its seeds, top-1 in percent or BLEU."""
 
     mean: float
     std: float
@@ -62,7 +67,7 @@ def method_label(cell: Cell) -> str:
 
 
 def read_accuracy(path: Path = ACCURACY) -> dict[tuple[str, Cell], PaperValue]:
-    """Top-1 values of the paper by table number and cell."""
+    """Top-1 and BLEU values of the paper by table number and cell."""
     datasets = {label: name for name, label in DATASETS.items()}
     archs = {label: name for name, label in ARCHS.items()}
     with path.open(newline="") as file:
@@ -78,5 +83,5 @@ def read_accuracy(path: Path = ACCURACY) -> dict[tuple[str, Cell], PaperValue]:
                 ),
             ): PaperValue(float(row["mean"]), float(row["std"]))
             for row in csv.DictReader(file)
-            if row["metric"] == "top1"
+            if row["metric"] in METRICS
         }

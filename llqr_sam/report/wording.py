@@ -8,6 +8,7 @@ from llqr_sam.report.entries import Entry, EntryKind, Table
 from llqr_sam.report.paper import ARCHS, DATASETS, METHODS
 from llqr_sam.report.samples import Sample
 
+METRICS = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
 KINDS: dict[EntryKind, str] = {"best": "best over training", "last": "last epoch"}
 OTHER: dict[EntryKind, EntryKind] = {"best": "last", "last": "best"}
 DELTA = "Δ"
@@ -22,9 +23,8 @@ def caption(table: Table) -> str:
     """What the lines of the cells are; of those that the table has."""
     lines = {label for row in table.rows for entry in row for label in cell_lines(table, entry, row)}
     other = OTHER[table.kind]
-    said = [
-        f"Test top-1 in percent, {KINDS[table.kind]}: mean ± sample standard deviation (finished of planned seeds)."
-    ]
+    what = f"{METRICS[table.metric]}, {KINDS[table.kind]}"
+    said = [f"{what}: mean ± sample standard deviation (finished of planned seeds)."]
     if other in lines:
         said.append(f'"{other}": {KINDS[other]}.')
     if DELTA in lines:

@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.run import RunOptions
+from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.faults import ProcessLost, RankLost
 from llqr_sam.suite.grid import Planned
@@ -52,6 +54,7 @@ def launch(status: Status, config: DictConfig) -> int:
         _say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
+    _check_translation(chosen, config.devices)
     if config.launch.name == "inline":
         check_device(config)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
@@ -208,6 +211,14 @@ def check_device(config: DictConfig) -> None:
         raise UsageError(
             f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
         )
+
+
+def _check_translation(runs: Sequence[Planned], devices: int) -> None:
+    translates = next((run.settings.dataset.name for run in runs if run.settings.dataset.name in CORPORA), None)
+    if translates and not fairseq_installed():
+        raise UsageError(f"dataset={translates} needs fairseq. {HOW_TO_INSTALL}")
+    if translates and devices > 1:
+        raise UsageError(f"devices={devices} has no use with dataset={translates}: use devices=1.")
 
 
 def _say(*lines: str) -> None:

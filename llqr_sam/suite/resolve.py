@@ -9,9 +9,12 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from llqr_sam.data import registry as data
+from llqr_sam.data.translation import CORPORA
+from llqr_sam.engine.schedules import SCHEDULES
 from llqr_sam.engine.settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings, RunSettings
 from llqr_sam.methods.factory import MethodSpec
 from llqr_sam.models import registry as models
+from llqr_sam.models.transformer import TRANSFORMERS
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.words import groups
 
@@ -19,7 +22,7 @@ Part = TypeVar("Part")
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "dataset.crop": ("image", "batch"),
-    "protocol.schedule": ("cosine", "step", "constant"),
+    "protocol.schedule": SCHEDULES,
     "precision.autocast": ("float32", "bfloat16"),
     "logger.mode": ("offline", "online"),
     "retry": (None, "failed"),
@@ -30,6 +33,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "dataset.workers": (lambda n: n >= 0, ">= 0"),
     "protocol.epochs": (lambda n: n >= 1, ">= 1"),
     "protocol.batch_size": (lambda n: n >= 1, ">= 1"),
+    "protocol.max_tokens": (lambda n: n >= 1, ">= 1"),
+    "protocol.warmup_steps": (lambda n: n >= 1, ">= 1"),
+    "protocol.dropout": (lambda x: 0 <= x < 1, "in [0, 1)"),
+    "protocol.bleu_every": (lambda n: n >= 1, ">= 1"),
     "protocol.warmup_epochs": (lambda x: 0 <= x < math.inf, ">= 0"),
     "protocol.gamma": (lambda x: 0 < x < math.inf, "> 0"),
     "protocol.label_smoothing": (lambda x: 0 <= x < 1, "in [0, 1)"),
@@ -38,6 +45,18 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "seed": (lambda n: 0 <= n < 2**63, "in [0, 2^63)"),
     "stale_minutes": (lambda x: 0 < x < math.inf, "> 0"),
     "checkpoint_minutes": (lambda x: 0 <= x < math.inf, ">= 0"),
+}
+
+
+_TRANSLATORS = ", ".join(TRANSFORMERS)
+_IMAGES_ONLY: dict[str, Any] = {
+    "protocol.batch_size": None,
+    "protocol.augment": False,
+    "dataset.label_noise": 0.0,
+    "dataset.crop": "image",
+    "arch.width": None,
+    "precision.accumulate": 1,
+    "precision.compile": False,
 }
 
 
@@ -81,19 +100,58 @@ def _check_values(config: DictConfig) -> None:
             raise UsageError(f"{key}={value} is not possible. Choose from: {known}.")
     for key, (holds, range_) in _RANGES.items():
         value = OmegaConf.select(config, key)
-        if not holds(value):
+        if value is not None and not holds(value):
             raise UsageError(f"{key}={value} must be {range_}.")
     if config.protocol.warmup_epochs >= config.protocol.epochs:
         warmup, epochs = config.protocol.warmup_epochs, config.protocol.epochs
         raise UsageError(f"protocol.warmup_epochs={warmup} must be less than protocol.epochs={epochs}.")
+    schedule, steps = config.protocol.schedule, config.protocol.warmup_steps
+    if (schedule == "inverse_sqrt") != (steps is not None):
+        raise UsageError(
+            f"protocol.warmup_steps={'null' if steps is None else steps} does not fit protocol.schedule={schedule}: "
+            "inverse_sqrt needs a number of steps, every other schedule null."
+        )
     milestones = list(config.protocol.milestones)
     if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         raise UsageError(f"protocol.milestones={milestones} must be epochs >= 1 in rising order.")
 
 
 def _check_pair(config: DictConfig) -> None:
+    """The network takes what the data set has: sentences, or images of a size; and a width if one is given."""
+    if config.dataset.name in CORPORA:
+        _check_translation(config)
+    else:
+        _check_images(config)
+
+
+def _check_translation(config: DictConfig) -> None:
+    """Sentences go with a network for them, and without what is meant for images."""
+    dataset, arch, protocol = config.dataset.name, config.arch.name, config.protocol
+    if arch not in TRANSFORMERS:
+        raise UsageError(
+            f"arch={arch} takes images, dataset={dataset} has sentences. Choose arch from: {_TRANSLATORS}."
+        )
+    for key in ("max_tokens", "dropout"):
+        if protocol[key] is None:
+            raise UsageError(f"protocol.{key}=null must have a value for dataset={dataset}.")
+    for key, neutral in _IMAGES_ONLY.items():
+        value = OmegaConf.select(config, key)
+        if value != neutral:
+            raise UsageError(f"{key}={value} has no use with dataset={dataset}: leave it at {neutral or 'null'}.")
+
+
+def _check_images(config: DictConfig) -> None:
     """The network takes images of the data set's size, and a width if one is given."""
     dataset, arch, width = config.dataset.name, config.arch.name, config.arch.width
+    if arch in TRANSFORMERS:
+        side = data.info(dataset).image_size
+        fitting = ", ".join(name for name in models.ARCHS if side in models.image_sizes(name))
+        raise UsageError(f"arch={arch} takes sentences, dataset={dataset} has images. Choose arch from: {fitting}.")
+    for key in ("max_tokens", "warmup_steps", "dropout", "bleu_every"):
+        if config.protocol[key] is not None:
+            raise UsageError(f"protocol.{key}={config.protocol[key]} has no use with dataset={dataset}: it has images.")
+    if config.protocol.batch_size is None:
+        raise UsageError(f"protocol.batch_size=null must have a value for dataset={dataset}.")
     side = data.info(dataset).image_size
     sides = models.image_sizes(arch)
     if side not in sides:

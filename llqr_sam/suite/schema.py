@@ -35,10 +35,20 @@ class EmaConfig:
 
 
 @dataclass
+class AdaptiveConfig:
+    """Adam and AdamW as methods of their own."""
+
+    lr: float = 1e-3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+
+
+@dataclass
 class MethodDefaults:
     base: str = MISSING
     lr: float = MISSING
     momentum: float | None = None
+    betas: list[float] | None = None
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     weight_decay: float = MISSING
     rho: float = MISSING
     start_step: int = 0
@@ -121,11 +131,11 @@ class TableConfig:
     seeds: list[int] = MISSING
     output: str = MISSING  # path without suffix
     label_noise: list[float] = field(default_factory=lambda: [0.0])
-    metric: str = "top1"
+    metric: str = "top1"  # top1 | val_bleu
     baseline: str = "sgdm"  # optimizer whose column the others are compared with, where the table has it
     selections: list[TableSelection] = field(default_factory=list)  # each with the choices of those before it
     formats: list[str] = field(default_factory=lambda: ["md", "csv", "tex"])
-    curves: str | None = None  # path of the picture of test accuracy against epoch
+    curves: str | None = None  # path of the picture of the metric against epoch
 
 
 @dataclass

@@ -36,7 +36,7 @@ class Candidate:
     def of(cls, choice: Choice, runs: Sequence[Planned], status: Status) -> Candidate:
         """Gather the records of its runs."""
         finished = [status.records[run.run_id] for run in runs if status.of_run(run) == "finished"]
-        top1 = [record.metrics.best.top1 for record in finished]
+        top1 = [record.metrics.best.score for record in finished]
         return cls(
             choice,
             tuple(runs),

@@ -114,7 +114,7 @@ class Status:
 def result(record: Record) -> str:
     """A record in a few words."""
     best, last = record.metrics.best, record.metrics.last
-    if best.top1 is None or last.top1 is None:
+    if best.score is None or last.score is None:
         return f"{record.status}: {record.error or 'no epoch finished'}"
-    words = f"{record.status}: best {best.top1:.2f} % (epoch {best.epoch}), last {last.top1:.2f} %"
+    words = f"{record.status}: best {best.words} (epoch {best.epoch}), last {last.words}"
     return f"{words}, {record.error}" if record.error else words

@@ -59,11 +59,12 @@ class ProgressFile(Observer):
     def on_start(self, run: RunInfo) -> None:
         self._path = progress_path(run.folder)
         self._planned = run.epochs
-        self._best = max((point.top1 for point in run.curve), default=None)
+        self._best = max((point.score for point in run.curve if point.score is not None), default=None)
         self._write(len(run.curve), run.curve[-1].seconds if run.curve else 0.0)
 
     def on_epoch(self, point: CurvePoint) -> None:
-        self._best = point.top1 if self._best is None else max(self._best, point.top1)
+        if point.score is not None:
+            self._best = point.score if self._best is None else max(self._best, point.score)
         self._write(point.epoch, point.seconds)
 
     def on_end(self, record: Record) -> None:

@@ -122,7 +122,7 @@ def carry_out(text: str) -> Reply:
         lines = str(error).strip().splitlines()
         return Reply("failed", f"{type(error).__name__}{': ' + lines[-1] if lines else ''}")
     best = record.metrics.best
-    accuracy = "" if best.top1 is None else f"best {best.top1:.2f} % (epoch {best.epoch})"
+    accuracy = "" if best.score is None else f"best {best.words} (epoch {best.epoch})"
     return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
 
 

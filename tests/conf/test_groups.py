@@ -9,8 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from llqr_sam.data.registry import DATASETS
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.methods.factory import STRUCTURES
 from llqr_sam.models.registry import ARCHS
+from llqr_sam.models.transformer import TRANSFORMERS
 from llqr_sam.suite.words import CONF, groups
 from tests.suite.plans import settings_of
 
@@ -27,13 +29,13 @@ def test_file_opens_with_a_comment_and_names_no_python(path):
 
 
 def test_groups_offer_what_the_rooms_have():
-    assert set(groups()["dataset"]) == set(DATASETS) == set(groups()["protocol"])
-    assert set(groups()["arch"]) == set(ARCHS)
+    assert set(groups()["dataset"]) == {*DATASETS, *CORPORA} == set(groups()["protocol"])
+    assert set(groups()["arch"]) == {*ARCHS, *TRANSFORMERS}
     assert set(groups()["structure"]) == {"none", "paper", *STRUCTURES}
     assert set(groups()["geometry"]) == {"none", "ngd", "newton"}
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", [*DATASETS, *CORPORA])
 @pytest.mark.parametrize("optim", groups()["optim"])
 def test_every_optimizer_is_valid_on_every_protocol(optim, dataset):
     """Planning validates; a method that learns a metric gets NGD and the protocol's blocks."""
@@ -74,6 +76,19 @@ EXPECTED: list[tuple[str, dict[str, Any]]] = [
     ("dataset=cifar100 optim=llqr_sam structure=kfac", {"structure": "kfac", "probe": "llqr", "transport": "llqr"}),
     ("dataset=cifar10 optim=asam", {"rho": 0.5, "asam_eta": 0.01}),
     ("dataset=cifar100 optim=vasso", {"vasso_theta": 0.9, "rho": 0.2, "direction": "variance_suppressed"}),
+    (
+        "dataset=iwslt14 optim=adamw",
+        {"base": "adamw", "lr": 5e-4, "betas": [0.9, 0.98], "weight_decay": 1e-4, "momentum": None, "probe": None},
+    ),
+    (
+        "dataset=iwslt14 optim=sam",
+        {"base": "adamw", "lr": 5e-4, "betas": [0.9, 0.98], "rho": 0.005, "start_step": 4000},
+    ),
+    (
+        "dataset=iwslt14 optim=llqr_sam",
+        {"base": "adamw", "rho": 0.005, "ema": 0.925, "interval": 500, "refresh_batch": 48, "structure": "diagonal"},
+    ),
+    ("dataset=iwslt14 optim=sgdm", {"base": "sgd", "momentum": 0.9, "betas": None}),
     ("dataset=cifar100 optim=adam", {"base": "adam", "lr": 1e-3, "momentum": None, "betas": [0.9, 0.999]}),
 ]
 
@@ -90,6 +105,10 @@ def test_protocols_are_the_papers():
     imagenet = settings_of("dataset=imagenet").protocol
     assert (imagenet.epochs, imagenet.batch_size, imagenet.schedule) == (100, 256, "step")
     assert (imagenet.milestones, imagenet.gamma, imagenet.label_smoothing) == ([30, 70, 90], 0.1, 0.1)
+    iwslt14 = settings_of("dataset=iwslt14", "optim=adamw").protocol
+    assert (iwslt14.epochs, iwslt14.batch_size, iwslt14.max_tokens) == (133, None, 16384)
+    assert (iwslt14.schedule, iwslt14.warmup_steps) == ("inverse_sqrt", 4000)
+    assert (iwslt14.label_smoothing, iwslt14.dropout) == (0.1, 0.3)
 
 
 def test_the_architecture_follows_the_data_set_unless_named():

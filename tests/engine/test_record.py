@@ -17,6 +17,7 @@ from llqr_sam.engine.record import (
     Metrics,
     Record,
     RefreshPoint,
+    Scoring,
     Seconds,
     read_record,
     read_records,
@@ -54,6 +55,27 @@ def test_best_is_the_first_epoch_that_reaches_the_maximum(record: Record) -> Non
     assert record.metrics.best == Accuracy(75.0, 2)
     assert record.metrics.last == Accuracy(60.0, 4)
     assert Metrics.from_curve([]).best == Accuracy(None, 0)
+
+
+def test_translations_are_compared_by_bleu_where_it_was_scored() -> None:
+    """Epoch 3 has the better token accuracy, epoch 2 the better BLEU, epoch 1 and 4 none."""
+    curve = [
+        point(epoch, top1, perplexity=9.0, token_error=100 - top1, bleu=bleu)
+        for epoch, top1, bleu in ((1, 50.0, None), (2, 55.0, 30.0), (3, 60.0, 29.0), (4, 70.0, None))
+    ]
+    scoring = Scoring("nrefs:1", 0.4, 0.5)
+    metrics = Metrics.from_curve(curve, scoring)
+    assert (metrics.best, metrics.last) == (Accuracy(55.0, 2, bleu=30.0), Accuracy(60.0, 3, bleu=29.0))
+    assert (metrics.best.score, metrics.best.words, metrics.scoring) == (30.0, "30.00 BLEU", scoring)
+    assert Metrics.from_curve(curve[:1]).best == Accuracy(None, 0)
+
+
+def test_a_translation_is_read_as_it_was_written(record: Record, tmp_path: Path) -> None:
+    curve = [point(1, 50.0, perplexity=9.0, token_error=50.0, bleu=30.0, sacrebleu=31.0)]
+    metrics = Metrics.from_curve(curve, Scoring("nrefs:1", 0.4, 0.5))
+    written = dataclasses.replace(record, metrics=metrics)
+    written.write(tmp_path / "a.json")
+    assert read_record(tmp_path / "a.json") == written
 
 
 def test_reads_what_it_wrote(record: Record, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from llqr_sam.engine import run
+from llqr_sam.data import registry as data
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import Interrupted
@@ -152,13 +152,13 @@ def test_the_commit_may_be_given(make_settings: Any, make_options: Any) -> None:
 def test_a_signal_while_data_are_loaded_stops_after_the_first_step(
     make_settings: Any, make_options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = run.data.load
+    load = data.load
 
     def interrupted_load(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGUSR2)
         return load(*arguments, **options)
 
-    monkeypatch.setattr(run.data, "load", interrupted_load)
+    monkeypatch.setattr(data, "load", interrupted_load)
     with pytest.raises(Interrupted) as raised:
         execute(make_settings(), make_options())
     assert (raised.value.step, raised.value.signum) == (1, signal.SIGUSR2)

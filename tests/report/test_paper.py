@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from llqr_sam.data.registry import DATASETS
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.models.registry import ARCHS
+from llqr_sam.models.transformer import TRANSFORMERS
 from llqr_sam.report import paper
 from llqr_sam.report.paper import PaperValue, method_label, read_accuracy
 from llqr_sam.suite.grid import Cell
@@ -18,13 +20,14 @@ def test_the_papers_numbers_are_the_published_ones(shared: Path):
 
 def test_read_accuracy():
     values = read_accuracy()
-    assert len(values) == 129  # 133 cells, less the four BLEU scores
+    assert len(values) == 133
     assert values["2", Cell("cifar100", "resnet18", 0.0, "llqr_sam", "ngd")] == PaperValue(81.82, 0.14)
+    assert values["6", Cell("iwslt14", "transformer_iwslt", 0.0, "llqr_sam", "ngd")] == PaperValue(34.57, 0.09)
     assert values["8", Cell("cifar100", "resnet18", 0.7, "adam", None)] == PaperValue(4.16, 0.52)
 
 
 def test_every_name_has_a_label():
-    assert set(paper.DATASETS) == set(DATASETS)
-    assert set(paper.ARCHS) == set(ARCHS)
+    assert set(paper.DATASETS) == {*DATASETS, *CORPORA}
+    assert set(paper.ARCHS) == {*ARCHS, *TRANSFORMERS}
     assert set(paper.METHODS) == set(groups()["optim"])
     assert method_label(Cell("digits", "small_cnn", 0.0, "llqr_sam", "newton")) == "LLQR+SAM (Newton)"

@@ -77,7 +77,7 @@ def test_select_is_no_word_of_rendering():
 
 
 def test_a_mistake_is_one_line():
-    done = render("table=6")
+    done = render("table=66")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert "table=6 is not a table here" in done.stderr
+    assert "table=66 is not a table here" in done.stderr

@@ -1,0 +1,202 @@
+"""Parallel text: sentence pairs of one split, read and checked line by line.
+
+Every complaint names a file and a line, so a pair keeps the number of its line through all that is done to it.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LANGUAGES = ("de", "en")  # source, target
+SPLITS = ("train", "valid", "test")
+NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test", "test_2016_flickr")}
+HELD_OUT = 23  # fairseq's recipe takes every 23rd pair for validation
+
+# The archive's test sets, in the order in which fairseq's recipe joins them.
+_TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+_MAXIMUM, _RATIO = 175, 1.5  # tokens of a line, and of one side for each of the other, in fairseq's recipe
+
+
+class BitextError(ValueError):
+    """Text that cannot be used; the message is one line with the file and, where there is one, the line's number."""
+
+
+@dataclass(frozen=True)
+class Bitext:
+    """Sentence pairs.
+
+    Attributes:
+        sides: Source and target sentences, equally many.
+        files: Where each side comes from, for messages.
+        numbers: Line of each pair in both files, counted from 1.
+    """
+
+    sides: tuple[list[str], list[str]]
+    files: tuple[str, str]
+    numbers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def mapped(self, change: Callable[[str, str], str]) -> Bitext:
+        """Every sentence changed by ``change(sentence, language)``."""
+        source, target = (
+            [change(line, language) for line in side] for side, language in zip(self.sides, LANGUAGES, strict=True)
+        )
+        return Bitext((source, target), self.files, self.numbers)
+
+    def where(self, keeps: Callable[[int, str, str], bool]) -> Bitext:
+        """The pairs for which ``keeps(index, source, target)`` holds."""
+        kept = [i for i, pair in enumerate(zip(*self.sides, strict=True)) if keeps(i, *pair)]
+        source, target = ([side[i] for i in kept] for side in self.sides)
+        return Bitext((source, target), self.files, [self.numbers[i] for i in kept])
+
+    def split(self) -> tuple[Bitext, Bitext]:
+        """Training and validation pairs: every 23rd is held out."""
+        train = self.where(lambda i, *_: (i + 1) % HELD_OUT != 0)
+        return train, self.where(lambda i, *_: (i + 1) % HELD_OUT == 0)
+
+    def cleaned(self) -> Bitext:
+        """Without the pairs that fairseq's recipe drops: a side empty, beyond 175 tokens or 1.5 times the other."""
+
+        def keeps(_: int, source: str, target: str) -> bool:
+            n, m = len(source.split()), len(target.split())
+            return 1 <= n <= _MAXIMUM and 1 <= m <= _MAXIMUM and n <= _RATIO * m and m <= _RATIO * n
+
+        return self.where(keeps)
+
+    def check_lengths(self, longest: int) -> None:
+        """Raise BitextError for a sentence of no token, or of more than ``longest``."""
+        for side, file in zip(self.sides, self.files, strict=True):
+            for number, line in zip(self.numbers, side, strict=True):
+                if not line:
+                    raise BitextError(f"{file}, line {number}: no word is in the line.")
+                if (tokens := line.count(" ") + 1) > longest:
+                    raise BitextError(f"{file}, line {number}: {tokens} tokens, but a network takes {longest} at most.")
+
+
+def read_folder(folder: Path, train: str | None = None) -> dict[str, Bitext]:
+    """The splits of a folder of ``train``, ``valid`` and ``test`` files, one a language, a sentence a line.
+
+    Args:
+        folder: Where they are. ``val`` and ``dev`` are taken for ``valid``, ``test_2016_flickr`` (Multi30k) for
+            ``test``; without a validation split every 23rd training pair is held out.
+        train: Stem of the training files instead of ``train``.
+
+    Raises:
+        BitextError: A file is missing, two do not have the same number of lines, a line is empty or not UTF-8.
+    """
+    if not folder.is_dir():
+        raise BitextError(f"{folder} is not a folder.")
+    names = {**NAMES, "train": (train,)} if train else NAMES
+    if train in NAMES["valid"]:
+        names["valid"] = ()
+    found: dict[str, Bitext] = {}
+    for split in SPLITS:
+        stem = next((name for name in names[split] if _any_side(folder, name)), None)
+        if stem is not None:
+            found[split] = read_pair(*(folder / f"{stem}.{language}" for language in LANGUAGES))
+    for split in ("train", "test"):
+        if split not in found:
+            raise BitextError(f"{folder / names[split][0]}.{LANGUAGES[0]} is missing.")
+    if "valid" not in found:
+        found["train"], found["valid"] = found["train"].split()
+    return found
+
+
+def _any_side(folder: Path, stem: str) -> bool:
+    return any((folder / f"{stem}.{language}").exists() for language in LANGUAGES)
+
+
+def read_pair(source: Path, target: Path) -> Bitext:
+    """Two files that correspond line by line.
+
+    Raises:
+        BitextError: See ``read_folder``.
+    """
+    for file, other in ((source, target), (target, source)):
+        if not file.is_file():
+            raise BitextError(f"{file} is missing, the other side of {other.name}.")
+    sides = _lines(source), _lines(target)
+    shorter, longer = sorted(zip(map(len, sides), (source, target), strict=True), key=lambda side: side[0])
+    if shorter[0] != longer[0]:
+        raise BitextError(
+            f"{longer[1]}, line {shorter[0] + 1}: {shorter[1].name} has no such line. The files have {longer[0]} and "
+            f"{shorter[0]} lines and must correspond line by line."
+        )
+    for side, file in zip(sides, (source, target), strict=True):
+        for number, line in enumerate(side, start=1):
+            if not line:
+                raise BitextError(f"{file}, line {number}: the line is empty.")
+    if not sides[0]:
+        raise BitextError(f"{source} has no lines.")
+    return Bitext(sides, (str(source), str(target)), list(range(1, len(sides[0]) + 1)))
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines ended by a line feed and nothing else, with single spaces: text has other line breaks in it."""
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BitextError(f"{file}, line {content[: error.start].count(10) + 1}: not UTF-8.") from error
+    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def read_archive(archive: Path) -> dict[str, Bitext]:
+    """Training and test pairs of the IWSLT14 archive ``de-en.tgz``; nothing is unpacked.
+
+    Raises:
+        BitextError: It is not that archive.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            train = [f"train.tags.de-en.{language}" for language in LANGUAGES]
+            tests = [[f"IWSLT14.{name}.de-en.{language}.xml" for language in LANGUAGES] for name in _TESTS]
+            return {
+                "train": _joined([_archived(tar, train, _training_lines)]),
+                "test": _joined([_archived(tar, names, _segments) for names in tests]),
+            }
+    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise BitextError(f"{archive} is not a readable archive: {error}.") from error
+
+
+def _archived(tar: tarfile.TarFile, names: list[str], read: Callable[[Iterable[str]], Iterator[str]]) -> Bitext:
+    """Two members of the archive, read by ``read``."""
+    sides = []
+    for name in names:
+        try:
+            file = tar.extractfile(f"de-en/{name}")
+        except KeyError:
+            file = None
+        if file is None:
+            raise BitextError(f"{tar.name!s}: it has no de-en/{name}.")
+        lines = file.read().decode("utf-8").removesuffix("\n").split("\n")
+        sides.append([" ".join(line.split()) for line in read(lines)])
+    if len(sides[0]) != len(sides[1]):
+        raise BitextError(f"{tar.name!s}: {names[0]} has {len(sides[0])} sentences, {names[1]} {len(sides[1])}.")
+    return Bitext((sides[0], sides[1]), (names[0], names[1]), list(range(1, len(sides[0]) + 1)))
+
+
+def _joined(parts: list[Bitext]) -> Bitext:
+    source, target = ([line for part in parts for line in part.sides[side]] for side in (0, 1))
+    name = parts[0].files if len(parts) == 1 else ("test.de", "test.en")
+    return Bitext((source, target), name, list(range(1, len(source) + 1)))
+
+
+def _training_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The recipe's filter: lines about a talk go, titles and descriptions stay without their tags."""
+    for line in lines:
+        if not any(tag in line for tag in ("<url>", "<talkid>", "<keywords>")):
+            yield re.sub("</?(title|description)>", "", line)
+
+
+def _segments(lines: Iterable[str]) -> Iterator[str]:
+    """The sentences of a test set, its typographic apostrophes made plain as in the recipe."""
+    for line in lines:
+        if "<seg id" in line:
+            yield re.sub(r'<seg id="[0-9]*">\s*|\s*</seg>\s*', "", line).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")

@@ -1,0 +1,218 @@
+"""Translation data: fairseq's binarised sentence pairs in batches of bounded size.
+
+The batches of an epoch, their order and their padding are those of ``fairseq-train`` with the same seed and
+``--max-tokens``. A minibatch is ``((source, previous), targets)``: source tokens ``[B, S]`` padded on the left, the
+target shifted right ``[B, T]`` and the target ``[B, T]`` padded on the right, all int64. Padding in ``targets`` is
+torch's ``IGNORED``, so that whatever counts targets (loss, likelihood, error) leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llqr_sam.data.bitext import LANGUAGES
+from llqr_sam.data.randomness import generator
+from llqr_sam.data.streams import MissingDataError, check_sample_size
+from llqr_sam.fairseq_compat import ensure_fairseq
+
+CORPORA: tuple[str, ...] = ("iwslt14", "multi30k")
+IGNORED = -100
+MAX_POSITIONS = 1024  # tokens of a sentence and its end that a network takes, as in fairseq
+_MULTIPLE = 8  # fairseq's --required-batch-size-multiple
+
+Pair = tuple[tuple[Tensor, Tensor], Tensor]
+
+
+class PairBatches:
+    """Sentence pairs in batches of at most ``max_tokens`` tokens on either side, padding included.
+
+    Args:
+        pairs: fairseq's ``LanguagePairDataset``.
+        max_tokens: Bound on sentences times the longest side of a batch.
+        seed: Breaks ties between sentences of equal length.
+        device: Where batches are put.
+        name: The data set, for messages.
+
+    Raises:
+        ValueError: A sentence is longer than ``max_tokens``.
+    """
+
+    def __init__(self, pairs: Any, max_tokens: int, seed: int, device: torch.device, name: str) -> None:
+        from fairseq.data import data_utils
+
+        longest = max(int(pairs.src_sizes.max()), int(pairs.tgt_sizes.max()))
+        if longest > max_tokens:
+            raise ValueError(
+                f"protocol.max_tokens={max_tokens} does not fit dataset={name}: its longest line has {longest} tokens."
+            )
+        self.pairs = pairs
+        self._device = device
+        self._padding = pairs.tgt_dict.pad()
+        with data_utils.numpy_seed(seed):
+            order = pairs.ordered_indices()
+        self.batches = pairs.batch_by_size(order, max_tokens=max_tokens, required_batch_size_multiple=_MULTIPLE)
+
+    @property
+    def size(self) -> int:
+        """Number of sentence pairs."""
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[tuple[list[int], Pair]]:
+        """Every pair once: their numbers, and the minibatch."""
+        for batch in self.batches:
+            yield self.collate(batch)
+
+    def collate(self, chosen: Sequence[int]) -> tuple[list[int], Pair]:
+        """The minibatch of these pairs, longest source first, and their numbers in its order."""
+        sample = self.pairs.collater([self.pairs[int(i)] for i in chosen])
+        inputs, targets = sample["net_input"], sample["target"]
+        moved = [x.to(self._device) for x in (inputs["src_tokens"], inputs["prev_output_tokens"], targets)]
+        source, previous, targets = moved
+        return sample["id"].tolist(), ((source, previous), targets.masked_fill(targets == self._padding, IGNORED))
+
+
+class PairStream:
+    """Training minibatches: a ``TrainStream`` whose batches differ in size.
+
+    Args:
+        batches: The training pairs in batches.
+        seed: Decides, with the epoch, their order.
+    """
+
+    def __init__(self, batches: PairBatches, seed: int) -> None:
+        self._batches = batches
+        self._seed = seed
+        self.size = batches.size
+        self.steps_per_epoch = len(batches.batches)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+        """See ``TrainStream.batches``; epoch e is the (e + 1)th of fairseq, which counts from 1."""
+        from fairseq.data import data_utils
+
+        order = list(self._batches.batches)
+        with data_utils.numpy_seed(self._seed + epoch + 1):
+            np.random.shuffle(order)  # noqa: NPY002  # the generator that fairseq seeds
+        for batch in order[start:]:
+            yield self._batches.collate(batch)[1]
+
+    def sample(self, step: int, size: int) -> Pair:
+        """See ``TrainStream.sample``; ``size`` counts sentence pairs."""
+        check_sample_size(size, self.size)
+        order = torch.randperm(self.size, generator=generator("cpu", self._seed, "refresh order", step))
+        return self._batches.collate(order[:size].tolist())[1]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A loaded translation data set: fairseq dictionaries, training stream and validation batches."""
+
+    dictionaries: tuple[Any, Any]  # source, target
+    train: PairStream
+    valid: PairBatches
+
+
+def load_corpus(
+    name: str, *, path: Path | None, root: Path, max_tokens: int, seed: int, device: torch.device
+) -> Corpus:
+    """Load what scripts/prepare_iwslt14.py (or fairseq-preprocess) made.
+
+    Args:
+        name: One of ``CORPORA``.
+        path: The folder; None: under ``root``.
+        root: Where data sets are.
+        max_tokens: Bound on a batch, see ``PairBatches``.
+        seed: Decides the batches.
+        device: Where they are put.
+
+    Raises:
+        MissingFairseqError: fairseq is not installed.
+        MissingDataError: The folder or a file of it does not exist.
+        ValueError: Sides that do not correspond, a line that is empty or too long, a dictionary of other data.
+    """
+    ensure_fairseq()
+    folder = (path or root / name).expanduser()
+    if not folder.is_dir():
+        source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
+        raise MissingDataError(
+            f"dataset={name} is not at {folder}. Prepare it with: python scripts/prepare_iwslt14.py{source}"
+        )
+    dictionaries = _dictionary(folder, LANGUAGES[0]), _dictionary(folder, LANGUAGES[1])
+    train, valid = (
+        PairBatches(_pairs(folder, split, dictionaries), max_tokens, seed, device, name) for split in ("train", "valid")
+    )
+    return Corpus(dictionaries, PairStream(train, seed), valid)
+
+
+def _dictionary(folder: Path, language: str) -> Any:
+    from fairseq.data import Dictionary
+
+    file = _existing(folder / f"dict.{language}.txt")
+    try:
+        return Dictionary.load(str(file))
+    except Exception as error:  # fairseq raises of everything on another format
+        raise ValueError(f"{file} is not a dictionary of fairseq: {' '.join(str(error).split())}") from error
+
+
+def _pairs(folder: Path, split: str, dictionaries: tuple[Any, Any]) -> Any:
+    """The pairs of a split, every sentence checked."""
+    from fairseq.data import LanguagePairDataset
+
+    prefixes = [folder / f"{split}.{'-'.join(LANGUAGES)}.{language}" for language in LANGUAGES]
+    sides = [_side(prefix, dictionary) for prefix, dictionary in zip(prefixes, dictionaries, strict=True)]
+    source, target = sides
+    if len(source) != len(target):
+        raise ValueError(
+            f"{prefixes[0]}.bin has {len(source)} lines and {prefixes[1]}.bin {len(target)}: line "
+            f"{min(len(source), len(target)) + 1} has no other side."
+        )
+    return LanguagePairDataset(
+        source,
+        source.sizes,
+        dictionaries[0],
+        target,
+        target.sizes,
+        dictionaries[1],
+        left_pad_source=True,
+        left_pad_target=False,
+        shuffle=split == "train",
+    )
+
+
+def _side(prefix: Path, dictionary: Any) -> Any:
+    """One side of a split."""
+    from fairseq.data import data_utils
+
+    for suffix in (".bin", ".idx"):
+        _existing(prefix.with_name(prefix.name + suffix))
+    try:
+        side = data_utils.load_indexed_dataset(str(prefix), dictionary, "mmap")
+        sentences = [side[i] for i in range(len(side))]
+    except Exception as error:
+        raise ValueError(f"{prefix}.bin is damaged: {' '.join(str(error).split())}") from error
+    if not sentences:
+        raise ValueError(f"{prefix}.bin has no lines.")
+    for number, sentence in enumerate(sentences, start=1):
+        where = f"{prefix}.bin, line {number}"
+        if len(sentence) < 2:  # the end of the sentence alone
+            raise ValueError(f"{where}: the line is empty.")
+        if len(sentence) > MAX_POSITIONS:
+            raise ValueError(f"{where}: {len(sentence)} tokens, but a network takes {MAX_POSITIONS} at most.")
+        if int(sentence.max()) >= len(dictionary):
+            raise ValueError(
+                f"{where}: token {int(sentence.max())} is not in the dictionary, which has {len(dictionary)} words: it "
+                "was made for other data."
+            )
+    return side
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise MissingDataError(f"{file} is missing: the data set is incomplete.")
+    return file

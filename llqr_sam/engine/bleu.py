@@ -1,0 +1,89 @@
+"""Translations of the validation pairs and their BLEU, by fairseq and by sacreBLEU.
+
+Both see whole words, subwords put together. fairseq's score compares the tokenised text, as ``fairseq-generate
+--remove-bpe`` does; sacreBLEU compares the text with Moses' tokenisation undone, as fairseq's ``--eval-bleu-detok
+moses`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llqr_sam.data.bitext import LANGUAGES
+from llqr_sam.data.translation import PairBatches
+
+BEAM, LENGTH_PENALTY = 5, 1.0  # fairseq's recipe for IWSLT14, as are the lengths: at most 1.2 S + 10
+MAX_LENGTH = (1.2, 10)
+_JOINED = "subword_nmt"  # fairseq's name for taking "@@ " out
+
+
+class BleuScorer:
+    """BLEU against the target side of some pairs.
+
+    Args:
+        pairs: The pairs.
+        dictionaries: fairseq's, of source and target.
+    """
+
+    def __init__(self, pairs: Any, dictionaries: tuple[Any, Any]) -> None:
+        from sacrebleu.metrics import BLEU
+        from sacremoses import MosesDetokenizer
+
+        self._target = dictionaries[1]
+        self._detokeniser = MosesDetokenizer(LANGUAGES[1])
+        self._references = [self._target.string(pairs.tgt[i], _JOINED, escape_unk=True) for i in range(len(pairs))]
+        self._detokenised = [self._detokenise(line) for line in self._references]
+        self._sacrebleu = BLEU()
+        self.copy = self.of([dictionaries[0].string(pairs.src[i], _JOINED) for i in range(len(pairs))])
+        """Both scores of the source, taken for its own translation."""
+        self.signature = str(self._sacrebleu.get_signature())
+        """sacreBLEU's, of how it scores."""
+
+    def translations(self, model: nn.Module, batches: PairBatches) -> list[str]:
+        """The network's translation of every pair's source by beam search, as words; in the order of the pairs."""
+        from fairseq.sequence_generator import SequenceGenerator
+
+        generator = SequenceGenerator(
+            [model],
+            self._target,
+            beam_size=BEAM,
+            max_len_a=MAX_LENGTH[0],
+            max_len_b=MAX_LENGTH[1],
+            len_penalty=LENGTH_PENALTY,
+        )
+        found = [""] * batches.size
+        padding = batches.pairs.src_dict.pad()
+        for numbers, ((source, _), _) in batches:
+            inputs = {"src_tokens": source, "src_lengths": source.ne(padding).sum(dim=1)}
+            beams = generator.generate([model], {"net_input": inputs})
+            for number, hypotheses in zip(numbers, beams, strict=True):
+                found[number] = self._target.string(hypotheses[0]["tokens"].cpu(), _JOINED)
+        return found
+
+    def of(self, translations: Sequence[str]) -> tuple[float, float]:
+        """fairseq's BLEU and sacreBLEU, in percent, of a translation of every pair."""
+        detokenised = [self._detokenise(line) for line in translations]
+        sacrebleu = self._sacrebleu.corpus_score(detokenised, [self._detokenised]).score
+        return self._fairseq(translations), float(sacrebleu)
+
+    def _fairseq(self, translations: Sequence[str]) -> float:
+        from fairseq.data import Dictionary
+        from fairseq.scoring.bleu import BleuConfig, Scorer
+
+        words = Dictionary()  # of whole words, which have no number yet
+        scorer = Scorer(BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
+        for reference, translation in zip(self._references, translations, strict=True):
+            encoded: list[Tensor] = [
+                words.encode_line(line, add_if_not_exist=True, append_eos=True).to(torch.int32)
+                for line in (reference, translation)
+            ]
+            scorer.add(*encoded)
+        return float(scorer.score()) if any(translations) else 0.0
+
+    def _detokenise(self, line: str) -> str:
+        detokenised: str = self._detokeniser.detokenize(line.split())
+        return detokenised

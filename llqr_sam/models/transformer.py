@@ -1,0 +1,94 @@
+"""fairseq's Transformers for translation (Vaswani et al., arXiv 1706.03762), as modules from tokens to logits."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from llqr_sam.fairseq_compat import ensure_fairseq
+
+_SIZES: dict[str, dict[str, int]] = {
+    "transformer_iwslt": {},  # fairseq's transformer_iwslt_de_en: 6 + 6 layers, width 512, feed-forward 1024, 4 heads
+    "transformer_small": {"layers": 2, "embed_dim": 128, "ffn_embed_dim": 256, "attention_heads": 4},
+}
+
+TRANSFORMERS: tuple[str, ...] = tuple(_SIZES)
+
+
+class Translator(nn.Module):
+    """A fairseq encoder and decoder whose output is one tensor.
+
+    Args:
+        transformer: fairseq's model.
+        padding: Token that pads the source.
+    """
+
+    def __init__(self, transformer: nn.Module, padding: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._padding = padding
+
+    def forward(self, source: Tensor, previous: Tensor) -> Tensor:
+        """Logits of the next token.
+
+        Args:
+            source: Tokens ``[B, S]``, padded.
+            previous: Target tokens so far ``[B, T]``, padded.
+
+        Returns:
+            ``[B, T, V]``, V words of the target dictionary.
+        """
+        lengths = source.ne(self._padding).sum(dim=1)
+        logits: Tensor = self.transformer(source, lengths, previous)[0]
+        return logits
+
+
+def _leave_fused_layer(layer: Any) -> None:
+    """Take from an encoder layer of fairseq its copies of its own weights.
+
+    They are parameters that nothing trains, filled whenever weights are loaded, and read by torch's fused layer alone.
+    That one rounds otherwise and has no second derivative, so it is switched off.
+    """
+    for name in ("in_proj", "out_proj", "fc1", "fc2"):
+        delattr(layer, f"{name}_weight")
+        delattr(layer, f"{name}_bias")
+    layer.can_use_fastpath = False
+    layer._load_from_state_dict = partial(nn.Module._load_from_state_dict, layer)
+
+
+@dataclass(frozen=True)
+class _Dictionaries:
+    """What fairseq reads of its task."""
+
+    source_dictionary: Any
+    target_dictionary: Any
+
+
+def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: float) -> Translator:
+    """A network with fresh weights, drawn from the global generator as ``fairseq-train`` draws them.
+
+    Args:
+        name: One of ``TRANSFORMERS``.
+        dictionaries: fairseq's, of the source and of the target language.
+        dropout: Of embeddings and residual branches, in [0, 1); attention has none.
+
+    The decoder's input and output embeddings are one parameter, as in fairseq's recipe.
+    """
+    ensure_fairseq()
+    from fairseq.models.transformer import TransformerModel
+    from fairseq.models.transformer.transformer_legacy import transformer_iwslt_de_en
+
+    sizes = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in _SIZES[name].items()}
+    arguments = Namespace(**sizes, dropout=dropout, share_decoder_input_output_embed=True)
+    transformer_iwslt_de_en(arguments)
+    transformer: Any = TransformerModel.build_model(arguments, _Dictionaries(*dictionaries))
+    for key, buffer in transformer.named_buffers():
+        if key.endswith("_float_tensor"):  # fairseq reads its type alone and leaves its value to chance
+            buffer.zero_()
+    for layer in transformer.encoder.layers:
+        _leave_fused_layer(layer)
+    return Translator(transformer, dictionaries[0].pad())

@@ -1,0 +1,159 @@
+"""Preparing real captions: once, again, interrupted, and as fairseq-preprocess would."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llqr_sam.data import subwords
+from llqr_sam.data.bitext import BitextError
+from llqr_sam.data.download import PreparationError
+from llqr_sam.data.subwords import prepare_archive, prepare_folder
+from tests.data.test_bitext import TESTS, iwslt14, write
+
+pytestmark = pytest.mark.nmt
+
+BINARY = ("*.bin", "*.idx", "dict.*")
+
+
+def quiet(line: str) -> None:
+    """Hears nothing."""
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [file for pattern in BINARY for file in folder.glob(pattern)]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture
+def source(tmp_path: Path, shared: Path) -> Path:
+    """60, 5 and 5 captions."""
+    texts = {}
+    for split, stem, lines in (("train", "train", 60), ("valid", "val", 5), ("test", "test_2016_flickr", 5)):
+        for language in ("de", "en"):
+            text = (shared / "data" / "multi30k" / f"{stem}.{language}").read_text("utf-8")
+            texts[f"{split}_{language}"] = "\n".join(text.split("\n")[:lines]) + "\n"
+    return write(tmp_path / "source", **texts)
+
+
+def test_the_binaries_are_those_of_fairseq_preprocess(captions: Path, tmp_path: Path) -> None:
+    """From the same subwords, byte for byte."""
+    text = captions / "multi30k" / "subwords"
+    code = (
+        "from llqr_sam.fairseq_compat import ensure_fairseq; ensure_fairseq()\n"
+        "from fairseq_cli.preprocess import cli_main; cli_main()"
+    )
+    options = ["--source-lang=de", "--target-lang=en", f"--destdir={tmp_path}", "--workers=1"]
+    prefixes = [f"--{split}pref={text / split}" for split in ("train", "valid", "test")]
+    subprocess.run([sys.executable, "-c", code, *options, *prefixes], check=True, capture_output=True)
+    expected = contents(tmp_path)
+    assert len(expected) == 14
+    assert contents(captions / "multi30k") == expected
+
+
+def test_words_are_lower_case_and_joined_again(captions: Path, shared: Path) -> None:
+    cut = (captions / "multi30k" / "subwords" / "train.en").read_text("utf-8").split("\n")
+    assert any("@@ " in line for line in cut)
+    first = (shared / "data" / "multi30k" / "train.en").read_text("utf-8").split("\n")[0]
+    assert cut[0].replace("@@ ", "").replace(" ", "") == first.lower().replace(" ", "")
+
+
+def test_a_second_call_finds_it_and_other_text_is_refused(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "data" / "multi30k"
+    assert prepare_folder(target, source, merges=50, say=quiet)
+    before = contents(target)
+    assert not prepare_folder(target, source, merges=50, say=quiet)
+    with pytest.raises(BitextError, match="made from other text or settings"):
+        prepare_folder(target, source, merges=60, say=quiet)
+    (source / "valid.en").write_text("a\nb\nc\nd\ne\n")
+    with pytest.raises(BitextError, match="made from other text or settings"):
+        prepare_folder(target, source, merges=50, say=quiet)
+    assert contents(target) == before
+
+
+@pytest.mark.parametrize("step", ["_text", "_code", "_cut", "_binarise"])
+def test_interrupted_in_any_step_it_goes_on(
+    step: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stands under the final name before it is whole, and the result is that of an undisturbed call."""
+    whole, target = tmp_path / "whole", tmp_path / "data" / "multi30k"
+    prepare_folder(whole, source, merges=50, say=quiet)
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(subwords, step, interrupted)
+        prepare_folder(target, source, merges=50, say=quiet)
+    assert not target.exists()
+    heard: list[str] = []
+    assert prepare_folder(target, source, merges=50, say=heard.append)
+    assert ("tokenising" in heard) == (step == "_text")
+    assert contents(target) == contents(whole)
+    assert not list(target.parent.glob(".*.partial"))
+
+
+def test_half_a_step_is_done_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine stops while the second of six files is written."""
+    whole, target = tmp_path / "whole", tmp_path / "multi30k"
+    prepare_folder(whole, source, merges=50, say=quiet)
+    write_split, calls = subwords._write, []
+
+    def failing(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        write_split(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr(subwords, "_write", failing)
+        prepare_folder(target, source, merges=50, say=quiet)
+    prepare_folder(target, source, merges=50, say=quiet)
+    assert contents(target) == contents(whole)
+
+
+def test_text_that_is_cut_already(source: Path, tmp_path: Path) -> None:
+    """Subwords are joined again, and escapes of Moses' stay what they are."""
+    line = "it &apos;s a li@@ ttle hou@@ se\n"
+    write(source, valid_de=line * 5, valid_en=line * 5)
+    prepare_folder(tmp_path / "data", source, merges=50, tokenised=True, say=quiet)
+    words = (tmp_path / "data" / "text" / "valid.de").read_text().split("\n")[0]
+    assert words == "it &apos;s a little house"
+
+
+def test_a_line_beyond_max_positions_is_named(source: Path, tmp_path: Path) -> None:
+    lines = (source / "test.de").read_text().split("\n")
+    lines[2] = "wort " * 1100
+    (source / "test.de").write_text("\n".join(lines))
+    with pytest.raises(BitextError, match=r"test.de, line 3: \d+ tokens, but a network takes 1023 at most"):
+        prepare_folder(tmp_path / "data", source, merges=50, say=quiet)
+
+
+def test_the_archive_from_a_local_copy_and_by_download(tmp_path: Path) -> None:
+    """No checksum is known: a download is refused with what it has, and accepted when that is given back."""
+    archive = iwslt14(tmp_path / "de-en.tgz", repeat=30)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    heard: list[str] = []
+    assert prepare_archive(tmp_path / "a" / "iwslt14", merges=5, archive=archive, say=heard.append)
+    assert f"{archive}: SHA-256 {digest}" in heard
+    assert "90 training pairs, 0 dropped as too long, empty or too unlike in length" in heard
+    counts = {
+        s: len((tmp_path / f"a/iwslt14/text/{s}.de").read_text().splitlines()) for s in ("train", "valid", "test")
+    }
+    assert counts == {"train": 87, "valid": 3, "test": 5}
+    assert (tmp_path / "a/iwslt14/text/test.en").read_text().startswith(f"it &apos;s {TESTS[0].lower()}")
+
+    target, url = tmp_path / "b" / "iwslt14", archive.as_uri()
+    with pytest.raises(PreparationError, match=f"has SHA-256 {digest}, but nobody has published") as caught:
+        prepare_archive(target, merges=5, url=url, say=quiet)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PreparationError, match="instead of 00; the download was deleted"):
+        prepare_archive(target, merges=5, url=url, sha256="00", say=quiet)
+    assert prepare_archive(target, merges=5, url=url, sha256=digest, say=quiet)
+    assert contents(target) == contents(tmp_path / "a" / "iwslt14")
+    assert not prepare_archive(target, merges=5, url=url, say=quiet)  # it is there: nothing is downloaded
+    assert not list(target.parent.glob(".*.part"))
