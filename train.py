@@ -6,6 +6,7 @@
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 status=true                                  how far they are; without a table, of all
+    python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
 same command continues.
@@ -20,12 +21,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from llqr_sam.engine.timing import read_timings
+from llqr_sam.report.cadence import cadence, overview
 from llqr_sam.suite.errors import exit_status
 from llqr_sam.suite.grid import check_sweep, plan
 from llqr_sam.suite.launch import launch
 from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.schema import register
 from llqr_sam.suite.status import Status
+from llqr_sam.suite.timings import measurements, timings_folder
 from llqr_sam.suite.words import checked_arguments
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
@@ -46,11 +50,26 @@ def run(config: DictConfig) -> int:
     if config.status and config.table is None:
         print(*every_table(words, *places), sep="\n")
         return 0
+    if config.table is not None and config.table.timing is not None:
+        return time_networks(config, words)
     status = Status.of(plan(config, words), *places)
     if not (config.status or config.dry_run):
         return launch(status, config)
     print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
     return 0
+
+
+def time_networks(config: DictConfig, words: list[str]) -> int:
+    """Measure what is missing of a table of times, then show it."""
+    here = measurements(config, words)
+    if config.status or config.dry_run:
+        print(*here.lines(), sep="\n")
+        return 0
+    status = here.measure()
+    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
+    print(*overview(cadence(config.table, timings)), sep="\n")
+    return status
 
 
 def main() -> int:

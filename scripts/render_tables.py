@@ -14,6 +14,10 @@ import shlex
 import sys
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from llqr_sam.engine.timing import read_timings
+from llqr_sam.report.cadence import cadence, write_cadence
 from llqr_sam.report.curves import draw_curves
 from llqr_sam.report.entries import EntryKind, build_table
 from llqr_sam.report.paper import read_accuracy
@@ -22,6 +26,7 @@ from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError, exit_status
 from llqr_sam.suite.grid import plan
 from llqr_sam.suite.status import Status
+from llqr_sam.suite.timings import timings_folder
 from llqr_sam.suite.words import groups
 
 PLACES = (
@@ -57,6 +62,9 @@ def render(words: list[str], kind: EntryKind) -> None:
     unknown = set(config.table.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
+    if config.table.timing is not None:
+        render_times(config)
+        return
     paths = config.paths
     status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)
     command = shlex.join(["python", "train.py", *(word for word in words if not word.startswith(PLACES))])
@@ -66,6 +74,16 @@ def render(words: list[str], kind: EntryKind) -> None:
         written.append(Path(config.table.curves))
     print(*status.damage(), sep="\n", end="\n" if status.damaged else "", file=sys.stderr)
     print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
+
+
+def render_times(config: DictConfig) -> None:
+    """Render a table of times and say what was written."""
+    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    sections = cadence(config.table, timings)
+    written = write_cadence(config.table, sections, Path(config.table.output))
+    print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
+    measured = sum(section.timing is not None for section in sections)
+    print(f"table={config.table.number}  {measured} measured  ->  {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import matplotlib.image
+import numpy as np
+import pytest
 
-from llqr_sam.report.curves import COLOURS, OTHER, draw_curves
+from llqr_sam.report.curves import curves_of, draw_convergence, draw_curves
+from llqr_sam.report.drawing import COLOURS, OTHER, NoRecords
 from llqr_sam.suite.status import Status
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -29,3 +32,29 @@ def test_draws_nothing_from_nothing(tmp_path):
 def test_every_method_of_the_demo_has_its_colour():
     assert {run.cell.method for run in RUNS} == set(COLOURS)
     assert len({*COLOURS.values(), OTHER}) == len(COLOURS) + 1
+
+
+def test_curves_are_as_long_as_the_shortest_run_and_in_the_order_of_the_plan(tmp_path):
+    write_record(tmp_path, RUNS[3], [50.0, 60.0])
+    write_record(tmp_path, RUNS[0], [10.0, 20.0, 30.0])
+    write_record(tmp_path, RUNS[1], [20.0, 10.0])
+    first, second = curves_of(Status.of(RUNS, tmp_path))
+    assert (first.cell.method, second.cell.method) == ("sgdm", "llqr")
+    np.testing.assert_array_equal(first.score, [[10.0, 20.0], [20.0, 10.0]])
+    np.testing.assert_array_equal(first.seconds, [[1.0, 2.0], [1.0, 2.0]])
+    assert first.best == 20.0
+
+
+def test_convergence_of_a_table(tmp_path):
+    """Figure 1 of another table, by its words: one row of two panels."""
+    for number, run in enumerate(RUNS[:9]):
+        write_record(tmp_path, run, [50.0 + number, 60.0 + number, 65.0])
+    (path,) = draw_convergence("1", tmp_path, tmp_path / "figures", ["table=demo"])
+    assert path == tmp_path / "figures" / "figure_01.png"
+    height, width, _ = matplotlib.image.imread(path).shape
+    assert (width, height) == (1625, 598)
+
+
+def test_convergence_without_records(tmp_path):
+    with pytest.raises(NoRecords, match="python train.py table=6"):
+        draw_convergence("4", tmp_path, tmp_path)
