@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import DatasetInfo
+from llqr_sam.data.streams import DatasetInfo, Splits
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.checkpoint import CheckpointStore
@@ -21,7 +22,7 @@ from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import StopRequest
 from llqr_sam.engine.losses import Diverged
 from llqr_sam.engine.observer import Observer
-from llqr_sam.engine.record import SCHEMA_VERSION, Metrics, Record
+from llqr_sam.engine.record import SCHEMA_VERSION, Metrics, Record, Sharpness
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
 from llqr_sam.engine.trainer import Trainer
@@ -41,6 +42,7 @@ class RunOptions:
     workers: int = 4  # processes that read folder data sets
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
     keep_weights: bool = False  # write weights.pt at the end
+    sharpness_rho: float | None = None  # measure sharpness at the end, m-sharpness at this radius; None: do not
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
@@ -60,6 +62,7 @@ def execute(settings: RunSettings, options: RunOptions, observers: Sequence[Obse
     good checkpoint in place; a finished one clears its checkpoints.
     """
     settings.validate()
+    require_sharpness(options.sharpness_rho is not None)
     device = devices.resolve(options.device)
     with devices.arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
         stop = StopRequest()
@@ -85,18 +88,7 @@ def _prepare(
     """Data, network, method and loop; the network's initial weights are a function of the seed."""
     watch = Stopwatch(device)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    splits = data.load(
-        settings.dataset.name,
-        path=options.data_path,
-        root=options.data_root,
-        label_noise=settings.dataset.label_noise,
-        crop=settings.dataset.crop,
-        augment=settings.protocol.augment,
-        batch_size=settings.protocol.batch_size,
-        seed=settings.seed,
-        device=device,
-        workers=options.workers,
-    )
+    splits = _load(settings, options, device, augment=settings.protocol.augment)
     torch.manual_seed(settings.seed)
     model = _model(settings, splits.info, device)
     return Trainer(
@@ -110,6 +102,21 @@ def _prepare(
         started=started,
         checkpoint_minutes=options.checkpoint_minutes,
         observers=observers,
+    )
+
+
+def _load(settings: RunSettings, options: RunOptions, device: torch.device, *, augment: bool) -> Splits:
+    return data.load(
+        settings.dataset.name,
+        path=options.data_path,
+        root=options.data_root,
+        label_noise=settings.dataset.label_noise,
+        crop=settings.dataset.crop,
+        augment=augment,
+        batch_size=settings.protocol.batch_size,
+        seed=settings.seed,
+        device=device,
+        workers=options.workers,
     )
 
 
@@ -159,7 +166,27 @@ def _run(trainer: Trainer, options: RunOptions, observers: Sequence[Observer]) -
         seconds=trainer.watch.seconds(),
         started=progress.started,
         resumes=progress.resumes,
+        sharpness=_sharpness(trainer, options) if status == "finished" else None,
     )
+
+
+def require_sharpness(wanted: bool) -> None:
+    """Check that sharpness can be measured where it is wanted.
+
+    Raises:
+        ValueError: the package that measures it is not installed.
+    """
+    if wanted and importlib.util.find_spec("curvlinops") is None:
+        raise ValueError("sharpness=true needs curvlinops, which is not installed: pip install -e '.[sharpness]'")
+
+
+def _sharpness(trainer: Trainer, options: RunOptions) -> Sharpness | None:
+    if options.sharpness_rho is None:
+        return None
+    from llqr_sam.engine import sharpness  # needs curvlinops, which other runs do not
+
+    train = _load(trainer.settings, options, trainer.device, augment=False).train
+    return sharpness.measure(trainer.model, train, trainer.loss, options.sharpness_rho)
 
 
 @contextlib.contextmanager

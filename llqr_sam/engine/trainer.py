@@ -109,7 +109,7 @@ class Trainer:
         self.bfloat16 = precision.autocast == "bfloat16"
         self.minibatch = Minibatch(
             torch.compile(model) if precision.compile else model,
-            self._loss,
+            self.loss,
             method.optimizer.zero_grad,
             watch,
             device,
@@ -234,7 +234,7 @@ class Trainer:
             inputs, targets = self.splits.train.sample(step, size)
         try:
             with self.watch("refresh"):
-                report = metric.refresh(self._formatted(inputs), targets, self._loss)
+                report = metric.refresh(self._formatted(inputs), targets, self.loss)
         except RefreshError as error:
             raise Diverged(f"the refresh before step {step} failed: {error}") from error
         if not report.accepted:
@@ -284,7 +284,8 @@ class Trainer:
             self.save()
             self.last_save = time.monotonic()
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss that is trained."""
         return F.cross_entropy(outputs, targets, label_smoothing=self.settings.protocol.label_smoothing)
 
     def _formatted(self, inputs: Tensor) -> Tensor:

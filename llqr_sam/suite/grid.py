@@ -39,6 +39,7 @@ class Planned:
     settings: RunSettings
     data_path: Path | None
     workers: int
+    sharpness_rho: float | None = None  # measure sharpness at the end, at the protocol's rho
 
     @property
     def run_id(self) -> str:
@@ -125,6 +126,7 @@ def _planned(config: DictConfig, folder: str) -> Planned:
         settings=settings,
         data_path=Path(config.dataset.path) if config.dataset.path else None,
         workers=config.dataset.workers,
+        sharpness_rho=config.protocol.methods.rho if config.sharpness else None,
     )
 
 

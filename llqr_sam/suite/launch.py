@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.run import RunOptions
+from llqr_sam.engine.run import RunOptions, require_sharpness
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
@@ -38,9 +38,12 @@ def launch(status: Status, config: DictConfig) -> int:
     record and is no failure. A run that somebody else trains is left alone.
     """
     _check_choices(config)
+    _check_sharpness(config.sharpness)
     retried = ("failed", "diverged") if config.retry == "failed" else ()
     chosen = status.select("missing", *retried)
     _say(*status.damage())
+    if config.sharpness:
+        _say(*_unmeasured(status))
     if len(status.runs) > 1:
         _say(status.total())
     elif not chosen:
@@ -56,6 +59,14 @@ def launch(status: Status, config: DictConfig) -> int:
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
     return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
+
+
+def _unmeasured(status: Status) -> Iterator[str]:
+    """What sharpness=true comes too late for."""
+    finished = [record for record in status.records.values() if record.status == "finished"]
+    without = sum(record.sharpness is None for record in finished)
+    if without:
+        yield f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training"
 
 
 def _already(status: Status) -> int:
@@ -146,6 +157,7 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         workers=run.workers,
         checkpoint_minutes=config.checkpoint_minutes,
         keep_weights=config.keep_weights,
+        sharpness_rho=run.sharpness_rho,
         git=None if base == Path() else provenance.git_state(),
     )
     logger = config.logger
@@ -173,6 +185,13 @@ def _check_choices(config: DictConfig) -> None:
             raise UsageError(
                 f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
             )
+
+
+def _check_sharpness(wanted: bool) -> None:
+    try:
+        require_sharpness(wanted)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_device(name: str) -> None:
