@@ -5,6 +5,7 @@
     python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
+    python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
     python train.py table=2 status=true                                  how far they are; without a table, of all
     python train.py table=10                                             a table of times: measured here, not trained
 
@@ -28,6 +29,7 @@ from llqr_sam.suite.grid import check_sweep, plan
 from llqr_sam.suite.launch import launch
 from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.schema import register
+from llqr_sam.suite.selection import conclude
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.timings import measurements, timings_folder
 from llqr_sam.suite.words import checked_arguments
@@ -53,10 +55,14 @@ def run(config: DictConfig) -> int:
     if config.table is not None and config.table.timing is not None:
         return time_networks(config, words)
     status = Status.of(plan(config, words), *places)
-    if not (config.status or config.dry_run):
-        return launch(status, config)
-    print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
-    return 0
+    exit_code = 0
+    if config.status or config.dry_run:
+        print(*(Overview(status, places[1]).lines() if config.status else status.lines()), sep="\n")
+    else:
+        exit_code = launch(status, config)
+    if config.select is not None:
+        print(*conclude(Status.of(status.runs, *places), config), sep="\n")
+    return exit_code
 
 
 def time_networks(config: DictConfig, words: list[str]) -> int:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = ".tmp"  # suffix of a file that is not finished
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """Open a temporary file in ``path``'s folder that takes ``path``'s place when the block ends.
 
     Args:
@@ -21,6 +20,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     If the block raises, ``path`` is as it was and the temporary file is gone; if the machine stops, ``path`` is as it
     was and a ``*.tmp`` file is left behind.
     """
+    return _placing(path, os.replace)
+
+
+def creating(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Like ``replacing``, but never in the place of another file; the file system must have hard links.
+
+    Raises:
+        FileExistsError: when the block ends, if ``path`` is taken by then.
+    """
+    return _placing(path, os.link)
+
+
+@contextlib.contextmanager
+def _placing(path: Path, place: Callable[[Path, Path], None]) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -28,10 +41,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+        place(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 

@@ -1,8 +1,8 @@
 """The run record: all that a table is made from, one JSON file a run.
 
-A record is written once, at the end of a run, and never half: see ``llqr_sam.engine.atomic``. Equal runs give equal
-bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses below, key by
-key and type by type, is refused.
+A record is written once, at the end of a run, never half and never over another: see ``llqr_sam.engine.atomic``. Equal
+runs give equal bytes but for times. A number that is not finite is ``null``; a record that does not fit the dataclasses
+below, key by key and type by type, is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llqr_sam.engine.atomic import replacing
+from llqr_sam.engine.atomic import creating
 from llqr_sam.engine.typed_json import from_json, one_line, to_json
 
 SCHEMA_VERSION = 1
@@ -123,10 +123,23 @@ class Record:
         """Sorted keys, one space of indent, a newline at the end."""
         return to_json(self)
 
-    def write(self, path: Path) -> None:
-        """Create or replace the file ``path``, atomically."""
-        with replacing(path) as file:
-            file.write(self.to_json().encode())
+    def write(self, path: Path) -> Path:
+        """Create the file ``path``, or where that is taken the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
+
+        Returns:
+            The file: whole, and new.
+        """
+        free, number = path, 1
+        while True:
+            try:
+                with creating(free) as file:
+                    file.write(self.to_json().encode())
+                return free
+            except FileExistsError:
+                if not free.exists():
+                    raise  # a folder above it is a file
+                number += 1
+                free = path.with_suffix(f".{number}{path.suffix}")
 
 
 def read_record(path: Path) -> Record:

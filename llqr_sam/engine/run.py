@@ -35,7 +35,7 @@ class RunOptions:
     """How and where a run is carried out: nothing here changes its result."""
 
     workspace: Path  # checkpoints, logs and kept weights: workspace/<run_id>/
-    record_path: Path
+    record_path: Path  # or beside it, if the name is taken
     data_path: Path | None = None  # archive or folder of the data set; None: under data_root
     data_root: Path = Path("data")
     device: str = "auto"  # auto | cpu | cuda | cuda:<index>

@@ -32,7 +32,7 @@ def from_json(kind: type[T], content: bytes, version: int) -> T:
         raise ValueError(f"a record is an object, not {_json_name(tree)}")
     found = tree.get("schema")
     if found != version or isinstance(found, bool):
-        raise ValueError(f"schema is {found!r}, this version reads {version}")
+        raise ValueError(f"schema is {found!r}, this version reads {version}{_advice(tree, version)}")
     instance = _parse(kind, tree, "")
     assert isinstance(instance, kind)
     return instance
@@ -41,6 +41,16 @@ def from_json(kind: type[T], content: bytes, version: int) -> T:
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _advice(tree: dict[str, Any], version: int) -> str:
+    """What to do about a record of another schema version; nothing to say of JSON that is no record."""
+    found = tree.get("schema")
+    if not isinstance(found, int) or isinstance(found, bool):
+        return ""
+    if found > version:
+        return ": update the code to read it"
+    return f": the code of its commit, {tree.get('git_commit')}, reads it; here its run counts as missing"
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:

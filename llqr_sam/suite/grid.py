@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llqr_sam.engine.settings import RunSettings
+from llqr_sam.suite.choices import Choice, apply, candidates, check_select, choices, selection_of
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.resolve import run_settings
@@ -40,6 +41,7 @@ class Planned:
     data_path: Path | None
     workers: int
     sharpness_rho: float | None = None  # measure sharpness at the end, at the protocol's rho
+    choices: tuple[Choice, ...] = ()  # what it uses of the hyper-parameters that its table selects
 
     @property
     def run_id(self) -> str:
@@ -61,14 +63,15 @@ def plan(config: DictConfig, words: Sequence[str]) -> list[Planned]:
             others hold for every run.
 
     Raises:
-        UsageError: an impossible value, or a choice that leaves no run.
+        UsageError: an impossible value, a choice that leaves no run, or ``select=`` without such a selection.
+
+    With ``select=`` they are the runs of the table's baseline at each candidate, in every row.
     """
+    check_select(config, words)
     if config.table is None:
         return [_planned(config, "adhoc")]
     chosen = _chosen(words)
-    runs = [
-        run for cell in _cells(config.table) if _matches(cell, chosen) for run in _seeds(config, cell, words, chosen)
-    ]
+    runs = list(_runs(config, words, chosen))
     if not runs:
         asked = " ".join(f"{key}={','.join(options)}" for key, options in chosen.items())
         raise UsageError(f"table={config.table.number} has no run with {asked}. It has {_axes(config.table)}.")
@@ -93,26 +96,46 @@ def _axes(table: DictConfig) -> str:
     return "; ".join(f"{axis} {', '.join(map(str, values))}" for axis, values in axes.items())
 
 
-def _cells(table: DictConfig) -> Iterator[Cell]:
-    """Cells row by row, in the order of the table's file."""
-    for dataset, arch, noise, method in product(table.datasets, table.archs, table.label_noise, table.methods):
+def _runs(config: DictConfig, words: Sequence[str], chosen: dict[str, list[str]]) -> Iterator[Planned]:
+    """The runs of a table, cell by cell in the order of its file, or of a selection, candidate by candidate."""
+    common = [word for word in words if word.partition("=")[0].partition(".")[0] != "table" and not _is_axis(word)]
+    for dataset, arch in product(config.table.datasets, config.table.archs):
+        cells = [cell for cell in _cells(config, dataset, arch) if _matches(cell, chosen)]
+        if not cells:
+            continue
+        selecting = config.select is not None
+        uses = candidates(config, dataset, arch, common) if selecting else [choices(config, dataset, arch, common)]
+        for used, cell in product(uses, cells):
+            yield from _seeds(config, cell, used, common, chosen.get("seed"))
+
+
+def _cells(config: DictConfig, dataset: str, arch: str) -> Iterator[Cell]:
+    """The cells of a data set and network; a selection has its baseline alone, on clean labels."""
+    table = config.table
+    if config.select is not None:
+        yield Cell(dataset, arch, 0.0, selection_of(config).optim, None)
+        return
+    for noise, method in product(table.label_noise, table.methods):
         yield Cell(dataset, arch, noise, method.optim, method.geometry)
 
 
-def _seeds(config: DictConfig, cell: Cell, words: Sequence[str], chosen: dict[str, list[str]]) -> Iterator[Planned]:
-    """The cell's runs: composed once, copied for each seed."""
-    seeds = [seed for seed in config.table.seeds if str(seed) in chosen.get("seed", [str(seed)])]
+def _seeds(
+    config: DictConfig, cell: Cell, used: tuple[Choice, ...], common: Sequence[str], asked: Sequence[str] | None
+) -> Iterator[Planned]:
+    """The cell's runs: composed once, copied for each seed (of those asked for, if any are)."""
+    seeds = [seed for seed in config.table.seeds if asked is None or str(seed) in asked]
     if not seeds:
         return
-    common = [word for word in words if word.partition("=")[0].partition(".")[0] != "table" and not _is_axis(word)]
     own = [f"dataset={cell.dataset}", f"arch={cell.arch}", f"dataset.label_noise={cell.label_noise}"]
     own += [f"optim={cell.method}"] + ([f"geometry={cell.geometry}"] if cell.geometry else [])
-    first = _planned(compose_config([*own, *common]), table_folder(config.table.number))
+    composed = compose_config([*own, *common])
+    apply(used, composed)
+    first = _planned(composed, table_folder(config.table.number), used)
     for seed in seeds:
         yield replace(first, settings=replace(first.settings, seed=seed))
 
 
-def _planned(config: DictConfig, folder: str) -> Planned:
+def _planned(config: DictConfig, folder: str, used: tuple[Choice, ...] = ()) -> Planned:
     settings = run_settings(config)
     return Planned(
         folder=folder,
@@ -127,6 +150,7 @@ def _planned(config: DictConfig, folder: str) -> Planned:
         data_path=Path(config.dataset.path) if config.dataset.path else None,
         workers=config.dataset.workers,
         sharpness_rho=config.protocol.methods.rho if config.sharpness else None,
+        choices=used,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from llqr_sam.engine.run import RunOptions
 from llqr_sam.engine.settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings, RunSettings
 from llqr_sam.methods.factory import MethodSpec
-from llqr_sam.suite.traces import failure_path, find_record
+from llqr_sam.suite.traces import failure_path, find_record, record_files
 
 PATHS = ("workspace", "record_path", "data_path", "data_root")
 
@@ -44,8 +44,12 @@ class Job:
 
     def outcome(self) -> str | None:
         """Digest of the run's record, or else of its failure; ``None`` while it has neither."""
-        found, _ = find_record(self.run_id, sorted((self.results / "runs").glob(f"*/{self.run_id}.json")))
-        return digest(found[0] if found else failure_path(self.folder))
+        return digest(self.record_file() or failure_path(self.folder))
+
+    def record_file(self) -> Path | None:
+        """The record that counts, if the run has one."""
+        found, _ = find_record(self.run_id, record_files(self.results, self.run_id).get(self.run_id, []))
+        return found[0] if found else None
 
     def to_json(self) -> str:
         """One line."""

@@ -41,7 +41,7 @@ def launch(status: Status, config: DictConfig) -> int:
     _check_sharpness(config.sharpness)
     retried = ("failed", "diverged") if config.retry == "failed" else ()
     chosen = status.select("missing", *retried)
-    _say(*status.damage())
+    _say(*status.choices(), *status.damage())
     if config.sharpness:
         _say(*_unmeasured(status))
     if len(status.runs) > 1:
@@ -107,7 +107,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             _say(f"failed: {job.run_id}: {type(error).__name__}{': ' + lines[-1] if lines else ''}")
             continue
         if alone:
-            print(f"{job.run_id} is {result(record)}\nrecord: {job.options.record_path}")
+            print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")
     return _failures(failed, len(jobs))
 
 
@@ -150,7 +150,7 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
     record = status.paths.get(run.run_id)
     options = RunOptions(
         workspace=workspace,
-        record_path=base / record if record else results / "runs" / run.folder / f"{run.run_id}.json",
+        record_path=results / "runs" / run.folder / f"{run.run_id}.json",
         data_path=base / run.data_path.expanduser() if run.data_path else None,
         data_root=base / Path(config.paths.data).expanduser(),
         device=config.device,

@@ -53,11 +53,13 @@ class Overview:
         self._epochs = {run_id: epochs for run_id, epochs in found.items() if epochs is not None}
 
     def lines(self, *, brief: bool = False) -> Iterator[str]:
-        """A line a run, then damaged records, totals and hours; ``brief`` leaves out what waits or is finished."""
+        """A line a run, choices, damaged records, totals, hours; ``brief`` leaves out what waits or is finished."""
         runs = self.status.select("running", "failed", "diverged") if brief else self.status.runs
         width = max((len(run.run_id) for run in runs), default=0)
         for run in runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"
+        if not brief:
+            yield from self.status.choices()
         yield from self.status.damage()
         yield self.status.total().replace(" missing", " waiting")
         yield str(self.hours())

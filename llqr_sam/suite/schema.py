@@ -117,6 +117,15 @@ class TimingConfig:
 
 
 @dataclass
+class TableSelection:
+    """A hyper-parameter that a table's rows select by their baseline: ``select=<last word of key>``."""
+
+    key: str = MISSING  # protocol.methods.weight_decay
+    candidates: list[float] = MISSING
+    optim: str = MISSING  # the baseline
+
+
+@dataclass
 class TableConfig:
     """What a table runs and how it is laid out."""
 
@@ -129,6 +138,8 @@ class TableConfig:
     output: str = MISSING  # path without suffix
     label_noise: list[float] = field(default_factory=lambda: [0.0])
     metric: str = "top1"
+    baseline: str = "sgdm"  # optimizer whose column the others are compared with, where the table has it
+    selections: list[TableSelection] = field(default_factory=list)  # each with the choices of those before it
     formats: list[str] = field(default_factory=lambda: ["md", "csv", "tex"])
     timing: TimingConfig | None = None
     curves: str | None = None  # path of the picture of test accuracy against epoch
@@ -151,6 +162,7 @@ class Config:
     logger: LoggerConfig = MISSING
     dry_run: bool = False
     status: bool = False
+    select: str | None = None  # weight_decay: run the baseline at each candidate and keep the best for the table
     retry: str | None = None  # failed: also runs that failed or diverged
     stale_minutes: float = 10.0
     device: str = "auto"

@@ -10,7 +10,7 @@ from pathlib import Path
 from llqr_sam.engine.record import Record
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.lock import Owner, holder
-from llqr_sam.suite.traces import Failure, find_record, read_failure
+from llqr_sam.suite.traces import Failure, find_record, read_failure, record_files
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
 
@@ -25,7 +25,7 @@ class Status:
     runs: tuple[Planned, ...]
     records: dict[str, Record]  # run id -> record
     paths: dict[str, Path]  # run id -> its file
-    damaged: tuple[str, ...]  # one line each: file and reason
+    damaged: tuple[str, ...]  # one line for each record that does not count: file and reason
     failures: dict[str, Failure] = field(default_factory=dict)  # run id -> why, for runs without a record
     owners: dict[str, Owner] = field(default_factory=dict)  # run id -> who trains it now
 
@@ -37,13 +37,11 @@ class Status:
 
         Args:
             runs: The plan.
-            results: Holds ``runs/*/<run_id>.json``.
+            results: Holds ``runs/*/<run_id>.json`` (and ``.2.json`` after a retry).
             workspace: Holds the locks and failures of runs; ``None``: look at records alone.
             stale_minutes: A lock without a heartbeat for so long means nothing.
         """
-        files: dict[str, list[Path]] = {}
-        for path in sorted((results / "runs").glob("*/*.json")):
-            files.setdefault(path.stem, []).append(path)
+        files = record_files(results)
         status = cls(tuple(runs), {}, {}, (), {}, {})
         damaged: list[str] = []
         for run_id in dict.fromkeys(run.run_id for run in runs):
@@ -78,12 +76,18 @@ class Status:
         return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self) -> Iterator[str]:
-        """The plan as text: a line a run, the damaged records, the total."""
+        """The plan as text: a line a run, what was selected, the damaged records, the total."""
         width = max(len(run.run_id) for run in self.runs)
         for run in self.runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"
+        yield from self.choices()
         yield from self.damage()
         yield self.total()
+
+    def choices(self) -> Iterator[str]:
+        """A line for each hyper-parameter that the runs' tables select, and each row."""
+        used = dict.fromkeys(choice for run in self.runs for choice in run.choices)
+        return (str(choice) for choice in used if choice.origin != "candidate")
 
     def line(self, run: Planned) -> str:
         """A run in a few words."""
@@ -96,9 +100,9 @@ class Status:
         return kind if kind == "missing" else result(self.records[run.run_id])
 
     def damage(self) -> Iterator[str]:
-        """A line for each damaged record."""
+        """A line for each record that is damaged, or is its run's second."""
         for reason in self.damaged:
-            yield f"damaged record, skipped: {reason}"
+            yield f"record not counted: {reason}"
 
     def total(self) -> str:
         """``140 runs: 12 finished, 1 diverged, 127 missing``."""

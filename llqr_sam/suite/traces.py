@@ -11,6 +11,7 @@ import logging
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,20 +112,37 @@ def read_progress(folder: Path) -> Epochs | None:
     return _read(progress_path(folder), Epochs)
 
 
-def find_record(run_id: str, candidates: list[Path]) -> tuple[tuple[Path, Record] | None, list[str]]:
-    """The first readable record of a run among files of its name, and a line for each damaged one before it."""
-    damaged: list[str] = []
+def record_files(results: Path, run_id: str = "") -> dict[str, list[Path]]:
+    """Files named after a run, or after each: ``<run_id>.json``, ``<run_id>.2.json`` ..., folder by folder."""
+    files: dict[str, list[Path]] = {}
+    found = (results / "runs").glob(f"*/{run_id}*.json")
+    for path in sorted(found, key=lambda path: (path.parent, len(path.name), path.name)):
+        files.setdefault(path.name.partition(".")[0], []).append(path)
+    return files
+
+
+def find_record(run_id: str, candidates: Sequence[Path]) -> tuple[tuple[Path, Record] | None, list[str]]:
+    """The record that counts among those of a run, and a line for each other that ought not to be there.
+
+    It is the first finished one, or else the last diverged one: a retried run leaves what it ended with before.
+    """
+    counted: tuple[Path, Record] | None = None
+    passed: list[str] = []
     for path in candidates:
         try:
             record = read_record(path)
             if record.run_id != run_id:
                 raise DamagedRecordError(f"{path}: it holds the run {record.run_id}")
-            return (path, record), damaged
         except FileNotFoundError:
             continue  # between listing and reading
         except DamagedRecordError as error:
-            damaged.append(str(error))
-    return None, damaged
+            passed.append(str(error))
+            continue
+        if counted is None or counted[1].status != "finished":
+            counted = path, record
+        elif record.status == "finished":
+            passed.append(f"{path}: the run has a record already, {counted[0]}")
+    return counted, passed
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:

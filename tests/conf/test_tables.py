@@ -71,3 +71,19 @@ def test_file_opens_with_its_command_and_cost(number):
     assert f"python train.py table={number}" in head[1]
     assert number in TIMED or f"{RUNS[number]} runs" in head[0]
     assert any("Cost" in line for line in head)
+
+
+@pytest.mark.parametrize("number", ["1", "2", "3", "4", "7", "8"])
+def test_weight_decay_is_selected_as_in_the_paper(number):
+    """Appendix C: from {1e-4, 5e-4, 1e-3} by the baseline; one selection for each data set and network."""
+    runs = plan_of(f"table={number}", "select=weight_decay")
+    rows = {(run.cell.dataset, run.cell.arch) for run in plan_of(f"table={number}")}
+    decays = {(*row, decay) for row in rows for decay in (1e-4, 5e-4, 1e-3)}
+    assert {(run.cell.dataset, run.cell.arch, run.settings.optim.weight_decay) for run in runs} == decays
+    assert {run.cell.method for run in runs} == {"sgdm"}
+    assert len(runs) == len({run.run_id for run in runs})
+
+
+def test_tables_of_a_data_set_and_network_share_one_selection():
+    files = {run.choices[-1].path for number in ("2", "7", "8") for run in plan_of(f"table={number}", "arch=resnet18")}
+    assert len(files) == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.engine.atomic import replacing
+from llqr_sam.engine.atomic import creating, replacing
 
 
 def test_writes_the_file_and_the_folders_above(tmp_path: Path) -> None:
@@ -29,3 +29,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         interrupted()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_creating_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    """Not even of one that appears while the new file is being written."""
+    path = tmp_path / "a" / "file"
+
+    def late() -> None:
+        with creating(path) as file:
+            file.write(b"second")
+            path.write_bytes(b"first")
+
+    with pytest.raises(FileExistsError):
+        late()
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]
+    with creating(path.with_name("other")) as file:
+        file.write(b"whole")
+    assert path.with_name("other").read_bytes() == b"whole"
+    assert len(list(path.parent.iterdir())) == 2

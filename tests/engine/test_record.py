@@ -61,6 +61,18 @@ def test_reads_what_it_wrote(record: Record, tmp_path: Path) -> None:
     assert read_record(tmp_path / "a.json") == record
 
 
+def test_a_record_is_never_written_over(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{")  # damaged, but somebody's
+    assert record.write(path) == tmp_path / "a.2.json"
+    again = dataclasses.replace(record, resumes=9)
+    assert again.write(path) == tmp_path / "a.3.json"
+    assert path.read_text() == "{"
+    assert (read_record(tmp_path / "a.2.json"), read_record(tmp_path / "a.3.json")) == (record, again)
+    with pytest.raises(OSError, match="exists|directory"):
+        record.write(path / "below" / "a.json")
+
+
 def words(text: str) -> set[str]:
     return set(text.split())
 
@@ -112,7 +124,8 @@ def drop(*path: str) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (change("schema", to=2), "schema is 2, this version reads 1"),
+        (change("schema", to=2), "schema is 2, this version reads 1: update the code"),
+        (change("schema", to=0), "schema is 0, this version reads 1: the code of its commit, None, reads it"),
         (change("schema", to=True), "schema is True"),
         (drop("schema"), "schema is None"),
         (drop("weights_sha256"), "weights_sha256 is missing"),

@@ -10,7 +10,9 @@ from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, 
 from llqr_sam.suite.grid import Planned
 
 
-def record_of(run: Planned, top1: Sequence[float], status: Literal["finished", "diverged"] = "finished") -> Record:
+def record_of(
+    run: Planned, top1: Sequence[float], status: Literal["finished", "diverged"] = "finished", hours: float = 0.0
+) -> Record:
     """A record of ``run`` with the given test accuracies, one an epoch, in percent."""
     curve = [CurvePoint(e, 10 * e, 0.1, 1.0, 1.0, value, float(e)) for e, value in enumerate(top1, start=1)]
     return Record(
@@ -27,17 +29,19 @@ def record_of(run: Planned, top1: Sequence[float], status: Literal["finished", "
         metrics=Metrics.from_curve(curve),
         refreshes=[],
         weights_sha256="0" * 64,
-        seconds=Seconds(0, 0, 0, 0, 0, 0),
+        seconds=Seconds(0, 0, 0, 0, 0, 3600 * hours),
         started="2026-01-01T00:00:00+00:00",
         resumes=0,
     )
 
 
 def write_record(
-    results: Path, run: Planned, top1: Sequence[float], status: Literal["finished", "diverged"] = "finished"
+    results: Path,
+    run: Planned,
+    top1: Sequence[float],
+    status: Literal["finished", "diverged"] = "finished",
+    hours: float = 0.0,
 ) -> Path:
-    """Write such a record where the run's own would be."""
+    """Write such a record where the run's own would be; returns its file."""
     path = results / "runs" / run.folder / f"{run.run_id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record_of(run, top1, status).write(path)
-    return path
+    return record_of(run, top1, status, hours).write(path)

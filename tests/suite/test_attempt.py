@@ -109,7 +109,8 @@ def test_nan_in_one_batch_is_recorded_and_retried_only_when_asked(tmp_path, monk
         attempt(job)
     again = replace(job, retries=job.outcome())
     assert attempt(again).status == "finished"
-    assert read_record(job.options.record_path).status == "finished"
+    assert read_record(job.options.record_path) == record
+    assert job.record_file() == job.options.record_path.with_suffix(".2.json")
     with pytest.raises(LeftAlone):  # the other of two launches that retry
         attempt(again)
 
@@ -155,7 +156,7 @@ def test_a_full_disk_while_the_record_is_written(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "replacing", full)
+        patch.setattr(records, "creating", full)
         with pytest.raises(OSError, match="No space"):
             attempt(job)
     assert not job.options.record_path.exists()

@@ -113,7 +113,7 @@ def test_a_single_run_that_failed_says_so(tmp_path, capsys, monkeypatch):
     assert run(words, tmp_path) == 0
 
 
-def test_a_diverged_run_is_retried_only_when_asked_and_its_record_replaced(tmp_path, capsys):
+def test_a_diverged_run_is_retried_only_when_asked_and_its_record_kept(tmp_path, capsys):
     words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
     planned = plan(compose_config(words), words)
     path = write_record(tmp_path / "results", planned[0], [10.0], status="diverged")
@@ -123,8 +123,11 @@ def test_a_diverged_run_is_retried_only_when_asked_and_its_record_replaced(tmp_p
     assert run(words, tmp_path) == 0
     assert read_record(moved).status == "diverged"
     assert run([*words, "retry=failed"], tmp_path) == 0
-    assert list(records(tmp_path)) == [moved]
-    assert read_record(moved).status == "finished"
+    assert str(path) in capsys.readouterr().out
+    assert {found: read_record(found).status for found in records(tmp_path)} == {moved: "diverged", path: "finished"}
+    assert run(words, tmp_path) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert len(records(tmp_path)) == 2
 
 
 def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path, capsys):

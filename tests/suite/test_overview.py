@@ -13,7 +13,7 @@ from llqr_sam.suite.overview import Overview, every_table
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.traces import Epochs, note_failure, progress_path
 from tests.suite.plans import plan_of
-from tests.suite.records import record_of, write_record
+from tests.suite.records import write_record
 
 WORDS = ("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]")
 RUNS = plan_of(*WORDS)  # two cells of three seeds
@@ -29,9 +29,7 @@ def write_progress(folder: Path, done: int, seconds: float) -> None:
 def states(tmp_path: Path) -> Path:
     """sgdm: finished in an hour, diverged after half of one, failed; sam: running, interrupted, waiting."""
     for run, status, hours in ((RUNS[0], "finished", 1.0), (RUNS[1], "diverged", 0.5)):
-        path = write_record(tmp_path / "results", run, [90.0])
-        record = record_of(run, [90.0], status)  # type: ignore[arg-type]
-        dataclasses.replace(record, seconds=dataclasses.replace(record.seconds, total=3600 * hours)).write(path)
+        write_record(tmp_path / "results", run, [90.0], status, hours)  # type: ignore[arg-type]
     note_failure(RUNS[2].run_id, tmp_path / "work" / RUNS[2].run_id, RuntimeError("CUDA out of memory"))
     write_progress(tmp_path / "work" / RUNS[3].run_id, 5, 1800.0)
     write_progress(tmp_path / "work" / RUNS[4].run_id, 10, 3600.0)
@@ -56,9 +54,7 @@ def test_a_line_says_where_each_run_stands(states):
 
 
 def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
-    path = write_record(tmp_path / "results", RUNS[0], [90.0])
-    record = record_of(RUNS[0], [90.0])
-    dataclasses.replace(record, seconds=dataclasses.replace(record.seconds, total=7200)).write(path)
+    write_record(tmp_path / "results", RUNS[0], [90.0], hours=2.0)
     write_progress(tmp_path / "work" / RUNS[1].run_id, 10, 1800.0)
     status = Status.of(RUNS[:3], tmp_path / "results", tmp_path / "work")
     hours = Overview(status, tmp_path / "work").hours()

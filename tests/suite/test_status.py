@@ -43,6 +43,27 @@ def test_a_record_under_another_runs_name_is_damaged(tmp_path):
     assert RUNS[0].run_id in status.damaged[0]
 
 
+def test_a_second_record_of_a_run_is_named_and_not_counted(tmp_path):
+    first = write_record(tmp_path, RUNS[0], [90.0])
+    second = write_record(tmp_path, RUNS[0], [80.0])
+    assert second == first.with_suffix(".2.json")
+    status = Status.of(RUNS, tmp_path)
+    assert status.paths[RUNS[0].run_id] == first
+    assert status.total() == "3 runs: 1 finished, 2 missing"
+    assert list(status.damage()) == [f"record not counted: {second}: the run has a record already, {first}"]
+
+
+def test_a_retry_counts_and_what_it_retried_stays(tmp_path):
+    """The tenth try is later than the second."""
+    for _ in range(10):
+        last = write_record(tmp_path, RUNS[0], [10.0], status="diverged")
+    assert Status.of(RUNS, tmp_path).paths[RUNS[0].run_id] == last == last.with_name(f"{RUNS[0].run_id}.10.json")
+    finished = write_record(tmp_path, RUNS[0], [90.0])
+    status = Status.of(RUNS, tmp_path)
+    assert status.paths[RUNS[0].run_id] == finished
+    assert not status.damaged
+
+
 def test_a_run_asked_for_twice_is_missing_once(tmp_path):
     assert Status.of([RUNS[0], RUNS[0]], tmp_path).missing == [RUNS[0]]
 
