@@ -24,12 +24,12 @@ def replacing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 def creating(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Like ``replacing``, but never in the place of another file; the file system must have hard links.
+    """Like ``replacing``, but never in the place of another file.
 
     Raises:
         FileExistsError: when the block ends, if ``path`` is taken by then.
     """
-    return _placing(path, os.link)
+    return _placing(path, _place_new)
 
 
 @contextlib.contextmanager
@@ -45,6 +45,16 @@ def _placing(path: Path, place: Callable[[Path, Path], None]) -> Iterator[Binary
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links on this file system: take the name first, for a moment with nothing in it
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(temporary, path)
 
 
 def sync_folder(folder: Path) -> None:

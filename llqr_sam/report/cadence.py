@@ -149,7 +149,7 @@ def to_markdown(table: DictConfig, sections: Sequence[Section]) -> str:
         lines += [f"## {section.name}", "", f"{_sentence(section.where())}.", "", *markdown_head(HEADS)]
         for row in section.rows:
             cells = [f"{ours}<br>paper {paper}" if paper else ours for ours, paper in printed(row)]
-            lines.append(markdown_row([LABELS[row.method], *_counts(row), *cells]))
+            lines.append(markdown_row([LABELS[row.method], *counts(row), *cells]))
         lines.append("")
     measured = len({section.arch for section in sections if section.timing})
     archs = len({section.arch for section in sections})
@@ -181,7 +181,7 @@ def to_latex(table: DictConfig, sections: Sequence[Section]) -> str:
         lines += [r"\midrule", rf"\multicolumn{{7}}{{l}}{{{section.name}: {latex(section.where())}}} \\", r"\midrule"]
         for row in section.rows:
             ours, papers = zip(*printed(row), strict=True)
-            lines.append(latex_row([LABELS[row.method], *_counts(row), *map(latex, ours)]))
+            lines.append(latex_row([LABELS[row.method], *counts(row), *map(latex, ours)]))
             if any(papers):
                 lines.append(latex_row(["", "", "paper", *map(latex, papers)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
@@ -207,6 +207,11 @@ def printed(row: Row) -> Iterator[tuple[str, str]]:
             continue
         text = f"{_number(ours.median)} ({_number(ours.low)}-{_number(ours.high)})" if ours else "not measured"
         yield text, _number(theirs) if theirs is not None else ""
+
+
+def counts(row: Row) -> list[str]:
+    """Interval and number of updates as text."""
+    return [str(row.interval), str(row.updates)] if row.interval else ["-", "-"]
 
 
 def overview(sections: Sequence[Section]) -> Iterator[str]:
@@ -295,10 +300,6 @@ def _csv_spread(column: str, prefix: str, spread: Spread | None) -> dict[str, ob
         return {}
     columns = (column, f"{prefix}_low", f"{prefix}_high")
     return {name: f"{value:.4g}" for name, value in zip(columns, astuple(spread), strict=True)}
-
-
-def _counts(row: Row) -> list[str]:
-    return [str(row.interval), str(row.updates)] if row.interval else ["-", "-"]
 
 
 def _number(value: float) -> str:

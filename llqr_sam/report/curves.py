@@ -37,9 +37,18 @@ class Curve:
     seconds: np.ndarray  # since the start of the run
 
     @property
+    def network(self) -> tuple[str, str, float]:
+        """Data set, network and label noise: the row of the table."""
+        return self.cell.dataset, self.cell.arch, self.cell.label_noise
+
+    @property
     def best(self) -> float:
         """The table's entry: the mean over seeds of each one's best."""
         return float(np.nanmax(self.score, axis=1).mean())
+
+    def shown(self, metric: str) -> np.ndarray:
+        """The score as ``AXES`` names it: top-1 as an error."""
+        return 100 - self.score if metric == "top1" else self.score
 
     @property
     def epochs(self) -> np.ndarray:
@@ -102,10 +111,9 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
         config = compose_config(chosen)
         curves = curves_of(Status.of(plan(config, chosen), results), config.table.metric)
         place = f"Table {config.table.number}" if config.table.number.isdigit() else config.table.title
-        networks = dict.fromkeys((curve.cell.dataset, curve.cell.arch, curve.cell.label_noise) for curve in curves)
-        for network in networks:
-            of_network = [c for c in curves if (c.cell.dataset, c.cell.arch, c.cell.label_noise) == network]
-            rows.append((f"{_name(of_network[0].cell)} ({place})", config.table.metric, of_network))
+        for network in dict.fromkeys(curve.network for curve in curves):
+            of_network = [curve for curve in curves if curve.network == network]
+            rows.append((f"{network_name(of_network[0].cell)} ({place})", config.table.metric, of_network))
     if not rows:
         tables = " or ".join(TABLES[number])
         raise NoRecords(f"no run of table {tables} is finished; python train.py table={TABLES[number][0]}")
@@ -116,13 +124,19 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
     return [write_figure(figure, folder / f"figure_{int(number):02d}.png")]
 
 
+def network_name(cell: Cell) -> str:
+    """``ResNet-18 on CIFAR-100, 20 % label noise``."""
+    noise = f", {100 * cell.label_noise:g} % label noise" if cell.label_noise else ""
+    return f"{ARCHS.get(cell.arch, cell.arch)} on {DATASETS.get(cell.dataset, cell.dataset)}{noise}"
+
+
 def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, metric: str, curves: Sequence[Curve]) -> None:
     error = metric == "top1"
     hours = max(float(curve.seconds.max()) for curve in curves) > 2 * 3600
     unit, name = (3600, "hours") if hours else (60, "minutes")
     for curve in sorted(curves, key=lambda curve: -curve.best):
         label = f"{method_label(curve.cell)}, n = {len(curve.score)}"
-        _line(by_epoch, curve, curve.epochs, 100 - curve.score if error else curve.score, label)
+        _line(by_epoch, curve, curve.epochs, curve.shown(metric), label)
         _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, label)
     by_epoch.set_title(title, loc="left", fontsize=11)
     by_epoch.set(xlabel="epoch", ylabel=AXES[metric], xlim=(1, None))
@@ -155,8 +169,3 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     """The axis starts just under the second half of the slowest method, so that the ends spread out."""
     late = min(float(np.nanmin(curve.score[:, curve.score.shape[1] // 2 :])) for curve in curves)
     return max(0.0, late - 2.0), min(100.0, max(float(np.nanmax(curve.score)) for curve in curves) + 1.0)
-
-
-def _name(cell: Cell) -> str:
-    noise = f", {100 * cell.label_noise:g} % label noise" if cell.label_noise else ""
-    return f"{ARCHS.get(cell.arch, cell.arch)} on {DATASETS.get(cell.dataset, cell.dataset)}{noise}"

@@ -1,15 +1,17 @@
-"""What a table's cell holds: the runs of its seeds, summed up."""
+"""What a table's cell holds: the runs of its seeds, summed up, beside the baseline's and the paper's."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
-from llqr_sam.engine.record import Record
+from llqr_sam.engine.record import Accuracy, Record
 from llqr_sam.report.paper import PaperValue
-from llqr_sam.suite.grid import Cell
+from llqr_sam.report.samples import Sample
+from llqr_sam.suite.choices import Choice
+from llqr_sam.suite.grid import Cell, Planned
 from llqr_sam.suite.status import Status
 
 EntryKind = Literal["best", "last"]  # best test top-1 over training (the paper's entry), or the last epoch's
@@ -17,23 +19,35 @@ EntryKind = Literal["best", "last"]  # best test top-1 over training (the paper'
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: the seeds' values beside the paper's."""
+    """One cell: what its seeds reached, in percent, and what became of the others."""
 
     cell: Cell
-    values: tuple[float, ...]  # percent, one a finished run, in the order of the seeds
+    finished: Mapping[int, Record]  # seed -> record
+    failed: int
     diverged: int
     planned: int
     paper: PaperValue | None
+    choices: tuple[Choice, ...]  # hyper-parameters that the table selects
 
     @property
-    def mean(self) -> float | None:
-        """Mean over the finished runs."""
-        return statistics.fmean(self.values) if self.values else None
+    def best(self) -> Sample:
+        """Best test top-1 over training."""
+        return self.top1("best")
 
     @property
-    def std(self) -> float | None:
-        """Sample standard deviation, from two runs on."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+    def paper_is_outside(self) -> bool | None:
+        """Whether the paper's value, a best over training, is outside the t interval of our mean best."""
+        interval = self.best.t_interval()
+        return None if self.paper is None or interval is None else self.paper.mean not in interval
+
+    def top1(self, kind: EntryKind) -> Sample:
+        """Test top-1 of the finished runs."""
+        found = {seed: _accuracy(record, kind).top1 for seed, record in self.finished.items()}
+        return Sample({seed: value for seed, value in found.items() if value is not None})
+
+    def epochs(self, kind: EntryKind) -> Sample:
+        """The epochs at which they were reached."""
+        return Sample({seed: _accuracy(record, kind).epoch for seed, record in self.finished.items()})
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class Table:
     command: str  # that trains its runs
     kind: EntryKind
     rows: tuple[tuple[Entry, ...], ...]
+    baseline: str = "sgdm"  # optimizer
 
     @property
     def entries(self) -> list[Entry]:
@@ -53,8 +68,23 @@ class Table:
 
     def best(self, row: Sequence[Entry]) -> float | None:
         """The row's highest mean as printed, to two decimals, if there are two to compare."""
-        means = [round(entry.mean, 2) for entry in row if entry.mean is not None]
+        means = [round(mean, 2) for entry in row if (mean := entry.top1(self.kind).mean) is not None]
         return max(means) if len(means) > 1 else None
+
+    def baseline_of(self, row: Sequence[Entry]) -> Entry | None:
+        """The row's cell that the others are compared with, if the table has that column."""
+        return next((entry for entry in row if entry.cell.method == self.baseline), None)
+
+    def difference(self, entry: Entry, row: Sequence[Entry]) -> Sample:
+        """Of a cell to the row's baseline, at each seed that both have finished; empty for the baseline itself.
+
+        Runs of one seed start from the same weights and see the same batches, so the difference of a pair is less
+        noisy than that of two means.
+        """
+        baseline = self.baseline_of(row)
+        if baseline is None or baseline is entry:
+            return Sample({})
+        return entry.top1(self.kind).minus(baseline.top1(self.kind))
 
 
 def build_table(
@@ -62,27 +92,31 @@ def build_table(
     title: str,
     command: str,
     status: Status,
-    paper: dict[tuple[str, Cell], PaperValue],
+    paper: Mapping[tuple[str, Cell], PaperValue],
     kind: EntryKind = "best",
+    baseline: str = "sgdm",
 ) -> Table:
     """Gather the records of a plan into the cells of its table."""
-    runs: dict[Cell, list[Record | None]] = {}
+    cells: dict[Cell, list[Planned]] = {}
     for run in status.runs:
-        runs.setdefault(run.cell, []).append(status.records.get(run.run_id))
-    rows: dict[tuple[str, str, float], list[Entry]] = {}
-    for cell, records in runs.items():
-        entry = _entry(cell, records, paper.get((number, cell)), kind)
-        rows.setdefault((cell.dataset, cell.arch, cell.label_noise), []).append(entry)
-    return Table(number, title, command, kind, tuple(map(tuple, rows.values())))
+        cells.setdefault(run.cell, []).append(run)
+    entries = [_entry(cell, runs, status, paper.get((number, cell))) for cell, runs in cells.items()]
+    rows = groupby(entries, key=lambda entry: (entry.cell.dataset, entry.cell.arch, entry.cell.label_noise))
+    return Table(number, title, command, kind, tuple(tuple(row) for _, row in rows), baseline)
 
 
-def _entry(cell: Cell, records: Sequence[Record | None], paper: PaperValue | None, kind: EntryKind) -> Entry:
-    finished = [record for record in records if record is not None and record.status == "finished"]
-    accuracies = [record.metrics.best if kind == "best" else record.metrics.last for record in finished]
+def _entry(cell: Cell, runs: Sequence[Planned], status: Status, paper: PaperValue | None) -> Entry:
+    records = {run.settings.seed: status.records[run.run_id] for run in runs if run.run_id in status.records}
     return Entry(
         cell=cell,
-        values=tuple(accuracy.top1 for accuracy in accuracies if accuracy.top1 is not None),
-        diverged=sum(record is not None and record.status == "diverged" for record in records),
-        planned=len(records),
+        finished={seed: record for seed, record in records.items() if record.status == "finished"},
+        failed=sum(run.run_id in status.failures for run in runs),
+        diverged=sum(record.status == "diverged" for record in records.values()),
+        planned=len(runs),
         paper=paper,
+        choices=runs[0].choices,
     )
+
+
+def _accuracy(record: Record, kind: EntryKind) -> Accuracy:
+    return record.metrics.best if kind == "best" else record.metrics.last

@@ -156,6 +156,12 @@ class Row:
     ours: tuple[str, ...]
     paper: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
+        counted = PAPER_MODELS[self.model][2].partition(",")[0]
+        return self.model if counted == self.model else f"{counted} (printed: {self.model})"
+
 
 def table_9(path: Path = PAPER) -> list[Row]:
     """The paper's rows, counted from our networks' shapes."""
@@ -186,13 +192,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# Table 9: Storage of U on vision transformers",
         "",
-        f'{_caption()} "paper": the value printed in arXiv 2605.16134.',
+        f'{caption()} "paper": the value printed in arXiv 2605.16134.',
         "",
         *markdown_head(("Model", "Structure", "S", *HEADS)),
     ]
     for row in rows:
         cells = [f"{ours}<br>paper {paper}" for ours, paper in zip(row.ours, row.paper, strict=True)]
-        lines.append(markdown_row((_label(row), row.structure, str(row.shards), *cells)))
+        lines.append(markdown_row((row.label, row.structure, str(row.shards), *cells)))
     agreed = sum(row.ours == row.paper for row in rows)
     lines += [
         "",
@@ -216,12 +222,12 @@ def to_latex(rows: Sequence[Row]) -> str:
     """A ``table`` environment for booktabs."""
     lines = [
         r"\begin{table}",
-        rf"\caption{{Table 9: Storage of U on vision transformers. {_caption()}}}".replace(" x ", r" $\times$ "),
+        rf"\caption{{Table 9: Storage of U on vision transformers. {caption()}}}".replace(" x ", r" $\times$ "),
         r"\begin{tabular}{llrrrrr}",
         r"\toprule",
         latex_row(("Model", "Structure", "S", *HEADS)),
         r"\midrule",
-        *(latex_row((_label(row), row.structure, str(row.shards), *row.ours)) for row in rows),
+        *(latex_row((row.label, row.structure, str(row.shards), *row.ours)) for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -230,17 +236,12 @@ def to_latex(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _caption() -> str:
+def caption() -> str:
+    """What the numbers are."""
     return (
         "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
         f"{PAPER_MODELS['ViT-Ti/16'][2]}; the others are 224 x 224 images of 1000 classes."
     )
-
-
-def _label(row: Row) -> str:
-    """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
-    counted = PAPER_MODELS[row.model][2].partition(",")[0]
-    return row.model if counted == row.model else f"{counted} (printed: {row.model})"
 
 
 def _seat(rank: int, size: int) -> Ranks:

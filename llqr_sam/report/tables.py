@@ -1,15 +1,22 @@
-"""A table as Markdown, CSV and LaTeX. The text depends on plan and records alone, so equal records give equal bytes."""
+"""A table as Markdown, CSV and LaTeX. Equal plans, records and noted failures give equal bytes.
+
+A cell has a line for our number and, where there is something to say, one each for the other epoch's, for the
+difference to the baseline and for the paper's.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.report.entries import Entry, Table
 from llqr_sam.report.paper import ARCHS, DATASETS, method_label
+from llqr_sam.report.samples import Interval
+from llqr_sam.report.wording import DELTA, OTHER, caption, cell_lines, heading, progress, selected
 
 COLUMNS = (
     "table",
@@ -23,9 +30,35 @@ COLUMNS = (
     "std",
     "paper_mean",
     "paper_std",
+    "planned",
+    "failed",
+    "diverged",
+    "entry",  # of mean and std: best or last
+    "mean_low",  # 95 % t interval of the mean
+    "mean_high",
+    "best_mean",
+    "best_std",
+    "best_epoch",  # mean over seeds
+    "last_mean",
+    "last_std",
+    "last_epoch",
+    "baseline",
+    "common_seeds",
+    "difference",  # to the baseline, mean over common seeds
+    "difference_low",  # 95 % bootstrap interval
+    "difference_high",
+    "paper_outside",  # yes or no: whether paper_mean is outside the t interval of best_mean
+    "selected",  # what the table selects: weight_decay=0.0005 (default)
 )
 
-_KINDS = {"best": "best over training", "last": "last epoch"}
+_ESCAPES = {
+    "%": r"\%",
+    "_": r"\_",
+    "^Δ": r"$^\Delta$",
+    "Δ": r"$\Delta$",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+}
 
 
 def write_table(table: Table, output: Path, formats: list[str]) -> list[Path]:
@@ -43,76 +76,52 @@ def write_table(table: Table, output: Path, formats: list[str]) -> list[Path]:
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, what the cells mean, the table, and the command that fills it."""
+    """A heading, what the cells mean, the table, the command that fills it, and what was selected."""
     header = [*_row_heads(table), *map(method_label, (entry.cell for entry in table.rows[0]))]
     lines = [
-        f"# {_heading(table)}",
+        f"# {heading(table)}",
         "",
-        f"{_caption(table)} **Bold**: best of the row among ours.",
+        f"{caption(table)} **Bold**: best of the row among ours.",
         "",
         _markdown_row(header),
         _markdown_row(["---"] * len(header)),
     ]
     for row in table.rows:
-        best = table.best(row)
-        cells = [_markdown_cell(entry, best) for entry in row]
+        cells = [_markdown_cell(table, entry, row) for entry in row]
         lines.append(_markdown_row([*_row_labels(table, row[0]), *cells]))
-    lines += ["", f"{_progress(table)} Command: `{table.command}`.", ""]
+    lines += ["", f"{progress(table)} Command: `{table.command}`.", ""]
+    if notes := selected(table):
+        lines += [*(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
 
 
 def to_csv(table: Table) -> str:
     """One line a cell, the names as on the command line, empty where there is no number."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in table.entries:
-        cell, paper = entry.cell, entry.paper
-        names = [table.number, cell.dataset, cell.arch, cell.label_noise, cell.method, cell.geometry or ""]
-        ours = ["" if number is None else f"{number:.4f}" for number in (entry.mean, entry.std)]
-        theirs = [f"{paper.mean:.2f}", f"{paper.std:.2f}"] if paper else ["", ""]
-        writer.writerow([*names, len(entry.values), *ours, *theirs])
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        writer.writerows(_csv_cell(table, entry, row) for entry in row)
     return text.getvalue()
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` environment for booktabs, methods in columns, the paper's value in a second line of each row."""
+    """A ``table`` environment for booktabs, methods in columns, each line of the cells in a line of its own."""
     heads = [*_row_heads(table), *map(method_label, (entry.cell for entry in table.rows[0]))]
     lines = [
         r"\begin{table}",
-        rf"\caption{{{_latex(_heading(table))}. {_latex(_caption(table))}}}",
+        rf"\caption{{{_latex(' '.join([f'{heading(table)}.', caption(table), *selected(table)]))}}}",
         rf"\begin{{tabular}}{{{'l' * len(_row_heads(table))}{'c' * len(table.rows[0])}}}",
         r"\toprule",
         _latex_row(map(_latex, heads)),
         r"\midrule",
     ]
     for row in table.rows:
-        best = table.best(row)
-        labels = [_latex(label) for label in _row_labels(table, row[0])]
-        lines.append(_latex_row([*labels, *(_latex_cell(entry, best) for entry in row)]))
-        if any(entry.paper for entry in row):
-            papers = [rf"{entry.paper.mean:.2f} $\pm$ {entry.paper.std:.2f}" if entry.paper else "" for entry in row]
-            lines.append(_latex_row([*[""] * (len(labels) - 1), "paper", *papers]))
+        lines += _latex_lines(table, row)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 RENDERERS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
-
-
-def _heading(table: Table) -> str:
-    return f"Table {table.number}: {table.title}" if table.number.isdigit() else table.title
-
-
-def _caption(table: Table) -> str:
-    paper = ' "paper": the value printed in arXiv 2605.16134.' if any(entry.paper for entry in table.entries) else ""
-    return f"Test top-1 in percent, {_KINDS[table.kind]}: mean ± sample standard deviation (number of seeds).{paper}"
-
-
-def _progress(table: Table) -> str:
-    finished = sum(len(entry.values) for entry in table.entries)
-    diverged = sum(entry.diverged for entry in table.entries)
-    planned = sum(entry.planned for entry in table.entries)
-    return f"{finished} of {planned} runs finished{f', {diverged} diverged' if diverged else ''}."
 
 
 def _row_heads(table: Table) -> list[str]:
@@ -129,32 +138,81 @@ def _noisy(table: Table) -> bool:
     return any(entry.cell.label_noise for entry in table.entries)
 
 
-def _ours(entry: Entry, plus_minus: str) -> str:
-    """``81.82 ± 0.14 (5)``, ``diverged (3)`` or ``not run``."""
-    if entry.mean is None:
-        return f"diverged ({entry.diverged})" if entry.diverged else "not run"
-    spread = f" {plus_minus} {entry.std:.2f}" if entry.std is not None else ""
-    lost = f", {entry.diverged} diverged" if entry.diverged else ""
-    return f"{entry.mean:.2f}{spread} ({len(entry.values)}{lost})"
+def _is_best(table: Table, entry: Entry, row: Sequence[Entry]) -> bool:
+    mean, best = entry.top1(table.kind).mean, table.best(row)
+    return best is not None and mean is not None and round(mean, 2) == best
 
 
-def _is_best(entry: Entry, best: float | None) -> bool:
-    return best is not None and entry.mean is not None and round(entry.mean, 2) == best
-
-
-def _markdown_cell(entry: Entry, best: float | None) -> str:
-    ours = _ours(entry, "±")
-    ours = f"**{ours}**" if _is_best(entry, best) else ours
-    return f"{ours}<br>paper {entry.paper.mean:.2f} ± {entry.paper.std:.2f}" if entry.paper else ours
+def _markdown_cell(table: Table, entry: Entry, row: Sequence[Entry]) -> str:
+    ours, *others = (f"{label} {line}".strip() for label, line in cell_lines(table, entry, row).items())
+    return "<br>".join([f"**{ours}**" if _is_best(table, entry, row) else ours, *others])
 
 
 def _markdown_row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _latex_cell(entry: Entry, best: float | None) -> str:
-    ours = _ours(entry, r"$\pm$")
-    return rf"\textbf{{{ours}}}" if _is_best(entry, best) else ours
+def _csv_cell(table: Table, entry: Entry, row: Sequence[Entry]) -> dict[str, object]:
+    """A value for each of ``COLUMNS``."""
+    cell, paper, ours, outside = entry.cell, entry.paper, entry.top1(table.kind), entry.paper_is_outside
+    best, last, difference = entry.top1("best"), entry.top1("last"), table.difference(entry, row)
+    mean_ends, difference_ends = _ends(ours.t_interval()), _ends(difference.bootstrap_interval())
+    has_baseline = table.baseline_of(row) is not None
+    return {
+        "table": table.number,
+        "dataset": cell.dataset,
+        "arch": cell.arch,
+        "label_noise": cell.label_noise,
+        "method": cell.method,
+        "geometry": cell.geometry,
+        "n": len(ours.values),
+        "mean": _number(ours.mean),
+        "std": _number(ours.std),
+        "paper_mean": f"{paper.mean:.2f}" if paper else "",
+        "paper_std": f"{paper.std:.2f}" if paper else "",
+        "planned": entry.planned,
+        "failed": entry.failed,
+        "diverged": entry.diverged,
+        "entry": table.kind,
+        "mean_low": mean_ends[0],
+        "mean_high": mean_ends[1],
+        "best_mean": _number(best.mean),
+        "best_std": _number(best.std),
+        "best_epoch": _number(entry.epochs("best").mean),
+        "last_mean": _number(last.mean),
+        "last_std": _number(last.std),
+        "last_epoch": _number(entry.epochs("last").mean),
+        "baseline": table.baseline if has_baseline else "",
+        "common_seeds": len(difference.values) if has_baseline else "",
+        "difference": _number(difference.mean),
+        "difference_low": difference_ends[0],
+        "difference_high": difference_ends[1],
+        "paper_outside": "" if outside is None else "yes" if outside else "no",
+        "selected": "; ".join(f"{choice.name}={choice.value:g} ({choice.origin})" for choice in entry.choices),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
+
+
+def _ends(interval: Interval | None) -> tuple[str, str]:
+    return (_number(interval.low), _number(interval.high)) if interval else ("", "")
+
+
+def _latex_lines(table: Table, row: Sequence[Entry]) -> list[str]:
+    """A row of the table: a line for each label that any of its cells has."""
+    cells = [{label: _latex(line) for label, line in cell_lines(table, entry, row).items()} for entry in row]
+    for entry, cell in zip(row, cells, strict=True):
+        if _is_best(table, entry, row):
+            cell[""] = rf"\textbf{{{cell['']}}}"
+    heads = [_latex(label) for label in _row_labels(table, row[0])]
+    lines = [_latex_row([*heads, *(cell[""] for cell in cells)])]
+    for label in (OTHER[table.kind], DELTA, "paper"):
+        if any(label in cell for cell in cells):
+            heads = [*[""] * (len(heads) - 1), _latex(label)]
+            lines.append(_latex_row([*heads, *(cell.get(label, "") for cell in cells)]))
+    return lines
 
 
 def _latex_row(cells: Iterable[str]) -> str:
@@ -162,6 +220,7 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("^Δ", r"$^\Delta$"), ("±", r"$\pm$")):
+    """Escaped, signed numbers in math mode."""
+    for plain, escaped in _ESCAPES.items():
         text = text.replace(plain, escaped)
-    return text
+    return re.sub(r"[+-]\d+\.\d+", r"$\g<0>$", text)

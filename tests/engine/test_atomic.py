@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_creating_never_takes_the_place_of_another(tmp_path: Path) -> None:
-    """Not even of one that appears while the new file is being written."""
+@pytest.mark.parametrize("links", [True, False])
+def test_creating_never_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Not even of one that appears while the new file is being written, nor on a file system without hard links."""
+
+    def refused(*_: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
     path = tmp_path / "a" / "file"
 
     def late() -> None:

@@ -25,11 +25,55 @@ def test_renders_the_demo_from_its_records(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "demo"
     assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "table.csv", "table.md"]
-    assert "70.00 ± 0.00 (3)" in (folder / "table.md").read_text()
+    assert "70.00 ± 0.00 (3 of 3)" in (folder / "table.md").read_text()
     assert "27 runs: 4 finished, 23 missing" in done.stdout
     last = render("--entry", "last", *words)
     assert last.returncode == 0
-    assert "60.00 ± 0.00 (3)" in (folder / "table.md").read_text()
+    assert "60.00 ± 0.00 (3 of 3)" in (folder / "table.md").read_text()
+
+
+def test_the_second_time_gives_the_same_bytes(tmp_path):
+    for run, top1 in zip(
+        plan_of("table=demo")[:9], (70.0, 71.5, 69.0, 72.0, 70.1, 71.9, 74.0, 10.0, 73.0), strict=True
+    ):
+        write_record(tmp_path, run, [top1, top1 - 1], "diverged" if top1 == 10.0 else "finished")
+    words = ("table=demo", f"paths.results={tmp_path}", f"paths.workspace={tmp_path}/w", "table.formats=[md,csv,tex]")
+    first, second = [
+        (render(*words).stdout, {path.name: path.read_bytes() for path in (tmp_path / "demo").iterdir()}) for _ in "12"
+    ]
+    assert first == second
+    assert len(first[1]) == 4
+
+
+def test_files_that_are_no_records_are_named_and_the_rest_rendered(tmp_path):
+    """Truncated, foreign, of an older version, a second record: a line each, and each once."""
+    runs = plan_of("table=demo")[:3]
+    whole = write_record(tmp_path, runs[0], [70.0])
+    second = write_record(tmp_path, runs[0], [99.0])
+    truncated = write_record(tmp_path, runs[1], [70.0])
+    truncated.write_text(truncated.read_text()[:200])
+    old = write_record(tmp_path, runs[2], [70.0])
+    old.write_text(old.read_text().replace('"schema": 1', '"schema": 0').replace('_commit": null', '_commit": "abc"'))
+    foreign = tmp_path / "runs" / "notes" / "mine.json"
+    foreign.parent.mkdir()
+    foreign.write_text('{"foo": 1}')
+    done = render("table=demo", "table.curves=null", f"paths.results={tmp_path}", f"paths.workspace={tmp_path}/w")
+    assert done.returncode == 0
+    assert "70.00 (1 of 3)" in (tmp_path / "demo" / "table.md").read_text()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    named = {path: next(line for line in lines if f" {path}: " in line) for path in (second, truncated, old, foreign)}
+    assert named[second].endswith(f"the run has a record already, {whole}")
+    assert named[old].endswith(
+        "schema is 0, this version reads 1: the code of its commit, abc, reads it; here its run counts as missing"
+    )
+    assert "schema is None" in named[foreign]
+
+
+def test_select_is_no_word_of_rendering():
+    done = render("table=2", "select=weight_decay")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "a table shows what was selected" in done.stderr
 
 
 def test_a_mistake_is_one_line():
