@@ -88,6 +88,11 @@ class Section:
         """The network as printed."""
         return NAMES.get(self.arch, self.arch)
 
+    @property
+    def empty(self) -> bool:
+        """Whether neither we nor the paper have a number."""
+        return self.timing is None and not any(row.paper for row in self.rows)
+
     def where(self) -> str:
         """Device, batch and metric in a line."""
         timing = self.timing
@@ -146,7 +151,10 @@ def to_markdown(table: DictConfig, sections: Sequence[Section]) -> str:
     """A heading and a table for each section, ours over the paper's."""
     lines = [f"# Table {table.number}: {table.title}", "", caption(table), ""]
     for section in sections:
-        lines += [f"## {section.name}", "", f"{_sentence(section.where())}.", "", *markdown_head(HEADS)]
+        lines += [f"## {section.name}", "", f"{_sentence(section.where())}.", ""]
+        if section.empty:
+            continue
+        lines += markdown_head(HEADS)
         for row in section.rows:
             cells = [f"{ours}<br>paper {paper}" if paper else ours for ours, paper in printed(row)]
             lines.append(markdown_row([LABELS[row.method], *counts(row), *cells]))
@@ -179,7 +187,7 @@ def to_latex(table: DictConfig, sections: Sequence[Section]) -> str:
     ]
     for section in sections:
         lines += [r"\midrule", rf"\multicolumn{{7}}{{l}}{{{section.name}: {latex(section.where())}}} \\", r"\midrule"]
-        for row in section.rows:
+        for row in () if section.empty else section.rows:
             ours, papers = zip(*printed(row), strict=True)
             lines.append(latex_row([LABELS[row.method], *counts(row), *map(latex, ours)]))
             if any(papers):
