@@ -58,8 +58,9 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
         return render_times(config)
     status, table = collect(config, words, kind)
     written = write_table(table, Path(config.table.output), list(config.table.formats))
-    if config.table.curves and draw_curves(config.table.title, status, Path(config.table.curves)):
-        written.append(Path(config.table.curves))
+    curves, metric = config.table.curves, config.table.metric
+    if curves and draw_curves(config.table.title, status, Path(curves), metric):
+        written.append(Path(curves))
     print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
     return list(status.damage())
 

@@ -24,6 +24,7 @@ from llqr_sam.suite.words import groups
 
 TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # of a figure; the paper's Figure 1 is its Table 5 alone
 METRICS = {"top1": "top1", "val_bleu": "bleu"}  # of a table -> of a point of a curve
+SCORES = {"top1": ("test accuracy, %", "best top-1, %"), "val_bleu": ("validation BLEU", "best BLEU")}
 AXES = {"top1": "test error, %", "val_bleu": "validation BLEU"}
 
 
@@ -69,13 +70,13 @@ def curves_of(status: Status, metric: str = "top1") -> list[Curve]:
     ]
 
 
-def draw_curves(title: str, status: Status, path: Path) -> bool:
+def draw_curves(title: str, status: Status, path: Path, metric: str = "top1") -> bool:
     """Draw the finished runs of a plan, all of one data set, into the PNG ``path``.
 
     Returns:
         Whether there was anything to draw; without finished runs no file is written.
     """
-    curves = sorted(curves_of(status), key=lambda curve: -curve.best)
+    curves = sorted(curves_of(status, metric), key=lambda curve: -curve.best)
     if not curves:
         return False
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
@@ -83,11 +84,11 @@ def draw_curves(title: str, status: Status, path: Path) -> bool:
     for curve in curves:
         _line(axes, curve, curve.epochs, curve.score, f"{curve.best:.2f}  {method_label(curve.cell)}")
     axes.set_title(f"{title}: mean over seeds, shaded from lowest to highest", loc="left", fontsize=11)
-    axes.set(xlabel="epoch", ylabel="test accuracy, %", ylim=_limits(curves))
+    axes.set(xlabel="epoch", ylabel=SCORES[metric][0], ylim=_limits(curves))
     axes.set_xlim(1, max(curve.epochs[-1] for curve in curves))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="best top-1, %")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=SCORES[metric][1])
     write_figure(figure, path)
     return True
 
