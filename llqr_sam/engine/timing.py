@@ -79,11 +79,12 @@ class RefreshTime:
 
     @property
     def seconds(self) -> list[float]:
-        """With all T inner steps."""
-        if self.timed == self.inner_steps:
-            return self.longer
-        scale = (self.inner_steps - 1) / (self.timed - 1)
-        return [first + scale * (longer - first) for first, longer in zip(self.first, self.longer, strict=True)]
+        """With all T inner steps: the longer refresh and T - n further steps.
+
+        A disturbance only ever adds time, so a step costs what it does between the quickest refreshes of each length.
+        """
+        step = (min(self.longer) - min(self.first)) / max(1, self.timed - 1)
+        return [longer + (self.inner_steps - self.timed) * step for longer in self.longer]
 
 
 @dataclass(frozen=True)

@@ -76,3 +76,7 @@ def test_a_refresh_is_composed_linearly_in_its_inner_steps() -> None:
     """Times a + b T: 1 + 0.5 T here."""
     assert refresh_time(5, [1.5], [3.5]).seconds == pytest.approx([26.0])
     assert refresh_time(50, [1.5], [27.0]).seconds == [27.0]  # timed whole, so what was measured
+
+
+def test_a_disturbed_round_changes_its_own_figure_alone() -> None:
+    assert refresh_time(5, [1.5, 1.5, 9.0], [3.5, 8.5, 3.5]).seconds == pytest.approx([26.0, 31.0, 26.0])
