@@ -111,7 +111,7 @@ def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> Non
     of = f"{timing.refresh.structure}, " if timing.refresh else ""
     axes.set_title(f"{section.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
     tidy(axes)
-    axes.legend(frameon=False, fontsize=9, ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=9, ncols=5)
 
 
 def _draw_sizes(
@@ -132,8 +132,8 @@ def _draw_spreads(
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """1, 2 and 5 times the powers of ten that a logarithmic axis reaches, written out."""
+    """1, 2, 3 and 5 times the powers of ten that a logarithmic axis reaches, written out."""
     low, high = axes.get_ylim()
-    ticks = [mantissa * 10.0**power for power in range(-5, 7) for mantissa in (1, 2, 5)]
+    ticks = [mantissa * 10.0**power for power in range(-5, 7) for mantissa in (1, 2, 3, 5)]
     ticks = [tick for tick in ticks if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:,g}" for tick in ticks])

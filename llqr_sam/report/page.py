@@ -116,7 +116,7 @@ def _times(table: DictConfig, timings: Sequence[Timing]) -> Section:
         notes=(),
         done=len(measured),
         planned=len(table.archs),
-        what="networks measured",
+        what="networks",
         command=f"python train.py table={table.number}",
     )
 
@@ -132,7 +132,7 @@ def _storage() -> Section:
         notes=(f"{sum(row.ours == row.paper for row in rows)} of {len(rows)} rows equal the paper's in every digit.",),
         done=len(rows),
         planned=len(rows),
-        what="rows counted",
+        what="rows",
         command="python scripts/storage.py",
     )
 

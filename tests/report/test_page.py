@@ -112,7 +112,7 @@ def test_cells_show_ours_the_papers_and_how_sure_the_difference_is(written):
 def test_what_has_not_been_run_is_listed(written):
     text = written.read_text().partition('id="missing"')[2]
     assert "11 of 15 runs missing. <code>python train.py table=7</code>" in text
-    assert "2 of 4 networks measured missing. <code>python train.py table=10</code>" in text
+    assert "2 of 4 networks missing. <code>python train.py table=10</code>" in text
     assert "<code>python scripts/figures.py 1</code>" in text
     assert "figures.py 2<" not in text
 
