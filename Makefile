@@ -75,13 +75,17 @@ lint: .venv/.ready ## ruff and mypy
 check: lint test test-slow ## What CI runs, in the order that fails fastest
 
 .PHONY: tables
-tables: .venv/.ready ## Render every table from results/runs, and Table 9
+tables: .venv/.ready ## Render every table from results/runs and results/timings, and Table 9
 	@$(RUN) scripts/render_tables.py
 	@$(RUN) scripts/storage.py
 
 .PHONY: figures
-figures: .venv/.ready ## Draw Figures 2 and 3 (about a minute)
+figures: .venv/.ready ## Draw every figure there are records for (about a minute)
 	@$(RUN) scripts/figures.py
+
+.PHONY: report
+report: .venv/.ready ## Write the page with all results: results/report/index.html
+	@$(RUN) scripts/report.py
 
 .PHONY: bench
 bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a gradient evaluation

@@ -8,6 +8,7 @@
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
     python train.py table=2 status=true                                  how far they are; without a table, of all
+    python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
 same command continues.
@@ -28,6 +29,8 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from llqr_sam.engine.timing import read_timings
+from llqr_sam.report.cadence import cadence, overview
 from llqr_sam.suite.errors import JobError, exit_status
 from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.launch import launch
@@ -36,6 +39,7 @@ from llqr_sam.suite.schema import register
 from llqr_sam.suite.selection import conclude
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.sweep import pooled_sweep
+from llqr_sam.suite.timings import measurements, timings_folder
 from llqr_sam.suite.words import checked_arguments
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
@@ -59,6 +63,8 @@ def run(config: DictConfig) -> int:
     if config.status and config.table is None:
         print(*every_table(words, *places(config)), sep="\n")
         return 0
+    if config.table is not None and config.table.timing is not None:
+        return time_networks(config, words)
     return carry_out(plan(config, words), config)
 
 
@@ -78,6 +84,19 @@ def carry_out(runs: Sequence[Planned], config: DictConfig) -> int:
 def places(config: DictConfig) -> tuple[Path, Path, float]:
     """What says how runs stand: results, workspace, and the age of a lock that means nothing."""
     return Path(config.paths.results), Path(config.paths.workspace), config.stale_minutes
+
+
+def time_networks(config: DictConfig, words: list[str]) -> int:
+    """Measure what is missing of a table of times, then show it."""
+    here = measurements(config, words)
+    if config.status or config.dry_run:
+        print(*here.lines(), sep="\n")
+        return 0
+    status = here.measure()
+    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
+    print(*overview(cadence(config.table, timings)), sep="\n")
+    return status
 
 
 def main() -> int:

@@ -16,17 +16,18 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from benchmarks.measure import Row
 from benchmarks.memory import memory
 from benchmarks.parts import parts
 from benchmarks.problem import Problem
-from benchmarks.scaling import Point, exponent, scaling
-from benchmarks.steps import INTERVALS, overheads, steps
+from benchmarks.scaling import Point, exponents, scaling
+from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
 from llqr_sam.engine.devices import resolve
+from llqr_sam.engine.measure import Row
 from llqr_sam.models.registry import build
+from llqr_sam.suite.compose import compose_config
 
 
 def study_steps(options: argparse.Namespace) -> dict[str, Any]:
@@ -38,9 +39,10 @@ def study_steps(options: argparse.Namespace) -> dict[str, Any]:
         {"row": r.name, "milliseconds": 1e3 * r.median, "gradients": r.ratio(unit), "peak_mib": r.peak_mib}
         for r in rows
     ]
+    intervals = list(compose_config(["table=10"]).table.timing.intervals)
     spread = [
-        {"LLQR+SAM / SAM": name, **{str(n): ratio for n, ratio in zip(INTERVALS, ratios, strict=True)}}
-        for name, ratios in overheads(rows, options.inner_steps)
+        {"LLQR+SAM / SAM": name, **{str(n): ratio for n, ratio in zip(intervals, ratios, strict=True)}}
+        for name, ratios in overheads(rows, options.inner_steps, intervals)
     ]
     return {"rows": figures, "LLQR+SAM over SAM, by steps between refreshes": spread}
 
@@ -74,7 +76,7 @@ def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
             if not options.json:
                 print(f"  {structure} {point.sweep} {point.name}: {point.ratio:.2f}", flush=True)
         found[structure] = [asdict(point) for point in points]
-        vits = exponent([point for point in points if point.sweep == "parameters"])
+        vits = exponents([point for point in points if point.sweep == "parameters"])
         found[f"{structure}: exponent in parameters over ViT sizes"] = [{"refresh": vits[0], "gradient": vits[1]}]
     return found
 

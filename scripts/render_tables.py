@@ -10,31 +10,22 @@ Further words are those of train.py and must be the same, for a run is found by 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from llqr_sam.engine.record import read_records
+from llqr_sam.engine.timing import read_timings
+from llqr_sam.report.cadence import cadence, write_cadence
+from llqr_sam.report.collect import collect
 from llqr_sam.report.curves import draw_curves
-from llqr_sam.report.entries import EntryKind, build_table
-from llqr_sam.report.paper import read_accuracy
+from llqr_sam.report.entries import EntryKind
 from llqr_sam.report.tables import RENDERERS, write_table
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError, exit_status
-from llqr_sam.suite.grid import plan
-from llqr_sam.suite.status import Status
+from llqr_sam.suite.timings import timings_folder
 from llqr_sam.suite.words import groups
-
-PLACES = (
-    "paths.",
-    "device=",
-    "logger",
-    "launch",
-    "dry_run=",
-    "status=",
-    "retry=",
-    "stale_minutes=",
-)  # words that do not say which runs
 
 
 def main() -> int:
@@ -63,14 +54,13 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
     unknown = set(config.table.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
-    paths = config.paths
-    status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)
-    command = shlex.join(["python", "train.py", *(word for word in words if not word.startswith(PLACES))])
-    number, title, metric = config.table.number, config.table.title, config.table.metric
-    table = build_table(number, title, command, status, read_accuracy(), kind, config.table.baseline, metric)
+    if config.table.timing is not None:
+        return render_times(config)
+    status, table = collect(config, words, kind)
     written = write_table(table, Path(config.table.output), list(config.table.formats))
-    if config.table.curves and draw_curves(title, status, Path(config.table.curves), metric):
-        written.append(Path(config.table.curves))
+    curves, metric = config.table.curves, config.table.metric
+    if curves and draw_curves(config.table.title, status, Path(curves), metric):
+        written.append(Path(curves))
     print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
     return list(status.damage())
 
@@ -79,6 +69,16 @@ def _unreadable(results: Path) -> list[str]:
     """A line for each file among the records that is none, whatever its name."""
     _, damaged = read_records(results / "runs")
     return [f"record not counted: {path}: {reason}" for path, reason in damaged]
+
+
+def render_times(config: DictConfig) -> list[str]:
+    """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
+    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    sections = cadence(config.table, timings)
+    written = write_cadence(config.table, sections, Path(config.table.output))
+    measured = sum(section.timing is not None for section in sections)
+    print(f"table={config.table.number}  {measured} measured  ->  {', '.join(map(str, written))}")
+    return damaged
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ where it has that value; a record that does not fit the dataclasses below, key b
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from llqr_sam.engine.atomic import creating
+from llqr_sam.engine.typed_json import from_json, one_line, to_json
 
 SCHEMA_VERSION = 1
 
@@ -110,6 +108,19 @@ class RefreshPoint:
 
 
 @dataclass(frozen=True)
+class Sharpness:
+    """How flat the training loss is at the end (llqr_sam.engine.sharpness has the definitions)."""
+
+    eigenvalues: list[float]  # of the Hessian, the largest, largest first
+    trace: float | None  # of the Hessian
+    m_sharpness: float | None
+    rho: float  # of m-sharpness
+    m: int  # samples in its minibatches
+    samples: int  # training samples that all of it is measured on
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Seconds:
     """Wall time of a run by part; what the parts leave of the total is updates, checkpoints and start-up."""
 
@@ -141,10 +152,11 @@ class Record:
     seconds: Seconds
     started: str  # ISO 8601, UTC
     resumes: int
+    sharpness: Sharpness | None = None  # where it was asked for
 
     def to_json(self) -> str:
         """Sorted keys, one space of indent, a newline at the end."""
-        return json.dumps(_finite(_plain(self)), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return to_json(self)
 
     def write(self, path: Path) -> Path:
         """Create the file ``path``, or where that is taken the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
@@ -172,9 +184,9 @@ def read_record(path: Path) -> Record:
         DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
     """
     try:
-        return _decode(path.read_bytes())
+        return from_json(Record, path.read_bytes(), SCHEMA_VERSION)
     except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"{path}: {_one_line(error)}") from error
+        raise DamagedRecordError(f"{path}: {one_line(error)}") from error
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[tuple[Path, str]]]:
@@ -187,99 +199,7 @@ def read_records(folder: Path) -> tuple[list[Record], list[tuple[Path, str]]]:
     damaged: list[tuple[Path, str]] = []
     for path in sorted(folder.rglob("*.json")):
         try:
-            records.append(_decode(path.read_bytes()))
+            records.append(from_json(Record, path.read_bytes(), SCHEMA_VERSION))
         except (ValueError, RecursionError, OSError) as error:
-            damaged.append((path, _one_line(error)))
+            damaged.append((path, one_line(error)))
     return records, damaged
-
-
-def _decode(content: bytes) -> Record:
-    tree = json.loads(content.decode(), parse_constant=_refuse_constant)
-    if not isinstance(tree, dict):
-        raise ValueError(f"a record is an object, not {_json_name(tree)}")
-    version = tree.get("schema")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise ValueError(f"schema is {version!r}, this version reads {SCHEMA_VERSION}{_advice(tree)}")
-    record = _parse(Record, tree, "")
-    assert isinstance(record, Record)
-    return record
-
-
-def _advice(tree: dict[str, Any]) -> str:
-    """What to do about a record of another schema version; nothing to say of JSON that is no record."""
-    version = tree.get("schema")
-    if not isinstance(version, int) or isinstance(version, bool):
-        return ""
-    if version > SCHEMA_VERSION:
-        return ": update the code to read it"
-    return f": the code of its commit, {tree.get('git_commit')}, reads it; here its run counts as missing"
-
-
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as an instance of the annotation ``kind``; ``where`` names it in the message."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if is_dataclass(kind) and isinstance(value, dict):
-        return _parse_fields(kind, value, where)
-    if origin is UnionType:
-        if value is None and NoneType in arguments:
-            return None
-        return _parse(arguments[0], value, where)
-    if origin is Literal and value in arguments:
-        return value
-    if origin is list and isinstance(value, list):
-        return [_parse(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is kind:
-        return value
-    expected = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
-    raise ValueError(f"{where} is {_json_name(value)}, expected {expected}")
-
-
-def _parse_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind) if field.name in value or field.default is MISSING]
-    inside = f"{where}." if where else ""
-    for name in names:
-        if name not in value:
-            raise ValueError(f"{inside}{name} is missing")
-    for name in value:
-        if name not in hints:
-            raise ValueError(f"{inside}{name} is not a key of a record")
-    return kind(**{name: _parse(hints[name], value[name], inside + name) for name in names})
-
-
-def _plain(tree: Any) -> Any:
-    """Dataclasses as dictionaries, without the fields that have their default."""
-    if is_dataclass(tree):
-        values = {field.name: (getattr(tree, field.name), field.default) for field in fields(tree)}
-        return {name: _plain(value) for name, (value, default) in values.items() if value is not default}
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    return [_plain(value) for value in tree] if isinstance(tree, list) else tree
-
-
-def _finite(tree: Any) -> Any:
-    """The same tree with ``None`` for every float that JSON cannot hold."""
-    if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _json_name(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from llqr_sam.data.randomness import derived_seed
-from llqr_sam.data.streams import Share
+from llqr_sam.data.streams import WHOLE, Share
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import batch_norm, devices, provenance
 from llqr_sam.engine.atomic import replacing
@@ -23,7 +24,7 @@ from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import StopRequest
 from llqr_sam.engine.losses import Diverged
 from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record
+from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Sharpness
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
 from llqr_sam.engine.task import Classification, Task
@@ -47,6 +48,7 @@ class RunOptions:
     workers: int = 4  # processes that read folder data sets
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
     keep_weights: bool = False  # write weights.pt at the end and, in translation, best.pt at the best BLEU
+    sharpness_rho: float | None = None  # measure sharpness at the end, m-sharpness at this radius; None: do not
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
@@ -74,6 +76,7 @@ def execute(
     good checkpoint in place; a finished one clears its checkpoints.
     """
     settings.validate()
+    require_sharpness(settings, options.sharpness_rho is not None)
     device = devices.of_rank(options.device, team.local_rank, team.local_size)
     with devices.arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
         stop = StopRequest()
@@ -160,6 +163,7 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
         seconds=trainer.watch.seconds(),
         started=progress.started,
         resumes=progress.resumes,
+        sharpness=_sharpness(trainer, options) if status == "finished" else None,
     )
 
 
@@ -194,6 +198,32 @@ class BestWeights(Observer):
             self._best = point.score
             with replacing(self._path) as file:
                 torch.save(self._model.state_dict(), file)
+
+
+def require_sharpness(settings: RunSettings, wanted: bool) -> None:
+    """Check that sharpness can be measured where it is wanted.
+
+    Raises:
+        ValueError: the package that measures it is not installed, or the run translates.
+    """
+    if wanted and settings.dataset.name in CORPORA:
+        raise ValueError(f"sharpness=true is for images, not for dataset={settings.dataset.name}.")
+    if wanted and importlib.util.find_spec("curvlinops") is None:
+        raise ValueError("sharpness=true needs curvlinops, which is not installed: pip install -e '.[sharpness]'")
+
+
+def _sharpness(trainer: Trainer, options: RunOptions) -> Sharpness | None:
+    """Of the trained network, on training samples that are not augmented; the first rank alone measures it."""
+    if options.sharpness_rho is None or not trainer.team.is_first:
+        return None
+    from llqr_sam.engine import sharpness  # needs curvlinops, which other runs do not
+
+    settings = trainer.settings
+    plain = Classification(replace(settings, protocol=replace(settings.protocol, augment=False)))
+    splits = plain.load(options.data_path, options.data_root, trainer.device, options.workers, WHOLE)
+    m = settings.protocol.batch_size
+    assert m is not None  # images have one
+    return sharpness.measure(trainer.model, splits.train, trainer.task.loss, options.sharpness_rho, m)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ _ARCHS: dict[str, _Arch] = {
     "pyramidnet110": _Arch((32, 64), lambda r, _: PyramidNet(r.classes, depth=110, alpha=270, channels=r.channels)),
     "resnet50": _Arch((224,), lambda r, _: resnet50(r.classes, channels=r.channels)),
     "vit_tiny": _Arch((64, 224), _transformer("vit_tiny")),
+    "vit_small": _Arch((224,), _transformer("vit_small")),
     "vit_base": _Arch((224,), _transformer("vit_base")),
     "vit_large": _Arch((224,), _transformer("vit_large")),
 }

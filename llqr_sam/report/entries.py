@@ -45,6 +45,16 @@ class Entry:
         found = {seed: _accuracy(record, kind).score for seed, record in self.finished.items()}
         return Sample({seed: value for seed, value in found.items() if value is not None})
 
+    def sharpness(self) -> dict[str, Sample]:
+        """Name -> how flat the runs ended, those that measured it: top Hessian eigenvalue, trace, m-sharpness."""
+        found = {seed: record.sharpness for seed, record in self.finished.items() if record.sharpness is not None}
+        measures = {
+            "hessian_top": {seed: flat.eigenvalues[0] for seed, flat in found.items() if flat.eigenvalues},
+            "hessian_trace": {seed: flat.trace for seed, flat in found.items() if flat.trace is not None},
+            "m_sharpness": {seed: flat.m_sharpness for seed, flat in found.items() if flat.m_sharpness is not None},
+        }
+        return {name: Sample(by_seed) for name, by_seed in measures.items()}
+
     def epochs(self, kind: EntryKind) -> Sample:
         """The epochs at which they were reached."""
         return Sample({seed: _accuracy(record, kind).epoch for seed, record in self.finished.items()})

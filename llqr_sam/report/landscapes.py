@@ -6,16 +6,10 @@ eta lambda, lambda the ring's radial curvature: plain gradient descent is stable
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import numpy as np
 import torch
@@ -25,10 +19,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from llqr_sam.engine.atomic import replacing
 from llqr_sam.potholes.landscape import METHODS, Learning, Setting, SharpRing
 from llqr_sam.potholes.survey import FATES, VERDICTS, Outcomes, Survey, paired_paths, verdict
-from llqr_sam.report.curves import COLOURS
+from llqr_sam.report.drawing import COLOURS, tidy, write_csv, write_figure
 from llqr_sam.report.paper import METHODS as LABELS
 
 NAMES = {"gd": "GD", **{method: LABELS[method] for method in METHODS[1:]}}
@@ -109,9 +102,9 @@ def figure_02(folder: Path) -> list[Path]:
         for factor, row in _cells(grid, maps[history])
     ]
     return [
-        _write_figure(figure, folder / "figure_02.png"),
-        _write_csv(folder / "figure_02.csv", summary),
-        _write_csv(folder / "figure_02_map.csv", cells),
+        write_figure(figure, folder / "figure_02.png"),
+        write_csv(folder / "figure_02.csv", summary),
+        write_csv(folder / "figure_02_map.csv", cells),
     ]
 
 
@@ -142,13 +135,10 @@ def figure_03(folder: Path) -> list[Path]:
             numbers += [{**case, **_numbers(method, outcome)} for method, outcome in here.items()]
             verdicts.append({**case, "verdict": verdict(here), **_paired(here)})
     return [
-        _write_figure(figure, folder / "figure_03.png"),
-        _write_csv(folder / "figure_03.csv", numbers),
-        _write_csv(folder / "figure_03_map.csv", verdicts),
+        write_figure(figure, folder / "figure_03.png"),
+        write_csv(folder / "figure_03.csv", numbers),
+        write_csv(folder / "figure_03_map.csv", verdicts),
     ]
-
-
-FIGURES = {"2": figure_02, "3": figure_03}
 
 
 def _map(grid: Grid) -> Map:
@@ -231,7 +221,7 @@ def _draw_distances(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], 
         axes.axhline(radius, linestyle=style, color="#555555", linewidth=0.9, zorder=0)
         axes.text(steps, radius + 0.05, name, ha="right", va="bottom", fontsize=9, color="#555555")
     axes.set(xlabel="step", ylabel=r"$|\theta|$", xlim=(0, steps), ylim=(0, None))
-    _tidy(axes)
+    tidy(axes)
     axes.legend(frameon=False, loc="center right")
 
 
@@ -246,7 +236,7 @@ def _draw_losses(axes: Axes, losses: dict[str, Tensor], steps: int, place: str |
             axes.fill_between(np.arange(len(low)), low, high, color=INKS[method], alpha=0.12, linewidth=0)
     axes.set_yscale("log")
     axes.set(xlabel="step", ylabel="loss (floored at 1e-8)", xlim=(0, steps))
-    _tidy(axes)
+    tidy(axes)
     axes.legend(framealpha=0.9, fontsize=9, loc=place)
 
 
@@ -262,7 +252,7 @@ def _draw_shares(axes: Axes, found: dict[str, dict[float, Outcomes]]) -> None:
     axes.set_xscale("log")
     axes.set(xlabel="variance of the gradient noise", ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
     axes.set_title("Where runs end; the rest stay in the ring", loc="left", fontsize=11)
-    _tidy(axes)
+    tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=4)
 
 
@@ -286,7 +276,7 @@ def _draw_walked(axes: Axes, found: dict[str, dict[float, Outcomes]]) -> None:
     axes.set_yticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
     axes.minorticks_off()
     axes.set_title("Path length: median and quartiles over seeds", loc="left", fontsize=11)
-    _tidy(axes)
+    tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=2)
 
 
@@ -311,24 +301,3 @@ def _legend_of_verdicts(figure: SubFigure, present: set[object]) -> None:
         if name in present
     ]
     figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9.5)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _write_figure(figure: Figure, path: Path) -> Path:
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return path
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> Path:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with replacing(path) as file:
-        file.write(text.getvalue().encode())
-    return path

@@ -28,6 +28,7 @@ ARCHS = {
     "pyramidnet110": "PyramidNet-110",
     "resnet50": "ResNet-50",
     "vit_tiny": "ViT-Ti",
+    "vit_small": "ViT-S/16",
     "vit_base": "ViT-B/16",
     "vit_large": "ViT-L/16",
     "transformer_iwslt": "transformer_iwslt_de_en",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from llqr_sam.engine.atomic import replacing
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.layout import layout
 from llqr_sam.models.registry import ARCHS, build, image_sizes
+from llqr_sam.report.markup import latex_row, markdown_head, markdown_row
 from llqr_sam.suite.errors import UsageError, did_you_mean
 
 PAPER = Path(__file__).resolve().parents[2] / "results" / "paper" / "table9_storage.csv"
@@ -137,11 +138,11 @@ def arch_table(arch: str, dataset: str, structures: Sequence[str], shards: int) 
         f"arch={arch}, {known.classes} classes, {known.image_size} x {known.image_size} images ({dataset}), "
         f"float32, U over {shards} device{'s' if shards > 1 else ''}",
         "",
-        *_markdown(("Structure", *HEADS, "fullest device, MiB")),
+        *markdown_head(("Structure", *HEADS, "fullest device, MiB")),
     ]
     for structure in structures:
         counted = arch_storage(arch, dataset, structure, shards)
-        lines += [_row((structure, *counted.printed(), f"{counted.largest_mib:.2f}"))]
+        lines += [markdown_row((structure, *counted.printed(), f"{counted.largest_mib:.2f}"))]
     return "\n".join(lines) + "\n"
 
 
@@ -154,6 +155,12 @@ class Row:
     shards: int
     ours: tuple[str, ...]
     paper: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
+        counted = PAPER_MODELS[self.model][2].partition(",")[0]
+        return self.model if counted == self.model else f"{counted} (printed: {self.model})"
 
 
 def table_9(path: Path = PAPER) -> list[Row]:
@@ -185,13 +192,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# Table 9: Storage of U on vision transformers",
         "",
-        f'{_caption()} "paper": the value printed in arXiv 2605.16134.',
+        f'{caption()} "paper": the value printed in arXiv 2605.16134.',
         "",
-        *_markdown(("Model", "Structure", "S", *HEADS)),
+        *markdown_head(("Model", "Structure", "S", *HEADS)),
     ]
     for row in rows:
         cells = [f"{ours}<br>paper {paper}" for ours, paper in zip(row.ours, row.paper, strict=True)]
-        lines.append(_row((_label(row), row.structure, str(row.shards), *cells)))
+        lines.append(markdown_row((row.label, row.structure, str(row.shards), *cells)))
     agreed = sum(row.ours == row.paper for row in rows)
     lines += [
         "",
@@ -215,12 +222,12 @@ def to_latex(rows: Sequence[Row]) -> str:
     """A ``table`` environment for booktabs."""
     lines = [
         r"\begin{table}",
-        rf"\caption{{Table 9: Storage of U on vision transformers. {_caption()}}}".replace(" x ", r" $\times$ "),
+        rf"\caption{{Table 9: Storage of U on vision transformers. {caption()}}}".replace(" x ", r" $\times$ "),
         r"\begin{tabular}{llrrrrr}",
         r"\toprule",
-        " & ".join(("Model", "Structure", "S", *HEADS)) + r" \\",
+        latex_row(("Model", "Structure", "S", *HEADS)),
         r"\midrule",
-        *(" & ".join((_label(row), row.structure, str(row.shards), *row.ours)) + r" \\" for row in rows),
+        *(latex_row((row.label, row.structure, str(row.shards), *row.ours)) for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -229,26 +236,12 @@ def to_latex(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _caption() -> str:
+def caption() -> str:
+    """What the numbers are."""
     return (
         "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
         f"{PAPER_MODELS['ViT-Ti/16'][2]}; the others are 224 x 224 images of 1000 classes."
     )
-
-
-def _label(row: Row) -> str:
-    """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
-    counted = PAPER_MODELS[row.model][2].partition(",")[0]
-    return row.model if counted == row.model else f"{counted} (printed: {row.model})"
-
-
-def _markdown(heads: Iterable[str]) -> list[str]:
-    heads = list(heads)
-    return [_row(heads), _row(["---"] * len(heads))]
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _seat(rank: int, size: int) -> Ranks:

@@ -16,7 +16,7 @@ from llqr_sam.engine.atomic import replacing
 from llqr_sam.report.entries import Entry, Table
 from llqr_sam.report.paper import ARCHS, DATASETS, method_label
 from llqr_sam.report.samples import Interval
-from llqr_sam.report.wording import DELTA, OTHER, caption, cell_lines, heading, progress, selected
+from llqr_sam.report.wording import DELTA, FLAT, OTHER, caption, cell_lines, heading, progress, selected
 
 COLUMNS = (
     "table",
@@ -48,6 +48,9 @@ COLUMNS = (
     "difference_low",  # 95 % bootstrap interval
     "difference_high",
     "paper_outside",  # yes or no: whether paper_mean is outside the t interval of best_mean
+    "hessian_top",  # at the end of training, means over the seeds that measured sharpness: largest eigenvalue
+    "hessian_trace",
+    "m_sharpness",
     "selected",  # what the table selects: weight_decay=0.0005 (default)
 )
 
@@ -188,6 +191,7 @@ def _csv_cell(table: Table, entry: Entry, row: Sequence[Entry]) -> dict[str, obj
         "difference_low": difference_ends[0],
         "difference_high": difference_ends[1],
         "paper_outside": "" if outside is None else "yes" if outside else "no",
+        **{name: _number(sample.mean) for name, sample in entry.sharpness().items()},
         "selected": "; ".join(f"{choice.name}={choice.value:g} ({choice.origin})" for choice in entry.choices),
     }
 
@@ -208,7 +212,7 @@ def _latex_lines(table: Table, row: Sequence[Entry]) -> list[str]:
             cell[""] = rf"\textbf{{{cell['']}}}"
     heads = [_latex(label) for label in _row_labels(table, row[0])]
     lines = [_latex_row([*heads, *(cell[""] for cell in cells)])]
-    for label in (OTHER[table.kind], DELTA, "paper"):
+    for label in (OTHER[table.kind], DELTA, FLAT, "paper"):
         if any(label in cell for cell in cells):
             heads = [*[""] * (len(heads) - 1), _latex(label)]
             lines.append(_latex_row([*heads, *(cell.get(label, "") for cell in cells)]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from llqr_sam.report.entries import Entry, EntryKind, Table
 from llqr_sam.report.paper import ARCHS, DATASETS, METHODS
@@ -12,6 +12,8 @@ METRICS = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5
 KINDS: dict[EntryKind, str] = {"best": "best over training", "last": "last epoch"}
 OTHER: dict[EntryKind, EntryKind] = {"best": "last", "last": "best"}
 DELTA = "Δ"
+FLAT = "sharpness"
+_SHARPNESS = {"hessian_top": "top", "hessian_trace": "trace", "m_sharpness": "m"}
 
 
 def heading(table: Table) -> str:
@@ -30,6 +32,8 @@ def caption(table: Table) -> str:
     if DELTA in lines:
         baseline = METHODS.get(table.baseline, table.baseline)
         said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
+    if FLAT in lines:
+        said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
     if "paper" in lines:
         said.append('"paper": the value printed in arXiv 2605.16134.')
     if any(entry.paper_is_outside for entry in table.entries):
@@ -63,9 +67,18 @@ def cell_lines(table: Table, entry: Entry, row: Sequence[Entry]) -> dict[str, st
         lines[OTHER[table.kind]] = _mean(other)
     if difference.values:
         lines[DELTA] = _signed(difference) + _fewer(difference, entry)
+    if flat := ", ".join(_sharpness(entry)):
+        lines[FLAT] = flat
     if entry.paper:
         lines["paper"] = f"{entry.paper.mean:.2f} ± {entry.paper.std:.2f}{' †' if entry.paper_is_outside else ''}"
     return lines
+
+
+def _sharpness(entry: Entry) -> Iterator[str]:
+    """``top 12.3``, ``trace 456``, ``m 0.0123``."""
+    for name, sample in entry.sharpness().items():
+        if sample.mean is not None:
+            yield f"{_SHARPNESS[name]} {sample.mean:.3g}"
 
 
 def _ours(entry: Entry, kind: EntryKind) -> str:

@@ -49,6 +49,7 @@ class Planned:
     settings: RunSettings
     data_path: Path | None
     workers: int
+    sharpness_rho: float | None = None  # measure sharpness at the end, at the protocol's rho
     choices: tuple[Choice, ...] = ()  # what it uses of the hyper-parameters that its table selects
 
     @property
@@ -146,6 +147,7 @@ def _planned(config: DictConfig, folder: str, used: tuple[Choice, ...] = ()) -> 
         settings=settings,
         data_path=Path(config.dataset.path) if config.dataset.path else None,
         workers=config.dataset.workers,
+        sharpness_rho=config.protocol.methods.rho if config.sharpness else None,
         choices=used,
     )
 

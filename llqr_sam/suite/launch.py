@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.run import RunOptions
+from llqr_sam.engine.run import RunOptions, require_sharpness
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.faults import ProcessLost, RankLost
@@ -45,6 +45,8 @@ def launch(status: Status, config: DictConfig) -> int:
     retried = ("failed", "diverged") if config.retry == "failed" else ()
     chosen = status.select("missing", *retried)
     _say(*status.choices(), *status.damage())
+    if config.sharpness:
+        _say(*_unmeasured(status))
     if len(status.runs) > 1:
         _say(status.total())
     elif not chosen:
@@ -55,12 +57,21 @@ def launch(status: Status, config: DictConfig) -> int:
     if not chosen:
         return 0
     _check_translation(chosen, config.devices)
+    _check_sharpness(chosen)
     if config.launch.name == "inline":
         check_device(config)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
     return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
+
+
+def _unmeasured(status: Status) -> Iterator[str]:
+    """What sharpness=true comes too late for."""
+    finished = [record for record in status.records.values() if record.status == "finished"]
+    without = sum(record.sharpness is None for record in finished)
+    if without:
+        yield f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training"
 
 
 def _already(status: Status) -> int:
@@ -162,6 +173,7 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         workers=run.workers,
         checkpoint_minutes=config.checkpoint_minutes,
         keep_weights=config.keep_weights,
+        sharpness_rho=run.sharpness_rho,
         git=None if base == Path() else provenance.git_state(),
     )
     return Job(
@@ -199,6 +211,14 @@ def _check_choices(config: DictConfig) -> None:
             raise UsageError(
                 f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
             )
+
+
+def _check_sharpness(runs: Sequence[Planned]) -> None:
+    try:
+        for run in runs:
+            require_sharpness(run.settings, run.sharpness_rho is not None)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_device(config: DictConfig) -> None:

@@ -111,6 +111,29 @@ class TableMethod:
 
 
 @dataclass
+class EffortConfig:
+    """What a kind of device can do in a few minutes."""
+
+    batch: int = MISSING
+    inner_steps: int = MISSING
+    steps: int = MISSING  # timed together
+    bytes_per_parameter: int = MISSING  # of free memory that measuring a network is taken to need
+
+
+@dataclass
+class TimingConfig:
+    """A table of times: its networks and methods are timed on random images, not trained."""
+
+    intervals: list[int] = MISSING  # optimizer steps between two refreshes
+    steps_per_epoch: int = MISSING
+    rounds: int = MISSING
+    batch: int | None = None  # null: the device's
+    inner_steps: int | None = None  # of the longer refresh that is timed; null: the device's
+    gpu: EffortConfig = field(default_factory=EffortConfig)
+    cpu: EffortConfig = field(default_factory=EffortConfig)
+
+
+@dataclass
 class TableSelection:
     """A hyper-parameter that a table's rows select by their baseline: ``select=<last word of key>``."""
 
@@ -135,6 +158,7 @@ class TableConfig:
     baseline: str = "sgdm"  # optimizer whose column the others are compared with, where the table has it
     selections: list[TableSelection] = field(default_factory=list)  # each with the choices of those before it
     formats: list[str] = field(default_factory=lambda: ["md", "csv", "tex"])
+    timing: TimingConfig | None = None
     curves: str | None = None  # path of the picture of the metric against epoch
 
 
@@ -163,6 +187,7 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     checkpoint_minutes: float = 10.0
     keep_weights: bool = False
+    sharpness: bool = False
 
 
 def register() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.measure import peak_mib
 from benchmarks.problem import Problem
+from llqr_sam.engine.measure import peak_mib
 from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 

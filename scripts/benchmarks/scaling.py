@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +9,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks.measure import Row, time_rows
 from benchmarks.problem import Problem
+from llqr_sam.engine.measure import Row, exponent, time_rows
 from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
+from llqr_sam.models.vit import SIZES
 from llqr_sam.torchvision_compat import ensure_torchvision
-
-VIT_SIZES = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}  # width, depth, heads
 
 
 @dataclass(frozen=True)
@@ -48,21 +46,15 @@ def scaling(structure: Structure, inner_steps: int, rounds: int, device: torch.d
         yield _measure("width", str(width), _resnet(width, 32, device), structure, inner_steps, rounds)
     for depth in (3, 6, 12):
         yield _measure("depth", str(depth), _vit((192, depth, 3), 16, device), structure, inner_steps, rounds)
-    for name, size in VIT_SIZES.items():
-        yield _measure("parameters", f"ViT-{name}/16", _vit(size, 4, device), structure, inner_steps, rounds)
+    for name, size in SIZES.items():
+        yield _measure("parameters", name, _vit(size, 4, device), structure, inner_steps, rounds)
 
 
-def exponent(points: list[Point]) -> tuple[float, float]:
-    """Least-squares slope of log seconds in log parameters: of a refresh, and of a gradient evaluation."""
-    x = [math.log(point.parameters) for point in points]
-    return _slope(x, [math.log(p.refresh_seconds) for p in points]), _slope(
-        x, [math.log(p.gradient_seconds) for p in points]
-    )
-
-
-def _slope(x: list[float], y: list[float]) -> float:
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+def exponents(points: list[Point]) -> tuple[float, float]:
+    """Powers of the parameter count that a refresh and a gradient evaluation grow with."""
+    parameters = [point.parameters for point in points]
+    refresh, gradient = [p.refresh_seconds for p in points], [p.gradient_seconds for p in points]
+    return exponent(parameters, refresh), exponent(parameters, gradient)
 
 
 def _measure(sweep: str, name: str, problem: Problem, structure: Structure, inner_steps: int, rounds: int) -> Point:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
-from benchmarks.measure import Row, time_rows
 from benchmarks.problem import Problem
+from llqr_sam.engine.measure import Row, time_rows
 from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.blocks import KernelBlock
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness import SharpnessAware
-
-INTERVALS = (50, 100, 200, 500, 1000, 1500)  # the paper's, Table 10
 
 
 def steps(
@@ -65,7 +63,7 @@ def _long_side_products(metric: LLQR) -> Callable[[], object]:
     return lambda: [kernel @ square for kernel, square in pairs for _ in range(4)]
 
 
-def overheads(rows: list[Row], inner_steps: int) -> list[tuple[str, list[float]]]:
+def overheads(rows: list[Row], inner_steps: int, intervals: Sequence[int]) -> list[tuple[str, list[float]]]:
     """LLQR+SAM with its refreshes spread over each interval, as ratios to SAM: (divergence and structure, ratios)."""
     unit = rows[0]
     ratios = {row.name: row.ratio(unit) for row in rows}
@@ -74,6 +72,6 @@ def overheads(rows: list[Row], inner_steps: int) -> list[tuple[str, list[float]]
         if name.startswith("refresh"):
             _, divergence, structure, _ = name.split(", ")
             step = ratios[f"LLQR+SAM step, {structure}"]
-            spread = [(step + ratio * inner_steps / interval) / ratios["SAM step"] for interval in INTERVALS]
+            spread = [(step + ratio * inner_steps / interval) / ratios["SAM step"] for interval in intervals]
             lines.append((f"{divergence}, {structure}", spread))
     return lines

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 
 import pytest
 
 from llqr_sam.report.paper import ACCURACY, read_accuracy
+from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.words import CONF, groups
 from tests.suite.plans import plan_of, settings_of
 
+TIMED = ("10",)  # networks and methods that are timed, not trained
 RUNS = {"1": 140, "2": 140, "3": 36, "4": 160, "5": 18, "6": 20, "7": 15, "8": 60, "demo": 27}
 
 
 def test_the_tables_are_these():
-    assert set(groups()["table"]) == set(RUNS)
+    assert set(groups()["table"]) == {*RUNS, *TIMED}
 
 
 @pytest.mark.parametrize(("number", "count"), RUNS.items())
@@ -35,6 +38,20 @@ def test_cells_are_those_of_the_paper(number):
     assert set(planned.values()) == seeds
 
 
+def test_the_timed_table_has_the_networks_methods_and_updates_of_the_paper():
+    """results/paper/table10_cadence.csv: its networks and two smaller ones; epochs of 1,600 steps make its updates."""
+    table = compose_config(["table=10"]).table
+    runs = plan_of("table=10")
+    assert {run.cell.arch for run in runs} == {"vit_tiny", "vit_small", "vit_base", "vit_large"}
+    assert {run.settings.optim.inner_steps for run in runs} == {None, 50}
+    with (ACCURACY.parent / "table10_cadence.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    updates = {int(row["update_interval"]): int(row["updates"]) for row in rows if row["updates"]}
+    assert {n: math.ceil(table.timing.steps_per_epoch / n) for n in table.timing.intervals} == updates
+    labels = {"sgdm": "SGD", "adamw": "AdamW", "sam": "SAM", "llqr": "LLQR", "llqr_sam": "LLQR+SAM"}
+    assert {labels[run.cell.method] for run in runs} == {row["method"] for row in rows}
+
+
 def test_a_cell_is_a_run_without_flags():
     """Dataset, arch, optim, geometry and seed are all that a cell needs: the same run id by hand and by table."""
     run = next(run for run in plan_of("table=2") if run.cell.geometry == "newton" and run.settings.seed == 3)
@@ -48,11 +65,11 @@ def test_label_noise_of_table_8():
     assert {run.settings.dataset.label_noise for run in plan_of("table=demo")} == {0.4}
 
 
-@pytest.mark.parametrize("number", RUNS)
+@pytest.mark.parametrize("number", [*RUNS, *TIMED])
 def test_file_opens_with_its_command_and_cost(number):
     head = [line for line in (CONF / "table" / f"{number}.yaml").read_text().splitlines() if line.startswith("#")]
     assert f"python train.py table={number}" in head[1]
-    assert f"{RUNS[number]} runs" in head[0]
+    assert number in TIMED or f"{RUNS[number]} runs" in head[0]
     assert any("Cost" in line for line in head)
 
 

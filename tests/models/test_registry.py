@@ -20,6 +20,7 @@ PARAMETERS = [  # arch, classes, image side, channels, parameters; and where the
     ("pyramidnet110", 100, 32, 3, 18_426_837),  # 18.43M, authors' code
     ("resnet50", 1000, 224, 3, 25_557_032),
     ("vit_tiny", 200, 64, 3, 5_427_080),  # paper, Table 9
+    ("vit_small", 1000, 224, 3, 22_050_664),  # timm's vit_small_patch16_224
     ("vit_base", 1000, 224, 3, 86_567_656),  # paper, Table 9
     ("vit_large", 1000, 224, 3, 304_326_632),  # paper, Table 9
 ]

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import matplotlib.image
+import numpy as np
 import pytest
 
-from llqr_sam.engine.record import Metrics
-from llqr_sam.report.curves import COLOURS, OTHER, curves_of, draw_curves
+from llqr_sam.report.curves import curves_of, draw_convergence, draw_curves
+from llqr_sam.report.drawing import COLOURS, OTHER, NoRecords
 from llqr_sam.suite.status import Status
 from tests.suite.plans import plan_of
-from tests.suite.records import record_of, write_record
+from tests.suite.records import write_record
 
 RUNS = plan_of("table=demo")
 
@@ -30,26 +29,32 @@ def test_draws_nothing_from_nothing(tmp_path):
     assert not (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize("number", ["demo", "6"])
-def test_every_method_of_a_table_has_a_colour_of_its_own(number):
-    methods = {run.cell.method for run in plan_of(f"table={number}")}
-    assert methods <= set(COLOURS)
-    assert len({*(COLOURS[method] for method in methods), OTHER}) == len(methods) + 1
+def test_every_method_of_the_demo_has_its_colour():
+    assert {run.cell.method for run in RUNS} == set(COLOURS)
+    assert len({*COLOURS.values(), OTHER}) == len(COLOURS) + 1
 
 
-def test_bleu_is_drawn_where_it_was_scored(tmp_path):
-    """Two seeds of AdamW on IWSLT14, BLEU after every second epoch."""
-    runs = plan_of("table=6")[:2]
-    for run, scores in zip(runs, ([None, 20.0, None, 30.0], [None, 22.0, None, 28.0]), strict=True):
-        record = record_of(run, [40.0] * 4)
-        curve = [
-            replace(point, perplexity=9.0, bleu=bleu) for point, bleu in zip(record.metrics.curve, scores, strict=True)
-        ]
-        path = tmp_path / "runs" / "table_06" / f"{run.run_id}.json"
-        replace(record, metrics=Metrics.from_curve(curve)).write(path)
-    ((cell, curve),) = curves_of(Status.of(runs, tmp_path)).items()
-    assert cell.method == "adamw"
-    assert curve.epochs.tolist() == [2, 4]
-    assert curve.scores.tolist() == [[20.0, 30.0], [22.0, 28.0]]
-    assert curve.best == 29.0
-    assert draw_curves("IWSLT14", Status.of(runs, tmp_path), tmp_path / "a.png", "val_bleu")
+def test_curves_are_as_long_as_the_shortest_run_and_in_the_order_of_the_plan(tmp_path):
+    write_record(tmp_path, RUNS[3], [50.0, 60.0])
+    write_record(tmp_path, RUNS[0], [10.0, 20.0, 30.0])
+    write_record(tmp_path, RUNS[1], [20.0, 10.0])
+    first, second = curves_of(Status.of(RUNS, tmp_path))
+    assert (first.cell.method, second.cell.method) == ("sgdm", "llqr")
+    np.testing.assert_array_equal(first.score, [[10.0, 20.0], [20.0, 10.0]])
+    np.testing.assert_array_equal(first.seconds, [[1.0, 2.0], [1.0, 2.0]])
+    assert first.best == 20.0
+
+
+def test_convergence_of_a_table(tmp_path):
+    """Figure 1 of another table, by its words: one row of two panels."""
+    for number, run in enumerate(RUNS[:9]):
+        write_record(tmp_path, run, [50.0 + number, 60.0 + number, 65.0])
+    (path,) = draw_convergence("1", tmp_path, tmp_path / "figures", ["table=demo"])
+    assert path == tmp_path / "figures" / "figure_01.png"
+    height, width, _ = matplotlib.image.imread(path).shape
+    assert (width, height) == (1625, 598)
+
+
+def test_convergence_without_records(tmp_path):
+    with pytest.raises(NoRecords, match="python train.py table=6"):
+        draw_convergence("4", tmp_path, tmp_path)

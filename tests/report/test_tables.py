@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
+from llqr_sam.engine.record import Sharpness
 from llqr_sam.report.entries import Table, build_table
 from llqr_sam.report.paper import read_accuracy
 from llqr_sam.report.tables import COLUMNS, to_csv, to_latex, to_markdown, write_table
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.traces import note_failure
 from tests.suite.plans import plan_of
-from tests.suite.records import write_record
+from tests.suite.records import record_of, write_record
 
 RUNS = plan_of("table=7")  # FisherSAM, LLQR^Delta+SAM, LLQR+SAM, five seeds each
 
@@ -106,6 +108,24 @@ def test_what_was_selected_is_said(tmp_path):
         "\n\n- weight_decay 0.0005 (the protocol's, nothing selected): CIFAR-100 ResNet-18.\n"
     )
     assert r"weight\_decay 0.0005 (the protocol's, nothing selected)" in to_latex(table(tmp_path))
+
+
+def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
+    """A line of the cell and three columns: means over the seeds that have it, here one of two."""
+    flat = Sharpness(eigenvalues=[12.5, 3.0], trace=40.0, m_sharpness=0.0125, rho=0.2, m=128, samples=1024, seconds=1.0)
+    path = tmp_path / "runs" / RUNS[0].folder / f"{RUNS[0].run_id}.json"
+    dataclasses.replace(record_of(RUNS[0], [80.0]), sharpness=flat).write(path)
+    write_record(tmp_path, RUNS[1], [81.0])
+    found = build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
+    assert "<br>sharpness top 12.5, trace 40, m 0.0125<br>paper" in to_markdown(found)
+    assert '"sharpness": of the training loss at the end' in to_markdown(found)
+    assert r" & sharpness & top 12.5, trace 40, m 0.0125 &  &  \\" in to_latex(found)
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    keys = ("hessian_top", "hessian_trace", "m_sharpness")
+    assert [[row[key] for key in keys] for row in rows[:2]] == [["12.5000", "40.0000", "0.0125"], ["", "", ""]]
+    write_record(tmp_path / "other", RUNS[1], [81.0])
+    other = build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path / "other"), read_accuracy())
+    assert "sharpness" not in to_markdown(other)
 
 
 def test_latex(tmp_path):

@@ -17,9 +17,24 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_unknown_figure_is_one_line():
-    done = run("2", "7")
+    done = run("2", "8")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr == "error: figure 7 is not drawn here. Choose from: 2, 3.\n"
+    assert done.stderr == "error: figure 8 is not drawn here. Choose from: 1, 2, 3, 4, 5, 6.\n"
+
+
+def test_words_without_a_figure_they_are_for():
+    done = run("5", "table=2")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr == "error: table=2 is for the figures drawn from runs. Name one of: 1, 4.\n"
+
+
+def test_what_has_no_records_is_said_and_no_mistake(tmp_path):
+    done = run("1", "5", "6", "--results", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        f"figure={number}  not drawn" for number in (1, 5, 6)
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ median over the rounds of its time over the same round's gradient evaluation.
 from __future__ import annotations
 
 import ctypes
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,12 @@ def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
         return None
     work()
     return (_status_kib("VmHWM") - before) / 2**10
+
+
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """b of the least-squares fit seconds = a sizes^b, in logarithms."""
+    fit = statistics.linear_regression([math.log(size) for size in sizes], [math.log(second) for second in seconds])
+    return fit.slope
 
 
 def _wait(device: torch.device) -> None:

@@ -1,0 +1,162 @@
+"""A table of times: which of its networks are measured here, and measuring those that are not.
+
+A network is measured once for each device, batch and setting: ``results/timings/<name>.json``. On a kind of device
+with ``bytes_per_parameter`` the networks are those whose need fits into the free memory; naming some with ``arch=``
+or ``table.archs=`` takes these instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from llqr_sam.data.registry import info
+from llqr_sam.engine import devices
+from llqr_sam.engine.settings import RunSettings
+from llqr_sam.engine.timing import Effort, measure, timing_name
+from llqr_sam.models.registry import build
+from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.grid import plan
+
+MEMORY = Path("/proc/meminfo")
+
+
+def timings_folder(results: Path) -> Path:
+    """Where measurements are."""
+    return results / "timings"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A network of the table on this device."""
+
+    runs: tuple[RunSettings, ...]  # its methods
+    effort: Effort
+    path: Path
+    reason: str | None  # why it is left out
+
+    @property
+    def arch(self) -> str:
+        """The network's name."""
+        return self.runs[0].arch.name
+
+    @property
+    def state(self) -> str:
+        """Measured, left out or not measured."""
+        if self.path.exists():
+            return f"measured: {self.path}"
+        return f"left out: {self.reason}" if self.reason else "not measured"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The networks of a table on one device."""
+
+    device: torch.device
+    networks: tuple[Measurement, ...]
+
+    def lines(self) -> Iterator[str]:
+        """A line a network."""
+        first = self.networks[0]
+        yield f"on {devices.describe(self.device)}, batch {first.effort.batch}:"
+        for network in self.networks:
+            yield f"{network.arch:{max(len(each.arch) for each in self.networks)}}  {network.state}"
+
+    def measure(self) -> int:
+        """Measure what is missing, smallest first; a line each on standard error.
+
+        Returns:
+            Exit status: 1 if a network did not fit into the device's memory.
+        """
+        status = 0
+        for network in self.networks:
+            if network.path.exists() or network.reason:
+                _say(f"{network.arch}: {network.state}")
+                continue
+            _say(f"{network.arch}: measuring")
+            try:
+                timing = measure(network.runs, info(network.runs[0].dataset.name), network.effort, self.device)
+            except torch.OutOfMemoryError:
+                _say(f"{network.arch}: not measured: out of memory at table.timing.batch={network.effort.batch}")
+                status = 1
+                continue
+            finally:
+                _free(self.device)
+            timing.write(network.path)
+            _say(f"{network.arch}: measured: {network.path}")
+        return status
+
+
+def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
+    """The networks that a table of times and the words ask for.
+
+    Raises:
+        UsageError: an impossible value, no such device, or a launcher that has no use here.
+    """
+    if config.launch.name != "inline":
+        raise UsageError(
+            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
+        )
+    try:
+        device = devices.resolve(config.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    timing = config.table.timing
+    kind = timing.gpu if device.type == "cuda" else timing.cpu
+    named = any(word.partition("=")[0] in ("arch", "table.archs") for word in words)
+    by_arch: dict[str, list[RunSettings]] = {}
+    for run in plan(config, words):
+        by_arch.setdefault(run.settings.arch.name, []).append(run.settings)
+    folder = timings_folder(Path(config.paths.results))
+    networks = []
+    for runs in by_arch.values():
+        effort = _effort(timing, kind, runs)
+        reason = None if named else _too_large(runs[0], kind.bytes_per_parameter)
+        networks.append(Measurement(tuple(runs), effort, folder / f"{timing_name(runs, effort, device)}.json", reason))
+    return Measurements(device, tuple(networks))
+
+
+def _effort(timing: DictConfig, kind: DictConfig, runs: Sequence[RunSettings]) -> Effort:
+    batch, rounds = timing.batch or kind.batch, timing.rounds
+    most = max((run.optim.inner_steps or 0 for run in runs), default=0)
+    inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0
+    for key, value, least in (("batch", batch, 1), ("rounds", rounds, 1), ("inner_steps", inner, min(2, most))):
+        if value < least:
+            raise UsageError(f"table.timing.{key}={value} must be >= {least}.")
+    return Effort(batch=batch, rounds=rounds, steps=kind.steps, inner_steps=inner)
+
+
+def _too_large(run: RunSettings, bytes_per_parameter: int) -> str | None:
+    """Why a network does not fit into the free memory, if so."""
+    if not bytes_per_parameter or not MEMORY.exists():
+        return None
+    known = info(run.dataset.name)
+    with torch.device("meta"):
+        model = build(run.arch.name, classes=known.classes, image_size=known.image_size, channels=known.channels)
+    needed = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters()) / 2**30
+    free = _free_gib()
+    if needed <= free:
+        return None
+    return f"taken to need {needed:.0f} GiB, {free:.0f} GiB are free; arch={run.arch.name} measures it anyway"
+
+
+def _free_gib() -> float:
+    (line,) = [line for line in MEMORY.read_text().splitlines() if line.startswith("MemAvailable")]
+    return int(line.split()[1]) / 2**20
+
+
+def _free(device: torch.device) -> None:
+    """Give back what the last network held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

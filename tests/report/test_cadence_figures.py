@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import matplotlib.image
+import pytest
+from matplotlib.figure import Figure
+
+from llqr_sam.report import cadence_figures
+from llqr_sam.report.cadence_figures import figure_05, figure_06
+from llqr_sam.report.drawing import NoRecords, write_figure
+from tests.report.timings import write_timings
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """The figures as objects, beside their files."""
+    figures: list[Figure] = []
+
+    def write(figure, path):
+        figures.append(figure)
+        return write_figure(figure, path)
+
+    monkeypatch.setattr(cadence_figures, "write_figure", write)
+    return figures
+
+
+def test_figure_05(tmp_path, drawn):
+    write_timings(tmp_path)
+    (path,) = figure_05(tmp_path, tmp_path / "figures")
+    assert matplotlib.image.imread(path).std() > 0
+    small, base = drawn[0].axes
+    assert small.get_title("left") == "ViT-S/16, diagonal, batch 2, a CPU"
+    assert base.get_title("left").startswith("ViT-B/16")
+    assert [text.get_text() for text in small.get_legend().get_texts()] == ["SGD", "AdamW", "SAM", "LLQR", "LLQR+SAM"]
+
+
+def test_figure_06_fits_the_power(tmp_path, drawn):
+    write_timings(tmp_path)
+    (path,) = figure_06(tmp_path, tmp_path / "figures")
+    assert matplotlib.image.imread(path).std() > 0
+    labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert labels == [
+        "refresh: diagonal, ngd, batch 2, a CPU, grows with P^1.50",
+        "SGD step: batch 2, a CPU, grows with P^1.50",
+    ]
+
+
+@pytest.mark.parametrize("figure", [figure_05, figure_06])
+def test_without_measurements(figure, tmp_path):
+    with pytest.raises(NoRecords, match="python train.py table=10"):
+        figure(tmp_path, tmp_path)
