@@ -49,7 +49,7 @@ BUILD := .venv/build-fairseq
 	@$(BUILD)/bin/python -m pip wheel --quiet --disable-pip-version-check --constraint constraints-nmt.txt --no-deps --no-build-isolation \
 		--wheel-dir $(BUILD) fairseq 2> >(grep -v '^WARNING: Location' >&2)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-nmt.txt \
-		--editable '.[dev,nmt]' 2> >(grep -v '^WARNING: Location' >&2)
+		--editable '.[suite,dev,nmt]' 2> >(grep -v '^WARNING: Location' >&2)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(BUILD)/fairseq-*.whl
 	@rm -rf $(BUILD)
 	@touch $@

@@ -24,8 +24,9 @@ class Row:
     Attributes:
         name: What it is.
         work: Does it once.
-        share: Parts the work consists of; the inner steps of a refresh. Work of one part is done three times over, or
-            it would pay for the memory that a refresh before it gave back.
+        share: Parts the work consists of; the inner steps of a refresh.
+        repeats: Times it is done in a round. Short work needs several, or it pays for the memory that long work before
+            it gave back.
         seconds: One figure a round, of one part.
         peak_mib: Memory above what was held before, at its highest, the first time.
     """
@@ -33,6 +34,7 @@ class Row:
     name: str
     work: Callable[[], object]
     share: int = 1
+    repeats: int = 1
     seconds: list[float] = field(default_factory=list)
     peak_mib: float | None = None
 
@@ -53,13 +55,12 @@ def time_rows(rows: Sequence[Row], rounds: int, device: torch.device) -> None:
         row.peak_mib = peak_mib(row.work, device)
     for _ in range(rounds):
         for row in rows:
-            repeats = 3 if row.share == 1 else 1
             _wait(device)
             start = time.perf_counter()
-            for _ in range(repeats):
+            for _ in range(row.repeats):
                 row.work()
             _wait(device)
-            row.seconds.append((time.perf_counter() - start) / (repeats * row.share))
+            row.seconds.append((time.perf_counter() - start) / (row.repeats * row.share))
 
 
 def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:

@@ -23,9 +23,9 @@ def steps(
     sgd = sgdm.sgd()
     sharp = SharpnessAware(sam.sgd(), rho=0.1, model=sam.model)
     rows = [
-        Row("gradient evaluation", gradient.evaluate),
-        Row("SGDM step", lambda: sgd.step(sgdm.evaluate)),
-        Row("SAM step", lambda: sharp.step(sam.evaluate)),
+        Row("gradient evaluation", gradient.evaluate, repeats=3),
+        Row("SGDM step", lambda: sgd.step(sgdm.evaluate), repeats=3),
+        Row("SAM step", lambda: sharp.step(sam.evaluate), repeats=3),
     ]
     for structure in structures:
         rows += _of_structure(make(), structure, divergences, inner_steps)
@@ -40,15 +40,15 @@ def _of_structure(problem: Problem, structure: Structure, divergences: list[str]
     llqr = SharpnessAware(problem.sgd(), rho=0.0, transport=metric)
     both = SharpnessAware(problem.sgd(), rho=0.1, probe=metric, transport=metric)
     rows = [
-        Row(f"U g, {structure}", lambda: metric.apply(gradients)),
-        Row(f"LLQR step, {structure}", lambda: llqr.step(problem.evaluate)),
-        Row(f"LLQR+SAM step, {structure}", lambda: both.step(problem.evaluate)),
+        Row(f"U g, {structure}", lambda: metric.apply(gradients), repeats=3),
+        Row(f"LLQR step, {structure}", lambda: llqr.step(problem.evaluate), repeats=3),
+        Row(f"LLQR+SAM step, {structure}", lambda: both.step(problem.evaluate), repeats=3),
     ]
     for name, each in metrics.items():
         refresh = partial(each.refresh, problem.inputs, problem.targets, problem.loss_fn)
         rows.append(Row(f"refresh, {name}, {structure}, per inner step", refresh, share=inner_steps))
     if structure == "ekfac":
-        rows.append(Row("four m^2 n products of each kernel", _long_side_products(metric)))
+        rows.append(Row("four m^2 n products of each kernel", _long_side_products(metric), repeats=3))
     return rows
 
 

@@ -21,6 +21,7 @@ from llqr_sam.engine import devices
 from llqr_sam.engine.losses import LossLog
 from llqr_sam.engine.run import RunOptions, _prepare
 from llqr_sam.engine.settings import ArchSettings, DatasetSettings
+from llqr_sam.engine.team import ALONE
 from llqr_sam.engine.trainer import Trainer
 
 METHODS = ["sgdm", "adam", "sam", "f_sam", "llqr_sam"]
@@ -53,7 +54,7 @@ def make_trainer(make_settings: Any, images: Path, tmp_path: Path) -> Make:
             settings, dataset=DatasetSettings("cifar10"), arch=ArchSettings("resnet18", width=4)
         )
         options = RunOptions(tmp_path, tmp_path / "record.json", data_path=images)
-        return _prepare(settings, options, torch.device(device), ())
+        return _prepare(settings, options, torch.device(device), (), ALONE)
 
     return make
 
