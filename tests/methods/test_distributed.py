@@ -247,32 +247,36 @@ def test_training_with_a_sharded_metric(two, structure):
 
 
 def _reloaded(state):
-    """The share that a rank takes of a whole U, and what it says of another rank's."""
+    """The share that a rank takes of a whole U, what it saves of it, and what it says of another rank's share."""
     metric = LLQR(_network("mlp"), structure="kfac", process_group=dist.group.WORLD, shard=True)
     metric.load_state_dict(state)
-    own = metric.state_dict()
+    saved = metric.state_dict()
+    share = {name: {key: f.clone() for key, f in factors.items()} for name, factors in metric.named_factors().items()}
     others = [None] * dist.get_world_size()
-    dist.all_gather_object(others, own)
+    dist.all_gather_object(others, {**saved, "factors": share})
     try:
         metric.load_state_dict(others[1 - dist.get_rank()])
     except ValueError as error:
-        return own["factors"], str(error)
+        return share, saved["factors"], str(error)
 
 
 def test_sharded_state_is_a_share_of_the_whole(two):
+    """And the first rank saves the whole."""
     metric = LLQR(_network("mlp"), structure="kfac", inner_steps=5)
     metric.refresh(*_data("mlp"), mean_loss)
     whole = metric.state_dict()
-    (first, complaint), (second, _) = two(_reloaded, whole)
+    (first, saved, complaint), (second, saved_too, _) = two(_reloaded, whole)
     assert "another share of this model" in complaint
     merged = {**first, **second}
-    assert merged.keys() == whole["factors"].keys()
+    assert saved.keys() == merged.keys() == whole["factors"].keys()
+    assert saved_too.keys() == second.keys()
     assert len(merged) == len(first) + len(second)
     for name, factors in merged.items():
         assert _identical(factors, whole["factors"][name])
+        assert _identical(saved[name], whole["factors"][name])
     with pytest.raises(ValueError, match="another share of this model"):
         metric.load_state_dict({**whole, "factors": first})
-    metric.load_state_dict({**whole, "factors": merged})
+    metric.load_state_dict({**whole, "factors": saved})
 
 
 def _refresh_with_a_broken_rank(shard):

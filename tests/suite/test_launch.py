@@ -88,7 +88,7 @@ def test_an_interruption_stops_the_sweep(tmp_path, capsys, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise Interrupted(3, tmp_path, None)
 
-    monkeypatch.setattr(launching, "attempt", interrupted)
+    monkeypatch.setattr(launching, "train", interrupted)
     assert run(["table=demo", "optim=sgdm"], tmp_path) == 130
     error = capsys.readouterr().err
     assert "the same command continues" in error

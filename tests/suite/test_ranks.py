@@ -74,8 +74,8 @@ def begun(job: Job) -> bool:
 def test_two_processes_are_one(tmp_path, words):
     """The same run id, losses and accuracy, to rounding in float32 over an epoch of 20 steps."""
     common = [word for word in words if word != "optim.shard=true"]
-    one = record_of(tmp_path / "one", *SMALL, *common, "protocol.epochs=1")
-    two = record_of(tmp_path / "two", *SMALL, *words, "protocol.epochs=1", "devices=2")
+    one = train(job_of(tmp_path / "one", *SMALL, *common, "protocol.epochs=1"))
+    two = train(job_of(tmp_path / "two", *SMALL, *words, "protocol.epochs=1", "devices=2"))
     assert two.run_id == one.run_id
     assert two.device == f"2 x {one.device}"
     (expected,), (found,) = one.metrics.curve, two.metrics.curve
@@ -142,14 +142,17 @@ def test_a_run_on_a_local_worker(tmp_path):
     assert "top-1" in (job_of(tmp_path, *words).folder / "log.txt").read_text()
 
 
-def test_failures_are_noted_once_and_mistakes_are_one_line(tmp_path):
-    """A preconditioner minibatch larger than the data is found on each rank."""
-    words = ("optim=llqr", "protocol.methods.refresh_batch=100000", "devices=2")
-    launcher = start(*command(tmp_path, *words))
-    _, error = launcher.communicate(timeout=60)
-    assert launcher.returncode == 2, error
-    assert error.splitlines()[-1].startswith("error: a preconditioner minibatch of 100000 cannot be drawn")
-    assert error.count("100000") == 1
+def test_an_error_of_the_ranks_is_the_runs(tmp_path):
+    """A preconditioner minibatch larger than the data is found on each rank, and noted unless it is a mistake."""
+    job = job_of(tmp_path, *SMALL, "optim=llqr", "protocol.methods.refresh_batch=100000", "devices=2")
+    with pytest.raises(ValueError, match="^a preconditioner minibatch of 100000 cannot be drawn"):
+        train(job, (ValueError,))
+    assert job.outcome() is None
+    with pytest.raises(ValueError, match="^a preconditioner minibatch of 100000"):
+        train(job)
+    failure = read_failure(job.folder)
+    assert failure is not None
+    assert failure.error.startswith("ValueError: a preconditioner minibatch of 100000")
 
 
 def test_all_ranks_hear_that_a_run_is_somebody_elses(tmp_path):

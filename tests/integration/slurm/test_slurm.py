@@ -196,3 +196,20 @@ def test_queued_jobs_run_the_code_of_the_launch(tmp_path):
         pass  # the next launch
     assert not snapshot.exists()
     assert not user.exists()
+
+
+def test_a_run_on_two_tasks_is_preempted_and_continues(tmp_path):
+    """SLURM's warning reaches both ranks; they stop after the same step, and the weights are those of two ranks here."""
+    words = ("optim=llqr_sam", "protocol.epochs=6", "protocol.methods.interval=8", "devices=2")
+    ((job, run_id),) = launch(tmp_path / "queued", *words).items()
+    wait_for(lambda: begun(tmp_path / "queued", run_id))
+    with warned_by_slurm(job):
+        wait_for(lambda: back_in_the_queue(job))
+    hurry(job)
+    train(tmp_path / "inline", *words)
+    wait_for(lambda: run_id in records(tmp_path / "queued"), 120)
+    ours, theirs = records(tmp_path / "queued")[run_id], records(tmp_path / "inline")[run_id]
+    assert ours.resumes == 1
+    assert ours.device == theirs.device
+    assert ours.weights_sha256 == theirs.weights_sha256
+    wait_for(lambda: not slurm_says("squeue", "--noheader"))
