@@ -105,7 +105,7 @@ def _verdict(candidates: Sequence[Candidate], config: DictConfig) -> str:
     if config.dry_run or config.status:
         return f"complete: the same command without dry_run and status selects {best.choice.value:g}"
     write_choice(best.choice, _tree(candidates, config))
-    return f"selected: {best.choice.value:g} ({best.choice.path})"
+    return _verdict(candidates, config)  # what the file says: another command may have been first
 
 
 def _tree(candidates: Sequence[Candidate], config: DictConfig) -> dict[str, Any]:
