@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.report.entries import Entry, Table
+from llqr_sam.report.markup import latex_row, markdown_head, markdown_row
 from llqr_sam.report.paper import ARCHS, DATASETS, method_label
 from llqr_sam.report.samples import Interval
 from llqr_sam.report.wording import DELTA, FLAT, OTHER, caption, cell_lines, heading, progress, selected
@@ -86,12 +87,11 @@ def to_markdown(table: Table) -> str:
         "",
         f"{caption(table)} **Bold**: best of the row among ours.",
         "",
-        _markdown_row(header),
-        _markdown_row(["---"] * len(header)),
+        *markdown_head(header),
     ]
     for row in table.rows:
         cells = [_markdown_cell(table, entry, row) for entry in row]
-        lines.append(_markdown_row([*_row_labels(table, row[0]), *cells]))
+        lines.append(markdown_row([*_row_labels(table, row[0]), *cells]))
     lines += ["", f"{progress(table)} Command: `{table.command}`.", ""]
     if notes := selected(table):
         lines += [*(f"- {note}" for note in notes), ""]
@@ -116,7 +116,7 @@ def to_latex(table: Table) -> str:
         rf"\caption{{{_latex(' '.join([f'{heading(table)}.', caption(table), *selected(table)]))}}}",
         rf"\begin{{tabular}}{{{'l' * len(_row_heads(table))}{'c' * len(table.rows[0])}}}",
         r"\toprule",
-        _latex_row(map(_latex, heads)),
+        latex_row(map(_latex, heads)),
         r"\midrule",
     ]
     for row in table.rows:
@@ -149,10 +149,6 @@ def _is_best(table: Table, entry: Entry, row: Sequence[Entry]) -> bool:
 def _markdown_cell(table: Table, entry: Entry, row: Sequence[Entry]) -> str:
     ours, *others = (f"{label} {line}".strip() for label, line in cell_lines(table, entry, row).items())
     return "<br>".join([f"**{ours}**" if _is_best(table, entry, row) else ours, *others])
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _csv_cell(table: Table, entry: Entry, row: Sequence[Entry]) -> dict[str, object]:
@@ -211,16 +207,12 @@ def _latex_lines(table: Table, row: Sequence[Entry]) -> list[str]:
         if _is_best(table, entry, row):
             cell[""] = rf"\textbf{{{cell['']}}}"
     heads = [_latex(label) for label in _row_labels(table, row[0])]
-    lines = [_latex_row([*heads, *(cell[""] for cell in cells)])]
+    lines = [latex_row([*heads, *(cell[""] for cell in cells)])]
     for label in (OTHER[table.kind], DELTA, FLAT, "paper"):
         if any(label in cell for cell in cells):
             heads = [*[""] * (len(heads) - 1), _latex(label)]
-            lines.append(_latex_row([*heads, *(cell.get(label, "") for cell in cells)]))
+            lines.append(latex_row([*heads, *(cell.get(label, "") for cell in cells)]))
     return lines
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
 
 
 def _latex(text: str) -> str:
