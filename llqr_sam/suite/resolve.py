@@ -137,7 +137,8 @@ def _check_translation(config: DictConfig) -> None:
     for key, neutral in _IMAGES_ONLY.items():
         value = OmegaConf.select(config, key)
         if value != neutral:
-            raise UsageError(f"{key}={value} has no use with dataset={dataset}: leave it at {neutral or 'null'}.")
+            default = "null" if neutral is None else neutral
+            raise UsageError(f"{key}={value} has no use with dataset={dataset}: leave it at {default}.")
 
 
 def _check_images(config: DictConfig) -> None:
