@@ -42,7 +42,7 @@ def study_steps(options: argparse.Namespace) -> dict[str, Any]:
     intervals = list(compose_config(["table=10"]).table.timing.intervals)
     spread = [
         {"LLQR+SAM / SAM": name, **{str(n): ratio for n, ratio in zip(intervals, ratios, strict=True)}}
-        for name, ratios in overheads(rows, options.inner_steps, intervals)
+        for name, ratios in overheads(rows, intervals)
     ]
     return {"rows": figures, "LLQR+SAM over SAM, by steps between refreshes": spread}
 

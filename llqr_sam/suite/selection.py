@@ -19,7 +19,8 @@ from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.status import KINDS, Status
 
 CRITERION = (
-    "highest mean over seeds of the best test top-1 over training; of equals the first; none with a diverged run"
+    "highest mean over seeds of the best score over training, test top-1 or, translating, validation BLEU; "
+    "of equals the first; none with a diverged run"
 )
 
 
@@ -30,18 +31,18 @@ class Candidate:
     choice: Choice
     runs: tuple[Planned, ...]
     kinds: Counter[str]  # of the runs, as in ``Status.of_run``
-    top1: tuple[float, ...]  # best over training in percent, one a finished run
+    scores: tuple[float, ...]  # best over training, percent or BLEU, one a finished run
 
     @classmethod
     def of(cls, choice: Choice, runs: Sequence[Planned], status: Status) -> Candidate:
         """Gather the records of its runs."""
         finished = [status.records[run.run_id] for run in runs if status.of_run(run) == "finished"]
-        top1 = [record.metrics.best.score for record in finished]
+        scores = [record.metrics.best.score for record in finished]
         return cls(
             choice,
             tuple(runs),
             Counter(status.of_run(run) for run in runs),
-            tuple(value for value in top1 if value is not None),
+            tuple(value for value in scores if value is not None),
         )
 
     @property
@@ -51,11 +52,11 @@ class Candidate:
 
     @property
     def mean(self) -> float | None:
-        """Of ``top1``, without the rounding of sums: equal counts of right answers are equal means."""
-        return round(statistics.fmean(self.top1), 6) if self.top1 else None
+        """Of ``scores``, without the rounding of sums: equal counts of right answers are equal means."""
+        return round(statistics.fmean(self.scores), 6) if self.scores else None
 
     def __str__(self) -> str:
-        mean = "-" if self.mean is None else f"{self.mean:.2f} %"
+        mean = "-" if self.mean is None else f"{self.mean:.2f}"
         kinds = [f"{self.kinds[kind]} {kind}" for kind in KINDS[1:] if self.kinds[kind]]
         runs = ", ".join([f"{self.kinds['finished']} of {len(self.runs)} runs", *kinds])
         return f"  {self.choice.value:<8g}  {mean:>8}  {runs}"
@@ -65,7 +66,7 @@ class Candidate:
         return {
             "value": self.choice.value,
             "mean": self.mean,
-            "top1": list(self.top1),
+            "scores": list(self.scores),
             "diverged": self.kinds["diverged"],
             "runs": [run.run_id for run in self.runs],
         }

@@ -79,7 +79,7 @@ def test_the_best_mean_is_kept_and_used(command):
     lines = command.conclude(words)
     (path,) = command.files()
     assert lines[-1] == f"  selected: 0.0001 ({path})"
-    assert "90.50 %  2 of 2 runs" in lines[1]
+    assert "90.50  2 of 2 runs" in lines[1]
     tree = json.loads(path.read_text())
     assert tree["choice"] == 1e-4
     assert [candidate["mean"] for candidate in tree["candidates"]] == [90.5, 90.25, 89.5]
@@ -113,7 +113,7 @@ def test_an_incomplete_selection_says_what_is_missing_and_keeps_nothing(command)
         write_record(command.folder / "results", run, [90.0])
     note_failure(runs[3].run_id, command.folder / "w" / runs[3].run_id, RuntimeError("boom"))
     lines = command.conclude(words)
-    assert lines[2].endswith("90.00 %  1 of 2 runs, 1 failed")
+    assert lines[2].endswith("90.00  1 of 2 runs, 1 failed")
     assert lines[3].endswith("-  0 of 2 runs, 2 missing")
     assert lines[4].startswith("  not selected: 3 of 6 runs are missing; the same command continues (failed ones with")
     assert command.files() == []
