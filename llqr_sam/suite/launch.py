@@ -56,7 +56,7 @@ def launch(status: Status, config: DictConfig) -> int:
         _say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
-    _check_translation(chosen, config.devices)
+    _check_fairseq(chosen)
     _check_sharpness(chosen)
     if config.launch.name == "inline":
         check_device(config)
@@ -233,12 +233,10 @@ def check_device(config: DictConfig) -> None:
         )
 
 
-def _check_translation(runs: Sequence[Planned], devices: int) -> None:
+def _check_fairseq(runs: Sequence[Planned]) -> None:
     translates = next((run.settings.dataset.name for run in runs if run.settings.dataset.name in CORPORA), None)
     if translates and not fairseq_installed():
         raise UsageError(f"dataset={translates} needs fairseq. {HOW_TO_INSTALL}")
-    if translates and devices > 1:
-        raise UsageError(f"devices={devices} has no use with dataset={translates}: use devices=1.")
 
 
 def _say(*lines: str) -> None:

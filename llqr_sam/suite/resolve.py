@@ -187,8 +187,10 @@ def _check_devices(config: DictConfig) -> None:
         size = OmegaConf.select(config, key)
         if size is not None and size % devices:
             raise UsageError(f"devices={devices} must divide {key}={size}: each has the same share of a minibatch.")
-    share, parts = config.protocol.batch_size // devices, config.precision.accumulate
-    if parts > share:
+    if devices > 1 and config.dataset.name in CORPORA:
+        raise UsageError(f"devices={devices} has no use with dataset={config.dataset.name}: use devices=1.")
+    share, parts = (config.protocol.batch_size or 0) // devices, config.precision.accumulate
+    if config.dataset.name not in CORPORA and parts > share:
         raise UsageError(f"precision.accumulate={parts} must be at most {share}, a device's share of a minibatch.")
     if config.optim.shard and devices == 1:
         raise UsageError("optim.shard=true spreads the learned metric over devices: it needs devices > 1.")
