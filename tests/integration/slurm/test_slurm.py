@@ -199,11 +199,7 @@ def test_queued_jobs_run_the_code_of_the_launch(tmp_path):
 
 
 def test_a_run_on_two_tasks_is_preempted_and_continues(tmp_path):
-<<<<<<< HEAD
-    """SLURM's warning reaches both ranks; they stop after the same step, with the weights of two ranks here."""
-=======
     """SLURM's warning reaches both ranks; they stop after one step, and the weights are those of two ranks here."""
->>>>>>> ranks
     words = ("optim=llqr_sam", "protocol.epochs=6", "protocol.methods.interval=8", "devices=2")
     ((job, run_id),) = launch(tmp_path / "queued", *words).items()
     wait_for(lambda: begun(tmp_path / "queued", run_id))
