@@ -44,7 +44,7 @@ class Lines(Observer):
         self._best = max(self._best, point.score or 0.0)
         self._print(
             f"epoch {point.epoch}/{self._epochs}  loss {_number(point.train_loss)}  test {_number(point.test_loss)}  "
-            f"{_unit(point)} {_percent(point.score)}  best {self._best:.2f}  {_duration(point.seconds)}"
+            f"{_unit(point)} {_percent(point.score)}  best {_percent(self._best or None)}  {_duration(point.seconds)}"
         )
 
     def on_end(self, record: Record) -> None:
