@@ -46,7 +46,12 @@ def attempt(
         except Exception as caught:
             error = explained(caught)
             if not isinstance(error, (Interrupted, RankLost, *mistakes)):
-                note_failure(job.run_id, job.folder, error)
+                try:
+                    note_failure(job.run_id, job.folder, error)
+                except (
+                    RuntimeError
+                ):  # a loader's dead process: torch's signal handler tells of it once, wherever we are
+                    note_failure(job.run_id, job.folder, error)
             if error is caught:
                 raise
             raise error from caught

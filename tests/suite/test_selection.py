@@ -85,7 +85,7 @@ def test_the_best_mean_is_kept_and_used(command):
     assert [candidate["mean"] for candidate in tree["candidates"]] == [90.5, 90.25, 89.5]
     assert tree["candidates"][2]["runs"] == [run.run_id for run in command.plan(words)[4:]]
     assert (tree["table"], tree["arch"], tree["optim"], tree["seeds"]) == ("demo", "small_cnn", "sgdm", [0, 1])
-    assert "best test top-1" in tree["criterion"]
+    assert "best score over training, test top-1" in tree["criterion"]
     runs = command.plan()
     assert set(decays(runs)) == {1e-4}
     assert not {run.run_id for run in runs} & set(before)
