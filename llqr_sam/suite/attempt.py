@@ -50,7 +50,7 @@ def attempt(
                     note_failure(job.run_id, job.folder, error)
                 except (
                     RuntimeError
-                ):  # a loader's dead process: torch's signal handler tells of it once, wherever we are
+                ):  # torch tells of a dead reader once, wherever the program is
                     note_failure(job.run_id, job.folder, error)
             if error is caught:
                 raise
