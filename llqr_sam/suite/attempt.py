@@ -48,9 +48,7 @@ def attempt(
             if not isinstance(error, (Interrupted, RankLost, *mistakes)):
                 try:
                     note_failure(job.run_id, job.folder, error)
-                except (
-                    RuntimeError
-                ):  # torch tells of a dead reader once, wherever the program is
+                except RuntimeError:  # torch tells of a dead reader once, wherever the program is
                     note_failure(job.run_id, job.folder, error)
             if error is caught:
                 raise

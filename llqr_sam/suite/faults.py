@@ -29,4 +29,6 @@ def explained(error: Exception) -> Exception:
     ):
         fate = found[2].strip().rstrip(". ")
         return LoaderLost(f"process {found[1]}, which reads the data set, {fate}; retry=failed continues the run")
+    if isinstance(error, ConnectionResetError):  # the loader saw it before the signal came
+        return LoaderLost("a process that reads the data set is gone; retry=failed continues the run")
     return error
