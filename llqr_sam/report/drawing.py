@@ -19,7 +19,6 @@ from llqr_sam.engine.atomic import replacing
 # Okabe and Ito's colours, told apart with any colour vision; a method keeps its colour in every picture.
 COLOURS = {
     "sgdm": "#000000",
-    "adamw": "#000000",  # the baseline where sgdm is none
     "llqr": "#E69F00",
     "sam": "#56B4E9",
     "fisher_sam": "#009E73",
@@ -35,8 +34,8 @@ class NoRecords(Exception):  # nothing is wrong: there is nothing to draw yet
 
 
 def colour(method: str) -> str:
-    """Of a method's line."""
-    return COLOURS.get(method, OTHER)
+    """Of a method's line; AdamW is the baseline where SGDM is none."""
+    return COLOURS.get("sgdm" if method == "adamw" else method, OTHER)
 
 
 def tidy(axes: Axes) -> None:

@@ -46,10 +46,7 @@ def attempt(
         except Exception as caught:
             error = explained(caught)
             if not isinstance(error, (Interrupted, RankLost, *mistakes)):
-                try:
-                    note_failure(job.run_id, job.folder, error)
-                except RuntimeError:  # torch tells of a dead reader once, wherever the program is
-                    note_failure(job.run_id, job.folder, error)
+                note_failure(job.run_id, job.folder, error)
             if error is caught:
                 raise
             raise error from caught

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 from llqr_sam.engine.team import is_loss
 
@@ -29,6 +30,9 @@ def explained(error: Exception) -> Exception:
     ):
         fate = found[2].strip().rstrip(". ")
         return LoaderLost(f"process {found[1]}, which reads the data set, {fate}; retry=failed continues the run")
-    if isinstance(error, ConnectionResetError):  # the loader saw it before the signal came
-        return LoaderLost("a process that reads the data set is gone; retry=failed continues the run")
+    if isinstance(error, ConnectionResetError):  # perhaps a reader's, seen before that signal came
+        try:
+            time.sleep(1.0)
+        except RuntimeError as told:
+            return explained(told)
     return error
