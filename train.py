@@ -17,7 +17,6 @@ same command continues.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 try:
@@ -31,13 +30,11 @@ from omegaconf import DictConfig
 
 from llqr_sam.engine.timing import read_timings
 from llqr_sam.report.cadence import cadence, overview
+from llqr_sam.suite.dispatch import dispatch, places
 from llqr_sam.suite.errors import JobError, exit_status
-from llqr_sam.suite.grid import Planned, plan
-from llqr_sam.suite.launch import launch
-from llqr_sam.suite.overview import Overview, every_table
+from llqr_sam.suite.grid import plan
+from llqr_sam.suite.overview import every_table
 from llqr_sam.suite.schema import register
-from llqr_sam.suite.selection import conclude
-from llqr_sam.suite.status import Status
 from llqr_sam.suite.sweep import pooled_sweep
 from llqr_sam.suite.timings import measurements, timings_folder
 from llqr_sam.suite.words import checked_arguments
@@ -65,25 +62,7 @@ def run(config: DictConfig) -> int:
         return 0
     if config.table is not None and config.table.timing is not None:
         return time_networks(config, words)
-    return carry_out(plan(config, words), config)
-
-
-def carry_out(runs: Sequence[Planned], config: DictConfig) -> int:
-    """Show where the runs stand, or train what is missing; then say what a selection chose."""
-    status = Status.of(runs, *places(config))
-    exit_code = 0
-    if config.status or config.dry_run:
-        print(*(Overview(status, Path(config.paths.workspace)).lines() if config.status else status.lines()), sep="\n")
-    else:
-        exit_code = launch(status, config)
-    if config.select is not None:
-        print(*conclude(Status.of(runs, *places(config)), config), sep="\n")
-    return exit_code
-
-
-def places(config: DictConfig) -> tuple[Path, Path, float]:
-    """What says how runs stand: results, workspace, and the age of a lock that means nothing."""
-    return Path(config.paths.results), Path(config.paths.workspace), config.stale_minutes
+    return dispatch(plan(config, words), config)
 
 
 def time_networks(config: DictConfig, words: list[str]) -> int:
@@ -104,7 +83,7 @@ def main() -> int:
     register()
     sys.argv[1:] = checked_arguments(sys.argv[1:])
     if sweep := pooled_sweep(sys.argv[1:]):
-        return carry_out(sweep.runs, sweep.config)
+        return dispatch(sweep.runs, sweep.config)
     job()
     return max(statuses, default=0)
 

@@ -63,9 +63,11 @@ def _apply(kernel: Kernel | None, f: Factors, x: Tensor) -> Tensor:
     W = kernel.matrices(x)
     X = W.mT
     if "A" in f:
-        UX = f["A"] @ X @ f["B"].mT
+        B = torch.diag_embed(f["b"]) if kernel.vocabulary else f["B"]
+        UX = f["A"] @ X @ B.mT
     elif "D" in f:
-        UX = f["Q_A"] @ (f["D"].mT * (f["Q_A"].mT @ X @ f["Q_B"])) @ f["Q_B"].mT
+        Q_B = torch.eye(kernel.n, dtype=x.dtype, device=x.device) if kernel.vocabulary else f["Q_B"]
+        UX = f["Q_A"] @ (f["D"].mT * (f["Q_A"].mT @ X @ Q_B)) @ Q_B.mT
     elif "a" in f:
         UX = torch.diag_embed(f["a"]) @ X @ torch.diag_embed(f["b"])
     else:

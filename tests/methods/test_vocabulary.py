@@ -53,7 +53,7 @@ def test_pullback_is_the_derivative(structure: str) -> None:
 @pytest.mark.parametrize("structure", BLOCKS)
 def test_begins_at_the_identity(structure: str) -> None:
     block, w = block_of(structure), torch.randn(2, 7, 3, dtype=torch.float64)
-    torch.testing.assert_close(block.apply(w), w)
+    torch.testing.assert_close(block.apply_stacked(w), w)
 
 
 @pytest.mark.parametrize("output_first", [False, True])

@@ -31,10 +31,14 @@ MIB = 2**20 / 4
 """Float32 scalars in a MiB."""
 
 
+VOCABULARY = SCALARS | {"kfac": lambda m, n: m * m + n, "ekfac": lambda m, n: m * m + m * n}
+"""Of an embedding of n words: diagonal over the words (docs/translation.md)."""
+
+
 def _stored(kernels: list[Kernel], vectors: list[Vector], structure: str) -> int:
     """Scalars of U: each kernel's factors, and a diagonal for each vector."""
-    per_kernel = SCALARS[structure]
-    return sum(k.parts * per_kernel(k.m, k.n) for k in kernels) + sum(v.shape.numel() for v in vectors)
+    of_kernels = sum(k.parts * (VOCABULARY if k.vocabulary else SCALARS)[structure](k.m, k.n) for k in kernels)
+    return of_kernels + sum(v.shape.numel() for v in vectors)
 
 
 def _row_name(row: dict[str, str]) -> str:
