@@ -68,7 +68,7 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
 def _unreadable(results: Path) -> list[str]:
     """A line for each file among the records that is none, whatever its name."""
     _, damaged = read_records(results / "runs")
-    return [f"record not counted: {path}: {reason}" for path, reason in damaged]
+    return [f"record not counted: {line}" for line in damaged]
 
 
 def render_times(config: DictConfig) -> list[str]:

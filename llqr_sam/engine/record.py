@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llqr_sam.engine.atomic import creating
-from llqr_sam.engine.typed_json import from_json, one_line, to_json
+from llqr_sam.engine.typed_json import read, read_all, to_json
 
 SCHEMA_VERSION = 1
-
-
-class DamagedRecordError(ValueError):
-    """A record that cannot be read: the message is one line with the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -178,28 +174,10 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """Read and check one record.
-
-    Raises:
-        DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
-    """
-    try:
-        return from_json(Record, path.read_bytes(), SCHEMA_VERSION)
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"{path}: {one_line(error)}") from error
+    """One record, as ``typed_json.read`` reads it."""
+    return read(Record, path, SCHEMA_VERSION)
 
 
-def read_records(folder: Path) -> tuple[list[Record], list[tuple[Path, str]]]:
-    """Read every ``*.json`` under ``folder``, in the order of their paths.
-
-    Returns:
-        The records, and for each file that could not be read its path and the reason.
-    """
-    records: list[Record] = []
-    damaged: list[tuple[Path, str]] = []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            records.append(from_json(Record, path.read_bytes(), SCHEMA_VERSION))
-        except (ValueError, RecursionError, OSError) as error:
-            damaged.append((path, one_line(error)))
-    return records, damaged
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """Every ``*.json`` under ``folder``, in the order of their paths, as ``typed_json.read_all`` reads them."""
+    return read_all(Record, sorted(folder.rglob("*.json")), SCHEMA_VERSION)

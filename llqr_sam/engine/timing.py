@@ -29,10 +29,9 @@ from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.closure import Minibatch
 from llqr_sam.engine.measure import Row, time_rows
-from llqr_sam.engine.record import DamagedRecordError
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
-from llqr_sam.engine.typed_json import from_json, one_line, to_json
+from llqr_sam.engine.typed_json import read_all, to_json
 from llqr_sam.methods import factory
 from llqr_sam.models.registry import build
 
@@ -175,26 +174,9 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
 
 
 def read_timings(folder: Path) -> tuple[list[Timing], list[str]]:
-    """Every measurement in ``folder``, by number of parameters; and one line for each file that cannot be read."""
-    timings, damaged = [], []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            timings.append(read_timing(path))
-        except DamagedRecordError as error:
-            damaged.append(str(error))
+    """Every measurement in ``folder``, by number of parameters; and a line for each file that cannot be read."""
+    timings, damaged = read_all(Timing, sorted(folder.glob("*.json")), SCHEMA_VERSION)
     return sorted(timings, key=lambda timing: timing.parameters), damaged
-
-
-def read_timing(path: Path) -> Timing:
-    """Read and check one measurement.
-
-    Raises:
-        DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
-    """
-    try:
-        return from_json(Timing, path.read_bytes(), SCHEMA_VERSION)
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"{path}: {one_line(error)}") from error
 
 
 class _Timed:

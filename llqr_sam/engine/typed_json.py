@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+
+class DamagedRecordError(ValueError):
+    """A file that cannot be read as what it should be: the message is one line with the file and the reason."""
 
 
 def to_json(instance: Any) -> str:
@@ -38,7 +44,34 @@ def from_json(kind: type[T], content: bytes, version: int) -> T:
     return instance
 
 
-def one_line(error: BaseException) -> str:
+def read(kind: type[T], path: Path, version: int) -> T:
+    """``from_json`` of a file.
+
+    Raises:
+        DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
+        OSError: the file cannot be read.
+    """
+    try:
+        return from_json(kind, path.read_bytes(), version)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecordError(f"{path}: {_one_line(error)}") from error
+
+
+def read_all(kind: type[T], paths: Iterable[Path], version: int) -> tuple[list[T], list[str]]:
+    """``read`` of each file that can be read, in their order; and a line for each other, its name and the reason."""
+    instances: list[T] = []
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            instances.append(read(kind, path, version))
+        except DamagedRecordError as error:
+            damaged.append(str(error))
+        except OSError as error:
+            damaged.append(f"{path}: {_one_line(error)}")
+    return instances, damaged
+
+
+def _one_line(error: BaseException) -> str:
     """An error's message without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 

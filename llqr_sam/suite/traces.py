@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.record import CurvePoint, DamagedRecordError, Record, read_record
+from llqr_sam.engine.record import CurvePoint, Record, read_record
+from llqr_sam.engine.typed_json import DamagedRecordError
 
 logger = logging.getLogger(__name__)
 

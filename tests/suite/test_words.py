@@ -12,7 +12,7 @@ REFUSED = {
     "arch=resnet20": ["arch=resnet20 is not an architecture here", "resnet18"],
     "geometry=fisher": ["geometry=fisher", "ngd", "newton"],
     "structure=block": ["structure=block is not a block structure here", "ekfac"],
-    "table=7": ["table=7 is not a table here", "demo"],
+    "table=11": ["table=11 is not a table here", "demo"],
     "optim.roh=1": ["unknown key optim.roh", "did you mean rho?"],
     "optm.rho=1": ["unknown key optm.rho", "did you mean"],
     "sede=1": ["unknown key sede", "did you mean seed?"],
