@@ -26,6 +26,7 @@ class RunInfo:
     refreshes: tuple[RefreshPoint, ...]  # and what U was refreshed with
     folder: Path  # of this run in the workspace
     request_stop: Callable[[], None]  # ends the run after the current step, with a checkpoint
+    devices: int = 1  # that train it together
 
     @property
     def steps(self) -> int:

@@ -149,6 +149,12 @@ class Record:
     started: str  # ISO 8601, UTC
     resumes: int
     sharpness: Sharpness | None = None  # where it was asked for
+    devices: int = 1  # that trained it together, at its end
+
+    @property
+    def device_seconds(self) -> float:
+        """What it cost."""
+        return self.seconds.total * self.devices
 
     def to_json(self) -> str:
         """Sorted keys, one space of indent, a newline at the end."""

@@ -164,6 +164,7 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
         started=progress.started,
         resumes=progress.resumes,
         sharpness=_sharpness(trainer, options) if status == "finished" else None,
+        devices=trainer.team.size,
     )
 
 

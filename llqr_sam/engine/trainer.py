@@ -201,6 +201,7 @@ class Trainer:
             refreshes=tuple(self.progress.refreshes),
             folder=self.folder,
             request_stop=self.stop,
+            devices=self.team.size,
         )
 
     def _epoch(self) -> None:

@@ -1,7 +1,8 @@
 """Where the runs of a plan stand, for a person who comes back after a day: ``status=true``.
 
 A run waits, runs (epoch, time left, best so far), is finished, has failed (why, where its log is) or diverged. Hours
-are those that records and progress files count; what is left is taken from finished runs of the same cell.
+are those that records and progress files count, of each device of a run; what is left is taken from finished runs of
+the same cell.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from llqr_sam.suite.words import groups
 
 @dataclass(frozen=True)
 class Hours:
-    """What a plan has cost, and what it will."""
+    """What a plan has cost, and what it will, in hours of one device."""
 
     spent: float
     left: float
     unknown: int  # runs that nothing is known to estimate from
 
     def __str__(self) -> str:
-        words = f"{self.spent:.2f} hours spent, about {self.left:.2f} left"
+        words = f"{self.spent:.2f} device-hours spent, about {self.left:.2f} left"
         runs = f"{self.unknown} run{'s' * (self.unknown != 1)}"
         return f"{words}, not counting {runs} of cells that none has finished" if self.unknown else words
 
@@ -81,16 +82,16 @@ class Overview:
         by_cell: dict[Cell, list[float]] = {}
         for run in self.status.runs:
             if (record := records.get(run.run_id)) and record.status == "finished":
-                by_cell.setdefault(run.cell, []).append(record.seconds.total)
-        spent = sum(record.seconds.total for record in records.values())
-        spent += sum(epochs.seconds for epochs in self._epochs.values())
+                by_cell.setdefault(run.cell, []).append(record.device_seconds)
+        spent = sum(record.device_seconds for record in records.values())
+        spent += sum(epochs.device_seconds for epochs in self._epochs.values())
         left, unknown = 0.0, 0
         for run in self.status.select("missing", "running"):
             epochs = self._epochs.get(run.run_id)
             if run.cell in by_cell:
-                left += max(0.0, statistics.fmean(by_cell[run.cell]) - (epochs.seconds if epochs else 0.0))
+                left += max(0.0, statistics.fmean(by_cell[run.cell]) - (epochs.device_seconds if epochs else 0.0))
             elif epochs is not None and epochs.done:
-                left += epochs.seconds / epochs.done * (epochs.planned - epochs.done)
+                left += epochs.device_seconds / epochs.done * (epochs.planned - epochs.done)
             else:
                 unknown += 1
         return Hours(spent / 3600, left / 3600, unknown)

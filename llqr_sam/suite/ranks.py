@@ -61,7 +61,7 @@ def train(job: Job, mistakes: Mistakes = ()) -> Record:
         finally:
             for rank in ranks:
                 rank.end()
-        _raise_what_happened(ended)
+        _raise_what_happened(ended, stop.signum)
     stop.pass_on()
     return read_record(job.options.record_path)
 
@@ -162,12 +162,17 @@ def _wait(ranks: list[_Rank], stop: StopRequest) -> list[_Rank]:
     return ended
 
 
-def _raise_what_happened(ended: list[_Rank]) -> None:
-    """The exception of the first rank that failed by itself, else of one that was killed, else of any."""
+def _raise_what_happened(ended: list[_Rank], signum: int | None) -> None:
+    """The exception of the first rank that failed by itself, else of one that was killed, else of any.
+
+    Ranks were stopped by SIGTERM, whatever signal reached this process.
+    """
     answers = [answer for rank in ended if (answer := rank.answer()) is not None]
     own = [answer for answer in answers if not isinstance(answer, RankLost)]
     killed = [answer for answer in answers if isinstance(answer, _Killed)]
     for answer in (*own, *killed, *answers):
+        if isinstance(answer, Interrupted) and signum is not None:
+            raise Interrupted(answer.step, answer.checkpoint, signum)
         raise answer
 
 

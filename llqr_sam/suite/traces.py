@@ -46,6 +46,12 @@ class Epochs:
     best: float | None  # percent
     seconds: float  # spent on the run, over resumes
     time: float  # of this count, seconds since the epoch
+    devices: int = 1  # that train it together
+
+    @property
+    def device_seconds(self) -> float:
+        """What it has cost."""
+        return self.seconds * self.devices
 
     def left(self, now: float) -> float | None:
         """Seconds to the end at the pace so far, if an epoch is done."""
@@ -59,7 +65,7 @@ class ProgressFile(Observer):
 
     def on_start(self, run: RunInfo) -> None:
         self._path = progress_path(run.folder)
-        self._planned = run.epochs
+        self._planned, self._devices = run.epochs, run.devices
         self._best = max((point.score for point in run.curve if point.score is not None), default=None)
         self._write(len(run.curve), run.curve[-1].seconds if run.curve else 0.0)
 
@@ -73,7 +79,8 @@ class ProgressFile(Observer):
 
     def _write(self, done: int, seconds: float) -> None:
         try:
-            _write(self._path, asdict(Epochs(done, self._planned, self._best, seconds, time.time())))
+            epochs = Epochs(done, self._planned, self._best, seconds, time.time(), self._devices)
+            _write(self._path, asdict(epochs))
         except OSError as error:
             logger.warning("%s is not written: %s", self._path, error)
 

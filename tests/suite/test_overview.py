@@ -19,8 +19,8 @@ WORDS = ("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]")
 RUNS = plan_of(*WORDS)  # two cells of three seeds
 
 
-def write_progress(folder: Path, done: int, seconds: float) -> None:
-    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time())
+def write_progress(folder: Path, done: int, seconds: float, devices: int = 1) -> None:
+    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices)
     with replacing(progress_path(folder)) as file:
         file.write(json.dumps(dataclasses.asdict(epochs)).encode())
 
@@ -50,7 +50,7 @@ def test_a_line_says_where_each_run_stands(states):
     assert stands[5] == "waiting"
     assert lines[6] == "6 runs: 1 finished, 1 diverged, 1 failed, 1 running, 2 waiting"
     # 1 + 0.5 + 0.5 + 1 spent; sam's own pace gives 1.5 and 1, and its third run has nothing to go by.
-    assert lines[7] == "3.00 hours spent, about 2.50 left, not counting 1 run of cells that none has finished"
+    assert lines[7] == "3.00 device-hours spent, about 2.50 left, not counting 1 run of cells that none has finished"
 
 
 def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
@@ -59,6 +59,14 @@ def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
     status = Status.of(RUNS[:3], tmp_path / "results", tmp_path / "work")
     hours = Overview(status, tmp_path / "work").hours()
     assert (hours.spent, hours.left, hours.unknown) == (2.5, 3.5, 0)
+
+
+def test_hours_are_of_every_device(tmp_path):
+    """Half an hour on four devices to the middle of a run: two hours, and two to come."""
+    write_progress(tmp_path / "work" / RUNS[0].run_id, 10, 1800.0, devices=4)
+    status = Status.of(RUNS[:1], tmp_path / "results", tmp_path / "work")
+    hours = Overview(status, tmp_path / "work").hours()
+    assert (hours.spent, hours.left, hours.unknown) == (2.0, 2.0, 0)
 
 
 def test_every_table_that_has_begun_in_brief(states):

@@ -77,7 +77,7 @@ def test_two_processes_are_one(tmp_path, words):
     one = train(job_of(tmp_path / "one", *SMALL, *common, "protocol.epochs=1"))
     two = train(job_of(tmp_path / "two", *SMALL, *words, "protocol.epochs=1", "devices=2"))
     assert two.run_id == one.run_id
-    assert two.device == f"2 x {one.device}"
+    assert (one.devices, two.devices, two.device) == (1, 2, f"2 x {one.device}")
     (expected,), (found,) = one.metrics.curve, two.metrics.curve
     assert found.train_loss == pytest.approx(expected.train_loss, abs=1e-5)
     assert found.test_loss == pytest.approx(expected.test_loss, abs=1e-5)
@@ -95,7 +95,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, straight, signum):
     launcher.send_signal(signum)
     _, error = launcher.communicate(timeout=60)
     assert launcher.returncode == 130, error
-    assert error.splitlines()[-1].startswith("interrupted: stopped by SIGTERM after step ")
+    assert error.splitlines()[-1].startswith(f"interrupted: stopped by {signum.name} after step ")
     assert holder(job.folder, 10) is None
     record = record_of(tmp_path, *LONG)
     assert record.resumes == 1
