@@ -6,34 +6,39 @@ python scripts/bench.py --arch vit_base --image-size 224 --classes 1000 --batch 
 python scripts/bench.py --study parts                          where a refresh spends its time
 python scripts/bench.py --study memory --chunk-size 8          what memory a refresh takes
 python scripts/bench.py --study scaling                        batch, width, depth, parameter count
+python scripts/bench.py --study scaling --sweeps parameters --structures diagonal --inner-steps 5      12 GiB
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from benchmarks.memory import memory
 from benchmarks.parts import parts
 from benchmarks.problem import Problem
-from benchmarks.scaling import Point, exponents, scaling
+from benchmarks.scaling import SWEEPS, Point, exponents, scaling
 from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
 from llqr_sam.engine.devices import resolve
 from llqr_sam.engine.measure import Row
+from llqr_sam.methods.assembly import Structure
+from llqr_sam.methods.curvature import Divergence
 from llqr_sam.models.registry import build
 from llqr_sam.suite.compose import compose_config
 
 
 def study_steps(options: argparse.Namespace) -> dict[str, Any]:
     """Steps and refreshes of every structure."""
-    structures, divergences = options.structures.split(","), options.divergences.split(",")
-    rows = steps(lambda: _problem(options), structures, divergences, options.inner_steps, options.rounds)
+    rows = steps(
+        lambda: _problem(options), options.structures, options.divergences, options.inner_steps, options.rounds
+    )
     unit: Row = rows[0]
     figures = [
         {"row": r.name, "milliseconds": 1e3 * r.median, "gradients": r.ratio(unit), "peak_mib": r.peak_mib}
@@ -51,8 +56,8 @@ def study_parts(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of one refresh by part, for every structure."""
     problem = _problem(options)
     figures = []
-    for divergence in options.divergences.split(","):
-        for structure in options.structures.split(","):
+    for divergence in options.divergences:
+        for structure in options.structures:
             seconds = parts(problem, structure, divergence, options.inner_steps)
             share = {name: 100 * value / seconds["whole"] for name, value in seconds.items() if name != "whole"}
             figures.append({"refresh": f"{divergence}, {structure}", "seconds": seconds["whole"], **share})
@@ -62,22 +67,23 @@ def study_parts(options: argparse.Namespace) -> dict[str, Any]:
 def study_memory(options: argparse.Namespace) -> dict[str, Any]:
     """MiB of one refresh of every structure."""
     problem = _problem(options)
-    cases = [(s, d) for d in options.divergences.split(",") for s in options.structures.split(",")]
+    cases = [(s, d) for d in options.divergences for s in options.structures]
     return {"MiB": [memory(problem, *case, options.chunk_size) for case in cases]}
 
 
 def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
-    """Refreshes along four sweeps, and the exponent in the parameter count."""
+    """Refreshes along the sweeps, and the exponent in the parameter count."""
     found: dict[str, Any] = {}
-    for structure in options.structures.split(","):
+    for structure in options.structures:
         points: list[Point] = []
-        for point in scaling(structure, options.inner_steps, options.rounds, resolve(options.device)):
+        for point in scaling(options.sweeps, structure, options.inner_steps, options.rounds, resolve(options.device)):
             points.append(point)
             if not options.json:
                 print(f"  {structure} {point.sweep} {point.name}: {point.ratio:.2f}", flush=True)
         found[structure] = [asdict(point) for point in points]
-        vits = exponents([point for point in points if point.sweep == "parameters"])
-        found[f"{structure}: exponent in parameters over ViT sizes"] = [{"refresh": vits[0], "gradient": vits[1]}]
+        if vits := [point for point in points if point.sweep == "parameters"]:
+            refresh, gradient = exponents(vits)
+            found[f"{structure}: exponent in parameters over ViT sizes"] = [{"refresh": refresh, "gradient": gradient}]
     return found
 
 
@@ -89,6 +95,18 @@ def _problem(options: argparse.Namespace) -> Problem:
 
 
 STUDIES = {"steps": study_steps, "parts": study_parts, "memory": study_memory, "scaling": study_scaling}
+
+
+def some_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """An option's value: some of the choices, with commas between."""
+
+    def words(value: str) -> list[str]:
+        found = value.split(",")
+        if unknown := set(found).difference(choices):
+            raise argparse.ArgumentTypeError(f"{','.join(sorted(unknown))}: choose from {', '.join(choices)}")
+        return found
+
+    return words
 
 
 def show(title: str, figures: list[dict[str, Any]]) -> None:
@@ -111,9 +129,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--structures", default="diagonal,diag_kfac,kfac,ekfac")
-    parser.add_argument("--divergences", default="ngd,newton")
+    parser.add_argument("--structures", type=some_of(get_args(Structure)), default="diagonal,diag_kfac,kfac,ekfac")
+    parser.add_argument("--divergences", type=some_of(get_args(Divergence)), default="ngd,newton")
     parser.add_argument("--chunk-size", type=int, default=None, help="samples a refresh linearises at a time (memory)")
+    parser.add_argument("--sweeps", type=some_of(SWEEPS), default=",".join(SWEEPS), help="of --study scaling")
     parser.add_argument("--inner-steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")

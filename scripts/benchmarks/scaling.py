@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,6 @@ from llqr_sam.engine.measure import Row, exponent, time_rows
 from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
-from llqr_sam.models.vit import SIZES
 from llqr_sam.torchvision_compat import ensure_torchvision
 
 
@@ -38,16 +37,13 @@ class Point:
     ratio: float
 
 
-def scaling(structure: Structure, inner_steps: int, rounds: int, device: torch.device) -> Iterator[Point]:
-    """The points of all sweeps, as they are measured."""
-    for batch in (16, 32, 64, 128):
-        yield _measure("batch", str(batch), _resnet(16, batch, device), structure, inner_steps, rounds)
-    for width in (8, 16, 32, 64):
-        yield _measure("width", str(width), _resnet(width, 32, device), structure, inner_steps, rounds)
-    for depth in (3, 6, 12):
-        yield _measure("depth", str(depth), _vit((192, depth, 3), 16, device), structure, inner_steps, rounds)
-    for name, size in SIZES.items():
-        yield _measure("parameters", name, _vit(size, 4, device), structure, inner_steps, rounds)
+def scaling(
+    sweeps: Sequence[str], structure: Structure, inner_steps: int, rounds: int, device: torch.device
+) -> Iterator[Point]:
+    """The points of the sweeps named, as they are measured."""
+    for sweep in sweeps:
+        for name, problem in SWEEPS[sweep].items():
+            yield _measure(sweep, name, problem(device), structure, inner_steps, rounds)
 
 
 def exponents(points: list[Point]) -> tuple[float, float]:
@@ -70,13 +66,24 @@ def _resnet(width: int, batch: int, device: torch.device) -> Problem:
     return Problem(build("resnet18", classes=100, image_size=32, width=width), (batch, 3, 32, 32), 100, device)
 
 
-def _vit(size: tuple[int, int, int], batch: int, device: torch.device) -> Problem:
-    """Patch 16 at 64 x 64: 17 tokens, so that the largest fits two cores."""
+def _shallow_vit(depth: int, device: torch.device) -> Problem:
+    """Of ViT-Ti's width, on 17 tokens."""
     ensure_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
-    width, depth, heads = size
     model: nn.Module = VisionTransformer(
-        img_size=64, patch_size=16, num_classes=1000, embed_dim=width, depth=depth, num_heads=heads
+        img_size=64, patch_size=16, num_classes=1000, embed_dim=192, depth=depth, num_heads=3
     )
-    return Problem(model, (batch, 3, 64, 64), 1000, device)
+    return Problem(model, (16, 3, 64, 64), 1000, device)
+
+
+def _vit(arch: str, device: torch.device) -> Problem:
+    return Problem(build(arch, classes=1000, image_size=224), (2, 3, 224, 224), 1000, device)
+
+
+SWEEPS: dict[str, dict[str, Callable[[torch.device], Problem]]] = {
+    "batch": {str(batch): partial(_resnet, 16, batch) for batch in (16, 32, 64, 128)},
+    "width": {str(width): partial(_resnet, width, 32) for width in (8, 16, 32, 64)},
+    "depth": {str(depth): partial(_shallow_vit, depth) for depth in (3, 6, 12)},
+    "parameters": {arch: partial(_vit, arch) for arch in ("vit_tiny", "vit_small", "vit_base", "vit_large")},
+}
