@@ -25,7 +25,7 @@ from llqr_sam.suite.ranks import train
 from llqr_sam.suite.slurm import read_profile, submit
 from llqr_sam.suite.snapshot import Snapshot
 from llqr_sam.suite.status import Status, result
-from llqr_sam.suite.traces import failure_path
+from llqr_sam.suite.traces import failure_path, reason_of
 
 
 def launch(status: Status, config: DictConfig) -> int:
@@ -112,8 +112,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             if alone and not isinstance(error, ProcessLost):
                 raise
             failed += 1
-            lines = str(error).strip().splitlines()
-            _say(f"failed: {job.run_id}: {type(error).__name__}{': ' + lines[-1] if lines else ''}")
+            _say(f"failed: {job.run_id}: {reason_of(error)}")
             continue
         if alone:
             print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")

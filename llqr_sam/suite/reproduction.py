@@ -26,6 +26,7 @@ from llqr_sam.suite.launch import check_device, make_job
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.overview import Overview
 from llqr_sam.suite.status import Status
+from llqr_sam.suite.traces import reason_of
 from llqr_sam.suite.words import CONF
 
 LIST = CONF / "reproduction.yaml"
@@ -186,8 +187,7 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        _say(f"failed: {run.run_id}: {type(error).__name__}{': ' + lines[-1] if lines else ''}")
+        _say(f"failed: {run.run_id}: {reason_of(error)}")
         return 1
     return 0
 

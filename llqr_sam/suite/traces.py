@@ -97,10 +97,15 @@ def log_path(folder: Path) -> Path:
     return folder / "log.txt"
 
 
+def reason_of(error: BaseException) -> str:
+    """Type and last line of an exception, as ``failure.json`` and messages give them."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + lines[-1] if lines else ''}"
+
+
 def note_failure(run_id: str, folder: Path, error: BaseException) -> None:
     """Write ``failure.json`` and add the traceback to the log; where the disk is full, say so and go on."""
-    lines = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}{': ' + lines[-1] if lines else ''}"
+    reason = reason_of(error)
     failure = Failure(run_id, reason, str(log_path(folder)), socket.gethostname(), time.time())
     try:
         folder.mkdir(parents=True, exist_ok=True)

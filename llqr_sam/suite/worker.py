@@ -28,7 +28,7 @@ from llqr_sam.suite.faults import RankLost
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.ranks import take_part, train
-from llqr_sam.suite.traces import log_path
+from llqr_sam.suite.traces import log_path, reason_of
 
 Kind = Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
 
@@ -119,8 +119,7 @@ def carry_out(text: str) -> Reply:
     except FileNotFoundError as error:
         return Reply("mistake", str(error))
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        return Reply("failed", f"{type(error).__name__}{': ' + lines[-1] if lines else ''}")
+        return Reply("failed", reason_of(error))
     best = record.metrics.best
     accuracy = "" if best.score is None else f"best {best.words} (epoch {best.epoch})"
     return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
