@@ -27,7 +27,11 @@ def _commands(program: str) -> list[list[str]]:
     return [line for line in words if line and line[0] == program]
 
 
-@pytest.mark.parametrize("command", _commands("python"), ids=" ".join)
+def _example(command: list[str]) -> bool:
+    return command[1].startswith("examples/")
+
+
+@pytest.mark.parametrize("command", [words for words in _commands("python") if not _example(words)], ids=" ".join)
 def test_python_commands_run(command, tmp_path):
     """Each as printed, planned instead of trained, on results of its own."""
     is_training = command[1] == "train.py"
@@ -39,6 +43,12 @@ def test_python_commands_run(command, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
+
+
+def test_examples_are_all_named():
+    """tests/test_examples.py runs them."""
+    named = {words[1] for words in _commands("python") if _example(words)}
+    assert named == {f"examples/{path.name}" for path in (REPOSITORY / "examples").glob("*.py")}
 
 
 @pytest.mark.parametrize("command", _commands("make"), ids=" ".join)

@@ -87,6 +87,7 @@ def test_a_sweep_shares_one_pool_of_workers(tmp_path):
     assert train(*words, "launch=local", "dry_run=true", folder=tmp_path).stdout.endswith("2 runs: 2 finished\n")
 
 
+@pytest.mark.slow
 def test_hydras_own_launcher_trains_a_sweep(tmp_path):
     """And what goes wrong in its processes reaches the command."""
     words = ("-m", "hydra/launcher=submitit_local", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")

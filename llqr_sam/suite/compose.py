@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import deepcopy
+from functools import cache
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,12 +16,17 @@ from llqr_sam.suite.words import CONF, checked_words
 
 
 def compose_config(words: Sequence[str]) -> DictConfig:
-    """The configuration that ``python train.py <words>`` runs.
+    """The configuration that ``python train.py <words>`` runs, the caller's own.
 
     Raises:
         UsageError: a group, key or choice that does not exist.
         HydraException: a value of the wrong type.
     """
+    return deepcopy(_composed(tuple(words)))
+
+
+@cache  # tables share cells, and Hydra takes fifty times as long as a copy
+def _composed(words: tuple[str, ...]) -> DictConfig:
     register()
     hydra_runs = GlobalHydra.instance().is_initialized()
     with nullcontext() if hydra_runs else initialize_config_dir(str(CONF), version_base="1.3"):

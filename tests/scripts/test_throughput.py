@@ -21,6 +21,7 @@ def measure(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_says_how_fast_and_that_a_cpus_peak_is_not_known(tmp_path):
     lines = measure(tmp_path).splitlines()
     assert lines[0].startswith("digits-small_cnn-sam-s0-")

@@ -142,6 +142,7 @@ def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path, capsys):
     assert line.endswith("left alone")
 
 
+@pytest.mark.slow
 def test_two_launches_that_race_train_each_run_once(tmp_path):
     """Real processes; a run's log has one start for every run, whoever trained it."""
     words = ["table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2,3]", "protocol.epochs=2"]

@@ -34,6 +34,7 @@ def test_a_queue_longer_than_the_pool(tmp_path):
     assert len({record.weights_sha256 for record in records}) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(tmp_path, monkeypatch):
     jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=6", "checkpoint_minutes=0")
     started = []
