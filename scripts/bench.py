@@ -20,7 +20,7 @@ from typing import Any, get_args
 import torch
 from benchmarks.memory import memory
 from benchmarks.parts import parts
-from benchmarks.problem import Problem
+from benchmarks.problem import Problem, machine
 from benchmarks.scaling import SWEEPS, Point, exponents, scaling
 from benchmarks.steps import overheads, steps
 from rich.console import Console
@@ -94,6 +94,13 @@ def _problem(options: argparse.Namespace) -> Problem:
     return Problem(model, (options.batch, channels, side, side), options.classes, resolve(options.device))
 
 
+def _title(options: argparse.Namespace) -> str:
+    if options.study == "scaling":  # of many networks
+        return machine(resolve(options.device))
+    width = f" at width {options.width}" if options.width else ""
+    return _problem(options).title(f"{options.arch}{width}")
+
+
 STUDIES = {"steps": study_steps, "parts": study_parts, "memory": study_memory, "scaling": study_scaling}
 
 
@@ -140,8 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.arch == "resnet18" and options.width is None:
         options.width = 16
-    width = f" at width {options.width}" if options.width else ""
-    title = _problem(options).title(f"{options.arch}{width}")
+    title = _title(options)
     found = STUDIES[options.study](options)
     if options.json:
         print(json.dumps({"title": title, **found}, indent=1))

@@ -44,7 +44,9 @@ class Problem:
 
     def title(self, name: str) -> str:
         """The network, the batch and the machine, for a heading."""
-        return (
-            f"{name}, {self.parameters / 1e6:.2f}M parameters, batch {len(self.inputs)}, {describe(self.device)}, "
-            f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-        )
+        return f"{name}, {self.parameters / 1e6:.2f}M parameters, batch {len(self.inputs)}, {machine(self.device)}"
+
+
+def machine(device: torch.device) -> str:
+    """The device, threads and torch, for a heading."""
+    return f"{describe(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
