@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, get_args
@@ -32,6 +33,7 @@ from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.curvature import Divergence
 from llqr_sam.models.registry import build
 from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError, exit_status
 
 
 def study_steps(options: argparse.Namespace) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def show(title: str, figures: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def main() -> None:
+def main() -> int:
     """Parses the options, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", choices=tuple(STUDIES), default="steps")
@@ -147,15 +149,19 @@ def main() -> None:
     options = parser.parse_args()
     if options.arch == "resnet18" and options.width is None:
         options.width = 16
-    title = _title(options)
+    try:
+        title = _title(options)
+    except ValueError as error:  # of a network or a device
+        raise UsageError(str(error)) from error
     found = STUDIES[options.study](options)
     if options.json:
         print(json.dumps({"title": title, **found}, indent=1))
-        return
+        return 0
     print(title)
     for name, figures in found.items():
         show(name, figures)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llqr_sam.data import registry as data
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer, RunInfo
@@ -64,10 +65,16 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     words = [f"protocol.epochs={EPOCHS}", *arguments.words]
     config = compose_config(words)
-    check_device(config)
     runs = plan(config, words)
     if len(runs) != 1:
         raise UsageError("table= has no use here: a throughput is that of one run.")
+    if config.dataset.name in CORPORA:
+        raise UsageError(f"dataset={config.dataset.name} has no images to count a second.")
+    if config.devices != 1:
+        raise UsageError(f"devices={config.devices} has no use here: a throughput is that of one device.")
+    if config.protocol.epochs < 2 and not arguments.profile:
+        raise UsageError(f"protocol.epochs={config.protocol.epochs} must be >= 2: the first epoch warms up.")
+    check_device(config)
     with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(
             Path(folder),
@@ -77,7 +84,13 @@ def main() -> int:
             device=config.device,
             workers=runs[0].workers,
         )
-        print(*(profiled if arguments.profile else measured)(runs[0], options), sep="\n")
+        try:
+            print(*(profiled if arguments.profile else measured)(runs[0], options), sep="\n")
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from error
+        except Interrupted:
+            print("interrupted", file=sys.stderr)
+            return 130
     return 0
 
 
@@ -86,7 +99,9 @@ def profiled(run: Planned, options: RunOptions) -> list[str]:
     profiling = Profiling(devices.resolve(options.device))
     try:
         execute(run.settings, options, [progress(), profiling])
-    except Interrupted:
+    except Interrupted as interruption:
+        if interruption.signum is not None:
+            raise
         return [f"{run.run_id}: {PROFILED} steps", profiling.table()]
     raise UsageError(f"protocol.epochs={run.settings.protocol.epochs} is too short for {WARM_UP + PROFILED} steps.")
 

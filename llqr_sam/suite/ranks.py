@@ -63,7 +63,9 @@ def train(job: Job, mistakes: Mistakes = ()) -> Record:
                 rank.end()
         _raise_what_happened(ended, stop.signum)
     stop.pass_on()
-    return read_record(job.options.record_path)
+    path = job.record_file()
+    assert path is not None
+    return read_record(path)
 
 
 def take_part(job: Job, mistakes: Mistakes = ()) -> Record:

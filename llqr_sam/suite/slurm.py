@@ -21,12 +21,14 @@ from llqr_sam.suite.worker import SlurmRun
 
 PROFILES = Path(__file__).resolve().parents[2] / "slurm"
 
-# Where scripts/prepare_data.py puts each data set under the data root, for profiles that copy them to a node's disk.
+# Where scripts/prepare_data.py and prepare_iwslt14.py put each data set under the data root, for profiles that copy them to a node's disk.
 FILES = {
     "cifar10": "cifar10.npz",
     "cifar100": "cifar100.npz",
     "tinyimagenet": "tiny-imagenet-200",
     "imagenet": "imagenet",
+    "iwslt14": "iwslt14",
+    "multi30k": "multi30k",
 }
 
 

@@ -30,6 +30,25 @@ def test_it_says_how_fast_and_that_a_cpus_peak_is_not_known(tmp_path):
     assert "second_pass" in lines[3]
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("protocol.epochs=1",), "error: protocol.epochs=1 must be >= 2: the first epoch warms up."),
+        (("devices=2",), "error: devices=2 has no use here: a throughput is that of one device."),
+        (("dataset=cifar100", "paths.data=nowhere"), "error: dataset=cifar100 is not at nowhere/cifar100.npz"),
+        (("dataset=multi30k",), "error: dataset=multi30k has no images to count a second."),
+    ],
+    ids=["epochs", "devices", "data", "text"],
+)
+def test_a_mistake_is_one_line(tmp_path, words, line):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "device=cpu", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_it_profiles_steps(tmp_path):
     assert "aten::" in measure(tmp_path, "--profile")

@@ -1,0 +1,48 @@
+"""scripts/bench.py, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench.py"
+TINY = ("--width", "4", "--batch", "4", "--inner-steps", "2", "--rounds", "1", "--device", "cpu")
+
+
+def bench(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+
+
+def test_every_row_is_a_ratio_to_one_gradient_evaluation():
+    done = bench(*TINY, "--structures", "diagonal", "--divergences", "ngd", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    unit = rows[0]
+    assert unit["gradients"] == 1
+    assert {"refresh"} <= {word for row in rows for word in row["row"].split()}
+    for row in rows:
+        assert row["gradients"] > 0
+        # one round: the ratio of the medians is the median of the ratios
+        assert row["gradients"] == pytest.approx(row["milliseconds"] / unit["milliseconds"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        (("--arch", "resnet19"), "arch=resnet19"),
+        (("--arch", "vit_base"), "arch=vit_base takes images of side"),
+        (("--device", "tpu"), "device=tpu is not a device here"),
+        (("--structures", "kfac,diag"), "diag: choose from diagonal, kfac"),
+        (("--study", "scaling", "--sweeps", "height"), "height: choose from batch, width"),
+    ],
+    ids=["arch", "side", "device", "structure", "sweep"],
+)
+def test_a_mistake_is_one_line_that_names_it(options, phrase):
+    done = bench(*options)
+    assert done.returncode == 2
+    assert phrase in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
