@@ -95,7 +95,8 @@ def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> Non
             continue
         ink, label = colour(method), LABELS[method]
         if rows[0].interval is None:
-            axes.axhline(spreads[0].median, color=ink, linestyle="--", linewidth=1.6, label=label)
+            style = ":" if method == "adamw" else "--"  # often upon SGD's line
+            axes.axhline(spreads[0].median, color=ink, linestyle=style, linewidth=1.8, label=label)
             axes.axhspan(spreads[0].low, spreads[0].high, color=ink, alpha=0.12, linewidth=0)
             continue
         places = [row.interval or 0 for row in rows]

@@ -19,6 +19,7 @@ from llqr_sam.engine.atomic import replacing
 # Okabe and Ito's colours, told apart with any colour vision; a method keeps its colour in every picture.
 COLOURS = {
     "sgdm": "#000000",
+    "adamw": "#7A7A7A",
     "llqr": "#E69F00",
     "sam": "#56B4E9",
     "fisher_sam": "#009E73",
@@ -26,7 +27,7 @@ COLOURS = {
     "llqr_sam": "#D55E00",
     "llqr_f_sam": "#0072B2",
 }
-OTHER = "#999999"
+OTHER = "#B8B8B8"
 
 
 class NoRecords(Exception):  # nothing is wrong: there is nothing to draw yet
@@ -34,8 +35,8 @@ class NoRecords(Exception):  # nothing is wrong: there is nothing to draw yet
 
 
 def colour(method: str) -> str:
-    """Of a method's line; AdamW is the baseline where SGDM is none."""
-    return COLOURS.get("sgdm" if method == "adamw" else method, OTHER)
+    """Of a method's line."""
+    return COLOURS.get(method, OTHER)
 
 
 def tidy(axes: Axes) -> None:

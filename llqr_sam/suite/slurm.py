@@ -21,7 +21,7 @@ from llqr_sam.suite.worker import SlurmRun
 
 PROFILES = Path(__file__).resolve().parents[2] / "slurm"
 
-# Where scripts/prepare_data.py and prepare_iwslt14.py put each data set under the data root, for profiles that copy them to a node's disk.
+# Where the data sets are under the data root once prepared, for profiles that copy them to a node's disk.
 FILES = {
     "cifar10": "cifar10.npz",
     "cifar100": "cifar100.npz",
