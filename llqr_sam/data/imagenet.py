@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -259,13 +260,22 @@ class _Delivery:
             generator=torch.Generator(),  # without one, the loader draws a seed from the global generator
         )
         delivered = iter(loader)
-        while batch := self._next(delivered):
-            yield self._place(*batch)
+        try:
+            while batch := self._next(delivered):
+                yield self._place(*batch)
+        finally:
+            if (
+                self.workers
+            ):  # they are deaf to SIGTERM, and a traceback may keep the iterator until exit, which waits for them
+                delivered._shutdown_workers()  # type: ignore[attr-defined]
 
     def _next(self, delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:
         """Images and labels, if there are more; of an error in a worker the sentence and not its traceback."""
         try:
             return next(delivered, None)
+        except ConnectionResetError:  # a worker is gone: in a moment torch's signal handler raises, and says which
+            time.sleep(1.0)
+            raise
         except ValueError as error:
             sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
         raise ValueError(sentence)

@@ -8,10 +8,11 @@ state is equal on all of them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -210,14 +211,15 @@ class Trainer:
         done = self.progress.step - epoch * self.steps_per_epoch
         self.model.train()
         if done < self.steps_per_epoch:
-            for inputs, targets in self._batches(epoch, done):
-                self._step(inputs, targets)
-                self._boundary()
+            with contextlib.closing(self._batches(epoch, done)) as batches:
+                for inputs, targets in batches:
+                    self._step(inputs, targets)
+                    self._boundary()
         self._evaluate()
         if len(self.progress.curve) < self.settings.protocol.epochs:
             self._boundary()
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Inputs, Tensor]]:
+    def _batches(self, epoch: int, start: int) -> Generator[tuple[Inputs, Tensor], None, None]:
         """Minibatches of the epoch from number ``start`` on, their making timed."""
         batches = iter(self.splits.train.batches(epoch, start))
         while True:

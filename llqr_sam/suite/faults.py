@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 from llqr_sam.engine.team import is_loss
 
@@ -30,9 +29,4 @@ def explained(error: Exception) -> Exception:
     ):
         fate = found[2].strip().rstrip(". ")
         return LoaderLost(f"process {found[1]}, which reads the data set, {fate}; retry=failed continues the run")
-    if isinstance(error, ConnectionResetError):  # perhaps a reader's, seen before that signal came
-        try:
-            time.sleep(1.0)
-        except RuntimeError as told:
-            return explained(told)
     return error

@@ -14,7 +14,8 @@ from PIL import Image
 
 from llqr_sam.data import registry
 from llqr_sam.engine.checkpoint import CheckpointStore
-from llqr_sam.engine.observer import Observer
+from llqr_sam.engine.interruption import Interrupted
+from llqr_sam.engine.observer import Observer, RunInfo
 from llqr_sam.engine.record import read_record
 from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite.attempt import attempt
@@ -90,6 +91,24 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     assert record.weights_sha256 == straight.weights_sha256
 
 
+class Stop(Observer):
+    """Asks for the end after the first step."""
+
+    def on_start(self, run: RunInfo) -> None:
+        self._request_stop = run.request_stop
+
+    def on_step(self, step: int, loss: float) -> None:
+        self._request_stop()
+
+
+def test_an_interrupted_run_leaves_no_reader_behind(tmp_path, words):
+    """Readers do not hear SIGTERM: one that outlived the run would be waited for at exit, for ever."""
+    with pytest.raises(Interrupted) as kept:
+        attempt(job_of(tmp_path, words), observers=[Stop()])
+    assert kept.value.step == 1
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_is_one_line_that_names_the_file(tmp_path, words, workers):
     file = tmp_path / "imagenet" / "train" / "n02" / "07.png"
@@ -99,6 +118,7 @@ def test_a_corrupt_image_is_one_line_that_names_the_file(tmp_path, words, worker
         failing_launch(words, tmp_path)
     assert str(error.value).startswith(f"{file} is not a readable image (")
     assert "\n" not in str(error.value)
+    assert not multiprocessing.active_children()  # though the traceback is kept
     with pytest.raises(ValueError, match="07.png"):
         attempt(job_of(tmp_path, words))
     failure = read_failure(job_of(tmp_path, words).folder)
