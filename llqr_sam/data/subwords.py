@@ -73,9 +73,12 @@ def prepare_archive(
         Whether this call made it; it may have been there.
 
     Raises:
-        BitextError, PreparationError, OSError: The archive or the download is not what it should be.
+        BitextError, PreparationError, OSError: The archive or the download is not what it should be, or ``target`` was
+            made from other text or settings.
     """
-    if archive is None and sha256 is None and Recipe.of_folder(target) is not None:
+    found = Recipe.of_folder(target)
+    if archive is None and sha256 is None and found is not None:  # no need to download what it was made from
+        _require(target, found == Recipe(found.text_sha256, merges, tokenised=False, cleaned=True))
         return False
     ensure_fairseq()
     source = Source(url, sha256=sha256)
@@ -125,8 +128,7 @@ def prepare_folder(
 def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]], say: Say) -> bool:
     """The steps, each left out where an earlier call has done it; under the lock."""
     if target.exists():
-        if Recipe.of_folder(target) != recipe:
-            raise BitextError(f"{target} holds data made from other text or settings: remove it, or name another one.")
+        _require(target, Recipe.of_folder(target) == recipe)
         return False
     scratch = target.with_name(f".{target.name}.partial")
     if scratch.exists() and Recipe.of_folder(scratch) != recipe:
@@ -140,6 +142,11 @@ def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]
     _binarise(scratch, say)
     os.replace(scratch, target)
     return True
+
+
+def _require(target: Path, same: bool) -> None:
+    if not same:
+        raise BitextError(f"{target} holds data made from other text or settings: remove it, or name another one.")
 
 
 def _text(folder: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]], say: Say) -> dict[str, Bitext]:

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 DIGEST = ".sha256"
 BLOCK = 1 << 20  # bytes read at a time
 
+# Not about a file's content, and perhaps over the next time: an I/O error, or a want of memory, which is a RuntimeError
+# where it is torch's. Garbage raises almost anything else.
+PASSING = (OSError, MemoryError, RuntimeError)
+
 
 class CheckpointStore:
     """The checkpoints in one folder, newest last.
@@ -35,7 +39,9 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write ``state`` as the checkpoint of ``step`` and drop what is older than the last ``keep``.
+        """Write ``state`` as the checkpoint of ``step``; keep it and what is newest before it, ``keep`` in all.
+
+        One of a later step goes: the run has passed it over and is not that far.
 
         The digest gets its name before the checkpoint does: whatever moment the machine stops at, no checkpoint
         stands without one.
@@ -54,18 +60,23 @@ class CheckpointStore:
                 raise
             with replacing(_digest_path(path)) as digest_file:
                 digest_file.write(f"{hashing.digest.hexdigest()}  {path.name}\n".encode())
-        self._prune()
+        self._prune(path)
         return path
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest checkpoint that is intact, on the CPU; ``None`` if there is none.
 
         A damaged one is named in a warning and passed over.
+
+        Raises:
+            OSError, MemoryError, RuntimeError: one cannot be read or held now, damaged or not.
         """
         for path in reversed(self._paths()):
             try:
                 return int(path.stem.removeprefix("step_")), _load(path)
-            except Exception as error:  # torch's unpickler raises of everything on garbage
+            except PASSING:  # no checkpoint is given up for it
+                raise
+            except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning("checkpoint %s is damaged and not used: %s", path, reason)
         return None
@@ -87,8 +98,8 @@ class CheckpointStore:
         patterns = ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}")
         return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
-    def _prune(self) -> None:
-        kept = self._paths()[-self.keep :]
+    def _prune(self, saved: Path) -> None:
+        kept = [path for path in self._paths() if path <= saved][-self.keep :]
         for path in set(self._files()) - {*kept, *map(_digest_path, kept)}:
             path.unlink(missing_ok=True)
 
@@ -113,7 +124,10 @@ def _digest_path(path: Path) -> Path:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    expected = _digest_path(path).read_text().split()
+    try:
+        expected = _digest_path(path).read_text().split()
+    except FileNotFoundError:
+        raise ValueError("its SHA-256 is lost") from None
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

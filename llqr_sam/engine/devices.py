@@ -74,7 +74,10 @@ def _name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def arithmetic(*, deterministic: bool) -> Iterator[None]:
-    """Inside: the same bits for the same run, or the fastest kernels. Afterwards everything is as it was.
+    """Inside: the same bits for the same run, or the fastest kernels, in float32 whole. Afterwards all is as it was.
+
+    TF32, which cuDNN's convolutions use unasked, keeps 10 of float32's 23 bits. PyTorch's older switches are set, since
+    its own compiler reads them and a mixture with ``fp32_precision`` raises.
 
     ``CUBLAS_WORKSPACE_CONFIG`` is read when cuBLAS starts, so it is set before the run touches the GPU and stays set.
     """
@@ -84,16 +87,20 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn.deterministic,
         cudnn.benchmark,
+        cudnn.allow_tf32,
     )
+    matmul = torch.get_float32_matmul_precision()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         _use_deterministic_algorithms(deterministic)
-        cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = deterministic, not deterministic, False
+        torch.set_float32_matmul_precision("highest")
         yield
     finally:
         _use_deterministic_algorithms(before[0], warn_only=before[1])
-        cudnn.deterministic, cudnn.benchmark = before[2:]
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before[2:]
+        torch.set_float32_matmul_precision(matmul)
 
 
 def _use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:

@@ -50,7 +50,7 @@ class Throughput:
     Attributes:
         images: Training images a second.
         flops: Operations a second of the training passes alone, evaluation and refreshes of U left out.
-        share: Of the device's peak; ``None`` where that is not known.
+        share: Of the peak of the devices that trained it; ``None`` where that is not known.
     """
 
     images: float
@@ -76,4 +76,4 @@ def throughput(record: Record, cost: Cost) -> Throughput:
     passes = 2 if record.config["optim"].get("rho") else 1
     flops = images * passes * (cost.forward + cost.backward)
     limit = peak(record.device)
-    return Throughput(images / seconds, flops / seconds, flops / seconds / limit if limit else None)
+    return Throughput(images / seconds, flops / seconds, flops / seconds / (limit * record.devices) if limit else None)

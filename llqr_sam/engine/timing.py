@@ -2,7 +2,8 @@
 
 Inputs are random numbers and the rate is zero: the arithmetic of a step does not depend on either. All methods of a
 network take turns, so that a slow spell of the machine reaches all of them, and the first call of each, with what is
-loaded, tuned or compiled then, is not timed.
+loaded, tuned or compiled then, is not timed. A step is the trainer's, with everything that the precision asks for. All
+methods evaluate the same gradient, so with CUDA graphs they replay one graph.
 
 A refresh costs a + b T for T inner steps. It is timed with one and with n of them, so that a refresh of any T can be
 composed; with n = T it is simply timed.
@@ -28,6 +29,8 @@ from llqr_sam.data.streams import DatasetInfo
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.closure import Minibatch
+from llqr_sam.engine.compilation import compiled
+from llqr_sam.engine.cuda_graphs import Replay, Run, directly
 from llqr_sam.engine.measure import Row, time_rows
 from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.stopwatch import Stopwatch
@@ -61,7 +64,7 @@ class StepTime:
 
     method: str  # optim=
     seconds: list[float]
-    peak_mib: float | None  # above what was held before, in the first call
+    peak_mib: float | None  # above what was held before, in the first call; a replayed graph holds its own all along
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,10 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
 
 
 def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, device: torch.device) -> Timing:
-    """Time the methods of ``runs``, which share a network, on random images of a data set's size.
+    """Time the methods of ``runs``, which share all but the method, on random images of a data set's size.
 
     Raises:
+        ValueError: the precision asks for CUDA graphs, and the device is none of CUDA's.
         torch.OutOfMemoryError: the device's memory does not hold them.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -147,8 +151,9 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
             inputs = inputs.to(memory_format=torch.channels_last)
         targets = torch.randint(0, info.classes, (effort.batch,), device=device)
-        forward = torch.compile(model) if precision.compile else model
-        methods = {run.optim.name: _Timed(run, model, forward, (inputs, targets), device) for run in runs}
+        forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
+        evaluation = Replay(model, device) if precision.cuda_graphs else directly
+        methods = {run.optim.name: _Timed(run, model, forward, evaluation, (inputs, targets), device) for run in runs}
         steps = {name: Row(name, _times(method.step, effort.steps), effort.steps) for name, method in methods.items()}
         spec = _metric_spec(runs)
         counts = (1, effort.inner_steps) if spec else ()
@@ -168,7 +173,9 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
         git_dirty=dirty,
         packages=provenance.packages(),
         started=started,
-        steps=[StepTime(name, row.seconds, row.peak_mib) for name, row in steps.items()],
+        steps=[
+            StepTime(name, row.seconds, None if precision.cuda_graphs else row.peak_mib) for name, row in steps.items()
+        ],
         refresh=_refresh_time(spec, refreshes, effort.inner_steps) if spec else None,
     )
 
@@ -187,12 +194,13 @@ class _Timed:
         run: RunSettings,
         model: nn.Module,
         forward: Callable[[Tensor], Tensor],
+        evaluation: Run,
         batch: tuple[Tensor, Tensor],
         device: torch.device,
     ) -> None:
         self._batch = batch
         self._smoothing = run.protocol.label_smoothing
-        self._method = factory.build(run.optim, model)
+        self._method = factory.build(run.optim, model, fused=run.precision.fused)
         for group in self._method.optimizer.param_groups:
             group["lr"] = 0.0
         self._minibatch = Minibatch(
@@ -203,6 +211,7 @@ class _Timed:
             device,
             bfloat16=run.precision.autocast == "bfloat16",
             accumulate=run.precision.accumulate,
+            run=evaluation,
         )
 
     def step(self) -> None:

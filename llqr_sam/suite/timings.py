@@ -23,6 +23,7 @@ from llqr_sam.engine.timing import Effort, measure, timing_name
 from llqr_sam.models.registry import build
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import plan
+from llqr_sam.suite.launch import check_device
 
 MEMORY = Path("/proc/meminfo")
 
@@ -97,16 +98,19 @@ def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
     """The networks that a table of times and the words ask for.
 
     Raises:
-        UsageError: an impossible value, no such device, or a launcher that has no use here.
+        UsageError: an impossible value, no such device or one that cannot do what the precision asks for, or a launcher
+            or number of devices that has no use here.
     """
     if config.launch.name != "inline":
         raise UsageError(
             f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
         )
-    try:
-        device = devices.resolve(config.device)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if config.devices > 1:
+        raise UsageError(
+            f"devices={config.devices} has no use with table={config.table.number}: it times one. Use devices=1."
+        )
+    check_device(config)
+    device = devices.resolve(config.device)
     timing = config.table.timing
     kind = timing.gpu if device.type == "cuda" else timing.cpu
     named = any(word.partition("=")[0] in ("arch", "table.archs") for word in words)

@@ -157,3 +157,20 @@ def test_the_archive_from_a_local_copy_and_by_download(tmp_path: Path) -> None:
     assert contents(target) == contents(tmp_path / "a" / "iwslt14")
     assert not prepare_archive(target, merges=5, url=url, say=quiet)  # it is there: nothing is downloaded
     assert not list(target.parent.glob(".*.part"))
+
+
+def test_the_archives_folder_of_other_settings_is_refused(source: Path, tmp_path: Path) -> None:
+    """Without a download; a folder's text is not cleaned, so it is not the archive's."""
+    archive, target = iwslt14(tmp_path / "de-en.tgz", repeat=30), tmp_path / "data" / "iwslt14"
+    assert prepare_archive(target, merges=5, archive=archive, say=quiet)
+    before = contents(target)
+    nowhere = (tmp_path / "absent.tgz").as_uri()
+    assert not prepare_archive(target, merges=5, url=nowhere, say=quiet)
+    with pytest.raises(BitextError, match=f"^{target} holds data made from other text or settings: remove it"):
+        prepare_archive(target, merges=6, url=nowhere, say=quiet)
+    assert contents(target) == before
+    for tokenised in (False, True):
+        other = tmp_path / str(tokenised)
+        prepare_folder(other, source, merges=50, tokenised=tokenised, say=quiet)
+        with pytest.raises(BitextError, match="made from other text or settings"):
+            prepare_archive(other, merges=50, url=nowhere, say=quiet)

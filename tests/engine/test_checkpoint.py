@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import pickle
@@ -135,6 +136,63 @@ def test_a_damaged_newest_falls_back_to_the_older(
     assert found[0] == 10
     assert len(caplog.records) == 1
     assert str(newest(store)) in caplog.text
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("damaged", [[8000], [8000, 9000], [7000, 8000, 9000]])
+def test_what_is_saved_after_damage_is_kept(tmp_path: Path, keep: int, damaged: list[int]) -> None:
+    """The run began again at 0, so what it saves is of an earlier step than what it passed over."""
+    store = CheckpointStore(tmp_path, keep)
+    for step in damaged:
+        truncate(CheckpointStore(tmp_path, keep=9).save(step, state(step)))
+    assert store.load_latest() is None
+    for step in (500, 1000, 1500):
+        saved = store.save(step, state(step))
+        assert saved.exists()
+        found = store.load_latest()
+        assert found is not None
+        assert found[0] == step
+    kept = sorted(tmp_path.glob("*.pt"))
+    assert [int(path.stem.removeprefix("step_")) for path in kept] == [500, 1000, 1500][-keep:]
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, *map(digest_of, kept)])
+
+
+def test_a_good_one_before_the_damage_is_kept(store: CheckpointStore) -> None:
+    """The run continues at 10, where 20 is damaged, and saves 15."""
+    truncate(newest(store))
+    store.save(15, state(15))
+    assert [path.name for path in sorted(store.folder.glob("*.pt"))] == ["step_000000010.pt", "step_000000015.pt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000 bytes."),
+    ],
+)
+@pytest.mark.parametrize("place", ["digest", "content", "unpickling"])
+def test_what_is_not_about_the_content_passes_through(
+    store: CheckpointStore, error: Exception, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt may read the file: nothing is warned of, passed over or removed."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    before = sorted(store.folder.iterdir())
+    owner, name = {"digest": (Path, "read_text"), "content": (Path, "open"), "unpickling": (torch, "load")}[place]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, failing)
+        with pytest.raises(type(error)) as raised:
+            store.load_latest()
+    assert raised.value is error
+    assert sorted(store.folder.iterdir()) == before
+    found = store.load_latest()
+    assert found is not None
+    assert found[0] == 20
 
 
 def test_all_damaged_is_nothing(store: CheckpointStore) -> None:

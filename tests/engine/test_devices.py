@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -59,6 +61,57 @@ def test_arithmetic_is_set_inside_and_as_before_afterwards(deterministic: bool) 
     with pytest.raises(KeyError):
         failing_run()
     assert now() == before
+
+
+@pytest.fixture
+def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
+    """TF32 as a program may have set it: for convolutions, and for products of matrices."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    cudnn.allow_tf32, matmul = request.param
+    torch.set_float32_matmul_precision(matmul)
+    yield
+    cudnn.allow_tf32 = before[0]
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.parametrize("tf32", [(True, "highest"), (False, "high"), (True, "medium")], indirect=True)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_float32_is_not_tf32(tf32: None, deterministic: bool) -> None:
+    """By default PyTorch's convolutions are TF32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def now() -> tuple[bool, bool, str]:
+        return cudnn.allow_tf32, matmul.allow_tf32, torch.get_float32_matmul_precision()
+
+    def failing_run() -> None:
+        with devices.arithmetic(deterministic=deterministic):
+            assert now() == (False, False, "highest")
+            compiled = torch.compile(lambda x: x @ x, backend="eager")  # which puts back what it finds
+            compiled(torch.ones(2, 2))
+            assert now() == (False, False, "highest")
+            raise KeyError
+
+    before = now()
+    assert before != (False, False, "highest")
+    with pytest.raises(KeyError):
+        failing_run()
+    assert now() == before
+
+
+@pytest.mark.gpu
+def test_a_gpu_convolves_in_float32() -> None:
+    """TF32 rounds inputs to 10 bits: an error of 1e-4 and more where float32's is below 1e-5."""
+    gpu = torch.device("cuda", 0)
+    torch.manual_seed(0)
+    images, kernel = torch.randn(8, 64, 16, 16, device=gpu), torch.randn(64, 64, 3, 3, device=gpu)
+    exact = torch.nn.functional.conv2d(images.double(), kernel.double())
+    with devices.arithmetic(deterministic=True):
+        found = torch.nn.functional.conv2d(images, kernel)
+        product = kernel.flatten(1).T @ kernel.flatten(1)
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+    exact = kernel.flatten(1).T.double() @ kernel.flatten(1).double()
+    assert (product - exact).norm() < 1e-5 * exact.norm()
 
 
 def test_devices_of_the_ranks_of_a_run(monkeypatch):

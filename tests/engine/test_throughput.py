@@ -37,6 +37,8 @@ def test_the_first_epoch_is_left_out(make_settings: Any, make_options: Any) -> N
     assert found.images == epoch / 2
     assert found.flops == 2 * 30 * found.images
     assert found.share == found.flops / 989e12
+    four = throughput(dataclasses.replace(record, device="4 x NVIDIA H200", devices=4), Cost(forward=10, backward=20))
+    assert four.share == pytest.approx(found.share / 4)
     single = dataclasses.replace(record, metrics=dataclasses.replace(record.metrics, curve=curve[:1]))
     with pytest.raises(ValueError, match="two epochs at least"):
         throughput(single, Cost(1, 1))

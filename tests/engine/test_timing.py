@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from llqr_sam.data.registry import info
+from llqr_sam.engine.cuda_graphs import Evaluation
+from llqr_sam.engine.settings import RunSettings
 from llqr_sam.engine.timing import Effort, RefreshTime, Timing, measure, read_timings, timing_name
+from llqr_sam.methods import factory
+from llqr_sam.methods.factory import Method
 from tests.suite.plans import settings_of
 
 CPU = torch.device("cpu")
 EFFORT = Effort(batch=2, rounds=3, steps=2, inner_steps=2)
 METHODS = ("sgdm", "adamw", "sam", "llqr_sam")
+ONE_ROUND = dataclasses.replace(EFFORT, rounds=1)
 RUNS = [settings_of("dataset=cifar10", "arch.width=4", f"optim={name}") for name in METHODS]
 
 
@@ -40,6 +48,84 @@ def test_methods_without_a_metric_need_no_refresh() -> None:
     assert timing.refresh is None
     assert timing.of("sgdm") == timing.steps[0]
     assert timing.of("sam") is None
+
+
+def with_precision(*words: str) -> list[RunSettings]:
+    return [settings_of("dataset=cifar10", "arch.width=4", f"optim={name}", *words) for name in METHODS]
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Method]:
+    """The methods that are timed."""
+    methods: list[Method] = []
+    build = factory.build
+
+    def keeping(*arguments: Any, **options: Any) -> Method:
+        methods.append(build(*arguments, **options))
+        return methods[-1]
+
+    monkeypatch.setattr(factory, "build", keeping)
+    return methods
+
+
+@pytest.mark.parametrize("word", ["true", "false", "null"])
+def test_the_base_optimizer_is_fused_where_the_record_says_so(word: str, built: list[Method]) -> None:
+    runs = with_precision(f"precision.fused={word}")
+    timing = measure(runs, info("cifar10"), ONE_ROUND, CPU)
+    assert timing.precision["fused"] is runs[0].precision.fused
+    assert len(built) == len(METHODS)
+    for method in built:
+        base = getattr(method.optimizer, "base", method.optimizer)
+        assert all(group["fused"] is runs[0].precision.fused for group in base.param_groups)
+
+
+def test_a_compiled_network_is_the_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph of fixed shapes for all methods."""
+    compiler, counter = torch.compile, CompileCounterWithBackend("eager")
+    asked: list[dict[str, Any]] = []
+
+    def counting(model: nn.Module, **options: Any) -> Any:
+        asked.append(options)
+        return compiler(model, backend=counter, **options)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    measure(with_precision("precision.compile=true"), info("cifar10"), ONE_ROUND, CPU)
+    assert [(options["fullgraph"], options["dynamic"]) for options in asked] == [(True, False)]
+    assert counter.frame_count == 1
+
+
+def test_every_pass_of_every_method_replays_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in evaluates where a ``Replay`` would replay; memory is the graph's, and no step's."""
+    made: list[nn.Module] = []
+    passes = 0
+
+    class StandIn:
+        def __init__(self, model: nn.Module, device: torch.device) -> None:
+            made.append(model)
+
+        def __call__(self, evaluate: Evaluation, inputs: Tensor, targets: Tensor) -> Tensor:
+            nonlocal passes
+            passes += 1
+            return evaluate(inputs, targets)
+
+    monkeypatch.setattr("llqr_sam.engine.timing.Replay", StandIn)
+    timing = measure(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
+    assert len(made) == 1
+    of_one_round = 2 * sum(2 if name in ("sam", "llqr_sam") else 1 for name in METHODS)  # of two steps
+    assert passes == 2 * of_one_round + 2  # warm-up and one round; before them the first method again
+    assert all(step.peak_mib is None for step in timing.steps)
+
+
+def test_graphs_need_a_gpu() -> None:
+    with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA device, not device=cpu"):
+        measure(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_timed_with_all_that_makes_it_fast() -> None:
+    timing = measure(with_precision("precision=fast"), info("cifar10"), ONE_ROUND, torch.device("cuda", 0))
+    assert timing.precision["cuda_graphs"] is timing.precision["fused"] is timing.precision["compile"] is True
+    assert all(min(step.seconds) > 0 for step in timing.steps)
 
 
 def test_reads_what_it_wrote(timing: Timing, tmp_path: Path) -> None:

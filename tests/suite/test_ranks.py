@@ -103,6 +103,22 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, straight, signum):
 
 
 @pytest.mark.slow
+def test_a_run_that_ends_on_another_number_of_devices_records_that(tmp_path):
+    words = [word for word in LONG if not word.startswith(("devices", "optim.shard"))]
+    job = job_of(tmp_path, *words, "devices=2")
+    launcher = start(*command(tmp_path, *words, "devices=2"))
+    wait_for(lambda: begun(job))
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=60)
+    progress = read_progress(job.folder)
+    assert progress is not None
+    assert progress.devices == 2
+    record = record_of(tmp_path, *words)
+    assert (record.run_id, record.resumes, record.devices) == (job.run_id, 1, 1)
+    assert record.device_seconds == record.seconds.total
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     """And the next launch continues from the last checkpoint, to the same weights."""
