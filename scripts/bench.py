@@ -27,7 +27,7 @@ from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
-from llqr_sam.engine.devices import resolve
+from llqr_sam.engine.devices import arithmetic, resolve
 from llqr_sam.engine.measure import Row
 from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.curvature import Divergence
@@ -153,7 +153,8 @@ def main() -> int:
         title = _title(options)
     except ValueError as error:  # of a network or a device
         raise UsageError(str(error)) from error
-    found = STUDIES[options.study](options)
+    with arithmetic(deterministic=False):
+        found = STUDIES[options.study](options)
     if options.json:
         print(json.dumps({"title": title, **found}, indent=1))
         return 0

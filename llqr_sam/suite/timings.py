@@ -130,7 +130,11 @@ def _effort(timing: DictConfig, kind: DictConfig, runs: Sequence[RunSettings]) -
     batch, rounds = timing.batch or kind.batch, timing.rounds
     most = max((run.optim.inner_steps or 0 for run in runs), default=0)
     inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0
-    for key, value, least in (("batch", batch, 1), ("rounds", rounds, 1), ("inner_steps", inner, min(2, most))):
+    for key, value, least in (
+        ("batch", batch, runs[0].precision.accumulate),
+        ("rounds", rounds, 1),
+        ("inner_steps", inner, min(2, most)),
+    ):
         if value < least:
             raise UsageError(f"table.timing.{key}={value} must be >= {least}.")
     return Effort(batch=batch, rounds=rounds, steps=kind.steps, inner_steps=inner)

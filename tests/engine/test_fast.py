@@ -188,9 +188,9 @@ def test_one_graph_for_training_and_one_for_testing(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_gpus_fast_path_gives_the_plain_losses(method: str, compile: bool, make_trainer: Make) -> None:
-    """Everything but bfloat16; float32 without TF32."""
+    """Everything but bfloat16."""
     everything = {"channels_last": True, "fused": True, "cuda_graphs": True, "compile": compile}
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with devices.arithmetic(deterministic=False):
         fast = make_trainer(method, "cuda:0", **everything)
         assert distances(fast, make_trainer(method, "cuda:0")).max() < 1e-5
         if method in ("sgdm", "adam", "sam"):

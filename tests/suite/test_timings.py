@@ -50,6 +50,7 @@ def test_words_choose_methods_batch_and_structure():
         (["precision=fast"], "precision.cuda_graphs=true needs a CUDA device, not cpu. Choose precision=default here."),
         (["devices=2"], "devices=2 has no use with table=10: it times one. Use devices=1."),
         (["table.timing.batch=-1"], "table.timing.batch=-1 must be >= 1."),
+        (["precision.accumulate=4"], "table.timing.batch=2 must be >= 4."),
         (["table.timing.rounds=0"], "table.timing.rounds=0 must be >= 1."),
         (["table.timing.inner_steps=1"], "table.timing.inner_steps=1 must be >= 2."),
     ],
