@@ -22,7 +22,7 @@ from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned, plan
-from llqr_sam.suite.launch import check_device, make_job
+from llqr_sam.suite.launch import check_choices, check_device, make_job, retried_kinds
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.overview import Overview
 from llqr_sam.suite.status import Status
@@ -102,12 +102,19 @@ class Reproduction:
         self.config = compose_config(_merged(tree["words"], words))
         if self.config.table is not None:
             raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
+        if self.config.launch.name != "inline":
+            raise UsageError(f"launch={self.config.launch.name} has no use here: runs take turns. Use launch=inline.")
+        check_choices(self.config)
+        if self.config.devices != 1:
+            raise UsageError(f"devices={self.config.devices} has no use here: a run has one. Use devices=1.")
         self._device_name = _slug(self.config.device)
         chosen = [part for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]
         self.parts = [self._part(part, tree["words"], words) for part in chosen]
 
     def run(self, minutes: float | None = None) -> int:
         """Do what is missing until it is done or the time is up; a step at least, however short the time.
+
+        With ``retry=failed`` runs that failed or diverged are tried too, each once.
 
         Returns:
             Exit status: 0; 1 if a run or benchmark failed; 130 after Ctrl-C or a scheduler's signal.
@@ -140,12 +147,16 @@ class Reproduction:
             for words, run in zip(part.words, part.runs, strict=True):
                 yield f"{words:{width}}  {run.run_id}  {overview.line(run)}"
             yield from (bench.line() for bench in part.benches)
+        if not self.config.retry and any(self._status(part).select("failed") for part in self.parts):
+            yield from ["", "runs that failed are left alone; retry=failed tries them again"]
 
     def _missing(self) -> Iterator[tuple[Part, Planned | Bench]]:
-        """What is not done when its turn comes."""
+        """What is not done when its turn comes, each run once: one that fails now has had its turn."""
+        kinds, begun = {"missing", *retried_kinds(self.config)}, set[str]()
         for part in self.parts:
             for run in part.runs:
-                if self._status(part).of_run(run) == "missing":
+                if run.run_id not in begun and self._status(part).of_run(run) in kinds:
+                    begun.add(run.run_id)
                     yield part, run
             for bench in part.benches:
                 if not bench.path.exists():
