@@ -97,12 +97,16 @@ def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
     """The networks that a table of times and the words ask for.
 
     Raises:
-        UsageError: an impossible value, no such device, or a launcher that has no use here.
+        UsageError: an impossible value, no such device, or a launcher or precision that has no use here.
     """
     if config.launch.name != "inline":
         raise UsageError(
             f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
         )
+    for key in ("cuda_graphs", "fused"):
+        if config.precision[key]:  # a record would say what was not done
+            number = config.table.number
+            raise UsageError(f"precision.{key}=true has no use with table={number}. Choose precision=bfloat16.")
     try:
         device = devices.resolve(config.device)
     except ValueError as error:

@@ -46,6 +46,8 @@ def test_words_choose_methods_batch_and_structure():
     ("words", "message"),
     [
         (["launch=slurm"], "launch=slurm has no use with table=10: it times this machine."),
+        (["precision=fast"], "precision.cuda_graphs=true has no use with table=10. Choose precision=bfloat16."),
+        (["precision.fused=true"], "precision.fused=true has no use with table=10. Choose precision=bfloat16."),
         (["device=cuda:77"], "device=cuda:77"),
         (["table.timing.batch=-1"], "table.timing.batch=-1 must be >= 1."),
         (["table.timing.rounds=0"], "table.timing.rounds=0 must be >= 1."),
