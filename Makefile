@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null && echo $$p && break; done)
 RUN := .venv/bin/python
+# What was written as key=value behind a target, for the scripts that take such words.
+WORDS = $(filter-out PYTHON=%,$(MAKEOVERRIDES))
 
 .PHONY: help
 help: ## List the tasks
@@ -76,16 +78,16 @@ check: lint test test-slow ## What CI runs, in the order that fails fastest
 
 .PHONY: tables
 tables: .venv/.ready ## Render every table from results/runs and results/timings, and Table 9
-	@$(RUN) scripts/render_tables.py
+	@$(RUN) scripts/render_tables.py $(WORDS)
 	@$(RUN) scripts/storage.py
 
 .PHONY: figures
 figures: .venv/.ready ## Draw every figure there are records for (about a minute)
-	@$(RUN) scripts/figures.py
+	@$(RUN) scripts/figures.py $(WORDS)
 
 .PHONY: report
 report: .venv/.ready ## Write the page with all results: results/report/index.html
-	@$(RUN) scripts/report.py
+	@$(RUN) scripts/report.py $(WORDS)
 
 .PHONY: bench
 bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a gradient evaluation
@@ -93,7 +95,7 @@ bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a grad
 
 .PHONY: reproduce-gpu
 reproduce-gpu: .venv/.ready ## The paper's runs in order of value on a GPU; minutes=10 limits a call, the next continues
-	@$(RUN) scripts/reproduce_gpu.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
+	@$(RUN) scripts/reproduce_gpu.py $(WORDS)
 
 .PHONY: clean
 clean: ## Remove what building and running leave behind; results/ and data/ stay

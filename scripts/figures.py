@@ -4,6 +4,7 @@ python scripts/figures.py                     all that can be drawn, about a min
 python scripts/figures.py 2                   escape from the sharp ring, and over which rates and radii
 python scripts/figures.py 5 6                 refresh cadence and scaling, from the times of table 10
 python scripts/figures.py 1 table=8           error and loss from another table's runs; words as for train.py
+python scripts/figures.py precision=fast      all, those of runs from runs that were started with this word
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from llqr_sam.report.curves import TABLES
 from llqr_sam.report.drawing import NoRecords
-from llqr_sam.report.figures import TITLES, drawers
-from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.report.figures import TITLES, Draw, drawers
+from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import UsageError, exit_status, where_possible
 
 
 def main() -> int:
     """Draw what was asked for, or everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="number", help=f"of a figure: {', '.join(TITLES)}; default: all")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of runs and timings")
+    parser.add_argument("--results", type=Path, help="folder of runs and timings (default: paths.results)")
     parser.add_argument("--output", type=Path, help="folder of the pictures (default: figures/ in --results)")
     options = parser.parse_args()
     numbers = [word for word in options.words if "=" not in word]
@@ -31,19 +34,35 @@ def main() -> int:
     for number in numbers:
         if number not in TITLES:
             raise UsageError(f"figure {number} is not drawn here. Choose from: {', '.join(TITLES)}.")
-    if words and not (numbers and set(numbers) <= set(TABLES)):
-        raise UsageError(f"{words[0]} is for the figures drawn from runs. Name one of: {', '.join(TABLES)}.")
-    for number, draw in drawers(words).items():
-        if numbers and number not in numbers:
-            continue
-        start = time.perf_counter()
-        try:
-            paths = draw(options.results, options.output or options.results / "figures")
-        except NoRecords as reason:
-            print(f"figure={number}  not drawn: {reason}", flush=True)
-            continue
-        print(f"figure={number}  {time.perf_counter() - start:.0f} s  ->  {', '.join(map(str, paths))}", flush=True)
+    misplaced = words if set(numbers) - set(TABLES) else []
+    if not numbers:
+        misplaced = [word for word in words if word.startswith("table")]
+    if misplaced:
+        raise UsageError(f"{misplaced[0]} is for the figures drawn from runs. Name one of: {', '.join(TABLES)}.")
+    results = options.results or Path(compose_config(words).paths.results)
+    folder = options.output or results / "figures"
+    works = {number: partial(_draw, number, draw, results, folder) for number, draw in drawers(words).items()}
+    if numbers:
+        for number in sorted(set(numbers)):
+            works[number]()
+        return 0
+    _, passed = where_possible({f"figure={number}": works.pop(number) for number in TABLES})  # before the long ones
+    for work in works.values():
+        work()
+    for line in passed:
+        print(line, file=sys.stderr)
     return 0
+
+
+def _draw(number: str, draw: Draw, results: Path, folder: Path) -> None:
+    """Draw a figure and say where, or why not."""
+    start = time.perf_counter()
+    try:
+        paths = draw(results, folder)
+    except NoRecords as reason:
+        print(f"figure={number}  not drawn: {reason}", flush=True)
+        return
+    print(f"figure={number}  {time.perf_counter() - start:.0f} s  ->  {', '.join(map(str, paths))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python scripts/render_tables.py                            every table
     python scripts/render_tables.py table=2 --entry last       one, with last-epoch accuracies
     python scripts/render_tables.py table=demo
+    python scripts/render_tables.py precision=fast             every table that can take the word; the others are named
 
 Further words are those of train.py and must be the same, for a run is found by its settings.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -23,7 +25,8 @@ from llqr_sam.report.curves import draw_curves
 from llqr_sam.report.entries import EntryKind
 from llqr_sam.report.tables import RENDERERS, write_table
 from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.suite.errors import UsageError, exit_status, where_possible
+from llqr_sam.suite.grid import plan
 from llqr_sam.suite.timings import timings_folder
 from llqr_sam.suite.words import groups
 
@@ -35,11 +38,14 @@ def main() -> int:
     parser.add_argument("--entry", choices=("best", "last"), default="best", help="which accuracy of a run")
     arguments = parser.parse_intermixed_args()
     words: list[str] = arguments.words
-    named = any(word.startswith("table=") for word in words)
-    tables = [words] if named else [[f"table={number}", *words] for number in groups()["table"]]
-    passed = [line for table in tables for line in render(table, arguments.entry)]
-    passed += _unreadable(Path(compose_config(tables[0]).paths.results))
-    for line in dict.fromkeys(passed):
+    if any(word.startswith("table=") for word in words):
+        damage, passed = [render(words, arguments.entry)], []
+    else:
+        tables = {f"table={number}": [f"table={number}", *words] for number in groups()["table"]}
+        works = {name: partial(render, table, arguments.entry) for name, table in tables.items()}
+        damage, passed = where_possible(works)
+    results = Path(compose_config([word for word in words if word.startswith("paths.")]).paths.results)
+    for line in dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]):
         print(line, file=sys.stderr)
     return 0
 
@@ -55,7 +61,7 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
     if config.table.timing is not None:
-        return render_times(config)
+        return render_times(config, words)
     status, table = collect(config, words, kind)
     written = write_table(table, Path(config.table.output), list(config.table.formats))
     curves, metric = config.table.curves, config.table.metric
@@ -71,8 +77,9 @@ def _unreadable(results: Path) -> list[str]:
     return [f"record not counted: {line}" for line in damaged]
 
 
-def render_times(config: DictConfig) -> list[str]:
+def render_times(config: DictConfig, words: list[str]) -> list[str]:
     """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
+    plan(config, words)  # refuses what no run of it can take
     timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
     sections = cadence(config.table, timings)
     written = write_cadence(config.table, sections, Path(config.table.output))

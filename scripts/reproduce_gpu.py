@@ -3,10 +3,12 @@
     python scripts/reproduce_gpu.py dry_run=true                 the list, and what of it is done
     python scripts/reproduce_gpu.py minutes=10                   ten minutes of it; the same command goes on from there
     python scripts/reproduce_gpu.py parts=1,3                    some of its parts
+    python scripts/reproduce_gpu.py retry=failed                 runs that failed or diverged too, each once a call
     python scripts/reproduce_gpu.py dataset.path=/data/cifar100.npz precision.compile=false
 
-Further words are those of train.py and hold for every run, in place of the list's own. Exit status: 0, also when the
-time is up; 1 a run failed; 2 a mistake in the command; 130 interrupted. After any of them the same command continues.
+Further words are those of train.py and hold for every run, in place of the list's own; status=true is dry_run=true.
+Exit status: 0, also when the time is up; 1 something failed; 2 a mistake in the command; 130 interrupted. After any of
+them the same command goes on with what is left. A run that failed is left alone until retry=failed is among the words.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def main() -> int:
             words.append(word)
     minutes, parts = _minutes(own["minutes"]), _numbers(own["parts"])
     reproduction = Reproduction(words, parts)
-    status = 0 if reproduction.config.dry_run else reproduction.run(minutes)
+    config = reproduction.config
+    status = 0 if config.dry_run or config.status else reproduction.run(minutes)
     print(*reproduction.lines(), sep="\n")
     return status
 

@@ -1,14 +1,16 @@
 """One page with everything: tables beside the paper's, figures, curves, and what has not been run.
 
 The file is self-contained: style, script, pictures and configs are in it, so it works from the file system without a
-network. Equal results give equal bytes.
+network. Equal results and words give equal bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,6 +26,8 @@ from llqr_sam.report.page_cells import Grid, accuracy_grid, cadence_grid, storag
 from llqr_sam.report.page_curves import Chart, charts
 from llqr_sam.report.wording import caption, heading, progress, selected
 from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import where_possible
+from llqr_sam.suite.grid import plan
 from llqr_sam.suite.timings import timings_folder
 from llqr_sam.suite.words import groups
 
@@ -63,10 +67,23 @@ class Picture:
     reason: str
 
 
-def write_page(results: Path) -> Path:
-    """Write ``results/report/index.html`` from runs, measurements and pictures in ``results``."""
+def write_page(results: Path, words: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """Write ``results/report/index.html`` from runs, measurements and pictures in ``results``.
+
+    Args:
+        results: The folder of all of them.
+        words: Those of train.py that the runs were started with.
+
+    Returns:
+        The file, and a line for each table that cannot take the words; the page lists it among what is not run.
+
+    Raises:
+        UsageError: no table can take the words.
+    """
     timings, damaged = read_timings(timings_folder(results))
-    sections = [_section(number, results, timings) for number in sorted(groups()["table"], key=_order)]
+    numbers = sorted(groups()["table"], key=_order)
+    works = {f"table={number}": partial(_section, number, results, words, timings) for number in numbers}
+    sections, passed = where_possible(works)
     sections = sorted([*sections, _storage()], key=lambda section: _order(section.anchor.partition("-")[2]))
     pictures = [_picture(number, title, results) for number, title in TITLES.items()]
     environment = Environment(
@@ -76,17 +93,20 @@ def write_page(results: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("page.html").render(sections=sections, pictures=pictures, damaged=damaged)
+    text = environment.get_template("page.html").render(
+        sections=sections, pictures=pictures, damaged=[*damaged, *passed], words=shlex.join(words)
+    )
     path = results / "report" / "index.html"
     with replacing(path) as file:
         file.write(text.encode())
-    return path
+    return path, passed
 
 
-def _section(number: str, results: Path, timings: Sequence[Timing]) -> Section:
-    words = [f"table={number}", f"paths.results={results}"]
+def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
+    words = [f"table={number}", *given, f"paths.results={results}"]
     config = compose_config(words)
     if config.table.timing is not None:
+        plan(config, words)  # refuses what no run of it can take
         return _times(config.table, timings)
     status, table = collect(config, words)
     runs = {run.run_id for run in status.runs}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+T = TypeVar("T")
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -26,6 +29,9 @@ class UsageError(ValueError):
     """A mistake of the person who typed the command: the message is one sentence with key, value and choices."""
 
 
+MISTAKES = (UsageError, HydraException, OmegaConfBaseException)  # of the command, by whoever finds them
+
+
 class JobError(RuntimeError):
     """A job in another process ended badly, without a mistake in the command: one line that says where to look."""
 
@@ -38,7 +44,7 @@ def exit_status(main: Callable[[], int]) -> int:
     try:
         with _exceptions_from_hydra():
             return main()
-    except (UsageError, HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         if _TRACEBACK_WANTED:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
@@ -49,6 +55,30 @@ def exit_status(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def where_possible(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
+    """Do several things that a command did not name one by one, so that its words need not fit all of them.
+
+    Args:
+        works: Name of a thing -> what does it, in order.
+
+    Returns:
+        What those gave that could be done, and a line for each of the others: name and reason.
+
+    Raises:
+        UsageError: nothing could be done (or an error of Hydra or OmegaConf): the first thing's mistake.
+    """
+    done: list[T] = []
+    mistakes: dict[str, Exception] = {}
+    for name, work in works.items():
+        try:
+            done.append(work())
+        except MISTAKES as mistake:
+            mistakes[name] = mistake
+    if mistakes and not done:
+        raise next(iter(mistakes.values()))
+    return done, [f"{name} passed over: {explain(mistake)}" for name, mistake in mistakes.items()]
 
 
 @contextmanager

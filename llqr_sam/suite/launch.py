@@ -41,8 +41,8 @@ def launch(status: Status, config: DictConfig) -> int:
     In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
     record and is no failure. A run that somebody else trains is left alone.
     """
-    _check_choices(config)
-    retried = ("failed", "diverged") if config.retry == "failed" else ()
+    check_choices(config)
+    retried = retried_kinds(config)
     chosen = status.select("missing", *retried)
     _say(*status.choices(), *status.damage())
     if config.sharpness:
@@ -202,7 +202,12 @@ def _failures(failed: int, runs: int) -> int:
     return 1 if failed else 0
 
 
-def _check_choices(config: DictConfig) -> None:
+def retried_kinds(config: DictConfig) -> tuple[str, ...]:
+    """Kinds of runs (``status.KINDS``) that are tried although they have been."""
+    return ("failed", "diverged") if config.retry == "failed" else ()
+
+
+def check_choices(config: DictConfig) -> None:
     """Refuse what the chosen launcher has no use for."""
     for key, launcher in (("workers", "local"), ("profile", "slurm")):
         value = config.launch[key]

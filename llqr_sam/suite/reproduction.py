@@ -22,15 +22,17 @@ from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned, plan
-from llqr_sam.suite.launch import check_device, make_job
+from llqr_sam.suite.launch import check_choices, check_device, make_job, retried_kinds
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.overview import Overview
 from llqr_sam.suite.status import Status
+from llqr_sam.suite.timings import Measurements, measurements
 from llqr_sam.suite.traces import reason_of
 from llqr_sam.suite.words import CONF
 
 LIST = CONF / "reproduction.yaml"
 BENCH = CONF.parent / "scripts" / "bench.py"
+TRAIN = CONF.parent / "train.py"
 FOLDER = "reproduction"  # of the records under results/runs
 
 
@@ -68,9 +70,61 @@ class Bench:
     options: tuple[str, ...]
     path: Path
 
-    def line(self) -> str:
+    @property
+    def done(self) -> bool:
+        """Whether its figures are there."""
+        return self.path.exists()
+
+    def lines(self) -> Iterator[str]:
         """What is known of it, in a few words."""
-        return f"bench {self.name}  {'done: ' + str(self.path) if self.path.exists() else 'waiting'}"
+        yield f"bench {self.name}  {'done: ' + str(self.path) if self.done else 'waiting'}"
+
+    def measure(self, seconds: float | None) -> None:
+        """Run it and keep its JSON.
+
+        Raises:
+            TimeoutExpired: it takes longer.
+            CalledProcessError: it failed.
+        """
+        command = [sys.executable, str(BENCH), *self.options]
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds, check=True)
+        with replacing(self.path) as file:
+            file.write(done.stdout)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """A table of times, whose networks train.py measures and keeps one by one."""
+
+    name: str
+    words: tuple[str, ...]  # of train.py, the table among them
+
+    @property
+    def done(self) -> bool:
+        """Whether each network is measured, or left out on this device."""
+        return all(network.path.exists() or network.reason for network in self._found().networks)
+
+    def lines(self) -> Iterator[str]:
+        """What is known of it: a line a network."""
+        try:
+            found = self._found()
+        except UsageError as error:  # the device is elsewhere
+            yield f"timing {self.name}  {error}"
+            return
+        yield from (f"timing {self.name}, {network.arch}  {network.state}" for network in found.networks)
+
+    def measure(self, seconds: float | None) -> None:
+        """Measure what is missing, in a process that can be stopped.
+
+        Raises:
+            TimeoutExpired: it takes longer.
+            CalledProcessError: it failed.
+        """
+        command = [sys.executable, str(TRAIN), *self.words]
+        subprocess.run(command, stdout=subprocess.DEVNULL, timeout=seconds, check=True)
+
+    def _found(self) -> Measurements:
+        return measurements(compose_config(self.words), self.words)
 
 
 @dataclass(frozen=True)
@@ -80,7 +134,7 @@ class Part:
     title: str
     runs: list[Planned] = field(default_factory=list)
     words: list[str] = field(default_factory=list)  # what the list says of each run
-    benches: list[Bench] = field(default_factory=list)
+    studies: list[Bench | Timings] = field(default_factory=list)
 
 
 class Reproduction:
@@ -102,12 +156,19 @@ class Reproduction:
         self.config = compose_config(_merged(tree["words"], words))
         if self.config.table is not None:
             raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
+        if self.config.launch.name != "inline":
+            raise UsageError(f"launch={self.config.launch.name} has no use here: runs take turns. Use launch=inline.")
+        check_choices(self.config)
+        if self.config.devices != 1:
+            raise UsageError(f"devices={self.config.devices} has no use here: a run has one. Use devices=1.")
         self._device_name = _slug(self.config.device)
         chosen = [part for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]
         self.parts = [self._part(part, tree["words"], words) for part in chosen]
 
     def run(self, minutes: float | None = None) -> int:
         """Do what is missing until it is done or the time is up; a step at least, however short the time.
+
+        With ``retry=failed`` runs that failed or diverged are tried too, each once.
 
         Returns:
             Exit status: 0; 1 if a run or benchmark failed; 130 after Ctrl-C or a scheduler's signal.
@@ -118,9 +179,9 @@ class Reproduction:
         for begun, (part, work) in enumerate(self._missing()):
             if begun and deadline.seconds_left == 0:
                 break
-            if isinstance(work, Bench):
+            if not isinstance(work, Planned):
                 _say(f"{part.title}: {work.name}")
-                failed |= _measure(work, self.config.device, deadline.seconds_left)
+                failed |= _measure(work, deadline.seconds_left)
                 continue
             _say(f"{part.title}: {work.run_id}")
             try:
@@ -139,17 +200,22 @@ class Reproduction:
             width = max(map(len, part.words), default=0)
             for words, run in zip(part.words, part.runs, strict=True):
                 yield f"{words:{width}}  {run.run_id}  {overview.line(run)}"
-            yield from (bench.line() for bench in part.benches)
+            for study in part.studies:
+                yield from study.lines()
+        if not self.config.retry and any(self._status(part).select("failed") for part in self.parts):
+            yield from ["", "runs that failed are left alone; retry=failed tries them again"]
 
-    def _missing(self) -> Iterator[tuple[Part, Planned | Bench]]:
-        """What is not done when its turn comes."""
+    def _missing(self) -> Iterator[tuple[Part, Planned | Bench | Timings]]:
+        """What is not done when its turn comes, each run once: one that fails now has had its turn."""
+        kinds, begun = {"missing", *retried_kinds(self.config)}, set[str]()
         for part in self.parts:
             for run in part.runs:
-                if self._status(part).of_run(run) == "missing":
+                if run.run_id not in begun and self._status(part).of_run(run) in kinds:
+                    begun.add(run.run_id)
                     yield part, run
-            for bench in part.benches:
-                if not bench.path.exists():
-                    yield part, bench
+            for study in part.studies:
+                if not study.done:
+                    yield part, study
 
     def _part(self, part: dict[str, Any], common: Sequence[str], words: Sequence[str]) -> Part:
         runs, names = [], []
@@ -160,11 +226,14 @@ class Reproduction:
                 (run,) = plan(compose_config(merged), merged)
                 runs.append(replace(run, folder=FOLDER))
         results = Path(self.config.paths.results) / "bench"
-        benches = [
-            Bench(name, tuple(options.split()), results / f"{name}-{self._device_name}.json")
-            for name, options in part.get("benches", {}).items()
-        ]
-        return Part(part["title"], runs, names, benches)
+        studies: list[Bench | Timings] = []
+        for name, options in part.get("benches", {}).items():
+            command = (*options.split(), "--device", self.config.device, "--json")
+            studies.append(Bench(name, command, results / f"{name}-{self._device_name}.json"))
+        where = [word for word in words if word.partition("=")[0] in ("device", "paths.results")]
+        for name, own in part.get("timings", {}).items():
+            studies.append(Timings(name, tuple(_merged(own.split(), where))))
+        return Part(part["title"], runs, names, studies)
 
     def _status(self, part: Part) -> Status:
         paths = self.config.paths
@@ -192,19 +261,15 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
     return 0
 
 
-def _measure(bench: Bench, device: str, seconds: float | None) -> int:
-    """Run a benchmark and keep its JSON; 1 if it failed, 0 also if the time did not suffice."""
-    command = [sys.executable, str(BENCH), *bench.options, "--device", device, "--json"]
+def _measure(study: Bench | Timings, seconds: float | None) -> int:
+    """Measure; 1 if it failed, 0 also if the time did not suffice."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds, check=False)
+        study.measure(seconds)
     except subprocess.TimeoutExpired:
-        _say(f"bench {bench.name} was cut off and begins anew: give it more minutes=, or leave its part out by parts=")
-        return 0
-    if done.returncode:
-        _say(f"failed: bench {bench.name}, exit status {done.returncode}")
+        _say(f"{study.name} was cut off and begins anew: give it more minutes=, or leave its part out by parts=")
+    except subprocess.CalledProcessError as error:
+        _say(f"failed: {study.name}, exit status {error.returncode}")
         return 1
-    with replacing(bench.path) as file:
-        file.write(done.stdout)
     return 0
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from llqr_sam.report import page
 from llqr_sam.report.page import write_page
+from llqr_sam.suite.errors import UsageError
 from tests.report.timings import write_timings
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -42,7 +44,7 @@ def written(results) -> Path:
     """The page of two tables: planning all of them takes half a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "groups", lambda: {"table": TABLES})
-        return write_page(results)
+        return write_page(results)[0]
 
 
 class Elements(HTMLParser):
@@ -128,7 +130,45 @@ def test_a_cells_runs_have_their_configuration_and_record(written):
 def test_equal_results_give_equal_bytes(written, results, monkeypatch):
     before = written.read_bytes()
     monkeypatch.setattr(page, "groups", lambda: {"table": TABLES})
-    assert write_page(results).read_bytes() == before
+    assert write_page(results)[0].read_bytes() == before
+
+
+FAST = ("precision=fast", "precision.deterministic=true")
+
+
+@pytest.fixture(scope="module")
+def of_words(tmp_path_factory) -> tuple[str, list[str]]:
+    """The page of Tables 6 and 7 with the words of conf/reproduction.yaml, of one record made with them."""
+    folder = tmp_path_factory.mktemp("results")
+    write_record(folder, replace(plan_of("table=7", *FAST)[0], folder="reproduction"), [80.0, 80.5])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "groups", lambda: {"table": ("6", "7")})
+        assert "80.50" not in write_page(folder)[0].read_text(), "a run is found by its settings"
+        path, passed = write_page(folder, FAST)
+    return path.read_text(), passed
+
+
+def test_a_record_made_with_the_words_is_on_their_page(of_words):
+    text, _ = of_words
+    assert "80.50" in text
+    assert 'href="../runs/reproduction/cifar100-resnet18-fisher_sam-s0-' in text
+    assert "14 of 15 runs missing. <code>python train.py table=7 precision=fast precision.deterministic=true<" in text
+    assert "Of runs started with <code>precision=fast precision.deterministic=true</code>." in text
+
+
+def test_a_table_that_cannot_take_the_words_is_named(of_words):
+    """Translation is not compiled."""
+    text, (line,) = of_words
+    assert line == "table=6 passed over: precision.compile=True has no use with dataset=iwslt14: leave it at False."
+    assert f"<li>{line}</li>" in text
+    assert 'id="table-6"' not in text
+
+
+def test_words_that_no_table_can_take_are_a_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "groups", lambda: {"table": TABLES})
+    with pytest.raises(UsageError, match="protocol.epochs=-1 must be >= 1"):
+        write_page(tmp_path, ["protocol.epochs=-1"])
+    assert not list(tmp_path.iterdir())
 
 
 # What a person does, done by a script in the page; it leaves its findings in the title.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from llqr_sam.suite import words as words_module
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FAST = ("precision=fast", "precision.deterministic=true")  # of conf/reproduction.yaml
 
 
 def render(*words: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +79,46 @@ def test_select_is_no_word_of_rendering():
     done = render("table=2", "select=weight_decay")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "a table shows what was selected" in done.stderr
+
+
+@pytest.fixture
+def renders(monkeypatch, capsys):
+    """The script where Tables 6, 7 and 10 are all there are: exit status, output and errors."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(words_module, "groups", lambda: found | {"table": ("6", "7", "10")})
+        monkeypatch.setattr(sys, "argv", ["render_tables.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(REPOSITORY / "scripts" / "render_tables.py"), run_name="__main__")
+        return ended.value.code, *capsys.readouterr()
+
+    found = words_module.groups()
+    return run
+
+
+def test_a_table_that_cannot_take_the_words_is_passed_over(renders, tmp_path):
+    """Translation is not compiled; the tables after it are rendered all the same."""
+    write_record(tmp_path, plan_of("table=7", *FAST)[0], [80.0, 80.5])
+    status, output, errors = renders(*FAST, f"paths.results={tmp_path}")
+    assert status == 0
+    assert errors == "table=6 passed over: precision.compile=True has no use with dataset=iwslt14: leave it at False.\n"
+    assert [line.partition(" ")[0] for line in output.splitlines()] == ["table=7", "table=10"]
+    assert "80.50 (1 of 5)" in (tmp_path / "tables" / "table_07.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("table=6", *FAST), "error: precision.compile=True has no use with dataset=iwslt14: leave it at False."),
+        (("protocol.epochs=-1",), "error: protocol.epochs=-1 must be >= 1."),
+        (("precision=fats",), "error: precision=fats is not a precision here."),
+    ],
+)
+def test_what_was_named_or_no_table_can_take_is_a_mistake(renders, words, line, tmp_path):
+    status, output, errors = renders(*words, f"paths.results={tmp_path}")
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(line)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mistake_is_one_line():

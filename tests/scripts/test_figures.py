@@ -37,6 +37,30 @@ def test_what_has_no_records_is_said_and_no_mistake(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [("table=8",), ("tabel=8",)])
+def test_words_for_all_figures_are_checked_before_any_is_drawn(words, tmp_path):
+    done = run(*words, "--results", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_figure_that_cannot_take_the_words_is_a_mistake(tmp_path):
+    """Figure 4 is of translation, which is not compiled."""
+    done = run("4", "precision=fast", "--results", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: precision.compile=True has no use with dataset=iwslt14")
+
+
+@pytest.mark.slow
+def test_all_figures_under_words(tmp_path):
+    """As `make figures precision=fast` draws them: Figure 4 is passed over, the rest comes."""
+    done = run("precision=fast", f"paths.results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert [line[:8] for line in done.stdout.splitlines()] == [f"figure={number}" for number in (1, 2, 3, 5, 6)]
+    assert done.stderr.startswith("figure=4 passed over: precision.compile=True has no use")
+    assert (tmp_path / "figures" / "figure_02.png").exists()
+
+
 @pytest.mark.slow
 def test_figure_3(tmp_path):
     done = run("3", "--output", str(tmp_path))

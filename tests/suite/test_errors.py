@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, did_you_mean, exit_status
+from llqr_sam.suite.errors import UsageError, did_you_mean, exit_status, where_possible
 from llqr_sam.suite.grid import plan
 
 # What was typed, and what the one line must say. Groups and keys are tested in test_words, values in test_resolve.
@@ -46,6 +46,21 @@ def test_ctrl_c_is_130_and_a_bug_keeps_its_traceback(capsys):
     assert exit_status(lambda: 1) == 1
     with pytest.raises(RuntimeError):
         exit_status(bug)
+
+
+def test_what_is_possible_is_done_and_the_rest_named():
+    def refuse() -> str:
+        raise UsageError("seed=9 is not there.")
+
+    def bug() -> str:
+        raise RuntimeError("ours")
+
+    done = where_possible({"a": lambda: "first", "b": refuse, "c": lambda: "last"})
+    assert done == (["first", "last"], ["b passed over: seed=9 is not there."])
+    with pytest.raises(UsageError, match="seed=9"):
+        where_possible({"a": refuse, "b": refuse})
+    with pytest.raises(RuntimeError):
+        where_possible({"a": lambda: "first", "b": bug})
 
 
 def test_did_you_mean():

@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.record import Record, read_record
+from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite import reproduction
+from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.reproduction import Reproduction
+from llqr_sam.suite.timings import measurements
 from llqr_sam.suite.words import CONF
 from tests.suite.plans import settings_of
+from tests.suite.records import write_record
 
 SCRIPT = CONF.parent / "scripts" / "reproduce_gpu.py"
 TINY = ["device=cpu", "dataset=digits", "arch=small_cnn", "precision=default", "protocol.epochs=2"]
@@ -71,6 +75,7 @@ def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
 def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, monkeypatch, capsys):
     bench = tmp_path / "bench.py"
     monkeypatch.setattr(reproduction, "BENCH", bench)
+    monkeypatch.setattr(reproduction.Timings, "done", True)  # measured elsewhere
     listed = Reproduction(["device=cpu", "precision=default", *places(tmp_path)], [3])
     bench.write_text("import time\ntime.sleep(60)")
     assert listed.run(minutes=0.01) == 0
@@ -85,6 +90,76 @@ def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, mon
     assert listed.run() == 0
     found[0].unlink()
     assert listed.run() == 1
+
+
+TIMES = "table=10 table.datasets=[cifar10] table.archs=[resnet18,vgg16_bn] arch.width=4 optim=llqr"
+TIMES += " table.timing.batch=2 table.timing.rounds=1 table.timing.inner_steps=2"
+
+
+def test_the_list_measures_table_10():
+    """In a precision that its measurement uses whole, with the metric that the part names."""
+    (times,) = [study for study in Reproduction(["device=cpu"], [3]).parts[0].studies if study.name == "table_10"]
+    lines = list(times.lines())
+    assert [line.partition("  ")[0] for line in lines] == [
+        f"timing table_10, vit_{size}" for size in ("tiny", "small", "base", "large")
+    ]
+    assert times.words == ("table=10", "protocol.methods.structure=diagonal", "precision=bfloat16", "device=cpu")
+    (elsewhere,) = Reproduction(["device=cuda:77"], [3]).parts[0].studies[-1:]
+    assert "device=cuda:77" in next(elsewhere.lines())
+
+
+def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_path, monkeypatch, capfd):
+    """Another table of times, of two small networks; an earlier call has measured the first."""
+    monkeypatch.setattr(reproduction, "LIST", tmp_path / "list.yaml")
+    part = {"title": "Times", "timings": {"small": TIMES}}
+    reproduction.LIST.write_text(json.dumps({"words": ["precision=deterministic"], "parts": [part]}))
+    words = ["device=cpu", *places(tmp_path)]
+    chosen = [*TIMES.split(), "arch=resnet18", "device=cpu", *places(tmp_path)[:1]]
+    assert measurements(compose_config(chosen), chosen).measure() == 0
+    (first,) = (tmp_path / "results/timings").iterdir()
+    written = first.stat().st_mtime_ns
+    listed = Reproduction(words)
+    assert list(listed.lines())[1:] == [
+        *(f"timing small, resnet18  measured: {first}", "timing small, vgg16_bn  not measured")
+    ]
+    assert listed.run(minutes=1e-3) == 0
+    assert "small was cut off" in capfd.readouterr().err
+    assert list(first.parent.iterdir()) == [first]
+    assert listed.run() == 0
+    (second,) = set(first.parent.glob("*.json")) - {first}
+    assert f"vgg16_bn: measured: {second}" in capfd.readouterr().err
+    assert list(listed.lines())[2] == f"timing small, vgg16_bn  measured: {second}"
+    assert listed.run() == 0
+    assert capfd.readouterr().err == "", "nothing is left"
+    assert first.stat().st_mtime_ns == written
+
+
+def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(tmp_path, monkeypatch, capsys):
+    """The list has each run in two parts: what fails in its first turn has no second."""
+    monkeypatch.setattr(reproduction, "LIST", tmp_path / "list.yaml")
+    part = {"title": "Two runs", "runs": ["optim=sgdm", "optim=sam"]}
+    reproduction.LIST.write_text(json.dumps({"words": ["logger=none"], "parts": [part, part]}))
+    words = [*TINY[:-1], "protocol.epochs=1", *places(tmp_path)]
+    first = Reproduction(words).parts[0].runs[1]
+    diverged = write_record(tmp_path / "results", first, [10.0], status="diverged")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(attempting, "execute", broken)
+    assert Reproduction(words).run() == 1
+    assert capsys.readouterr().err.count("failed: digits-small_cnn-sgdm-s0") == 1
+    assert list(Reproduction(words).lines())[-1] == "runs that failed are left alone; retry=failed tries them again"
+    assert Reproduction(words).run() == 0, "it would only fail again"
+    assert capsys.readouterr().err == ""
+    retried = Reproduction([*words, "retry=failed"])
+    assert retried.run() == 1
+    assert capsys.readouterr().err.count("boom") == 2, "each once"
+    monkeypatch.undo()
+    assert retried.run() == 0
+    found = sorted((record.config["optim"]["name"], record.status) for record in records(tmp_path).values())
+    assert found == [("sam", "diverged"), ("sam", "finished"), ("sgdm", "finished")]
+    assert read_record(diverged).status == "diverged", "a record is kept"
 
 
 def test_a_precision_that_the_device_cannot_do_is_refused():
@@ -112,6 +187,18 @@ def test_it_needs_neither_submitit_nor_wandb(tmp_path):
     assert done.stdout.count("waiting") == 3
 
 
+@pytest.mark.parametrize("word", ["dry_run=true", "status=true"])
+def test_it_is_shown_and_not_begun(word, monkeypatch, capsys, tmp_path):
+    """Without a GPU, which the list's precision needs to begin."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "parts=5", "device=cpu", *places(tmp_path), word])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    output = capsys.readouterr()
+    assert (ended.value.code, output.err) == (0, "")
+    assert output.out.count("waiting") == 3
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("word", "line"),
     [
@@ -120,6 +207,10 @@ def test_it_needs_neither_submitit_nor_wandb(tmp_path):
         ("parts=9", "error: parts=9 is not possible: the list has parts 1 to 5."),
         ("parts=a", "error: parts=a must be numbers of parts, like parts=1,3."),
         ("table=2", "error: table=2 has no use here: the list names its runs."),
+        ("devices=4", "error: devices=4 has no use here: a run has one. Use devices=1."),
+        ("launch=local", "error: launch=local has no use here: runs take turns. Use launch=inline."),
+        ("launch.workers=4", "error: launch.workers=4 has no use with launch=inline. It is for launch=local."),
+        ("retry=all", "error: retry=all is not possible. Choose from: null, failed."),
         ("minute=3", "error: unknown key minute."),
     ],
 )
