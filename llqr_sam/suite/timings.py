@@ -93,16 +93,30 @@ class Measurements:
         return status
 
 
+def check_timed_here(config: DictConfig) -> None:
+    """A table of times has no runs to launch elsewhere.
+
+    Raises:
+        UsageError: it is launched elsewhere.
+    """
+    if is_timed(config) and config.launch.name != "inline":
+        raise UsageError(
+            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
+        )
+
+
+def is_timed(config: DictConfig) -> bool:
+    """Whether the configuration asks for a table of times."""
+    return config.table is not None and config.table.timing is not None
+
+
 def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
     """The networks that a table of times and the words ask for.
 
     Raises:
         UsageError: an impossible value, no such device, or a launcher that has no use here.
     """
-    if config.launch.name != "inline":
-        raise UsageError(
-            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
-        )
+    check_timed_here(config)
     try:
         device = devices.resolve(config.device)
     except ValueError as error:
