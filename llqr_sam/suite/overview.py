@@ -133,5 +133,5 @@ def _may_have_begun(table: DictConfig, names: set[str]) -> bool:
 
 
 def _so_far(epochs: Epochs) -> str:
-    best = f", best {epochs.best:.2f} %" if epochs.best is not None else ""
+    best = f", best {epochs.best:.2f} {epochs.unit}" if epochs.best is not None else ""
     return f"epoch {epochs.done}/{epochs.planned}{best}"
