@@ -18,6 +18,8 @@ from llqr_sam.suite.words import parsed, values
 
 # The words that say which run of a table is meant; with table=N they pick rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
+# What decides a result, and may differ between runs that are launched together; the rest says where and how.
+RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "seed", "table")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ def plan_table(config: DictConfig, words: Sequence[str]) -> list[Planned]:
 def choose_runs(words: Sequence[str]) -> bool:
     """Whether any of the words says which run of a table is meant."""
     return any(_is_axis(word) for word in words)
+
+
+def change_runs(words: Sequence[str]) -> bool:
+    """Whether any of the words makes a table's runs other ones, beyond choosing among them."""
+    roots = [word.partition("=")[0].partition(".")[0] for word in words if not _is_axis(word)]
+    return any(root in RUN_KEYS for root in roots)
 
 
 def _axes(table: DictConfig) -> str:

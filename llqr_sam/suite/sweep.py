@@ -15,12 +15,9 @@ from omegaconf import DictConfig
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.dispatch import places
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.grid import Planned, plan
+from llqr_sam.suite.grid import RUN_KEYS, Planned, plan
 from llqr_sam.suite.timings import check_timed_here, is_timed
 from llqr_sam.suite.words import parsed, sweep
-
-# What may differ between runs that are launched together; the rest says where and how.
-RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "seed", "table")
 
 
 @dataclass(frozen=True)
