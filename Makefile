@@ -64,7 +64,7 @@ test-nmt: .venv/.nmt ## Run the tests that need fairseq
 	@$(RUN) -m pytest -m nmt
 
 .PHONY: status
-status: .venv/.ready ## How far the runs of every table are
+status: .venv/.ready ## What runs or has failed in the tables that have begun
 	@$(RUN) train.py status=true
 
 .PHONY: lint

@@ -8,6 +8,7 @@
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
     python train.py table=2 status=true                                  how far they are; without a table, of all
+    python train.py status=true optim=sam                                of these runs, in the tables that have begun
     python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
@@ -36,7 +37,7 @@ from llqr_sam.suite.grid import plan
 from llqr_sam.suite.overview import every_table
 from llqr_sam.suite.schema import register
 from llqr_sam.suite.sweep import pooled_sweep
-from llqr_sam.suite.timings import measurements, timings_folder
+from llqr_sam.suite.timings import is_timed, measurements, timings_folder
 from llqr_sam.suite.words import checked_arguments
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
@@ -57,10 +58,10 @@ def job(config: DictConfig) -> None:
 def run(config: DictConfig) -> int:
     """Plan one job, then show or train; returns the exit status."""
     words: list[str] = HydraConfig.get().overrides.task
-    if config.status and config.table is None:
-        print(*every_table(words, *places(config)), sep="\n")
+    if config.status and config.table is None and (tables := list(every_table(words, *places(config)))):
+        print(*tables, sep="\n")
         return 0
-    if config.table is not None and config.table.timing is not None:
+    if is_timed(config):
         return time_networks(config, words)
     return dispatch(plan(config, words), config)
 

@@ -3,6 +3,7 @@
 python scripts/storage.py                                      writes results/tables/table_09.{md,csv,tex}
 python scripts/storage.py arch=resnet50                        every structure of one network
 python scripts/storage.py arch=vit_tiny dataset=tinyimagenet structure=ekfac shards=4
+python scripts/storage.py arch=transformer_iwslt words=8000,6000     of its dictionaries; needs fairseq (make nmt)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from llqr_sam.report.storage import KERNEL_SCALARS, arch_table, dataset_for, write_table_9
 from llqr_sam.suite.errors import UsageError, did_you_mean, exit_status
 
-WORDS = ("arch", "dataset", "structure", "shards", "output")
+WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
 OUTPUT = "results/tables/table_09"
 
 
@@ -32,7 +33,9 @@ def main() -> int:
     arch = words["arch"]
     dataset = words.get("dataset") or dataset_for(arch)
     structures = [words["structure"]] if "structure" in words else list(KERNEL_SCALARS)
-    print(arch_table(arch, dataset, structures, _whole("shards", words.get("shards", "1"))), end="")
+    shards = _whole("shards", words.get("shards", "1"))
+    sizes = _pair("words", words["words"]) if "words" in words else None
+    print(arch_table(arch, dataset, structures, shards, sizes), end="")
     return 0
 
 
@@ -44,6 +47,12 @@ def _parsed(words: list[str]) -> dict[str, str]:
             raise UsageError(f"{word} is not possible. Keys here: {', '.join(WORDS)}{did_you_mean(key, WORDS)}")
         parsed[key] = value
     return parsed
+
+
+def _pair(key: str, value: str) -> tuple[int, int]:
+    """One number for both, or two."""
+    first, comma, second = value.partition(",")
+    return _whole(key, first), _whole(key, second if comma else first)
 
 
 def _whole(key: str, value: str) -> int:

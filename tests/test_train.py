@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.suite.plans import plan_of
+from tests.suite.records import write_record
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +46,29 @@ def test_status_of_a_table_and_of_all(tmp_path):
     assert (everything.returncode, everything.stdout) == (0, "no run of any table has begun\n")
 
 
+def test_status_of_the_run_that_words_name(tmp_path):
+    """Where a table has begun that has no such run."""
+    for run in plan_of("table=demo", "optim=sgdm"):
+        write_record(tmp_path / "results", run, [90.0])
+    for word, name in (("seed=7", "digits-small_cnn-llqr_sam-ngd-s7-"), ("dataset=cifar100", "cifar100-resnet18-")):
+        done = train("status=true", word, folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        line, total, _ = done.stdout.splitlines()
+        assert line.startswith(name)
+        assert line.endswith("  waiting")
+        assert total == "1 run: 1 waiting"
+    table = train("status=true", "optim=sgdm", folder=tmp_path)
+    assert table.stdout.splitlines()[0].startswith("table=demo: ")
+    assert table.stdout.count("  finished: ") == 3
+
+
+def test_status_of_a_sweep(tmp_path):
+    done = train("-m", "optim=sam,sgdm", "seed=0,1", "status=true", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("-")[2] for line in done.stdout.splitlines()[:4]] == ["sam", "sam", "sgdm", "sgdm"]
+    assert done.stdout.splitlines()[4] == "4 runs: 4 waiting"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -52,6 +78,8 @@ def test_status_of_a_table_and_of_all(tmp_path):
         ("optim.nothing=1", "error: unknown key optim.nothing. "),
         ("arch=resnet50 dataset=digits", "error: arch=resnet50 takes images of 224x224, dataset=digits has 8x8. "),
         ("-m seed=0,-1", "error: seed=-1 must be "),
+        ("status=true seed=-1", "error: seed=-1 must be "),
+        ("-m table=10 arch=vit_tiny,vit_small launch=slurm", "error: launch=slurm has no use with table=10: it times"),
         ("launch=cluster", "error: launch=cluster is not a way to launch here. Choose from: inline, local, slurm"),
         ("launch=local launch.workers=0", "error: launch.workers=0 must be >= 1."),
         ("launch.workers=2", "error: launch.workers=2 has no use with launch=inline. It is for launch=local."),

@@ -58,6 +58,11 @@ class CurvePoint:
         return self.top1 if self.perplexity is None else self.bleu
 
     @property
+    def unit(self) -> str:
+        """Of the score."""
+        return "%" if self.perplexity is None else "BLEU"
+
+    @property
     def accuracy(self) -> Accuracy:
         """This epoch as the best or the last one."""
         return Accuracy(self.top1, self.epoch, self.bleu)

@@ -146,6 +146,7 @@ def _source(link: str, runs: Sequence[Planned], status: Status) -> Source:
     words = ["python", "train.py", f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}"]
     words += [f"geometry={cell.geometry}"] * bool(cell.geometry)
     words += [f"dataset.label_noise={cell.label_noise:g}"] * bool(cell.label_noise)
+    words += [f"{choice.key}={choice.value!r}" for choice in runs[0].choices if choice.origin == "selected"]
     noise = f", label noise {cell.label_noise:g}" if cell.label_noise else ""
     place = f"{DATASETS.get(cell.dataset, cell.dataset)}, {ARCHS.get(cell.arch, cell.arch)}{noise}"
     settings = runs[0].settings.as_dict()

@@ -1,9 +1,10 @@
 """What U stores: every block structure, from a network's shapes alone (paper, Table 9).
 
 Notation: a kernel X in R^{m x n} stores mn (diagonal), m^2 + n^2 (kfac), m^2 + n^2 + mn (ekfac) or m + n (diag_kfac)
-scalars, a bias or norm scale its length; S devices hold 1/S of them each. All in float32.
+scalars, a bias or norm scale its length; S devices hold 1/S of them each. All in float32. An embedding of n words is
+diagonal over the words: m^2 + n (kfac) or m^2 + mn (ekfac).
 
-Networks are built on the meta device: shapes without memory.
+Networks are built on the meta device: shapes without memory. Those that translate are fairseq's.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import torch
 from torch import nn
 
 from llqr_sam.data.registry import info
+from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.atomic import replacing
+from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.layout import layout
 from llqr_sam.models.registry import ARCHS, build, image_sizes
+from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
 from llqr_sam.report.markup import latex_row, markdown_head, markdown_row
 from llqr_sam.suite.errors import UsageError, did_you_mean
 
@@ -34,8 +38,10 @@ KERNEL_SCALARS: dict[str, Callable[[int, int], int]] = {
     "ekfac": lambda m, n: m * m + n * n + m * n,
     "diag_kfac": lambda m, n: m + n,
 }
+VOCABULARY_SCALARS = KERNEL_SCALARS | {"kfac": lambda m, n: m * m + n, "ekfac": lambda m, n: m * m + m * n}
 SCALARS_PER_MIB = 2**20 / 4
 DATASETS = ("imagenet", "cifar100", "tinyimagenet", "digits")  # an arch is counted for the first whose images it takes
+MERGES = {"iwslt14": 10_000, "multi30k": 4_000}  # of the joint BPE: about the words of each of the dictionaries
 PAPER_STRUCTURES = {"e-kfac": "ekfac", "diag-kfac": "diag_kfac"}
 PAPER_MODELS = {  # name as printed -> (arch, data set, what it is)
     "ViT-Ti/16": ("vit_tiny", "tinyimagenet", "ViT-Ti/8, 64 x 64 images, 200 classes"),
@@ -100,8 +106,11 @@ def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
     if shards < 1:
         raise UsageError(f"shards={shards} must be at least 1.")
     kernels, vectors = layout(model)
-    scalars = KERNEL_SCALARS[structure]
-    named = [(kernel.name, kernel.parts * scalars(kernel.m, kernel.n)) for kernel in kernels]
+    of_weights, of_embeddings = KERNEL_SCALARS[structure], VOCABULARY_SCALARS[structure]
+    named = [
+        (kernel.name, kernel.parts * (of_embeddings if kernel.vocabulary else of_weights)(kernel.m, kernel.n))
+        for kernel in kernels
+    ]
     named += [(vector.name, vector.shape.numel()) for vector in vectors]
     together: defaultdict[str, int] = defaultdict(int)
     for name, size in named:
@@ -110,39 +119,60 @@ def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
 
 
 def dataset_for(arch: str) -> str:
-    """The data set whose images and classes an arch is counted for.
+    """The data set whose images and classes, or sentences, an arch is counted for.
 
     Raises:
         UsageError: there is no such arch.
     """
+    if arch in TRANSFORMERS:
+        return "iwslt14"
     if arch not in ARCHS:
-        known = ", ".join(ARCHS)
-        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, ARCHS)}")
+        archs = (*ARCHS, *TRANSFORMERS)
+        known = ", ".join(archs)
+        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, archs)}")
     sides = image_sizes(arch)
     return next(name for name in DATASETS if info(name).image_size in sides)
 
 
-def arch_storage(arch: str, dataset: str, structure: str, shards: int = 1) -> Storage:
+def arch_storage(
+    arch: str, dataset: str, structure: str, shards: int = 1, words: tuple[int, int] | None = None
+) -> Storage:
     """Storage of a named network for a data set.
 
+    Args:
+        arch: The network.
+        dataset: Its images and classes, or its sentences.
+        structure: One of ``KERNEL_SCALARS``.
+        shards: Devices that U is spread over.
+        words: Of the source and of the target dictionary, translating; ``None``: as many as ``MERGES`` has.
+
     Raises:
-        UsageError: an unknown name, or a network that does not take the data set's images.
+        UsageError: an unknown name, a network that does not take what the data set has, ``words`` that are too few or
+            of no use, or fairseq is needed and not installed.
     """
+    if arch in TRANSFORMERS and dataset in CORPORA:
+        return storage(_translator(arch, *(words or _words(dataset))), structure, shards)
+    if words is not None:
+        raise UsageError(f"words= has no use with arch={arch} dataset={dataset}: it is for {', '.join(TRANSFORMERS)}.")
     return storage(_shapes(arch, dataset), structure, shards)
 
 
-def arch_table(arch: str, dataset: str, structures: Sequence[str], shards: int) -> str:
-    """Every structure of one arch, as Markdown."""
-    known = info(dataset)
+def arch_table(
+    arch: str, dataset: str, structures: Sequence[str], shards: int, words: tuple[int, int] | None = None
+) -> str:
+    """Every structure of one arch, as Markdown.
+
+    Raises:
+        UsageError: as in ``arch_storage``.
+    """
+    counted = {structure: arch_storage(arch, dataset, structure, shards, words) for structure in structures}
     lines = [
-        f"arch={arch}, {known.classes} classes, {known.image_size} x {known.image_size} images ({dataset}), "
-        f"float32, U over {shards} device{'s' if shards > 1 else ''}",
+        f"arch={arch}, {_sizes(dataset, words)} ({dataset}), float32, U over {shards} device{'s' * (shards > 1)}",
         "",
         *markdown_head(("Structure", *HEADS, "fullest device, MiB")),
     ]
-    for structure in structures:
-        counted = arch_storage(arch, dataset, structure, shards)
-        lines += [markdown_row((structure, *counted.printed(), f"{counted.largest_mib:.2f}"))]
+    for structure, each in counted.items():
+        lines.append(markdown_row((structure, *each.printed(), f"{each.largest_mib:.2f}")))
     return "\n".join(lines) + "\n"
 
 
@@ -251,8 +281,43 @@ def _seat(rank: int, size: int) -> Ranks:
     return ranks
 
 
+def _words(dataset: str) -> tuple[int, int]:
+    return MERGES[dataset], MERGES[dataset]
+
+
+def _sizes(dataset: str, words: tuple[int, int] | None) -> str:
+    if dataset in CORPORA:
+        source, target = words or _words(dataset)
+        return f"dictionaries of {source} and {target} words"
+    known = info(dataset)
+    return f"{known.classes} classes, {known.image_size} x {known.image_size} images"
+
+
+@cache
+def _translator(arch: str, *words: int) -> nn.Module:
+    """A network that translates, for dictionaries of so many words."""
+    try:
+        ensure_fairseq()
+    except MissingFairseqError as error:
+        raise UsageError(f"arch={arch} cannot be counted: {error}") from None
+    from fairseq.data import Dictionary
+
+    dictionaries = Dictionary(), Dictionary()
+    for dictionary, count in zip(dictionaries, words, strict=True):
+        if count < len(dictionary):
+            raise UsageError(f"words={count} must be at least {len(dictionary)}: fairseq's own.")
+        for number in range(count - len(dictionary)):
+            dictionary.add_symbol(f"w{number}")
+    with torch.device("meta"):
+        return build_transformer(arch, dictionaries, dropout=0.0)
+
+
 @cache
 def _shapes(arch: str, dataset: str) -> nn.Module:
+    if arch in TRANSFORMERS:
+        raise UsageError(f"arch={arch} takes sentences, not dataset={dataset}. Choose from: {', '.join(CORPORA)}.")
+    if dataset in CORPORA:
+        raise UsageError(f"arch={arch} takes images, dataset={dataset} has sentences.")
     try:
         known = info(dataset)
         with torch.device("meta"):

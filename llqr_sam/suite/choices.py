@@ -23,6 +23,7 @@ from llqr_sam.suite.errors import UsageError, did_you_mean
 from llqr_sam.suite.resolve import run_settings
 from llqr_sam.suite.words import groups
 
+SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # a table's metric -> what is best over training
 METHOD = ("optim", "geometry", "structure")  # groups whose words do not reach the baseline
 
 

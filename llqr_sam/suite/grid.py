@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llqr_sam.engine.settings import RunSettings
-from llqr_sam.suite.choices import Choice, apply, candidates, check_select, choices, selection_of
+from llqr_sam.suite.choices import SCORES, Choice, apply, candidates, check_select, choices, selection_of
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.resolve import run_settings
@@ -18,6 +18,8 @@ from llqr_sam.suite.words import parsed, values
 
 # The words that say which run of a table is meant; with table=N they pick rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
+# What decides a result, and may differ between runs that are launched together; the rest says where and how.
+RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "seed", "table")
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,37 @@ def plan(config: DictConfig, words: Sequence[str]) -> list[Planned]:
 
     With ``select=`` they are the runs of the table's baseline at each candidate, in every row.
     """
-    check_select(config, words)
     if config.table is None:
+        check_select(config, words)
         return [_planned(config, "adhoc")]
-    chosen = _chosen(words)
-    runs = list(_runs(config, words, chosen))
+    runs = plan_table(config, words)
     if not runs:
-        asked = " ".join(f"{key}={','.join(options)}" for key, options in chosen.items())
+        asked = " ".join(f"{key}={','.join(options)}" for key, options in _chosen(words).items())
         raise UsageError(f"table={config.table.number} has no run with {asked}. It has {_axes(config.table)}.")
     return runs
+
+
+def plan_table(config: DictConfig, words: Sequence[str]) -> list[Planned]:
+    """The runs of a table as ``plan`` has them, or none where the words choose none.
+
+    Raises:
+        UsageError: an impossible value, or ``select=`` without such a selection.
+    """
+    check_select(config, words)
+    if config.table.metric not in SCORES:
+        raise UsageError(f"table.metric={config.table.metric} is not possible. Choose from: {', '.join(SCORES)}.")
+    return list(_runs(config, words, _chosen(words)))
+
+
+def choose_runs(words: Sequence[str]) -> bool:
+    """Whether any of the words says which run of a table is meant."""
+    return any(_is_axis(word) for word in words)
+
+
+def change_runs(words: Sequence[str]) -> bool:
+    """Whether any of the words makes a table's runs other ones, beyond choosing among them."""
+    roots = [word.partition("=")[0].partition(".")[0] for word in words if not _is_axis(word)]
+    return any(root in RUN_KEYS for root in roots)
 
 
 def _axes(table: DictConfig) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.grid import Cell, Planned, plan
+from llqr_sam.suite.grid import Cell, Planned, change_runs, choose_runs, plan_table, table_folder
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.traces import Epochs, read_progress
 from llqr_sam.suite.words import groups
@@ -98,30 +98,36 @@ class Overview:
 
 
 def every_table(words: Sequence[str], results: Path, workspace: Path, stale_minutes: float) -> Iterator[str]:
-    """The tables that have begun, in brief.
+    """The tables that have begun, in brief; where words choose runs these runs of them, each with its line.
+
+    Nothing where words choose runs and no such table has any of them. A chosen run may wait while others of its table
+    have begun: then there is a record in the table's folder.
 
     Args:
-        words: Of the command line, without a table; they hold for every table.
+        words: Of the command line, without a table. Those that choose runs choose in every table, the others hold for
+            every table.
         results: Holds the records.
         workspace: Holds the traces of runs.
         stale_minutes: As in ``Status.of``.
     """
-    begun = False
+    begun, choosing, changing = False, choose_runs(words), change_runs(words)
     names = {path.stem for path in (*(results / "runs").glob("*/*.json"), *workspace.glob("*-*-*"))}
     for number in groups()["table"]:
         chosen = [f"table='{number}'", *words]
         config = compose_config(chosen)
         if config.table.timing is not None or not _may_have_begun(config.table, names):
             continue  # planning a table takes seconds
-        status = Status.of(plan(config, chosen), results, workspace, stale_minutes)
+        status = Status.of(plan_table(config, chosen), results, workspace, stale_minutes)
         overview = Overview(status, workspace)
-        if len(status.missing) == len(status.runs) and not overview.hours().spent:
+        waiting = len(status.missing) == len(status.runs) and not overview.hours().spent
+        others_begun = choosing and not changing and any((results / "runs" / table_folder(number)).glob("*.json"))
+        if not status.runs or (waiting and not others_begun):
             continue
         yield from [""] * begun
         yield f"table={number}: {config.table.title}"
-        yield from overview.lines(brief=True)
+        yield from overview.lines(brief=not choosing)
         begun = True
-    if not begun:
+    if not begun and not choosing:
         yield "no run of any table has begun"
 
 
@@ -133,5 +139,5 @@ def _may_have_begun(table: DictConfig, names: set[str]) -> bool:
 
 
 def _so_far(epochs: Epochs) -> str:
-    best = f", best {epochs.best:.2f} %" if epochs.best is not None else ""
+    best = f", best {epochs.best:.2f} {epochs.unit}" if epochs.best is not None else ""
     return f"epoch {epochs.done}/{epochs.planned}{best}"

@@ -1,7 +1,7 @@
 """What a selection has measured, row by row, and its choice once nothing is open.
 
 The criterion is the paper's ("based on baseline best performance", appendix C): the baseline's entry in the table, the
-best test accuracy over training, here its mean over the seeds.
+best score over training, here its mean over the seeds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llqr_sam.suite.choices import Choice, read_choice, selection_of, write_choice
+from llqr_sam.suite.choices import SCORES, Choice, read_choice, selection_of, write_choice
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.status import KINDS, Status
 
-CRITERION = (
-    "highest mean over seeds of the best score over training, test top-1 or, translating, validation BLEU; "
-    "of equals the first; none with a diverged run"
-)
+CRITERION = "highest mean over seeds of the best score over training, {}; of equals the first; none with a diverged run"
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,10 @@ def conclude(status: Status, config: DictConfig) -> Iterator[str]:
     for run in status.runs:
         choice = run.choices[-1]
         rows.setdefault((choice.dataset, choice.arch), {}).setdefault(choice, []).append(run)
+    score = SCORES[config.table.metric]
     for (dataset, arch), row in rows.items():
         candidates = [Candidate.of(choice, runs, status) for choice, runs in row.items()]
-        yield f"{config.select} for {dataset} {arch}, best test top-1 of {selection_of(config).optim}:"
+        yield f"{config.select} for {dataset} {arch}, best {score} of {selection_of(config).optim}:"
         yield from map(str, candidates)
         yield f"  {_verdict(candidates, config)}"
 
@@ -119,6 +117,6 @@ def _tree(candidates: Sequence[Candidate], config: DictConfig) -> dict[str, Any]
         "arch": first.choice.arch,
         "optim": selection_of(config).optim,
         "seeds": [run.settings.seed for run in first.runs],
-        "criterion": CRITERION,
+        "criterion": CRITERION.format(SCORES[config.table.metric]),
         "candidates": [candidate.as_dict() for candidate in candidates],
     }

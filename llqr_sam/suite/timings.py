@@ -94,6 +94,23 @@ class Measurements:
         return status
 
 
+def check_timed_here(config: DictConfig) -> None:
+    """A table of times has no runs to launch elsewhere.
+
+    Raises:
+        UsageError: it is launched elsewhere.
+    """
+    if is_timed(config) and config.launch.name != "inline":
+        raise UsageError(
+            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
+        )
+
+
+def is_timed(config: DictConfig) -> bool:
+    """Whether the configuration asks for a table of times."""
+    return config.table is not None and config.table.timing is not None
+
+
 def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
     """The networks that a table of times and the words ask for.
 
@@ -101,10 +118,7 @@ def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
         UsageError: an impossible value, no such device or one that cannot do what the precision asks for, or a launcher
             or number of devices that has no use here.
     """
-    if config.launch.name != "inline":
-        raise UsageError(
-            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
-        )
+    check_timed_here(config)
     if config.devices > 1:
         raise UsageError(
             f"devices={config.devices} has no use with table={config.table.number}: it times one. Use devices=1."

@@ -43,10 +43,11 @@ class Epochs:
 
     done: int
     planned: int
-    best: float | None  # percent
+    best: float | None  # score
     seconds: float  # spent on the run, over resumes
     time: float  # of this count, seconds since the epoch
     devices: int = 1  # that train it together
+    unit: str = "%"  # of the score
 
     @property
     def device_seconds(self) -> float:
@@ -67,11 +68,13 @@ class ProgressFile(Observer):
         self._path = progress_path(run.folder)
         self._planned, self._devices = run.epochs, run.devices
         self._best = max((point.score for point in run.curve if point.score is not None), default=None)
+        self._unit = run.curve[-1].unit if run.curve else "%"
         self._write(len(run.curve), run.curve[-1].seconds if run.curve else 0.0)
 
     def on_epoch(self, point: CurvePoint) -> None:
         if point.score is not None:
             self._best = point.score if self._best is None else max(self._best, point.score)
+            self._unit = point.unit
         self._write(point.epoch, point.seconds)
 
     def on_end(self, record: Record) -> None:
@@ -79,7 +82,7 @@ class ProgressFile(Observer):
 
     def _write(self, done: int, seconds: float) -> None:
         try:
-            epochs = Epochs(done, self._planned, self._best, seconds, time.time(), self._devices)
+            epochs = Epochs(done, self._planned, self._best, seconds, time.time(), self._devices, self._unit)
             _write(self._path, asdict(epochs))
         except OSError as error:
             logger.warning("%s is not written: %s", self._path, error)

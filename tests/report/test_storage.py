@@ -11,6 +11,7 @@ from torch import nn
 from llqr_sam import LLQR
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.models.registry import ARCHS, build
+from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
 from llqr_sam.report.storage import (
     KERNEL_SCALARS,
     PAPER,
@@ -108,6 +109,54 @@ def test_every_arch_is_answered(arch):
     assert arch in arch_table(arch, dataset, list(KERNEL_SCALARS), 2)
 
 
+@pytest.mark.parametrize("structure", list(KERNEL_SCALARS))
+def test_an_embedding_is_diagonal_over_its_words(structure):
+    model = nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 3))
+    assert storage(model, structure).scalars == LLQR(model, structure=structure).storage
+
+
+@pytest.mark.nmt
+@pytest.mark.parametrize("structure", list(KERNEL_SCALARS))
+def test_llqr_of_a_translator_takes_that_memory(structure):
+    """Of fairseq's network for dictionaries of 40 and 30 words, the target's embedding and output one block."""
+    from llqr_sam.fairseq_compat import ensure_fairseq
+
+    ensure_fairseq()
+    from fairseq.data import Dictionary
+
+    dictionaries = Dictionary(), Dictionary()
+    for dictionary, words in zip(dictionaries, (40, 30), strict=True):
+        for number in range(words - len(dictionary)):
+            dictionary.add_symbol(str(number))
+    model = build_transformer("transformer_small", dictionaries, dropout=0.0)
+    counted = arch_storage("transformer_small", "multi30k", structure, words=(40, 30))
+    assert counted.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert counted.scalars == LLQR(model, structure=structure).storage
+
+
+@pytest.mark.nmt
+@pytest.mark.parametrize("arch", TRANSFORMERS)
+def test_every_translator_is_answered(arch):
+    """For 10,000 words a language: those of the joint BPE (METHODS section 3)."""
+    dataset = dataset_for(arch)
+    counted = arch_storage(arch, dataset, "diagonal")
+    assert counted.scalars == counted.parameters
+    assert f"arch={arch}, dictionaries of 10000 and 10000 words (iwslt14)" in arch_table(arch, dataset, ["kfac"], 2)
+    with pytest.raises(UsageError, match="words=3 must be at least 4"):
+        arch_storage(arch, dataset, "diagonal", words=(3, 4))
+
+
+def test_translators_need_fairseq(monkeypatch):
+    monkeypatch.setattr("llqr_sam.fairseq_compat.fairseq_installed", lambda: False)
+    with pytest.raises(UsageError, match="arch=transformer_iwslt cannot be counted: fairseq is not installed; `make"):
+        arch_table("transformer_iwslt", dataset_for("transformer_iwslt"), ["ekfac"], 1, words=(11, 12))
+
+
+def test_a_table_of_no_such_data_set_is_one_sentence():
+    with pytest.raises(UsageError, match="dataset=cifar is not a data set here"):
+        arch_table("resnet50", "cifar", ["ekfac"], 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -116,6 +165,9 @@ def test_every_arch_is_answered(arch):
         (("resnet50", "cifar10", "ekfac"), "arch=resnet50 takes images of side 224, not 32"),
         (("resnet50", "imagenet", "dense"), "structure=dense is not counted here"),
         (("resnet50", "imagenet", "ekfac", 0), "shards=0 must be at least 1"),
+        (("resnet50", "iwslt14", "ekfac"), "arch=resnet50 takes images, dataset=iwslt14 has sentences"),
+        (("transformer_small", "cifar10", "ekfac"), "arch=transformer_small takes sentences, not dataset=cifar10"),
+        (("resnet50", "imagenet", "ekfac", 1, (9, 9)), "words= has no use with arch=resnet50 dataset=imagenet"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message):

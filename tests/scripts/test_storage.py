@@ -36,6 +36,8 @@ def test_one_arch():
     [
         (["arch=resnet51"], "arch=resnet51 is not an architecture here"),
         (["arch=resnet50", "shards=few"], "shards=few must be a whole number"),
+        (["arch=resnet50", "dataset=cifar"], "dataset=cifar is not a data set here"),
+        (["arch=transformer_iwslt", "words=9,"], "words= must be a whole number"),
         (["structure=ekfac"], "structure= needs arch=NAME"),
         (["arhc=resnet50"], "arhc=resnet50 is not possible"),
     ],

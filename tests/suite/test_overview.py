@@ -19,8 +19,8 @@ WORDS = ("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]")
 RUNS = plan_of(*WORDS)  # two cells of three seeds
 
 
-def write_progress(folder: Path, done: int, seconds: float, devices: int = 1) -> None:
-    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices)
+def write_progress(folder: Path, done: int, seconds: float, devices: int = 1, unit: str = "%") -> None:
+    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit)
     with replacing(progress_path(folder)) as file:
         file.write(json.dumps(dataclasses.asdict(epochs)).encode())
 
@@ -77,3 +77,44 @@ def test_every_table_that_has_begun_in_brief(states):
     assert [line.split()[1] for line in lines[1:3]] == ["diverged:", "failed:"]
     assert lines[3] == "6 runs: 1 finished, 1 diverged, 1 failed, 3 waiting"
     assert len(lines) == 5
+
+
+def test_the_best_so_far_has_its_unit(tmp_path):
+    write_progress(tmp_path / "work" / RUNS[0].run_id, 10, 60.0, unit="BLEU")
+    overview = Overview(Status.of(RUNS[:1], tmp_path / "results", tmp_path / "work"), tmp_path / "work")
+    assert overview.line(RUNS[0]) == "waiting, interrupted after epoch 10/20, best 91.50 BLEU"
+
+
+def runs_of(lines: list[str]) -> list[str]:
+    """Ids of the runs that have a line."""
+    return [line.split()[0] for line in lines if "-s" in line.partition(" ")[0]]
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["optim=sgdm"], RUNS[:3]),
+        (["dataset=digits", "arch=small_cnn", "dataset.label_noise=0.4", "seed=1"], [RUNS[1], RUNS[4]]),
+        (["geometry=none"], RUNS),
+    ],
+)
+def test_words_choose_runs_of_the_tables_that_have_begun(words, chosen, states):
+    """And each has its line, finished and waiting ones too."""
+    lines = list(every_table([*WORDS[1:], *words], states / "results", states / "work", 10))
+    assert lines[0] == "table=demo: Digits with 40 % label noise"
+    assert runs_of(lines) == [run.run_id for run in chosen]
+    assert lines[-2].startswith(f"{len(chosen)} run")
+
+
+def test_a_chosen_run_may_wait_while_others_of_its_table_have_begun(states):
+    """But with another rho it is no run of a table that has begun."""
+    words = ["optim=sam", "seed=2"]
+    lines = list(every_table(words, states / "results", states / "work", 10))
+    assert runs_of(lines) == [RUNS[5].run_id]
+    assert lines[-2] == "1 run: 1 waiting"
+    assert list(every_table([*words, "optim.rho=0.3"], states / "results", states / "work", 10)) == []
+
+
+@pytest.mark.parametrize("word", ["dataset=cifar100", "optim=llqr_sam", "seed=7", "dataset.label_noise=0.2"])
+def test_tables_without_such_runs_are_passed_over(word, states):
+    assert list(every_table([*WORDS[1:], word], states / "results", states / "work", 10)) == []

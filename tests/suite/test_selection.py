@@ -92,6 +92,17 @@ def test_the_best_mean_is_kept_and_used(command):
     assert f"weight_decay=0.0001 for digits small_cnn: selected ({path})" in list(command.status().lines())
 
 
+@pytest.mark.parametrize(
+    ("metric", "score"), [("top1", "best test top-1 of sgdm"), ("val_bleu", "best validation BLEU of sgdm")]
+)
+def test_the_score_is_called_as_the_tables_metric(metric, score, command):
+    words = ("select=weight_decay", f"table.metric={metric}")
+    command.records(*words, top1=[90.0] * 6)
+    assert command.conclude(*words)[0] == f"weight_decay for digits small_cnn, {score}:"
+    (path,) = command.files()
+    assert score.partition(" ")[2].removesuffix(" of sgdm") in json.loads(path.read_text())["criterion"]
+
+
 def test_equal_means_are_equal_whatever_their_sums_round_to(command):
     """(95.8 + 95.6) / 2 and (96.0 + 95.4) / 2 differ in the last bit."""
     command.records("select=weight_decay", top1=[95.8, 95.6, 96.0, 95.4, 95.0, 95.0])
@@ -195,6 +206,7 @@ def test_a_damaged_selection_is_one_sentence(command, content):
     [
         (["select=decay"], r"select=decay is not a selection of table=demo\. Choose from: weight_decay, rho"),
         (["select=rho", "table.selections=[]"], r"select=rho is not a selection of table=demo\. It has none\."),
+        (["table.metric=bleu"], r"table.metric=bleu is not possible. Choose from: top1, val_bleu\."),
         (["select=rho", "optim=sam"], "optim=sam has no use with select=rho"),
         (["select=rho", "optim.rho=0.3"], "optim.rho=0.3 has no use with select=rho"),
         (["select=rho", "protocol.methods.rho=0.3"], "protocol.methods.rho=0.3 has no use"),

@@ -31,6 +31,47 @@ def test_other_launchers_get_all_runs_at_once(launcher):
     assert len({run.run_id for run in sweep.runs}) == 4
 
 
+@pytest.mark.parametrize("look", ["status=true", "dry_run=true"])
+@pytest.mark.parametrize("launcher", ["inline", "local", "slurm"])
+def test_a_sweep_that_is_looked_at_is_one_list(look, launcher):
+    sweep = pooled_sweep(["-m", "optim=sgdm,sam", "seed=0,1", f"launch={launcher}", look])
+    assert sweep is not None
+    assert [(run.cell.method, run.settings.seed) for run in sweep.runs] == [
+        *(("sgdm", 0), ("sgdm", 1), ("sam", 0), ("sam", 1))
+    ]
+
+
+def test_a_run_is_listed_once():
+    """Where it is trained is not what it is, and tables share runs."""
+    sweep = pooled_sweep(["-m", "device=cpu,cuda", "seed=0", "status=true"])
+    assert sweep is not None
+    assert [run.settings.seed for run in sweep.runs] == [0]
+    sweep = pooled_sweep(["-m", "table='2','7'", "arch=resnet18", "seed=0", "status=true"])
+    assert sweep is not None
+    assert len({run.run_id for run in sweep.runs}) == len(sweep.runs) == 8  # seven, and one that Table 2 has not
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=0,1", "status=true,false"],
+        ["seed=0", "paths.results=a,b", "status=true"],
+        ["table='2'", "arch=resnet18", "select=weight_decay,null", "status=true"],
+        ["table='10'", "arch=vit_tiny,vit_small", "status=true"],
+    ],
+)
+def test_what_is_not_one_list_is_hydras(words):
+    assert pooled_sweep(["-m", *words]) is None
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm"])
+def test_a_table_of_times_is_not_trained(launcher):
+    with pytest.raises(UsageError, match=f"launch={launcher} has no use with table=10: it times this machine"):
+        pooled_sweep(["-m", "table='10'", "arch=vit_tiny,vit_small", f"launch={launcher}"])
+    with pytest.raises(UsageError, match="has no use with table=10"):
+        pooled_sweep(["-m", "table='7','10'", f"launch={launcher}"])
+
+
 def test_tables_can_be_swept_over():
     sweep = pooled_sweep(["-m", "table='7','8'", "launch=slurm"])
     assert sweep is not None

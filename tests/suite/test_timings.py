@@ -46,8 +46,6 @@ def test_words_choose_methods_batch_and_structure():
     ("words", "message"),
     [
         (["launch=slurm"], "launch=slurm has no use with table=10: it times this machine."),
-        (["precision=fast"], "precision.cuda_graphs=true has no use with table=10. Choose precision=bfloat16."),
-        (["precision.fused=true"], "precision.fused=true has no use with table=10. Choose precision=bfloat16."),
         (["device=cuda:77"], "device=cuda:77"),
         (["precision=fast"], "precision.cuda_graphs=true needs a CUDA device, not cpu. Choose precision=default here."),
         (["devices=2"], "devices=2 has no use with table=10: it times one. Use devices=1."),

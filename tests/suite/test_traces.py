@@ -5,8 +5,10 @@ import errno
 import pytest
 
 from llqr_sam.engine.atomic import replacing
+from llqr_sam.engine.observer import RunInfo
+from llqr_sam.engine.record import CurvePoint
 from llqr_sam.suite import traces
-from llqr_sam.suite.traces import Epochs, find_record, note_failure, read_failure, read_progress
+from llqr_sam.suite.traces import Epochs, ProgressFile, find_record, note_failure, read_failure, read_progress
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
@@ -60,3 +62,30 @@ def test_the_first_readable_record_is_the_runs(tmp_path):
     assert found[0] == path
     assert len(damaged) == 1
     assert find_record(RUNS[1].run_id, [path])[0] is None
+
+
+def point(score: float, **translation: float) -> CurvePoint:
+    return CurvePoint(1, 10, 0.1, 1.0, 1.0, score, 2.0, **translation)
+
+
+@pytest.mark.parametrize(
+    ("reached", "expected"),
+    [(point(60.0), (60.0, "%")), (point(60.0, perplexity=9.0, bleu=29.5), (29.5, "BLEU"))],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_progress_has_the_best_score_and_its_unit(reached, expected, resumed, tmp_path):
+    curve = (reached,) if resumed else ()
+    progress = ProgressFile()
+    progress.on_start(RunInfo("run", {}, None, "a CPU", 1, 3, 10, 0, curve, (), tmp_path, lambda: None))
+    if not resumed:
+        progress.on_epoch(reached)
+    epochs = read_progress(tmp_path)
+    assert epochs is not None
+    assert (epochs.best, epochs.unit) == expected
+
+
+def test_progress_without_a_unit_is_of_a_percentage(tmp_path):
+    """As it was written before translation had its own."""
+    with replacing(tmp_path / "progress.json") as file:
+        file.write(b'{"best": 90.0, "devices": 1, "done": 1, "planned": 2, "seconds": 3.0, "time": 4.0}')
+    assert read_progress(tmp_path) == Epochs(1, 2, 90.0, 3.0, 4.0, unit="%")
