@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +79,9 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     error = capsys.readouterr().err
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if "LoaderLost" in line]
-    assert "which reads the data set, is killed by signal: Killed; retry=failed continues the run" in line
+    # torch's signal handler and its look at the queue race for the news
+    fate = "(is killed by signal: Killed|exited unexpectedly)"
+    assert re.search(rf"process \d+, which reads the data set, {fate}; retry=failed continues the run$", line)
     failure = read_failure(job.folder)
     assert failure is not None
     assert failure.error.startswith("LoaderLost: process ")
