@@ -18,6 +18,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.errors import MISTAKES, explain
 from llqr_sam.suite.grid import Cell, Planned, change_runs, choose_runs, plan_table, table_folder
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.traces import Epochs, read_progress
@@ -117,7 +118,13 @@ def every_table(words: Sequence[str], results: Path, workspace: Path, stale_minu
         config = compose_config(chosen)
         if config.table.timing is not None or not _may_have_begun(config.table, names):
             continue  # planning a table takes seconds
-        status = Status.of(plan_table(config, chosen), results, workspace, stale_minutes)
+        try:
+            runs = plan_table(config, chosen)
+        except MISTAKES as mistake:
+            yield f"table={number} passed over: {explain(mistake)}"
+            begun = True
+            continue
+        status = Status.of(runs, results, workspace, stale_minutes)
         overview = Overview(status, workspace)
         waiting = len(status.missing) == len(status.runs) and not overview.hours().spent
         others_begun = choosing and not changing and any((results / "runs" / table_folder(number)).glob("*.json"))

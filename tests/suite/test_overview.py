@@ -118,3 +118,9 @@ def test_a_chosen_run_may_wait_while_others_of_its_table_have_begun(states):
 @pytest.mark.parametrize("word", ["dataset=cifar100", "optim=llqr_sam", "seed=7", "dataset.label_noise=0.2"])
 def test_tables_without_such_runs_are_passed_over(word, states):
     assert list(every_table([*WORDS[1:], word], states / "results", states / "work", 10)) == []
+
+
+def test_a_table_that_cannot_take_the_words_is_passed_over(states):
+    lines = list(every_table(["optim.rho=0.3"], states / "results", states / "work", 10))
+    assert [line.partition(": ")[0] for line in lines] == ["table=demo passed over"]
+    assert "optim.rho" in lines[0]
