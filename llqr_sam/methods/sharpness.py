@@ -174,10 +174,10 @@ class SharpnessAware(Optimizer):
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
         self._share_groups()
         self.steps = own["steps"]
-        self.direction.load_state_dict(own["direction"])
-        self.probe.load_state_dict(own["probe"])
+        self.direction.load_state_dict(self._placed(own["direction"]))
+        self.probe.load_state_dict(self._placed(own["probe"]))
         if own["transport"] is not None:
-            self.transport.load_state_dict(own["transport"])
+            self.transport.load_state_dict(self._placed(own["transport"]))
 
     def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler) -> Any:
         """Both passes; the parameters are at theta when it returns or raises."""
@@ -227,6 +227,19 @@ class SharpnessAware(Optimizer):
             if p.grad is not None
         }
         self.transport.apply_(gradients)
+
+    def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Averages, name -> tensor, on their parameter's device and in its dtype, as torch places the base's state."""
+        groups = zip(self.param_groups, self._group_names(), strict=True)
+        parameters = {name: p for group, names in groups for name, p in zip(names, group["params"], strict=True)}
+
+        def place(name: str, value: Any) -> Any:
+            return value.to(parameters[name]) if isinstance(value, Tensor) and name in parameters else value
+
+        return {
+            key: {name: place(name, value) for name, value in entry.items()} if isinstance(entry, dict) else entry
+            for key, entry in state.items()
+        }
 
     def _group_names(self) -> list[list[str]]:
         """Parameter names by group: the model's, or ``group.index`` without a model."""

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from llqr_sam import LLQR, Adaptive, Friendly, SharpnessAware, VarianceSuppressed
+from llqr_sam import LLQR, Adaptive, Friendly, GradientNoise, SharpnessAware, VarianceSuppressed
 from tests.golden_numbers import arrays, flatten, problem, unflatten
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -389,11 +389,20 @@ def test_added_groups_are_trained():
     assert not torch.equal(net[4].weight, before)
 
 
+def _llqr_sam(net, **options):
+    metric = LLQR(net, structure="kfac")
+    return SharpnessAware(_sgd(net), rho=0.1, probe=metric, transport=metric, **options)
+
+
 METHODS = {
-    "sam": lambda n: SharpnessAware(_sgd(n), rho=0.1),
-    "f_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly()),
-    "llqr_sam": lambda n: (lambda m: SharpnessAware(_sgd(n), rho=0.1, probe=m, transport=m))(LLQR(n, structure="kfac")),
-    "adamw": lambda n: SharpnessAware(torch.optim.AdamW(n.parameters()), rho=0.1, direction=VarianceSuppressed()),
+    "sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, model=n),
+    "f_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly(), model=n),
+    "info_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, probe=GradientNoise(), model=n),
+    "llqr_sam": _llqr_sam,
+    "llqr_f_sam": lambda n: _llqr_sam(n, direction=Friendly()),
+    "adamw": lambda n: SharpnessAware(
+        torch.optim.AdamW(n.parameters()), rho=0.1, direction=VarianceSuppressed(), model=n
+    ),
 }
 
 
@@ -417,6 +426,33 @@ def test_state_dict_continues_bit_for_bit(method, tmp_path):
         optimizer.step(_closure(net, optimizer, x, y))
         resumed.step(_closure(other, resumed, x, y))
     assert _identical(net.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("method", ["f_sam", "info_sam", "adamw", "llqr_f_sam"])
+@pytest.mark.parametrize("place", [torch.float64, torch.float32, "meta"])
+def test_loaded_averages_are_placed_like_their_parameters(method, place):
+    """A checkpoint is read on the CPU: averages follow the parameters, as the base's momentum does."""
+    saved = METHODS[method](NETWORKS["mlp"]()[0].to(torch.float32 if place == torch.float64 else torch.float64))
+    _step(saved)
+    net = NETWORKS["mlp"]()[0].to(place)
+    resumed = METHODS[method](net)
+    resumed.load_state_dict(saved.state_dict())
+    averages = [*vars(resumed.direction).values(), *vars(resumed.probe).values()]
+    averages = [average for average in averages if isinstance(average, dict) and "0.weight" in average]
+    assert averages
+    for average in averages:
+        assert average.keys() == dict(net.named_parameters()).keys()
+        for name, p in net.named_parameters():
+            assert (average[name].device, average[name].dtype) == (p.device, p.dtype)
+    if place != "meta":
+        _step(resumed)
+        assert all(p.isfinite().all() for p in net.parameters())
+
+
+def _step(optimizer):
+    """One step on random data of the perceptron whose parameters it holds."""
+    net, dtype = optimizer.model, optimizer.param_groups[0]["params"][0].dtype
+    optimizer.step(_closure(net, optimizer, torch.randn(12, 6, dtype=dtype), torch.randint(0, 5, (12,))))
 
 
 def test_state_of_another_optimizer_is_refused():
