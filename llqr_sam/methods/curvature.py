@@ -26,15 +26,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from llqr_sam.methods.diagnosis import explained, require_second_derivatives
 from llqr_sam.methods.hessian import LossFunction, LossPoint, reverse_over_reverse
 from llqr_sam.methods.likelihoods import Likelihood
-from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.named import HALF, Named, dot
 from llqr_sam.methods.replay import Point, Push, Replay
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
 Pusher = Callable[[Point, list[Tensor]], Push | None]
 Differentiate = Callable[[LossPoint], tuple[Named, Push]]
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Curvature(Protocol):

@@ -10,11 +10,12 @@ so each inner step needs one curvature product and the closed-form pull-back of 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,9 @@ from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PATIENCE = 3
 """Refreshes in a row that may come out non-finite before the run is stopped."""
@@ -62,6 +66,17 @@ class RefreshReport:
     def as_dict(self) -> dict[str, float | int | bool]:
         """Plain dictionary."""
         return asdict(self)
+
+
+def _without_autocast(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concatenate[LLQR, P], R]:
+    """U learns and is applied in its own dtypes: the caller's autocast would round every matrix product."""
+
+    @functools.wraps(method)
+    def shielded(self: LLQR, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return shielded
 
 
 class LLQR(Metric):
@@ -159,6 +174,7 @@ class LLQR(Metric):
         return self.refresh(inputs, targets, loss_fn) if due else None
 
     @torch.no_grad()
+    @_without_autocast
     def refresh(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> RefreshReport:
         """Learns U on a minibatch for ``inner_steps`` steps from the stored U, then averages it in (Algorithm 2).
 
@@ -197,6 +213,7 @@ class LLQR(Metric):
         del learners, learned
         return self._report(curvature, before, accepted, start)
 
+    @_without_autocast
     def apply(self, v: Named) -> Named:
         """U v.
 
@@ -216,6 +233,7 @@ class LLQR(Metric):
         transported = self._shards.complete(transported, v)
         return {name: transported[name] for name in v}
 
+    @_without_autocast
     def apply_(self, v: Named) -> None:
         """Overwrites v with U v; arguments and errors are those of ``apply``."""
         if self.sharded:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.named import Named, dot, single
 
 Norm = Literal["metric", "euclidean"]
 NORMS: tuple[Norm, ...] = ("metric", "euclidean")
@@ -64,7 +64,7 @@ class Metric:
             norm: "metric" or "euclidean".
 
         Returns:
-            eps, shaped like v. Zero where v is zero.
+            eps, shaped like v; in float32 where v is in half precision. Zero where v is zero.
 
         Raises:
             ValueError: rho is negative or the norm unknown.
@@ -84,7 +84,7 @@ class Metric:
             self._fallbacks = self._fallbacks + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
-        return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+        return dict(zip(mv, torch._foreach_mul(single(mv.values()), scale), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
