@@ -152,6 +152,7 @@ class SharpnessAware(Optimizer):
         """The base optimizer's state and groups, with everything of this step under "sharpness_aware"."""
         same = self.transport is self.probe
         own = {
+            "parts": self._parts(),
             "steps": self.steps,
             "direction": self.direction.state_dict(),
             "probe": self.probe.state_dict(),
@@ -164,20 +165,34 @@ class SharpnessAware(Optimizer):
         """Inverse of ``state_dict``: the run continues bit for bit.
 
         Raises:
-            ValueError: the state was not saved by a ``SharpnessAware`` with the same sharing of metrics.
+            ValueError: the state was not saved by a ``SharpnessAware`` of the same direction, probe and transport, or
+                one of these refuses its part; the base is then as it was.
         """
         own = state_dict.get("sharpness_aware")
         if own is None:
             raise ValueError("this state was saved by another optimizer: it has no 'sharpness_aware' entry.")
-        if (own["transport"] is None) != (self.transport is self.probe):
-            raise ValueError("probe and transport are one metric in only one of the saved and the present optimizer.")
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
-        self._share_groups()
-        self.steps = own["steps"]
-        self.direction.load_state_dict(self._placed(own["direction"]))
+        for part, present in self._parts().items():
+            if own["parts"][part] != present:
+                raise ValueError(
+                    f"the saved state has {part} {own['parts'][part]}, this optimizer {present}; "
+                    "load it into one composed as the saved one was."
+                )
         self.probe.load_state_dict(self._placed(own["probe"]))
         if own["transport"] is not None:
             self.transport.load_state_dict(self._placed(own["transport"]))
+        self.direction.load_state_dict(self._placed(own["direction"]))
+        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
+        self._share_groups()
+        self.steps = own["steps"]
+
+    def _parts(self) -> dict[str, str]:
+        """What this optimizer is composed of, by the names of the classes."""
+        transport = "the probe" if self.transport is self.probe else type(self.transport).__name__
+        return {
+            "direction": type(self.direction).__name__,
+            "probe": type(self.probe).__name__,
+            "transport": transport,
+        }
 
     def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler) -> Any:
         """Both passes; the parameters are at theta when it returns or raises."""

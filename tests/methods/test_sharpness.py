@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
+from torch.utils._pytree import tree_leaves
 
 from llqr_sam import LLQR, Adaptive, Friendly, GradientNoise, SharpnessAware, VarianceSuppressed
 from tests.golden_numbers import arrays, flatten, problem, unflatten
@@ -389,8 +390,8 @@ def test_added_groups_are_trained():
     assert not torch.equal(net[4].weight, before)
 
 
-def _llqr_sam(net, **options):
-    metric = LLQR(net, structure="kfac")
+def _llqr_sam(net, structure="kfac", **options):
+    metric = LLQR(net, structure=structure)
     return SharpnessAware(_sgd(net), rho=0.1, probe=metric, transport=metric, **options)
 
 
@@ -399,7 +400,9 @@ METHODS = {
     "f_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly(), model=n),
     "info_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, probe=GradientNoise(), model=n),
     "llqr_sam": _llqr_sam,
+    "llqr_probe_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, probe=LLQR(n, structure="kfac")),
     "llqr_f_sam": lambda n: _llqr_sam(n, direction=Friendly()),
+    "llqr_f_sam_diagonal": lambda n: _llqr_sam(n, structure="diagonal", direction=Friendly()),
     "adamw": lambda n: SharpnessAware(
         torch.optim.AdamW(n.parameters()), rho=0.1, direction=VarianceSuppressed(), model=n
     ),
@@ -460,6 +463,31 @@ def test_state_of_another_optimizer_is_refused():
     optimizer = SharpnessAware(_sgd(net))
     with pytest.raises(ValueError, match="no 'sharpness_aware' entry"):
         optimizer.load_state_dict(_sgd(net).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "present", "message"),
+    [
+        ("f_sam", "sam", "the saved state has direction Friendly, this optimizer Direction"),
+        ("sam", "f_sam", "the saved state has direction Direction, this optimizer Friendly"),
+        ("sam", "info_sam", "the saved state has probe Metric, this optimizer GradientNoise"),
+        ("sam", "llqr_sam", "the saved state has probe Metric, this optimizer LLQR"),
+        ("llqr_probe_sam", "llqr_sam", "the saved state has transport Metric, this optimizer the probe"),
+        ("llqr_sam", "llqr_probe_sam", "the saved state has transport the probe, this optimizer Metric"),
+        ("llqr_f_sam", "llqr_f_sam_diagonal", "the saved U is kfac, this one diagonal"),
+    ],
+)
+def test_state_of_another_composition_is_refused_and_nothing_is_loaded(saved, present, message):
+    old = METHODS[saved](NETWORKS["mlp"]()[0])
+    _step(old)
+    optimizer = METHODS[present](NETWORKS["mlp"]()[0])
+    _step(optimizer)
+    _step(optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(old.state_dict())
+    for a, b in zip(tree_leaves(optimizer.state_dict()), tree_leaves(before), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize(
