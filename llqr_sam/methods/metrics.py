@@ -43,7 +43,7 @@ class Metric:
         return int(self._fallbacks)
 
     def observe(self, gradients: Named) -> None:
-        """Sees the minibatch gradient g before each probe."""
+        """Sees the minibatch gradient g at theta, once each step, before the metric is applied."""
 
     def apply(self, v: Named) -> Named:
         """M v, name -> tensor shaped like v."""
@@ -102,7 +102,7 @@ class FisherDiagonal(Metric):
         eta: Regularisation of the inverse.
         form: "authors" M = 1 / (g^2 + eta) (LLQR+SAM authors' code) or "kim" M = 1 / (1 + eta g^2) (Kim et al. 2022).
 
-    g is the minibatch mean gradient.
+    g is the minibatch mean gradient; a parameter that has none counts as one whose g is zero.
 
     Raises:
         ValueError: form is unknown or eta not positive.
@@ -126,7 +126,8 @@ class FisherDiagonal(Metric):
 
     def apply(self, v: Named) -> Named:
         """M v."""
-        return {name: self._inverse[name] * x for name, x in v.items()}
+        absent = 1 / self.eta if self.form == "authors" else 1.0
+        return {name: self._inverse.get(name, absent) * x for name, x in v.items()}
 
 
 class Adaptive(Metric):
@@ -158,7 +159,7 @@ class GradientNoise(Metric):
     """infoSAM, our reading: M = 1 / (s + delta), s = EMA of (g - EMA(g))^2, so noisy coordinates move less.
 
     Args:
-        decay: Of both averages; the first gradient starts the mean, and the variance starts at zero.
+        decay: Of both averages; a first gradient starts the mean, and the variance starts at zero.
         delta: Added to the variance.
 
     Only the abstract of the source is public to us, preconditioning SAM's perturbation by gradient-noise estimates;
@@ -185,7 +186,7 @@ class GradientNoise(Metric):
 
     def apply(self, v: Named) -> Named:
         """M v."""
-        return {name: x / (self._variance[name] + self.delta) for name, x in v.items()}
+        return {name: x / (self._variance.get(name, 0.0) + self.delta) for name, x in v.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Both averages."""

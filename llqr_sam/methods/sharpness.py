@@ -125,12 +125,13 @@ class SharpnessAware(Optimizer):
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
         evaluate = torch.enable_grad()(closure)
-        if self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups):
-            loss = self._perturbed(evaluate, scaler)
-        else:
-            loss = evaluate()
+        perturbed = self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups)
+        loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
         if unscale(scaler, self.base):
-            self._transport_gradients()
+            gradients = self._gradients()
+            if not perturbed:
+                self.transport.observe(gradients)
+            self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
             scaler.step(self.base)
             self.steps += 1
         return loss
@@ -220,28 +221,30 @@ class SharpnessAware(Optimizer):
 
     def _perturbation(self) -> dict[Tensor, Tensor]:
         """M v / norm(v) for every parameter with a gradient and a positive rho; one norm over all of them."""
+        gradients = self._gradients()
+        self.transport.observe(gradients)
         probed = {
             name: p
             for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
-            if p.grad is not None and group["rho"] > 0
+            if name in gradients and group["rho"] > 0
         }
         if not probed:
             return {}
-        gradients = {name: p.grad for name, p in probed.items() if p.grad is not None}
-        self.probe.observe(gradients)
+        gradients = {name: gradients[name] for name in probed}
+        if self.probe is not self.transport:
+            self.probe.observe(gradients)
         unit = self.probe.probe(self.direction(gradients), 1.0, self.norm)
         return {p: unit[name] for name, p in probed.items()}
 
-    def _transport_gradients(self) -> None:
-        """p.grad <- (T g)_p, in place: a gradient may be a view of a communication bucket."""
-        gradients: Named = {
+    def _gradients(self) -> Named:
+        """Every gradient there is, by name."""
+        return {
             name: p.grad
             for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
             if p.grad is not None
         }
-        self.transport.apply_(gradients)
 
     def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
         """Averages, name -> tensor, on their parameter's device and in its dtype, as torch places the base's state."""
