@@ -14,7 +14,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import torch
@@ -62,10 +62,6 @@ class RefreshReport:
     fallbacks: int
     accepted: bool
     seconds: float
-
-    def as_dict(self) -> dict[str, float | int | bool]:
-        """Plain dictionary."""
-        return asdict(self)
 
 
 def _without_autocast(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concatenate[LLQR, P], R]:
@@ -155,7 +151,7 @@ class LLQR(Metric):
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
         self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
-        self._names = frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
+        self._names = frozenset(_trainable(self.model))
         self._blocks = assemble(self.model, structure, self._shards, apply_dtype)
         self._failures_in_a_row = 0
         self._reported_fallbacks = 0
@@ -188,8 +184,10 @@ class LLQR(Metric):
 
         Raises:
             RefreshError: the third such refresh in a row.
+            ValueError: a parameter was frozen or unfrozen since U was built.
         """
         start = time.perf_counter()
+        self._require_same_parameters()
         curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)
         g = curvature.gradient
         learners = [block.learner(g, self._descent) for block in self._blocks]
@@ -292,6 +290,15 @@ class LLQR(Metric):
             stranger = next(name for name in v if name not in self._names)
             raise ValueError(f"LLQR holds no block for parameter {stranger}; it was built for another model.")
 
+    def _require_same_parameters(self) -> None:
+        trainable = _trainable(self.model)
+        differing = sorted(self._names.symmetric_difference(trainable))
+        if differing:
+            change = "became trainable" if differing[0] in trainable else "was frozen or removed"
+            raise ValueError(
+                f"parameter {differing[0]} {change} after this LLQR was built; build a new one for the model as it is."
+            )
+
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
         delta: Named = {}
@@ -334,6 +341,10 @@ class LLQR(Metric):
             accepted=accepted,
             seconds=time.perf_counter() - start,
         )
+
+
+def _trainable(model: nn.Module) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
 def _objective(g: Named, delta: Named, c: Named) -> Tensor:
