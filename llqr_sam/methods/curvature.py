@@ -14,27 +14,24 @@ forward-mode nor a second derivative (METHODS section 2). A network in half prec
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llqr_sam.methods.diagnosis import explained, require_second_derivatives
 from llqr_sam.methods.hessian import LossFunction, LossPoint, reverse_over_reverse
+from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.likelihoods import Likelihood
-from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.named import HALF, Named, dot
 from llqr_sam.methods.replay import Point, Push, Replay
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
 Pusher = Callable[[Point, list[Tensor]], Push | None]
 Differentiate = Callable[[LossPoint], tuple[Named, Push]]
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Curvature(Protocol):
@@ -80,7 +77,7 @@ class FisherCurvature:
     ) -> None:
         self._explained = partial(explained, model, inputs)
         self._point = point = _point(model, inputs)
-        with _differentiable_inference(model), self._explained():
+        with differentiable_inference(model), self._explained():
             self._outputs = outputs = point.outputs()
             self._push = (pusher or Replay())(point, [outputs]) or double_backward(point, [outputs])
             gradients = torch.autograd.grad(
@@ -134,7 +131,7 @@ class HessianCurvature:
         self._explained = partial(explained, model, inputs)
         at = _point(model, inputs)
         point = LossPoint(model, at.parameters, at.constants, at.inputs, targets, loss_fn)
-        with _differentiable_inference(model), self._explained():
+        with differentiable_inference(model), self._explained():
             self.gradient, self._push = differentiate(point)
 
     def product(self, v: Named) -> Named:
@@ -185,19 +182,3 @@ def _adjoint(forward: Tensor, backward: Tensor) -> bool:
     """Whether v' (J' u) and (J v)' u agree, as they must when J v and J' u belong to one J."""
     tolerance = 1e-6 if forward.dtype == torch.float64 else 1e-2
     return bool((forward - backward).abs() <= tolerance * (forward.abs() + backward.abs()))
-
-
-@contextlib.contextmanager
-def _differentiable_inference(model: nn.Module) -> Iterator[None]:
-    """Inference mode for every module, gradients on, autocast off, attention in differentiable form."""
-    training = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device.type
-    model.eval()
-    recurrent = any(isinstance(module, nn.RNNBase) for module in training)
-    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()  # no 2nd derivative
-    try:
-        with torch.enable_grad(), torch.autocast(device, enabled=False), sdpa_kernel(SDPBackend.MATH), cudnn:
-            yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training

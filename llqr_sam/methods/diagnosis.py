@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llqr_sam.methods.inference import differentiable_inference
+
 
 class UnsupportedModuleError(RuntimeError):
     """A module that cannot be differentiated twice, and what to do about it."""
@@ -40,10 +42,12 @@ def explained(model: nn.Module, inputs: Any) -> Iterator[None]:
 
     Raises:
         UnsupportedModuleError: an error inside the context, where some module of ``model`` fails by itself on the same
-            ``inputs``. Other errors pass unchanged.
+            ``inputs``. Other errors pass unchanged, want of memory among them.
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         name = _first_failing(model, inputs)
@@ -70,7 +74,7 @@ def _first_failing(model: nn.Module, inputs: Any) -> str | None:
 
             hooks.append(module.register_forward_hook(probe))
     try:
-        with torch.enable_grad(), contextlib.suppress(RuntimeError):
+        with differentiable_inference(model), contextlib.suppress(RuntimeError):
             _forward(model, inputs)
     finally:
         for hook in hooks:
@@ -96,6 +100,8 @@ def _twice_differentiable(output: Tensor, leaves: list[Tensor]) -> bool:
         require_second_derivatives(graphs)
         if graphs:
             torch.autograd.grad(graphs, u, [torch.ones_like(g) for g in graphs], allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         return False
     return True

@@ -31,6 +31,12 @@ class _Averaging(Direction):
     def __init__(self) -> None:
         self.average: Named = {}
 
+    def _start(self, gradients: Named) -> None:
+        """m = g for each parameter whose first gradient this is, whenever that comes."""
+        for name, g in gradients.items():
+            if name not in self.average:
+                self.average[name] = g.clone()
+
     def state_dict(self) -> dict[str, Any]:
         """The average."""
         return {"average": dict(self.average)}
@@ -41,7 +47,7 @@ class _Averaging(Direction):
 
 
 class Friendly(_Averaging):
-    """F-SAM (Li et al. 2024): v = g - sigma m, then m = decay m + (1 - decay) g; first step m = g, v = g.
+    """F-SAM (Li et al. 2024): v = g - sigma m, then m = decay m + (1 - decay) g; a first gradient: m = g, v = g.
 
     Args:
         decay: lambda, the average's memory.
@@ -61,17 +67,18 @@ class Friendly(_Averaging):
 
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
-        if not self.average:
-            self.average = {name: g.clone() for name, g in gradients.items()}
+        known = {name: g for name, g in gradients.items() if name in self.average}
+        self._start(gradients)
+        if not known:
             return gradients
-        g, m = list(gradients.values()), [self.average[name] for name in gradients]
+        g, m = list(known.values()), [self.average[name] for name in known]
         v = torch._foreach_sub(g, m, alpha=self.sigma)
         torch._foreach_lerp_(m, g, 1 - self.decay)
-        return dict(zip(gradients, v, strict=True))
+        return {**gradients, **dict(zip(known, v, strict=True))}
 
 
 class VarianceSuppressed(_Averaging):
-    """VaSSO (Li and Giannakis 2023): m = (1 - theta) m + theta g, v = m; first step m = g.
+    """VaSSO (Li and Giannakis 2023): m = (1 - theta) m + theta g, v = m; a first gradient: m = g.
 
     Args:
         theta: Weight of the new gradient.
@@ -88,8 +95,7 @@ class VarianceSuppressed(_Averaging):
 
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
-        if not self.average:
-            self.average = {name: g.clone() for name, g in gradients.items()}
+        self._start(gradients)
         m = [self.average[name] for name in gradients]
         torch._foreach_lerp_(m, list(gradients.values()), self.theta)
         return dict(zip(gradients, m, strict=True))

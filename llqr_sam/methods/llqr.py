@@ -10,11 +10,12 @@ so each inner step needs one curvature product and the closed-form pull-back of 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,9 @@ from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PATIENCE = 3
 """Refreshes in a row that may come out non-finite before the run is stopped."""
@@ -59,9 +63,16 @@ class RefreshReport:
     accepted: bool
     seconds: float
 
-    def as_dict(self) -> dict[str, float | int | bool]:
-        """Plain dictionary."""
-        return asdict(self)
+
+def _without_autocast(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concatenate[LLQR, P], R]:
+    """U learns and is applied in its own dtypes: the caller's autocast would round every matrix product."""
+
+    @functools.wraps(method)
+    def shielded(self: LLQR, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return shielded
 
 
 class LLQR(Metric):
@@ -140,7 +151,7 @@ class LLQR(Metric):
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
         self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
-        self._names = frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
+        self._names = frozenset(_trainable(self.model))
         self._blocks = assemble(self.model, structure, self._shards, apply_dtype)
         self._failures_in_a_row = 0
         self._reported_fallbacks = 0
@@ -159,6 +170,7 @@ class LLQR(Metric):
         return self.refresh(inputs, targets, loss_fn) if due else None
 
     @torch.no_grad()
+    @_without_autocast
     def refresh(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> RefreshReport:
         """Learns U on a minibatch for ``inner_steps`` steps from the stored U, then averages it in (Algorithm 2).
 
@@ -172,8 +184,10 @@ class LLQR(Metric):
 
         Raises:
             RefreshError: the third such refresh in a row.
+            ValueError: a parameter was frozen or unfrozen since U was built.
         """
         start = time.perf_counter()
+        self._require_same_parameters()
         curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)
         g = curvature.gradient
         learners = [block.learner(g, self._descent) for block in self._blocks]
@@ -197,6 +211,7 @@ class LLQR(Metric):
         del learners, learned
         return self._report(curvature, before, accepted, start)
 
+    @_without_autocast
     def apply(self, v: Named) -> Named:
         """U v.
 
@@ -216,6 +231,7 @@ class LLQR(Metric):
         transported = self._shards.complete(transported, v)
         return {name: transported[name] for name in v}
 
+    @_without_autocast
     def apply_(self, v: Named) -> None:
         """Overwrites v with U v; arguments and errors are those of ``apply``."""
         if self.sharded:
@@ -274,6 +290,15 @@ class LLQR(Metric):
             stranger = next(name for name in v if name not in self._names)
             raise ValueError(f"LLQR holds no block for parameter {stranger}; it was built for another model.")
 
+    def _require_same_parameters(self) -> None:
+        trainable = _trainable(self.model)
+        differing = sorted(self._names.symmetric_difference(trainable))
+        if differing:
+            change = "became trainable" if differing[0] in trainable else "was frozen or removed"
+            raise ValueError(
+                f"parameter {differing[0]} {change} after this LLQR was built; build a new one for the model as it is."
+            )
+
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
         delta: Named = {}
@@ -316,6 +341,10 @@ class LLQR(Metric):
             accepted=accepted,
             seconds=time.perf_counter() - start,
         )
+
+
+def _trainable(model: nn.Module) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
 def _objective(g: Named, delta: Named, c: Named) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.named import Named, dot, single
 
 Norm = Literal["metric", "euclidean"]
 NORMS: tuple[Norm, ...] = ("metric", "euclidean")
@@ -43,7 +43,7 @@ class Metric:
         return int(self._fallbacks)
 
     def observe(self, gradients: Named) -> None:
-        """Sees the minibatch gradient g before each probe."""
+        """Sees the minibatch gradient g at theta, once each step, before the metric is applied."""
 
     def apply(self, v: Named) -> Named:
         """M v, name -> tensor shaped like v."""
@@ -64,7 +64,7 @@ class Metric:
             norm: "metric" or "euclidean".
 
         Returns:
-            eps, shaped like v. Zero where v is zero.
+            eps, shaped like v; in float32 where v is in half precision. Zero where v is zero.
 
         Raises:
             ValueError: rho is negative or the norm unknown.
@@ -84,7 +84,7 @@ class Metric:
             self._fallbacks = self._fallbacks + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
-        return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+        return dict(zip(mv, torch._foreach_mul(single(mv.values()), scale), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -102,7 +102,7 @@ class FisherDiagonal(Metric):
         eta: Regularisation of the inverse.
         form: "authors" M = 1 / (g^2 + eta) (LLQR+SAM authors' code) or "kim" M = 1 / (1 + eta g^2) (Kim et al. 2022).
 
-    g is the minibatch mean gradient.
+    g is the minibatch mean gradient; a parameter that has none counts as one whose g is zero.
 
     Raises:
         ValueError: form is unknown or eta not positive.
@@ -126,7 +126,8 @@ class FisherDiagonal(Metric):
 
     def apply(self, v: Named) -> Named:
         """M v."""
-        return {name: self._inverse[name] * x for name, x in v.items()}
+        absent = 1 / self.eta if self.form == "authors" else 1.0
+        return {name: self._inverse.get(name, absent) * x for name, x in v.items()}
 
 
 class Adaptive(Metric):
@@ -158,7 +159,7 @@ class GradientNoise(Metric):
     """infoSAM, our reading: M = 1 / (s + delta), s = EMA of (g - EMA(g))^2, so noisy coordinates move less.
 
     Args:
-        decay: Of both averages; the first gradient starts the mean, and the variance starts at zero.
+        decay: Of both averages; a first gradient starts the mean, and the variance starts at zero.
         delta: Added to the variance.
 
     Only the abstract of the source is public to us, preconditioning SAM's perturbation by gradient-noise estimates;
@@ -185,7 +186,7 @@ class GradientNoise(Metric):
 
     def apply(self, v: Named) -> Named:
         """M v."""
-        return {name: x / (self._variance[name] + self.delta) for name, x in v.items()}
+        return {name: x / (self._variance.get(name, 0.0) + self.delta) for name, x in v.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Both averages."""

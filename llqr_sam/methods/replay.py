@@ -84,6 +84,9 @@ class Replay:
 
         Returns:
             v -> one tensor for each value, or ``None`` where the network cannot be replayed.
+
+        Raises:
+            OutOfMemoryError: the device is full; the next call tries again.
         """
         if signature(point) == self._refused:
             return None
@@ -93,6 +96,8 @@ class Replay:
                 self.trace = Trace(point) if fresh else self.trace
                 assert self.trace is not None
                 replayed, push = self.trace.at(point)
+            except torch.OutOfMemoryError:  # a RuntimeError too, but no fault of the network's
+                raise
             except (RuntimeError, NotImplementedError):
                 break
             if agree(replayed, values):

@@ -125,12 +125,13 @@ class SharpnessAware(Optimizer):
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
         evaluate = torch.enable_grad()(closure)
-        if self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups):
-            loss = self._perturbed(evaluate, scaler)
-        else:
-            loss = evaluate()
+        perturbed = self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups)
+        loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
         if unscale(scaler, self.base):
-            self._transport_gradients()
+            gradients = self._gradients()
+            if not perturbed:
+                self.transport.observe(gradients)
+            self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
             scaler.step(self.base)
             self.steps += 1
         return loss
@@ -152,6 +153,7 @@ class SharpnessAware(Optimizer):
         """The base optimizer's state and groups, with everything of this step under "sharpness_aware"."""
         same = self.transport is self.probe
         own = {
+            "parts": self._parts(),
             "steps": self.steps,
             "direction": self.direction.state_dict(),
             "probe": self.probe.state_dict(),
@@ -164,20 +166,34 @@ class SharpnessAware(Optimizer):
         """Inverse of ``state_dict``: the run continues bit for bit.
 
         Raises:
-            ValueError: the state was not saved by a ``SharpnessAware`` with the same sharing of metrics.
+            ValueError: the state was not saved by a ``SharpnessAware`` of the same direction, probe and transport, or
+                one of these refuses its part; the base is then as it was.
         """
         own = state_dict.get("sharpness_aware")
         if own is None:
             raise ValueError("this state was saved by another optimizer: it has no 'sharpness_aware' entry.")
-        if (own["transport"] is None) != (self.transport is self.probe):
-            raise ValueError("probe and transport are one metric in only one of the saved and the present optimizer.")
+        for part, present in self._parts().items():
+            if own["parts"][part] != present:
+                raise ValueError(
+                    f"the saved state has {part} {own['parts'][part]}, this optimizer {present}; "
+                    "load it into one composed as the saved one was."
+                )
+        self.probe.load_state_dict(self._placed(own["probe"]))
+        if own["transport"] is not None:
+            self.transport.load_state_dict(self._placed(own["transport"]))
+        self.direction.load_state_dict(self._placed(own["direction"]))
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
         self._share_groups()
         self.steps = own["steps"]
-        self.direction.load_state_dict(own["direction"])
-        self.probe.load_state_dict(own["probe"])
-        if own["transport"] is not None:
-            self.transport.load_state_dict(own["transport"])
+
+    def _parts(self) -> dict[str, str]:
+        """What this optimizer is composed of, by the names of the classes."""
+        transport = "the probe" if self.transport is self.probe else type(self.transport).__name__
+        return {
+            "direction": type(self.direction).__name__,
+            "probe": type(self.probe).__name__,
+            "transport": transport,
+        }
 
     def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler) -> Any:
         """Both passes; the parameters are at theta when it returns or raises."""
@@ -205,28 +221,43 @@ class SharpnessAware(Optimizer):
 
     def _perturbation(self) -> dict[Tensor, Tensor]:
         """M v / norm(v) for every parameter with a gradient and a positive rho; one norm over all of them."""
+        gradients = self._gradients()
+        self.transport.observe(gradients)
         probed = {
             name: p
             for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
-            if p.grad is not None and group["rho"] > 0
+            if name in gradients and group["rho"] > 0
         }
         if not probed:
             return {}
-        gradients = {name: p.grad for name, p in probed.items() if p.grad is not None}
-        self.probe.observe(gradients)
+        gradients = {name: gradients[name] for name in probed}
+        if self.probe is not self.transport:
+            self.probe.observe(gradients)
         unit = self.probe.probe(self.direction(gradients), 1.0, self.norm)
         return {p: unit[name] for name, p in probed.items()}
 
-    def _transport_gradients(self) -> None:
-        """p.grad <- (T g)_p, in place: a gradient may be a view of a communication bucket."""
-        gradients: Named = {
+    def _gradients(self) -> Named:
+        """Every gradient there is, by name."""
+        return {
             name: p.grad
             for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
             if p.grad is not None
         }
-        self.transport.apply_(gradients)
+
+    def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Averages, name -> tensor, on their parameter's device and in its dtype, as torch places the base's state."""
+        groups = zip(self.param_groups, self._group_names(), strict=True)
+        parameters = {name: p for group, names in groups for name, p in zip(names, group["params"], strict=True)}
+
+        def place(name: str, value: Any) -> Any:
+            return value.to(parameters[name]) if isinstance(value, Tensor) and name in parameters else value
+
+        return {
+            key: {name: place(name, value) for name, value in entry.items()} if isinstance(entry, dict) else entry
+            for key, entry in state.items()
+        }
 
     def _group_names(self) -> list[list[str]]:
         """Parameter names by group: the model's, or ``group.index`` without a model."""

@@ -40,7 +40,7 @@ class TinyTransformer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM: no forward-mode derivative, so products go by double backward."""
+    """An LSTM, whose kernels work in place."""
 
     def __init__(self) -> None:
         super().__init__()

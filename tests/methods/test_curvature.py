@@ -60,7 +60,7 @@ def test_product_equals_dense_matrix(name, kind):
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("kind", ["ngd", "newton"])
 def test_product_is_symmetric_and_linear(name, kind):
-    """The LSTM among them has no forward mode: its products come from double backward."""
+    """Of every network, the LSTM's in-place kernels among them, for which there is no dense matrix here."""
     net, x, y = NETWORKS[name]()
     if kind == "ngd":
         curvature = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum")

@@ -41,6 +41,20 @@ def test_variance_suppressed_weights_the_new_gradient():
 
 
 @pytest.mark.parametrize("build", [Friendly, VarianceSuppressed])
+def test_each_parameter_starts_at_its_own_first_gradient(build):
+    """Whenever that comes, and whatever the others have seen; a step without a gradient leaves its average alone."""
+    late, alone, other = build(), build(), build()
+    gradients = [torch.randn(3) for _ in range(4)]
+    others = [torch.randn(2) for _ in range(4)]
+    for step, (g, h) in enumerate(zip(gradients, others, strict=True)):
+        together = late({"b": h, "w": g} if step in (1, 3) else {"b": h})
+        assert torch.equal(together["b"], other({"b": h})["b"])
+        if step in (1, 3):
+            assert torch.equal(together["w"], alone({"w": g})["w"])
+    assert torch.equal(late.average["w"], alone.average["w"])
+
+
+@pytest.mark.parametrize("build", [Friendly, VarianceSuppressed])
 def test_average_is_its_own_memory_and_round_trips(build):
     gradient = torch.tensor([1.0, 2.0])
     direction = build()

@@ -10,7 +10,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from llqr_sam import LLQR, Friendly, SharpnessAware
-from llqr_sam.methods.distributed import Group, Ranks, ranks_of, unwrapped
+from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from tests.methods.networks import TinyTransformer, mean_loss
 from tests.methods.workers import Workers
 
@@ -371,7 +371,3 @@ def test_perturbation_per_worker_needs_a_whole_metric():
     metric = LLQR(net, shard=True)
     with pytest.raises(ValueError, match="first_pass= gives each worker its own perturbation"):
         SharpnessAware(_sgd(net), probe=metric, first_pass=torch.no_grad)
-
-
-def test_group_is_a_kind_of_ranks():
-    assert issubclass(Group, Ranks)

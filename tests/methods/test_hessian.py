@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.methods.curvature import _differentiable_inference, _point
+from llqr_sam.methods.curvature import _point
 from llqr_sam.methods.hessian import HessianReplay, LossPoint, reverse_over_reverse
+from llqr_sam.methods.inference import differentiable_inference
 from tests.methods.networks import NETWORKS, mean_loss
 
 
@@ -18,7 +19,7 @@ def _at(net, x, y, loss_fn=mean_loss):
 
 def _compare(net, x, y, replay, loss_fn=mean_loss, rtol=1e-9):
     """g and three products of both; returns the trace that the replay used."""
-    with _differentiable_inference(net):
+    with differentiable_inference(net):
         point = _at(net, x, y, loss_fn)
         (gradient, push), (expected_gradient, expected) = replay(point), reverse_over_reverse(point)
     for name, g in expected_gradient.items():
@@ -40,6 +41,7 @@ def test_right_at_every_point_with_one_trace(name):
                 p.add_(0.01 * torch.rand_like(p))
         inputs = x if x.dtype == torch.int64 else torch.randn_like(x)
         traces.add(_compare(net, inputs, y, replay))
+    assert None not in traces, "replayed"
     assert len(traces) == 1
 
 
@@ -118,5 +120,5 @@ def test_no_second_derivative_is_an_error():
             return Once.apply(super().forward(x))
 
     net = Net(3, 2)
-    with _differentiable_inference(net), pytest.raises(RuntimeError, match="once_differentiable"):
+    with differentiable_inference(net), pytest.raises(RuntimeError, match="once_differentiable"):
         HessianReplay()(_at(net, torch.randn(4, 3), torch.zeros(4).long()))

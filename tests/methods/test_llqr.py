@@ -361,6 +361,22 @@ def test_frozen_parameters_have_no_block():
         metric.apply({"0.weight": torch.ones(8, 6).double()})
 
 
+@pytest.mark.parametrize(
+    ("frozen", "later", "change"),
+    [(False, True, "0.bias was frozen or removed"), (True, False, "0.bias became trainable")],
+)
+def test_a_change_of_what_is_trained_is_refused_at_the_next_refresh(frozen, later, change):
+    """In one sentence; back as it was, U refreshes."""
+    net, x, y = NETWORKS["mlp"]()
+    net[0].requires_grad_(not frozen)
+    metric = LLQR(net, inner_steps=1)
+    net[0].requires_grad_(not later)
+    with pytest.raises(ValueError, match=f"parameter {change} after this LLQR was built; build a new one"):
+        metric.refresh(x, y, mean_loss)
+    net[0].requires_grad_(not frozen)
+    assert metric.refresh(x, y, mean_loss).accepted
+
+
 def test_a_model_with_nothing_to_train_is_refused():
     with pytest.raises(ValueError, match="at least one parameter that requires a gradient"):
         LLQR(nn.Linear(2, 2).requires_grad_(False))

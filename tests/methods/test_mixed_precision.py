@@ -7,7 +7,7 @@ import torch
 from torch.amp import GradScaler
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
-from llqr_sam import LLQR, Friendly, GradientNoise, SharpnessAware, VarianceSuppressed
+from llqr_sam import LLQR, Friendly, GradientNoise, Metric, SharpnessAware, VarianceSuppressed
 from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -204,3 +204,63 @@ def test_autocast_trains(dtype, name):
         scaler.update()
     assert losses[-1] < 0.85 * losses[0]
     assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
+@pytest.mark.parametrize("divergence", ["ngd", "newton"])
+def test_the_callers_autocast_does_not_reach_the_metric(divergence, structure, chunk_size):
+    """U, U v, and the perturbation are bit for bit those without it."""
+
+    def learned(autocast):
+        torch.manual_seed(2)
+        net, x, y = NETWORKS["conv"]()
+        net, x = net.float(), x.float()
+        metric = LLQR(net, divergence=divergence, structure=structure, inner_steps=3, ema=0.0, chunk_size=chunk_size)
+        v = {name: torch.randn_like(p) for name, p in net.named_parameters()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            report = metric.refresh(x, y, mean_loss)
+            found = [metric.named_factors(), metric.apply(v), metric.probe(v, 0.1)]
+            metric.apply_(v)
+            assert torch.is_autocast_enabled("cpu") == autocast
+        return report, _tensors([*found, v])
+
+    (report, with_it), (plain, without) = learned(True), learned(False)
+    assert (report.objective_before, report.objective_after) == (plain.objective_before, plain.objective_after)
+    assert _same(with_it, without)
+
+
+@pytest.mark.parametrize("norm", ["metric", "euclidean"])
+@pytest.mark.parametrize("gradient", [1e-7, 1e-4, 1.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_perturbations_have_radius_rho(dtype, gradient, norm):
+    """Entries whose squares float16 loses, or cannot hold, are measured all the same."""
+    g = torch.full((64, 64), gradient, dtype=dtype)
+    eps, expected = (Metric().probe({"w": x}, 0.1, norm)["w"] for x in (g, g.float()))
+    assert torch.equal(eps, expected)
+    assert float(eps.norm()) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["sam", "f_sam", "llqr_sam"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_half_precision_take_finite_steps_along_vanishing_gradients(dtype, method):
+    torch.manual_seed(5)
+    net, x, y = NETWORKS["mlp"]()
+    net, x = net.to(dtype), x.to(dtype)
+    optimizer = METHODS[method](net)
+    before = [p.detach().clone() for p in net.parameters()]
+    seen = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mean_loss(net(x), y) * 1e-4
+        loss.backward()
+        seen.append([p.detach().clone() for p in net.parameters()])
+        return loss
+
+    optimizer.step(closure)
+    squares = [p.grad.square() for p in net.parameters()]
+    assert dtype == torch.bfloat16 or all(square.eq(0).all() for square in squares)
+    moved = torch.cat([(p - start).float().reshape(-1) for p, start in zip(seen[1], before, strict=True)]).norm()
+    assert float(moved) == pytest.approx(0.1, rel=0.1)
+    assert all(p.isfinite().all() for p in net.parameters())

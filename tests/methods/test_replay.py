@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.methods.curvature import _differentiable_inference, _point, double_backward
+from llqr_sam.methods.curvature import _point, double_backward
+from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.replay import Replay
 from tests.methods.networks import NETWORKS
 
 
 def _jacobian(net, x, replay):
     """J v by the replay and by double backward, on three tangents."""
-    with _differentiable_inference(net):
+    with differentiable_inference(net):
         point = _point(net, x)
         outputs = point.outputs()
         push, expected = replay(point, [outputs]), double_backward(point, [outputs])
@@ -82,7 +83,7 @@ def test_a_network_without_forward_mode_is_not_replayed():
             return Reverse.apply(super().forward(x))
 
     net = ReverseOnly(3, 2)
-    with _differentiable_inference(net):
+    with differentiable_inference(net):
         point = _point(net, torch.randn(4, 3))
         assert Replay()(point, [point.outputs()]) is None
 

@@ -18,8 +18,18 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
+from torch.utils._pytree import tree_leaves
 
-from llqr_sam import LLQR, Adaptive, Friendly, SharpnessAware, VarianceSuppressed
+from llqr_sam import (
+    LLQR,
+    Adaptive,
+    FisherDiagonal,
+    Friendly,
+    GradientNoise,
+    Metric,
+    SharpnessAware,
+    VarianceSuppressed,
+)
 from tests.golden_numbers import arrays, flatten, problem, unflatten
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -389,11 +399,119 @@ def test_added_groups_are_trained():
     assert not torch.equal(net[4].weight, before)
 
 
+def _llqr_sam(net, structure="kfac", **options):
+    metric = LLQR(net, structure=structure)
+    return SharpnessAware(_sgd(net), rho=0.1, probe=metric, transport=metric, **options)
+
+
+class Branching(nn.Module):
+    """The first layer alone, or both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.both = nn.Linear(6, 5), nn.Linear(5, 5), False
+
+    def forward(self, x):
+        return self.second(self.first(x)) if self.both else self.first(x)
+
+
+DIRECTIONS = {"gradient": None, "friendly": Friendly, "variance_suppressed": VarianceSuppressed}
+METRICS = {"identity": Metric, "fisher": FisherDiagonal, "noise": GradientNoise, "llqr": LLQR, "adaptive": Adaptive}
+
+
+def _composed(net, base, direction=None, probe="identity", transport="identity", **options):
+    metrics = {name: METRICS[name](*[net] * (name in ("llqr", "adaptive"))) for name in {probe, transport}}
+    kind = DIRECTIONS[direction or "gradient"]
+    return SharpnessAware(
+        base,
+        direction=kind and kind(),
+        probe=metrics[probe],
+        transport=metrics[transport],
+        model=net,
+        **{"rho": 0.1, **options},
+    )
+
+
+COMPOSITIONS = [
+    *({"direction": direction} for direction in DIRECTIONS),
+    *({"probe": metric} for metric in METRICS),
+    *({"transport": metric} for metric in METRICS),
+    *({"transport": metric, "probe": metric} for metric in METRICS),
+]
+
+
+@pytest.mark.parametrize("parts", COMPOSITIONS, ids=str)
+@pytest.mark.parametrize("how", ["branch", "unfrozen", "group"])
+def test_a_parameter_may_have_its_first_gradient_late(parts, how):
+    net = Branching()
+    net.second.requires_grad_(how != "unfrozen")
+    if "llqr" in parts.values():
+        net.second.requires_grad_(True)  # U has no block for a parameter that was frozen
+    base = torch.optim.SGD(net.parameters() if how != "group" else net.first.parameters(), lr=0.05)
+    optimizer = _composed(net, base, **parts)
+    x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
+    optimizer.step(_closure(net, optimizer, x, y))
+    if how == "group":
+        optimizer.add_param_group({"params": list(net.second.parameters())})
+    net.second.requires_grad_(True)
+    net.both = True
+    before = [p.detach().clone() for p in net.parameters()]
+    for _ in range(2):
+        optimizer.step(_closure(net, optimizer, x, y))
+    for p, start in zip(net.parameters(), before, strict=True):
+        assert p.isfinite().all()
+        assert not torch.equal(p, start)
+
+
+@pytest.mark.parametrize("parts", [p for p in COMPOSITIONS if "transport" in p], ids=str)
+@pytest.mark.parametrize("options", [{"rho": 0.0}, {"start_step": 1}])
+def test_a_transport_knows_the_gradient_where_nothing_is_perturbed(parts, options):
+    """theta - lr * T g, T of that same g."""
+    torch.manual_seed(6)
+    net = nn.Linear(6, 5)
+    x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
+    mean_loss(net(x), y).backward()
+    g = {name: p.grad.clone() for name, p in net.named_parameters()}
+    judge = METRICS[parts["transport"]](*[net] * (parts["transport"] in ("llqr", "adaptive")))
+    judge.observe(g)
+    expected = {name: p.detach() - 0.05 * judge.apply(g)[name] for name, p in net.named_parameters()}
+    optimizer = _composed(net, torch.optim.SGD(net.parameters(), lr=0.05), **parts, **options)
+    optimizer.step(_closure(net, optimizer, x, y))
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name])
+
+
+def test_a_shared_metric_sees_each_gradient_once():
+    """At theta, of every parameter, also of those that are not perturbed."""
+    seen = []
+
+    class Watching(Metric):
+        def observe(self, gradients):
+            seen.append({name: g.clone() for name, g in gradients.items()})
+
+    net = nn.Linear(6, 5)
+    x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
+    mean_loss(net(x), y).backward()
+    g = {name: p.grad.clone() for name, p in net.named_parameters()}
+    metric = Watching()
+    groups = [{"params": [net.weight]}, {"params": [net.bias], "rho": 0.0}]
+    optimizer = SharpnessAware(torch.optim.SGD(groups, lr=0.1), rho=0.1, probe=metric, transport=metric, model=net)
+    optimizer.step(_closure(net, optimizer, x, y))
+    assert len(seen) == 1
+    assert _identical(seen[0], g)
+
+
 METHODS = {
-    "sam": lambda n: SharpnessAware(_sgd(n), rho=0.1),
-    "f_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly()),
-    "llqr_sam": lambda n: (lambda m: SharpnessAware(_sgd(n), rho=0.1, probe=m, transport=m))(LLQR(n, structure="kfac")),
-    "adamw": lambda n: SharpnessAware(torch.optim.AdamW(n.parameters()), rho=0.1, direction=VarianceSuppressed()),
+    "sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, model=n),
+    "f_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, direction=Friendly(), model=n),
+    "info_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, probe=GradientNoise(), model=n),
+    "llqr_sam": _llqr_sam,
+    "llqr_probe_sam": lambda n: SharpnessAware(_sgd(n), rho=0.1, probe=LLQR(n, structure="kfac")),
+    "llqr_f_sam": lambda n: _llqr_sam(n, direction=Friendly()),
+    "llqr_f_sam_diagonal": lambda n: _llqr_sam(n, structure="diagonal", direction=Friendly()),
+    "adamw": lambda n: SharpnessAware(
+        torch.optim.AdamW(n.parameters()), rho=0.1, direction=VarianceSuppressed(), model=n
+    ),
 }
 
 
@@ -419,11 +537,63 @@ def test_state_dict_continues_bit_for_bit(method, tmp_path):
     assert _identical(net.state_dict(), other.state_dict())
 
 
+@pytest.mark.parametrize("method", ["f_sam", "info_sam", "adamw", "llqr_f_sam"])
+@pytest.mark.parametrize("place", [torch.float64, torch.float32, "meta"])
+def test_loaded_averages_are_placed_like_their_parameters(method, place):
+    """A checkpoint is read on the CPU: averages follow the parameters, as the base's momentum does."""
+    saved = METHODS[method](NETWORKS["mlp"]()[0].to(torch.float32 if place == torch.float64 else torch.float64))
+    _step(saved)
+    net = NETWORKS["mlp"]()[0].to(place)
+    resumed = METHODS[method](net)
+    resumed.load_state_dict(saved.state_dict())
+    averages = [*vars(resumed.direction).values(), *vars(resumed.probe).values()]
+    averages = [average for average in averages if isinstance(average, dict) and "0.weight" in average]
+    assert averages
+    for average in averages:
+        assert average.keys() == dict(net.named_parameters()).keys()
+        for name, p in net.named_parameters():
+            assert (average[name].device, average[name].dtype) == (p.device, p.dtype)
+    if place != "meta":
+        _step(resumed)
+        assert all(p.isfinite().all() for p in net.parameters())
+
+
+def _step(optimizer):
+    """One step on random data of the perceptron whose parameters it holds."""
+    net, dtype = optimizer.model, optimizer.param_groups[0]["params"][0].dtype
+    optimizer.step(_closure(net, optimizer, torch.randn(12, 6, dtype=dtype), torch.randint(0, 5, (12,))))
+
+
 def test_state_of_another_optimizer_is_refused():
     net, _, _ = NETWORKS["mlp"]()
     optimizer = SharpnessAware(_sgd(net))
     with pytest.raises(ValueError, match="no 'sharpness_aware' entry"):
         optimizer.load_state_dict(_sgd(net).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "present", "message"),
+    [
+        ("f_sam", "sam", "the saved state has direction Friendly, this optimizer Direction"),
+        ("sam", "f_sam", "the saved state has direction Direction, this optimizer Friendly"),
+        ("sam", "info_sam", "the saved state has probe Metric, this optimizer GradientNoise"),
+        ("sam", "llqr_sam", "the saved state has probe Metric, this optimizer LLQR"),
+        ("llqr_probe_sam", "llqr_sam", "the saved state has transport Metric, this optimizer the probe"),
+        ("llqr_sam", "llqr_probe_sam", "the saved state has transport the probe, this optimizer Metric"),
+        ("llqr_f_sam", "llqr_f_sam_diagonal", "the saved U is kfac, this one diagonal"),
+    ],
+)
+def test_state_of_another_composition_is_refused_and_nothing_is_loaded(saved, present, message):
+    old = METHODS[saved](NETWORKS["mlp"]()[0])
+    _step(old)
+    optimizer = METHODS[present](NETWORKS["mlp"]()[0])
+    _step(optimizer)
+    _step(optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(old.state_dict())
+    for a, b in zip(tree_leaves(optimizer.state_dict()), tree_leaves(before), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize(
