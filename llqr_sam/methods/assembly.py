@@ -61,7 +61,7 @@ def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[
         held = shards.share([*kernels, *vectors], partial(_stored, structure))
         return [part for part in held if isinstance(part, Kernel)], [part for part in held if isinstance(part, Vector)]
     order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-    flat = [*(Vector(k.name, k.shape, k.name.rpartition(".")[0]) for k in kernels), *vectors]
+    flat = [*(Vector(k.name, k.shape, k.layer, k.parts) for k in kernels), *vectors]
     layers: defaultdict[str, list[Vector]] = defaultdict(list)
     for vector in sorted(flat, key=lambda vector: order[vector.name]):
         layers[vector.layer].append(vector)

@@ -19,7 +19,8 @@ class Diagonal(Block):
 
     Args:
         parameters: The tensors it covers.
-        joint: Clip the tensors of a layer as one vector (authors' code, structure diagonal) or each by itself.
+        joint: Clip the tensors of a layer as one vector (authors' code, structure diagonal) or each by itself; in both
+            cases a tensor of several parts part by part.
         dtype, device: Of the factor, ``[1, P]``, P their entries in all.
     """
 
@@ -28,10 +29,11 @@ class Diagonal(Block):
 
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
         self._shapes = {p.name: p.shape for p in parameters}
-        layers = [p.layer if joint else p.name for p in parameters]
-        groups = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
-        self.groups = torch.tensor([groups[layer] for layer in layers], device=device)
-        """Of each tensor, which clip it shares, ``[tensors]``."""
+        self._parts = [p.parts for p in parameters]
+        keys = [(p.layer if joint else p.name, p.parts, i) for p in parameters for i in range(p.parts)]
+        groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        self.groups = torch.tensor([groups[key] for key in keys], device=device)
+        """Of each part, which clip it shares, ``[parts]``."""
         self.group_count = len(groups)
         size = sum(shape.numel() for shape in self._shapes.values())
         self.factors = {"d": torch.ones(1, size, dtype=dtype, device=device)}
@@ -41,6 +43,11 @@ class Diagonal(Block):
         """``[1, P]`` -> named tensors that share its memory."""
         pieces = torch.split(flat.squeeze(0), [shape.numel() for shape in self._shapes.values()])
         return {name: x.view(shape) for x, (name, shape) in zip(pieces, self._shapes.items(), strict=True)}
+
+    def parts(self, views: Named) -> list[Tensor]:
+        """``views`` cut into the parts that are clipped."""
+        cut = zip(views.values(), self._parts, strict=True)
+        return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
 
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
         """See ``Block``."""
@@ -83,6 +90,7 @@ class DiagonalLearner:
         self._d = block.factors["d"].clone()
         self._buffer, self._work = torch.zeros_like(self._d), torch.empty_like(self._d)
         self._named_d, self._named_work = block.views(self._d), block.views(self._work)
+        self._parts = block.parts(self._named_work)
         self._gradient = {name: gradient[name] for name in self._named_d}
 
     def apply(self) -> Named:
@@ -97,9 +105,9 @@ class DiagonalLearner:
         work = list(self._named_work.values())
         torch._foreach_copy_(work, [c[name] for name in self._named_work])
         torch._foreach_mul_(work, list(self._gradient.values()))
-        squared = torch.stack(torch._foreach_norm(work)).square()
+        squared = torch.stack(torch._foreach_norm(self._parts)).square()
         by_group = squared.new_zeros(self._group_count).index_add_(0, self._groups, squared)
-        torch._foreach_mul_(work, list(self._descent.clip(by_group).neg_()[self._groups].unbind()))
+        torch._foreach_mul_(self._parts, list(self._descent.clip(by_group).neg_()[self._groups].unbind()))
         self._descent.move(self._d, self._buffer.mul_(self._descent.momentum).add_(self._work))
 
     def factors(self) -> Factors:

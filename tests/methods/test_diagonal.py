@@ -70,3 +70,21 @@ def test_is_kept_positive_after_averaging():
     block = _diagonal()
     block.average({"d": torch.full((1, 12), -100.0, dtype=torch.float64)}, ema=0.95)
     assert block.factors["d"].eq(Diagonal.floor).all()
+
+
+def test_clips_parts_alone_and_takes_scalars():
+    """Three equal slices of a fused tensor, each with its slice of the bias; a scalar is a layer of its own."""
+    parameters = [
+        Vector("weight", torch.Size((6, 2)), "a", parts=3),
+        Vector("bias", torch.Size((6,)), "a", parts=3),
+        Vector("scale", torch.Size(()), "scale"),
+    ]
+    block = Diagonal(parameters, joint=True, dtype=torch.float64, device=torch.device("cpu"))
+    c = {p.name: torch.randn(p.shape, dtype=torch.float64) for p in parameters}
+    learner = block.learner({name: -torch.ones_like(x) for name, x in c.items()}, HeavyBall(1.0, 0.0, 1e-3))
+    learner.descend(c)
+    moved = block.views(1 - learner.factors()["d"])
+    for i in range(3):
+        weight, bias = moved["weight"][2 * i : 2 * i + 2], moved["bias"][2 * i : 2 * i + 2]
+        assert float(torch.cat([weight.reshape(-1), bias]).norm()) == pytest.approx(1e-3)
+    assert float(moved["scale"].abs()) == pytest.approx(1e-3)

@@ -59,3 +59,26 @@ def test_frozen_parameters_are_left_out():
     kernels, vectors = layout(net)
     assert [k.name for k in kernels] == ["weight"]
     assert vectors == []
+
+
+def test_parameters_of_the_network_itself_are_no_layer():
+    """A class token and a position embedding are clipped each alone; the weight and bias of a layer together."""
+    net, _, _ = NETWORKS["transformer"]()
+    net.token = nn.Parameter(torch.zeros(8))
+    kernels, vectors = layout(net)
+    layers = {part.name: part.layer for part in (*kernels, *vectors)}
+    assert (layers["position"], layers["token"]) == ("position", "token")
+    assert layers["head.weight"] == layers["head.bias"] == "head"
+    (kernel,), (vector,) = layout(nn.Linear(3, 2))
+    assert kernel.layer == vector.layer
+
+
+def test_a_fused_bias_has_the_parts_of_its_weight():
+    net, _, _ = NETWORKS["transformer"]()
+    parts = {vector.name: vector.parts for vector in layout(net)[1]}
+    assert parts["encoder.layers.0.self_attn.in_proj_bias"] == 3
+    assert sum(parts.values()) == len(parts) + 2 * 2
+    net.requires_grad_(False)
+    net.encoder.layers[0].self_attn.in_proj_bias.requires_grad_(True)
+    (vector,) = layout(net)[1]
+    assert vector.parts == 3
