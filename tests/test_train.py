@@ -105,6 +105,7 @@ def test_a_sweep_trains_and_the_second_time_finds_its_records(tmp_path):
     assert sorted(tmp_path.glob("results/runs/adhoc/*.json")) == records
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_one_pool_of_workers(tmp_path):
     words = ("-m", "optim=sgdm", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")
     done = train(*words, "launch=local", folder=tmp_path)

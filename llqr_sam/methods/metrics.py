@@ -76,15 +76,16 @@ class Metric:
             raise ValueError(f"rho={rho} must be >= 0.")
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
-        mv = self.apply(v)
+        applied = self.apply(v)
+        mv = single(applied)
         squared = dot(mv, mv)
         if norm == "metric":
-            quadratic = squared if mv is v else dot(v, mv)
+            quadratic = squared if applied is v else dot(v, mv)
             usable = torch.isfinite(quadratic) & (quadratic > 0)
             self._fallbacks = self._fallbacks + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
-        return dict(zip(mv, torch._foreach_mul(single(mv.values()), scale), strict=True))
+        return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

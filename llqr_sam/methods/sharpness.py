@@ -240,10 +240,10 @@ class SharpnessAware(Optimizer):
     def _gradients(self) -> Named:
         """Every gradient there is, by name."""
         return {
-            name: p.grad
+            name: g
             for group, names in zip(self.param_groups, self._group_names(), strict=True)
             for name, p in zip(names, group["params"], strict=True)
-            if p.grad is not None
+            if (g := p.grad) is not None
         }
 
     def _placed(self, state: dict[str, Any]) -> dict[str, Any]:

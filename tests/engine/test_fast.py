@@ -168,7 +168,7 @@ def test_a_step_does_not_wait_for_the_device(method: str, make_trainer: Make) ->
     assert torch.isfinite(trainer.minibatch.loss)
 
 
-@pytest.mark.parametrize("method", ["sgdm", "llqr_sam"])
+@pytest.mark.parametrize("method", ["sgdm", pytest.param("llqr_sam", marks=pytest.mark.slow)])
 def test_one_graph_for_training_and_one_for_testing(
     method: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

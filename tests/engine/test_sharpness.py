@@ -145,6 +145,7 @@ def test_the_model_and_the_random_state_stay_as_they_are(tmp_path):
     assert len(first.eigenvalues) == EIGENVALUES
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_with_and_without(make_settings, make_options):
     """Same weights, same id; the record has one key more."""
     settings = make_settings("llqr_sam", epochs=1)

@@ -17,6 +17,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_every_row_is_a_ratio_to_one_gradient_evaluation():
     done = bench(*TINY, "--structures", "diagonal", "--divergences", "ngd", "--json")
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ def pool(workers: int) -> Pool:
     return Pool(ONE * workers, SOURCE)
 
 
+@pytest.mark.slow
 def test_a_queue_longer_than_the_pool(tmp_path):
     """Two processes train three runs."""
     jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=1")

@@ -142,7 +142,7 @@ for turn in range(20):
 """
 
 
-@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("stale", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_of_processes_that_race_one_wins(tmp_path, stale):
     for turn in range(20 * stale):
         write_lock(tmp_path / str(turn), age=100)

@@ -182,6 +182,7 @@ def refused(*words: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_lost_rank_is_one_line_and_the_next_launch_continues(tmp_path, monkeypatch):
     """The quick form of the slow tests above: rank 1 is killed before its first checkpoint."""
     job = job_of(tmp_path, *SMALL, "optim=sgdm", "devices=2", "protocol.epochs=1")

@@ -108,6 +108,7 @@ def test_the_list_measures_table_10():
     assert "device=cuda:77" in next(elsewhere.lines())
 
 
+@pytest.mark.slow
 def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_path, monkeypatch, capfd):
     """Another table of times, of two small networks; an earlier call has measured the first."""
     monkeypatch.setattr(reproduction, "LIST", tmp_path / "list.yaml")
