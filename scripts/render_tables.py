@@ -27,7 +27,7 @@ from llqr_sam.report.tables import RENDERERS, write_table
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError, exit_status, where_possible
 from llqr_sam.suite.grid import plan
-from llqr_sam.suite.timings import timings_folder
+from llqr_sam.suite.timings import is_timed, timings_folder
 from llqr_sam.suite.words import groups
 
 
@@ -60,7 +60,7 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
     unknown = set(config.table.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
-    if config.table.timing is not None:
+    if is_timed(config):
         return render_times(config, words)
     status, table = collect(config, words, kind)
     written = write_table(table, Path(config.table.output), list(config.table.formats))

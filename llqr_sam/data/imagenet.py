@@ -264,9 +264,8 @@ class _Delivery:
             while batch := self._next(delivered):
                 yield self._place(*batch)
         finally:
-            if (
-                self.workers
-            ):  # they are deaf to SIGTERM, and a traceback may keep the iterator until exit, which waits for them
+            # Workers are deaf to SIGTERM, and exit waits for them: a traceback may keep the iterator until then.
+            if self.workers:
                 delivered._shutdown_workers()  # type: ignore[attr-defined]
 
     def _next(self, delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:

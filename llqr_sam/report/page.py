@@ -28,7 +28,7 @@ from llqr_sam.report.wording import caption, heading, progress, selected
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import where_possible
 from llqr_sam.suite.grid import plan
-from llqr_sam.suite.timings import timings_folder
+from llqr_sam.suite.timings import is_timed, timings_folder
 from llqr_sam.suite.words import groups
 
 
@@ -105,7 +105,7 @@ def write_page(results: Path, words: Sequence[str] = ()) -> tuple[Path, list[str
 def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
     words = [f"table={number}", *given, f"paths.results={results}"]
     config = compose_config(words)
-    if config.table.timing is not None:
+    if is_timed(config):
         plan(config, words)  # refuses what no run of it can take
         return _times(config.table, timings)
     status, table = collect(config, words)

@@ -78,7 +78,12 @@ def where_possible(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[
             mistakes[name] = mistake
     if mistakes and not done:
         raise next(iter(mistakes.values()))
-    return done, [f"{name} passed over: {explain(mistake)}" for name, mistake in mistakes.items()]
+    return done, [passed_over(name, mistake) for name, mistake in mistakes.items()]
+
+
+def passed_over(name: str, mistake: Exception) -> str:
+    """A line for what cannot take the words of a command that did not name it."""
+    return f"{name} passed over: {explain(mistake)}"
 
 
 @contextmanager

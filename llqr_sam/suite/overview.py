@@ -18,9 +18,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import MISTAKES, explain
+from llqr_sam.suite.errors import MISTAKES, passed_over
 from llqr_sam.suite.grid import Cell, Planned, change_runs, choose_runs, plan_table, table_folder
 from llqr_sam.suite.status import Status
+from llqr_sam.suite.timings import is_timed
 from llqr_sam.suite.traces import Epochs, read_progress
 from llqr_sam.suite.words import groups
 
@@ -116,12 +117,12 @@ def every_table(words: Sequence[str], results: Path, workspace: Path, stale_minu
     for number in groups()["table"]:
         chosen = [f"table='{number}'", *words]
         config = compose_config(chosen)
-        if config.table.timing is not None or not _may_have_begun(config.table, names):
+        if is_timed(config) or not _may_have_begun(config.table, names):
             continue  # planning a table takes seconds
         try:
             runs = plan_table(config, chosen)
         except MISTAKES as mistake:
-            yield f"table={number} passed over: {explain(mistake)}"
+            yield passed_over(f"table={number}", mistake)
             begun = True
             continue
         status = Status.of(runs, results, workspace, stale_minutes)
