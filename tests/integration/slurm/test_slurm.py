@@ -101,8 +101,8 @@ def warned_by_slurm(job: str) -> Iterator[None]:
 
 
 def hurry(job: str) -> None:
-    """SLURM lets a requeued job wait for two minutes."""
-    slurm_says("scontrol", "update", f"JobId={job}", "StartTime=now")
+    """SLURM lets a requeued job wait for two minutes; started in the second it was ended in, it would be refused."""
+    slurm_says("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
 
 def rendered(folder: Path) -> dict[str, bytes]:
