@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,8 +102,17 @@ def warned_by_slurm(job: str) -> Iterator[None]:
 
 
 def hurry(job: str) -> None:
-    """SLURM lets a requeued job wait for two minutes; started in the second it was ended in, it would be refused."""
-    slurm_says("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    """SLURM lets a requeued job wait for two minutes. In seconds: in the one it ended in, it is refused."""
+    time.sleep(1)
+    slurm_says("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def freeze_after_an_epoch(folder: Path) -> None:
+    """Stop a run's process until SLURM, which wakes what it signals: runs of seconds do not wait for a test."""
+    wait_for(lambda: (epochs := read_progress(folder)) and epochs.done)
+    owner = holder(folder, 10)
+    assert owner is not None
+    os.kill(owner.pid, signal.SIGSTOP)
 
 
 def rendered(folder: Path) -> dict[str, bytes]:
@@ -144,10 +154,7 @@ def test_a_job_whose_time_is_up_continues_in_the_queue(tmp_path):
     words = (*one("{optim: llqr_sam, geometry: ngd}"), "protocol.epochs=4", "protocol.methods.interval=8")
     ((job, run_id),) = launch(queued, *words, profile=SHORT).items()
     folder = queued / "outputs" / "runs" / run_id
-    wait_for(lambda: (epochs := read_progress(folder)) and epochs.done)
-    owner = holder(folder, 10)
-    assert owner is not None
-    os.kill(owner.pid, signal.SIGSTOP)  # until SLURM, which wakes what it warns: a run of seconds outlasts the limit
+    freeze_after_an_epoch(folder)
     train(inline, *words)
     wait_for(lambda: back_in_the_queue(job))
     assert "stopped by SIGUSR2" in (folder / "log.txt").read_text()
@@ -163,11 +170,11 @@ def test_a_job_whose_time_is_up_continues_in_the_queue(tmp_path):
 def test_a_cancelled_job_stays_cancelled_until_the_run_is_launched_again(tmp_path):
     words = (*one("{optim: sgdm}"), "protocol.epochs=40")
     ((job, run_id),) = launch(tmp_path, *words).items()
-    wait_for(lambda: begun(tmp_path, run_id))
+    folder = tmp_path / "outputs" / "runs" / run_id
+    freeze_after_an_epoch(folder)
     assert "running" in train(tmp_path, *words, "dry_run=true").stdout
     slurm_says("scancel", job)
     wait_for(lambda: not is_queued(job))
-    folder = tmp_path / "outputs" / "runs" / run_id
     assert list((folder / "checkpoints").glob("*.pt"))
     assert not (folder / "lock.json").exists()
     assert train(tmp_path, *words, "dry_run=true").stdout.endswith("1 run: 1 missing\n")
