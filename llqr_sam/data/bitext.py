@@ -5,6 +5,7 @@ Every complaint names a file and a line, so a pair keeps the number of its line 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,8 @@ HELD_OUT = 23  # fairseq's recipe takes every 23rd pair for validation
 
 # The archive's test sets, in the order in which fairseq's recipe joins them.
 _TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+# SHA-256 of their 6,750 pairs, by ``fingerprint``: found from a copy that fairseq's recipe had tokenised and cut.
+TESTS_SHA256 = "f86cb0a5ba641e67376d1887191a10ad78ba0df45c5eac53d8c3d3c5f3359cd9"
 _MAXIMUM, _RATIO = 175, 1.5  # tokens of a line, and of one side for each of the other, in fairseq's recipe
 
 
@@ -163,6 +166,23 @@ def read_archive(archive: Path) -> dict[str, Bitext]:
             }
     except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
         raise BitextError(f"{archive} is not a readable archive: {error}.") from error
+
+
+def holds_iwslt14(archive: Path) -> bool:
+    """Whether a file is an archive in the layout of ``de-en.tgz`` with the test sentences of IWSLT14."""
+    try:
+        return fingerprint(read_archive(archive)["test"]) == TESTS_SHA256
+    except BitextError:
+        return False
+
+
+def fingerprint(text: Bitext) -> str:
+    """SHA-256 of the sentences, source side first, whatever their case and wherever there is white space in them."""
+    digest = hashlib.sha256()
+    for side in text.sides:
+        for line in side:
+            digest.update("".join(line.lower().split()).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _archived(tar: tarfile.TarFile, names: list[str], read: Callable[[Iterable[str]], Iterator[str]]) -> Bitext:

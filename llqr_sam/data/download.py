@@ -151,11 +151,19 @@ def _part(source: Source, root: Path) -> Path:
     return root / f".{PurePosixPath(source.url).name}.part"
 
 
-def fetch(source: Source, root: Path, progress: Progress) -> Path:
+def fetch(
+    source: Source, root: Path, progress: Progress, is_known: Callable[[Path], bool] = lambda path: False
+) -> Path:
     """Download, going on from what an interrupted call left, and verify.
 
+    Args:
+        source: Where from.
+        root: Folder that the archive is put in.
+        progress: Told of the download.
+        is_known: Asked about an archive without a checksum: whether its content is what it should be.
+
     Raises:
-        PreparationError: It could not be downloaded, the checksum is wrong, or there is none to compare.
+        PreparationError: It could not be downloaded, or it has a wrong checksum, or none and is not known.
     """
     part = _part(source, root)
     if part.exists() and source.digest(part) == source.checksum:
@@ -171,9 +179,11 @@ def fetch(source: Source, root: Path, progress: Progress) -> Path:
         raise PreparationError(f"the connection to {source.url} ended early; run the command again to go on.")
     found = source.digest(part)
     if source.checksum is None:
+        if is_known(part):
+            return part
         raise PreparationError(
-            f"{source.url} is downloaded and has {source.algorithm} {found}, but nobody has published what it should "
-            f"have: compare it with a copy you trust, then run the command again with --sha256 {found}"
+            f"{source.url} is downloaded, but its content is not what is expected there. It has {source.algorithm} "
+            f"{found}: compare that with a copy you trust, then run the command again with --sha256 {found}"
         )
     if found != source.checksum:
         part.unlink()

@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llqr_sam.data.bitext import LANGUAGES, SPLITS, Bitext, BitextError, read_archive, read_folder
+from llqr_sam.data.bitext import LANGUAGES, SPLITS, Bitext, BitextError, holds_iwslt14, read_archive, read_folder
 from llqr_sam.data.download import Progress, Source, fetch, locked, verified
 from llqr_sam.fairseq_compat import ensure_fairseq
 
@@ -63,8 +63,8 @@ def prepare_archive(
         target: Folder of the data set.
         merges: Operations of the byte-pair encoding.
         archive: A local copy of the archive, instead of a download.
-        sha256: What the archive must hash to. No checksum is published: a download without one is refused after it is
-            there, with what it hashes to.
+        sha256: What a download must hash to. Nobody has published it: without it the download's test sentences must be
+            those of IWSLT14 (``holds_iwslt14``), or it is refused after it is there, with what it hashes to.
         url: Where it is downloaded from.
         say: Told of each step.
         progress: Told of the download.
@@ -84,7 +84,7 @@ def prepare_archive(
     source = Source(url, sha256=sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{target.name}.lock"):
-        file = verified(archive, source) if archive else fetch(source, target.parent, progress)
+        file = verified(archive, source) if archive else fetch(source, target.parent, progress, holds_iwslt14)
         digest = source.digest(file)
         say(f"{file}: SHA-256 {digest}")
         made = _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), lambda: read_archive(file), say)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from llqr_sam.data.bitext import Bitext, BitextError, read_archive, read_folder, read_pair
+from llqr_sam.data.bitext import Bitext, BitextError, fingerprint, holds_iwslt14, read_archive, read_folder, read_pair
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -105,15 +106,21 @@ TALK = (
     "<url>http://a</url>\n<keywords>x</keywords>\n<talkid>1</talkid>\n"
     "<title>T {0}</title>\n<description>D {0}</description>\n S {0} \n"
 )
-SEGMENT = '<doc>\n<seg id="1"> it\N{RIGHT SINGLE QUOTATION MARK}s {0} </seg>\n</doc>\n'
+SEGMENT = '<doc>\n<seg id="1"> {0} </seg>\n</doc>\n'
 TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
 
 
-def iwslt14(path: Path, leave_out: str = "", repeat: int = 1) -> Path:
-    """A tiny archive in the layout of the public one."""
+def iwslt14(path: Path, leave_out: str = "", repeat: int = 1, tests: tuple[list[str], list[str]] | None = None) -> Path:
+    """An archive in the layout of the public one: tiny, or with the test sentences given."""
     members = {f"train.tags.de-en.{language}": TALK.format(language) * repeat for language in ("de", "en")}
-    for name in TESTS:
-        members |= {f"IWSLT14.{name}.de-en.{side}.xml": SEGMENT.format(f"{name} {side}") for side in ("de", "en")}
+    for part, name in enumerate(TESTS):
+        for side, language in enumerate(("de", "en")):
+            lines = (
+                tests[side][1350 * part : 1350 * (part + 1)]
+                if tests
+                else [f"it\N{RIGHT SINGLE QUOTATION MARK}s {name} {language}"]
+            )
+            members[f"IWSLT14.{name}.de-en.{language}.xml"] = "".join(map(SEGMENT.format, lines))
     with tarfile.open(path, "w:gz") as tar:
         for name, text in members.items():
             if name != leave_out:
@@ -128,6 +135,29 @@ def test_the_archive_is_read_as_in_fairseqs_recipe(tmp_path: Path) -> None:
     splits = read_archive(iwslt14(tmp_path / "de-en.tgz"))
     assert splits["train"].sides == (["T de", "D de", "S de"], ["T en", "D en", "S en"])
     assert splits["test"].sides[0] == [f"it's {name} de" for name in TESTS]
+
+
+def real_tests(shared: Path) -> tuple[list[str], list[str]]:
+    """IWSLT14's test sentences, no longer cut or escaped by Moses' tokeniser; where it put spaces they stay."""
+    texts = [(shared / "data" / "iwslt14" / f"test.{language}").read_text("utf-8") for language in ("de", "en")]
+    de, en = (html.unescape(text.replace("@@ ", "")).removesuffix("\n").split("\n") for text in texts)
+    return de, en
+
+
+def test_the_public_archive_is_known_by_its_test_sentences(tmp_path: Path, shared: Path) -> None:
+    """Those of the real text, whatever the training text; one letter more, or one sentence less, and it is another."""
+    real = real_tests(shared)
+    assert holds_iwslt14(iwslt14(tmp_path / "de-en.tgz", tests=real))
+    for changed in (([*real[0][:-1], f"{real[0][-1]}x"], real[1]), (real[0][:-1], real[1][:-1]), (real[1], real[0])):
+        assert not holds_iwslt14(iwslt14(tmp_path / "other.tgz", tests=changed))
+    (tmp_path / "page.html").write_text("<html>")
+    assert not holds_iwslt14(tmp_path / "page.html")
+
+
+def test_a_fingerprint_does_not_see_case_and_space() -> None:
+    assert fingerprint(bitext(("Ein Haus.", "A house."))) == fingerprint(bitext(("ein haus .", "a\u00a0house .")))
+    assert fingerprint(bitext(("a", "b"))) != fingerprint(bitext(("b", "a")))
+    assert fingerprint(bitext(("ab", "c"), ("d", "e"))) != fingerprint(bitext(("a", "c"), ("bd", "e")))
 
 
 def test_an_archive_without_a_member_is_refused(tmp_path: Path) -> None:
