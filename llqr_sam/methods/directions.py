@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llqr_sam.methods.named import Named
+from llqr_sam.methods.named import Named, single
 
 
 class Direction:
@@ -26,7 +26,7 @@ class Direction:
 
 
 class _Averaging(Direction):
-    """A direction that keeps an average of gradients."""
+    """A direction that keeps an average of gradients, in float32 where they are in half precision."""
 
     def __init__(self) -> None:
         self.average: Named = {}
@@ -67,6 +67,7 @@ class Friendly(_Averaging):
 
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
+        gradients = single(gradients)
         known = {name: g for name, g in gradients.items() if name in self.average}
         self._start(gradients)
         if not known:
@@ -95,6 +96,7 @@ class VarianceSuppressed(_Averaging):
 
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
+        gradients = single(gradients)
         self._start(gradients)
         m = [self.average[name] for name in gradients]
         torch._foreach_lerp_(m, list(gradients.values()), self.theta)

@@ -120,6 +120,7 @@ class FisherDiagonal(Metric):
 
     def observe(self, gradients: Named) -> None:
         """Takes the Fisher diagonal from this minibatch."""
+        gradients = single(gradients)
         if self.form == "authors":
             self._inverse = {name: 1 / (g.square() + self.eta) for name, g in gradients.items()}
         else:
@@ -179,7 +180,7 @@ class GradientNoise(Metric):
 
     def observe(self, gradients: Named) -> None:
         """Updates the running mean and variance of the gradient."""
-        for name, g in gradients.items():
+        for name, g in single(gradients).items():
             if name not in self._mean:
                 self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
             self._mean[name].lerp_(g, 1 - self.decay)

@@ -82,3 +82,14 @@ def test_plain_direction_is_the_gradient():
 def test_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("build", [Friendly, VarianceSuppressed])
+def test_averages_of_half_precision_gradients_are_single(build):
+    """Or an average near its gradients would stand still, its steps below bfloat16's."""
+    half, single = build(), build()
+    for step in range(8):
+        gradient = torch.full((3,), 1 + 0.01 * step).bfloat16()
+        v, w = half({"w": gradient})["w"], single({"w": gradient.float()})["w"]
+    assert torch.equal(v.float(), w)
+    assert torch.equal(half.average["w"], single.average["w"])

@@ -92,6 +92,23 @@ def test_noisy_coordinates_move_less():
     assert eps[0] > 10 * eps[1] > 0
 
 
+@pytest.mark.parametrize("build", [FisherDiagonal, lambda: FisherDiagonal(form="kim"), GradientNoise])
+@pytest.mark.parametrize("scale", [1e-4, 300.0])
+def test_half_precision_gradients_are_squared_in_single(build, scale):
+    """float16 would square 1e-4 to nothing and 300 to infinity; the metric's eta and delta are taken to the same scale."""
+    half, single = build(), build()
+    for metric in (half, single):
+        for name in ("eta", "delta"):
+            if hasattr(metric, name):
+                setattr(metric, name, scale**2)
+    for seed in range(4):
+        g = scale * torch.randn(6, generator=torch.Generator().manual_seed(seed)).half()
+        half.observe({"w": g})
+        single.observe({"w": g.float()})
+    v = {"w": torch.ones(6)}
+    torch.testing.assert_close(half.apply(v), single.apply(v), rtol=1e-3, atol=0)
+
+
 def test_gradient_noise_state_round_trips():
     first, second = GradientNoise(), GradientNoise()
     for _ in range(3):
