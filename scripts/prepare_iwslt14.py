@@ -7,7 +7,8 @@
 
 The archive goes through the steps of fairseq's prepare-iwslt14.sh: clean, tokenise, lower-case, every 23rd pair to
 valid, 10,000 joint merges. No checksum is published for it: a download whose test sentences are not those of IWSLT14
-stops with the SHA-256 it found, and goes on when that is given. A folder's text is taken line by line as it is, only tokenised and lower-cased.
+stops with the SHA-256 it found, and goes on when that is given. A folder's text is taken line by line as it is, only
+tokenised and lower-cased.
 
 Safe to start twice, and to interrupt: the same command goes on.
 """

@@ -95,7 +95,7 @@ def test_noisy_coordinates_move_less():
 @pytest.mark.parametrize("build", [FisherDiagonal, lambda: FisherDiagonal(form="kim"), GradientNoise])
 @pytest.mark.parametrize("scale", [1e-4, 300.0])
 def test_half_precision_gradients_are_squared_in_single(build, scale):
-    """float16 would square 1e-4 to nothing and 300 to infinity; the metric's eta and delta are taken to the same scale."""
+    """float16 squares 1e-4 to nothing and 300 to infinity; eta and delta are taken to the same scale here."""
     half, single = build(), build()
     for metric in (half, single):
         for name in ("eta", "delta"):
