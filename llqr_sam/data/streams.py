@@ -6,9 +6,10 @@ Streams are stateless. A minibatch is a function of (seed, epoch, number of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -47,6 +48,7 @@ class Share:
 WHOLE = Share()
 
 Inputs = Tensor | tuple[Tensor, ...]  # what a network is called with: one argument, or several
+Batch = TypeVar("Batch")
 
 
 class TrainStream(Protocol):
@@ -94,6 +96,21 @@ class Splits:
     info: DatasetInfo
     train: TrainStream
     test: TestBatches
+
+
+@contextlib.contextmanager
+def open_batches(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
+    """Minibatches within a block, at whose end whatever reads them has been shut down.
+
+    Readers may be processes that outlive all but their generator's ``close``. It cannot be left to the generator's end:
+    a kept traceback puts that off, and since Python 3.12 so does a generator around it that is closed.
+    """
+    iterator = iter(batches)
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def check_batch_size(batch_size: int, size: int, name: str) -> None:

@@ -6,7 +6,6 @@ The loop knows minibatches and a loss; the rest is a task's. Image classificatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import Share, Splits, TrainStream
+from llqr_sam.data.streams import Share, Splits, TrainStream, open_batches
 from llqr_sam.engine.evaluation import evaluate
 from llqr_sam.engine.record import Scoring
 from llqr_sam.engine.settings import RunSettings
@@ -116,10 +115,10 @@ class Classification:
         self, model: nn.Module, splits: Splits, epoch: int, device: torch.device, *, bfloat16: bool, team: Team
     ) -> Scores:
         """Top-1 and loss on the test images."""
-        batches: Iterable[tuple[Tensor, Tensor]] = splits.test
-        if self._settings.precision.channels_last:
-            batches = ((images.to(memory_format=torch.channels_last), labels) for images, labels in splits.test)
-        top1, test_loss = evaluate(model, batches, device, bfloat16=bfloat16, team=team)
+        with open_batches(splits.test) as batches:
+            if self._settings.precision.channels_last:
+                batches = ((images.to(memory_format=torch.channels_last), labels) for images, labels in batches)
+            top1, test_loss = evaluate(model, batches, device, bfloat16=bfloat16, team=team)
         return Scores(test_loss, top1)
 
     def scoring(self) -> None:

@@ -8,7 +8,6 @@ state is equal on all of them.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.data.streams import Inputs
+from llqr_sam.data.streams import Inputs, open_batches
 from llqr_sam.engine import devices
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.closure import Minibatch
@@ -211,7 +210,7 @@ class Trainer:
         done = self.progress.step - epoch * self.steps_per_epoch
         self.model.train()
         if done < self.steps_per_epoch:
-            with contextlib.closing(self._batches(epoch, done)) as batches:
+            with open_batches(self._batches(epoch, done)) as batches:
                 for inputs, targets in batches:
                     self._step(inputs, targets)
                     self._boundary()
@@ -221,13 +220,13 @@ class Trainer:
 
     def _batches(self, epoch: int, start: int) -> Generator[tuple[Inputs, Tensor], None, None]:
         """Minibatches of the epoch from number ``start`` on, their making timed."""
-        batches = iter(self.splits.train.batches(epoch, start))
-        while True:
-            with self.watch("data"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield self._formatted(batch[0]), batch[1]
+        with open_batches(self.splits.train.batches(epoch, start)) as batches:
+            while True:
+                with self.watch("data"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield self._formatted(batch[0]), batch[1]
 
     def _step(self, inputs: Inputs, targets: Tensor) -> None:
         step = self.progress.step

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from llqr_sam.data import registry
+from llqr_sam.engine import task
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer, RunInfo
@@ -109,6 +110,21 @@ def test_an_interrupted_run_leaves_no_reader_behind(tmp_path, words):
     with pytest.raises(Interrupted) as kept:
         attempt(job_of(tmp_path, words), observers=[Stop()])
     assert kept.value.step == 1
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("channels_last", ["true", "false"])
+def test_a_failed_evaluation_leaves_no_reader_behind(tmp_path, words, monkeypatch, channels_last):
+    """Here a reader of test images, and the traceback is kept."""
+
+    def failing(model, batches, *_, **__):
+        next(iter(batches))
+        assert multiprocessing.active_children()
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(task, "evaluate", failing)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        attempt(job_of(tmp_path, [*words, f"precision.channels_last={channels_last}"]))
     assert not multiprocessing.active_children()
 
 
