@@ -62,6 +62,29 @@ class PaperRow:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A number of a row: ours if it was measured, the paper's if it has one."""
+
+    ours: Spread | None
+    paper: float | None
+    is_ratio: bool
+    has_value: bool = True  # a method without a metric has no updates
+
+    @property
+    def text(self) -> str:
+        """Ours as printed."""
+        if not self.has_value:
+            return "-"
+        ours = self.ours
+        return f"{_number(ours.median)} ({_number(ours.low)}-{_number(ours.high)})" if ours else "not measured"
+
+    @property
+    def paper_text(self) -> str:
+        """The paper's as printed, or nothing."""
+        return "" if self.paper is None else _number(self.paper)
+
+
+@dataclass(frozen=True)
 class Row:
     """A method at an interval; ``None`` where it was not measured."""
 
@@ -73,6 +96,16 @@ class Row:
     vs_sam: Spread | None
     update: Spread | None
     paper: PaperRow | None
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The cells after the counts: epoch, both ratios, update."""
+        paper = asdict(self.paper) if self.paper else {}
+        return (
+            Figure(self.epoch, paper.get("epoch"), is_ratio=False),
+            Figure(self.vs_sgd, paper.get("vs_sgd"), is_ratio=True),
+            Figure(self.vs_sam, paper.get("vs_sam"), is_ratio=True),
+            Figure(self.update, paper.get("update"), is_ratio=False, has_value=self.interval is not None),
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +189,7 @@ def to_markdown(table: DictConfig, sections: Sequence[Section]) -> str:
             continue
         lines += markdown_head(HEADS)
         for row in section.rows:
-            cells = [f"{ours}<br>paper {paper}" if paper else ours for ours, paper in printed(row)]
+            cells = [f"{each.text}<br>paper {each.paper_text}" if each.paper else each.text for each in row.figures()]
             lines.append(markdown_row([LABELS[row.method], *counts(row), *cells]))
         lines.append("")
     measured = len({section.arch for section in sections if section.timing})
@@ -188,8 +221,8 @@ def to_latex(table: DictConfig, sections: Sequence[Section]) -> str:
     for section in sections:
         lines += [r"\midrule", rf"\multicolumn{{7}}{{l}}{{{section.name}: {latex(section.where())}}} \\", r"\midrule"]
         for row in () if section.empty else section.rows:
-            ours, papers = zip(*printed(row), strict=True)
-            lines.append(latex_row([LABELS[row.method], *counts(row), *map(latex, ours)]))
+            papers = [each.paper_text for each in row.figures()]
+            lines.append(latex_row([LABELS[row.method], *counts(row), *(latex(each.text) for each in row.figures())]))
             if any(papers):
                 lines.append(latex_row(["", "", "paper", *map(latex, papers)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
@@ -200,21 +233,9 @@ def caption(table: DictConfig) -> str:
     return (
         f"Seconds that an epoch of {table.timing.steps_per_epoch:,} steps takes, composed from steps and refreshes "
         "timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in brackets the "
-        'lowest and the highest. "paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
+        "lowest and the highest; a ratio is taken in each round, so it need not be that of the medians. "
+        '"paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
     )
-
-
-def printed(row: Row) -> Iterator[tuple[str, str]]:
-    """Ours and the paper's text of the cells after the counts: epoch, both ratios, update."""
-    paper = asdict(row.paper) if row.paper else {}
-    for name in ("epoch", "vs_sgd", "vs_sam", "update"):
-        ours: Spread | None = getattr(row, name)
-        theirs = paper.get(name)
-        if name == "update" and row.interval is None:
-            yield "-", ""
-            continue
-        text = f"{_number(ours.median)} ({_number(ours.low)}-{_number(ours.high)})" if ours else "not measured"
-        yield text, _number(theirs) if theirs is not None else ""
 
 
 def counts(row: Row) -> list[str]:

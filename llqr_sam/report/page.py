@@ -131,7 +131,10 @@ def _times(table: DictConfig, timings: Sequence[Timing]) -> Section:
         anchor=f"table-{table.number}",
         title=f"Table {table.number}: {table.title}",
         caption=cadence.caption(table),
-        parts=tuple(Part(section.name, section.where(), cadence_grid(section)) for section in sections),
+        parts=tuple(
+            Part(section.name, section.where(), cadence_grid(table, number, section))
+            for number, section in enumerate(sections)
+        ),
         charts=(),
         notes=(),
         done=len(measured),

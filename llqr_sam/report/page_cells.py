@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from llqr_sam.engine.record import Record
 from llqr_sam.report import cadence, storage
@@ -35,6 +35,7 @@ class View:
         facts: Lines shown when the cell is pointed at or focused.
         link: Id of the part of the page that it leads to, or nothing.
         heading: Whether it names its row.
+        key: Tells cells apart that lead to the same part.
     """
 
     label: str
@@ -45,6 +46,12 @@ class View:
     facts: tuple[str, ...] = ()
     link: str = ""
     heading: bool = False
+    key: str = ""
+
+    @property
+    def facts_id(self) -> str:
+        """Id of the facts on the page."""
+        return "-".join(filter(None, (self.link, self.key, "facts")))
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """What a cell is made of."""
+    """What a cell is made of: runs, or a measurement."""
 
     link: str
     name: str
     command: str
-    config: str  # YAML; seeds differ
+    config: str  # YAML
     runs: tuple[Run, ...]
+    what: str = "Configuration, but for the seed"  # config is
 
 
 @dataclass(frozen=True)
@@ -100,19 +108,20 @@ def accuracy_grid(table: Table, status: Status) -> Grid:
     return Grid((*heads, *methods), tuple(rows), tuple(sources))
 
 
-def cadence_grid(section: cadence.Section) -> Grid:
-    """A network of Table 10."""
+def cadence_grid(table: DictConfig, number: int, section: cadence.Section) -> Grid:
+    """A network of Table 10, the ``number``-th of its sections."""
     if section.empty:
         return Grid((), ())
+    link = f"table-{table.number}-{number}"
     rows = []
-    for row in section.rows:
+    for place, row in enumerate(section.rows):
         interval, updates = cadence.counts(row)
         views = [View("Method", cadence.LABELS[row.method], heading=True)]
         views += [View("Interval", interval), View("Updates", updates)]
-        for head, (ours, paper) in zip(cadence.HEADS[3:], cadence.printed(row), strict=True):
-            views.append(View(head, ours, paper))
+        for column, (head, figure) in enumerate(zip(cadence.HEADS[3:], row.figures(), strict=True)):
+            views.append(replace(_timed(head, figure, section, link), key=f"{place}-{column}"))
         rows.append(tuple(views))
-    return Grid(cadence.HEADS, tuple(rows))
+    return Grid(cadence.HEADS, tuple(rows), tuple(_timing_source(table, section, link)))
 
 
 def storage_grid(rows: Sequence[storage.Row]) -> Grid:
@@ -139,6 +148,33 @@ def _accuracy(table: Table, entry: Entry, row: Sequence[Entry], link: str) -> Vi
     if entry.paper_is_outside is not None:
         tone = f"{tone} sure" if entry.paper_is_outside else "same"
     return View(view.label, ours, view.paper, f"{difference:+.2f}", tone, view.facts, link)
+
+
+def _timed(head: str, figure: cadence.Figure, section: cadence.Section, link: str) -> View:
+    """Ratios are compared with the paper's; seconds are of another machine."""
+    ours, paper = figure.ours, figure.paper
+    if ours is None or section.timing is None:
+        return View(head, figure.text, figure.paper_text)
+    facts = (f"median of {len(section.timing.steps[0].seconds)} rounds, lowest and highest", section.where())
+    if paper is None or not figure.is_ratio:
+        return View(head, figure.text, figure.paper_text, facts=facts, link=link)
+    difference = ours.median - paper
+    outside = not ours.low <= paper <= ours.high
+    tone = ("above sure" if difference > 0 else "below sure") if outside else "same"
+    return View(head, figure.text, figure.paper_text, f"{difference:+.2f}", tone, facts, link)
+
+
+def _timing_source(table: DictConfig, section: cadence.Section, link: str) -> Iterator[Source]:
+    timing = section.timing
+    if timing is not None:
+        yield Source(
+            link=link,
+            name=f"{section.name} on {timing.device}",
+            command=f"python train.py table={table.number} arch={timing.arch} table.timing.batch={timing.batch}",
+            config=OmegaConf.to_yaml(OmegaConf.create(asdict(timing))),
+            runs=(),
+            what="Measurement",
+        )
 
 
 def _source(link: str, runs: Sequence[Planned], status: Status) -> Source:

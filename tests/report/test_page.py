@@ -111,6 +111,25 @@ def test_cells_show_ours_the_papers_and_how_sure_the_difference_is(written):
     assert found["LLQR+SAM (NGD)"].startswith("| not run paper 81.82 ± 0.14 0 of 5 seeds finished")
 
 
+def test_ratios_of_times_are_compared_with_the_papers_and_lead_to_the_measurement(written):
+    """Seconds are of another machine: beside the paper's, and no difference. Its range stands for the interval."""
+    section = written.read_text().partition('id="table-10"')[2].partition("</section>")[0]
+    found = [
+        cell for cell in re.findall(r"<td[^>]*>.*?</td>", section, re.DOTALL) if "paper" in cell and "facts" in cell
+    ]
+    ratios = [cell for cell in found if 'class="difference"' in cell]
+    assert {re.search('data-label="([^"]*)"', cell)[1] for cell in ratios} == {"vs. SGD", "vs. SAM"}
+    for cell in ratios:
+        ours, low, high, paper = map(
+            float, re.search(r"([\d.]+) \(([\d.]+)-([\d.]+)\).*?paper ([\d.]+)", cell, re.DOTALL).groups()
+        )
+        tone = re.search('class="([^"]*)"', cell)[1]
+        assert tone == ("same" if low <= paper <= high else f"{'above' if ours > paper else 'below'} sure")
+    assert "rounds, lowest and highest" in ratios[0]
+    link = re.search('href="#([^"]*)"', ratios[0])[1]
+    assert f'id="{link}"' in section
+
+
 def test_what_has_not_been_run_is_listed(written):
     text = written.read_text().partition('id="missing"')[2]
     assert "11 of 15 runs missing. <code>python train.py table=7</code>" in text
@@ -201,16 +220,31 @@ addEventListener("load", () => {
 </script></body>"""
 
 
-def in_chromium(file: Path, picture: Path, size: str) -> str:
+def in_chromium(file: Path, picture: Path, size: str, *options: str) -> str:
     """Titles of a file in a headless browser, which leaves a screenshot."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
     common = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
     common.append(f"--window-size={size}")
+    for option in options:
+        subprocess.run([*common, option, file.as_uri()], check=True, capture_output=True, timeout=120)
     subprocess.run([*common, f"--screenshot={picture}", file.as_uri()], check=True, capture_output=True, timeout=120)
     dumped = subprocess.run([*common, "--dump-dom", file.as_uri()], check=True, capture_output=True, timeout=120)
     return html.unescape(dumped.stdout.decode())
+
+
+@pytest.mark.slow
+def test_it_prints_as_tables(written, tmp_path):
+    """Not as a narrow screen's cards, one cell under another: those are several times as many pages."""
+
+    def pages(page: str) -> int:
+        (tmp_path / "page.html").write_text(page)
+        in_chromium(tmp_path / "page.html", tmp_path / "page.png", "1280,2000", f"--print-to-pdf={tmp_path}/page.pdf")
+        return len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "page.pdf").read_bytes()))
+
+    page = written.read_text()
+    assert 2 * pages(page) < pages(page.replace("@media screen and (max-width", "@media (max-width"))
 
 
 @pytest.mark.slow
