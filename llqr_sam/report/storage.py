@@ -239,9 +239,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Our numbers under the columns of the paper's file, models as printed there: equal figures give equal files."""
+    """Our numbers under the columns of the paper's file, models and line ends as there: equal figures, equal files."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(("model", "structure", "shards", *COLUMNS))
     for row in rows:
         writer.writerow((row.model, row.structure, row.shards, *row.ours))
