@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,14 @@ class ImageArrays:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+    def fingerprint(self) -> str:
+        """SHA-256 of shapes and contents."""
+        digest = hashlib.sha256()
+        for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 class ArrayTrainStream:

@@ -106,7 +106,8 @@ def load(
     )
     part = share.of(len(arrays.test_labels))
     held_out = arrays.test_images[part].to(device), arrays.test_labels[part].to(device)
-    return Splits(found, train, ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH))
+    test = ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH)
+    return Splits(found, train, test, arrays.fingerprint())
 
 
 def _check(name: str, crop: str, label_noise: float) -> None:

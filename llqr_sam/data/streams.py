@@ -91,11 +91,16 @@ class TestBatches(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """A loaded data set. ``info.classes`` is the number of classes found, which a sample of a data set may lower."""
+    """A loaded data set.
+
+    ``info.classes`` is the number of classes found, which a sample of a data set may lower; ``fingerprint`` a SHA-256
+    of all samples before label noise, or of their names where they are only read in training.
+    """
 
     info: DatasetInfo
     train: TrainStream
     test: TestBatches
+    fingerprint: str
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ torch's ``IGNORED``, so that whatever counts targets (loss, likelihood, error) l
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ class Corpus:
     dictionaries: tuple[Any, Any]  # source, target
     train: PairStream
     valid: PairBatches
+    fingerprint: str  # SHA-256 of the dictionaries and the binarised training and validation text
 
 
 def load_corpus(
@@ -147,7 +149,18 @@ def load_corpus(
     train, valid = (
         PairBatches(_pairs(folder, split, dictionaries), max_tokens, seed, device, name) for split in ("train", "valid")
     )
-    return Corpus(dictionaries, PairStream(train, seed), valid)
+    return Corpus(dictionaries, PairStream(train, seed), valid, _fingerprint(folder))
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    pair = "-".join(LANGUAGES)
+    for language in LANGUAGES:
+        digest.update((folder / f"dict.{language}.txt").read_bytes())
+        for split in ("train", "valid"):
+            digest.update((folder / f"{split}.{pair}.{language}.idx").read_bytes())
+            digest.update((folder / f"{split}.{pair}.{language}.bin").read_bytes())
+    return digest.hexdigest()
 
 
 def _dictionary(folder: Path, language: str) -> Any:
@@ -172,6 +185,9 @@ def _pairs(folder: Path, split: str, dictionaries: tuple[Any, Any]) -> Any:
             f"{prefixes[0]}.bin has {len(source)} lines and {prefixes[1]}.bin {len(target)}: line "
             f"{min(len(source), len(target)) + 1} has no other side."
         )
+    if split == "train" and (folder / "recipe.json").exists():
+        for side, dictionary, language in zip(sides, dictionaries, LANGUAGES, strict=True):
+            _check_counts(folder / f"dict.{language}.txt", dictionary, side)
     return LanguagePairDataset(
         source,
         source.sizes,
@@ -210,6 +226,18 @@ def _side(prefix: Path, dictionary: Any) -> Any:
                 "was made for other data."
             )
     return side
+
+
+def _check_counts(file: Path, dictionary: Any, side: Any) -> None:
+    """A dictionary that was made here counts the words of its training text."""
+    tokens = torch.cat([side[i] for i in range(len(side))])
+    found = torch.bincount(tokens, minlength=len(dictionary)).tolist()
+    for line, number in enumerate(range(dictionary.nspecial, len(dictionary)), start=1):
+        if found[number] != dictionary.count[number]:
+            raise ValueError(
+                f"{file}, line {line}: it counts {dictionary[number]} {dictionary.count[number]} times, the training "
+                f"text has it {found[number]} times: it was made for other data."
+            )
 
 
 def _existing(file: Path) -> Path:

@@ -155,6 +155,7 @@ class Record:
     resumes: int
     sharpness: Sharpness | None = None  # where it was asked for
     devices: int = 1  # that trained it together, at its end
+    data_sha256: str | None = None  # of all samples (of ImageNet's names): what the run was trained and tested on
 
     @property
     def device_seconds(self) -> float:

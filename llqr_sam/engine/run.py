@@ -165,6 +165,7 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
         resumes=progress.resumes,
         sharpness=_sharpness(trainer, options) if status == "finished" else None,
         devices=trainer.team.size,
+        data_sha256=trainer.splits.fingerprint,
     )
 
 

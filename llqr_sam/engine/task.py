@@ -42,6 +42,10 @@ class HasTrain(Protocol):
     def train(self) -> TrainStream:
         """What is trained on."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all samples as they are stored; of those that are only read in training, of their names."""
+
 
 Loaded = TypeVar("Loaded", bound=HasTrain)
 

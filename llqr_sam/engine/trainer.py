@@ -135,7 +135,7 @@ class Trainer:
         """Continue from the newest checkpoint, if there is one.
 
         Raises:
-            CheckpointMismatchError: it is of a run with other settings.
+            CheckpointMismatchError: it is of a run with other settings, or on other data.
         """
         found = self.team.told(self.store.load_latest() if self.team.is_first else None)
         if found is None:
@@ -145,6 +145,11 @@ class Trainer:
             raise CheckpointMismatchError(
                 f"the checkpoint in {self.store.folder} is of run {state['run_id']}, not of {self.settings.run_id}: "
                 "its settings differ; remove it or use another workspace"
+            )
+        if state.get("data", self.splits.fingerprint) != self.splits.fingerprint:
+            raise CheckpointMismatchError(
+                f"the checkpoint in {self.store.folder} is of a run on other data: put that back, remove the "
+                "checkpoint or use another workspace"
             )
         self.model.load_state_dict(state["model"])
         self.method.optimizer.load_state_dict(state["optimizer"])
@@ -166,6 +171,7 @@ class Trainer:
             raise Diverged(f"the weights are not finite after step {self.progress.step - 1}")
         state = {
             "run_id": self.settings.run_id,
+            "data": self.splits.fingerprint,
             "model": self.model.state_dict(),
             "optimizer": self.method.optimizer.state_dict(),
             "progress": asdict(self.progress),

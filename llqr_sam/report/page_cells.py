@@ -208,6 +208,8 @@ def _facts(record: Record) -> Iterator[str]:
     yield f"commit {(record.git_commit or 'unknown')[:7]}{'+' * record.git_dirty}"
     yield f"{record.seconds.total / 60:.1f} minutes"
     yield f"weights {record.weights_sha256[:12]}"
+    if record.data_sha256 is not None:
+        yield f"data {record.data_sha256[:12]}"
 
 
 def _stored(row: storage.Row) -> Iterator[View]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream
+from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
 from llqr_sam.data.augment import Augmentation, HorizontalFlip, Normalise, RandomCrop
 
 CPU = torch.device("cpu")
@@ -20,6 +22,22 @@ def stream(seed: int = 0, augmentations: tuple[Augmentation, ...] = (), batch_si
     return ArrayTrainStream(
         pixels, labels, normalise=UNIT, augmentations=augmentations, batch_size=batch_size, seed=seed, name="digits"
     )
+
+
+def test_a_fingerprint_sees_every_pixel_label_and_shape() -> None:
+    images, labels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3)
+    arrays = ImageArrays(images, labels, images[:1], labels[:1])
+    changed = images.clone()
+    changed[2, 0, 1, 1] = 1
+    others = [
+        replace(arrays, train_images=changed),
+        replace(arrays, train_labels=labels.flip(0)),
+        replace(arrays, test_images=changed[2:]),
+        replace(arrays, test_labels=labels[1:2]),
+        replace(arrays, train_images=images.view(3, 1, 1, 4)),
+    ]
+    assert len({each.fingerprint() for each in (arrays, *others)}) == 6
+    assert replace(arrays, train_images=images.clone()).fingerprint() == arrays.fingerprint()
 
 
 def noisy_stream(seed: int = 0) -> ArrayTrainStream:

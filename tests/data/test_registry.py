@@ -69,6 +69,11 @@ def test_label_noise_changes_training_labels_only(load_with: Callable[..., Split
         assert torch.equal(before, after)
 
 
+def test_a_fingerprint_is_of_the_data_and_of_nothing_else(load_with: Callable[..., Splits]) -> None:
+    plain = load_with("digits").fingerprint
+    assert load_with("digits", label_noise=0.5, seed=3, augment=False, batch_size=7).fingerprint == plain
+
+
 def test_augment_off_leaves_images_alone(load_with: Callable[..., Splits]) -> None:
     """Two samples of all images, at two steps, hold the same pixels in another order."""
     stream = load_with("digits", augment=False).train

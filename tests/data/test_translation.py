@@ -87,6 +87,10 @@ def with_the_dictionary_of_other_data(folder: Path) -> None:
     (folder / "dict.en.txt").write_text("".join(f"w{number} 1\n" for number in range(20)))
 
 
+def with_the_other_sides_dictionary(folder: Path) -> None:
+    shutil.copy(folder / "dict.de.txt", folder / "dict.en.txt")
+
+
 def with_no_dictionary(folder: Path) -> None:
     (folder / "dict.de.txt").write_text("ein Satz ohne Zahl\n")
 
@@ -111,12 +115,24 @@ def with_sentence(words: int) -> Callable[[Path], None]:
     return change
 
 
+def test_a_fingerprint_sees_text_and_dictionaries(captions: Path, tmp_path: Path) -> None:
+    plain = load(captions).fingerprint
+    shutil.copytree(captions / "multi30k", tmp_path / "multi30k")
+    assert load(tmp_path).fingerprint == plain
+    with_sentence(4)(tmp_path / "multi30k")
+    assert load(tmp_path).fingerprint != plain
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (without_a_side, r"train.de-en.en.bin is missing"),
         (with_sides_of_other_lengths, r"train.de-en.de.bin has 600 lines and .*train.de-en.en.bin 40: line 41 has no"),
         (with_the_dictionary_of_other_data, r"train.de-en.en.bin, line 1: token \d+ is not in the dictionary"),
+        (
+            with_the_other_sides_dictionary,
+            r"dict.en.txt, line 1: it counts \S+ \d+ times, the training text has it \d+",
+        ),
         (with_no_dictionary, r"dict.de.txt is not a dictionary of fairseq"),
         (with_a_damaged_file, r"train.de-en.de.bin is damaged"),
         (with_sentence(0), r"valid.de-en.de.bin, line 3: the line is empty"),

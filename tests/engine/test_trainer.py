@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data import registry as data
+from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer
@@ -310,6 +311,23 @@ def test_another_runs_checkpoint_is_refused(make_settings: Any, make_options: An
     with pytest.raises(CheckpointMismatchError, match=f"of run {settings.run_id}, not of {other.run_id}") as raised:
         execute(other, options)
     assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_on_other_data_is_refused(
+    make_settings: Any, make_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, options = make_settings(), make_options()
+    with pytest.raises(Interrupted):
+        execute(settings, options, [StopAt(5)])
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageArrays, "fingerprint", lambda arrays: "other")
+        with pytest.raises(CheckpointMismatchError, match="is of a run on other data: put that back") as raised:
+            execute(settings, options)
+    assert "\n" not in str(raised.value)
+    record = execute(settings, options)
+    assert record.resumes == 1
+    assert record.data_sha256 is not None
+    assert len(record.data_sha256) == 64
 
 
 @pytest.mark.parametrize(
