@@ -16,6 +16,7 @@ Safe to start twice, and to interrupt: the same command goes on.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -30,7 +31,9 @@ from llqr_sam.fairseq_compat import MissingFairseqError
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, prepare, and say where the data is; the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _refuse_what_is_in_vain(parser, options)
     target: Path = options.root / options.name
     try:
         if options.source:
@@ -72,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--sha256", help="what it must hash to")
     archive.add_argument("--url", default=ARCHIVE_URL, help=f"where it is (default: {ARCHIVE_URL})")
     return parser
+
+
+def _refuse_what_is_in_vain(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with one line when words of the archive and of a folder of text are mixed, or a checksum is none."""
+    given = {"--archive": options.archive, "--sha256": options.sha256}
+    if options.source and (vain := [word for word, value in given.items() if value is not None]):
+        parser.error(f"{vain[0]} is about the archive, --source about a folder of text: give one of them.")
+    if not options.source and (options.train or options.tokenised):
+        parser.error(f"{'--train' if options.train else '--tokenised'} is about a folder of text: it needs --source.")
+    if options.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", options.sha256):
+        parser.error(f"--sha256 {options.sha256} is not a SHA-256: 64 hexadecimal digits, in small letters.")
 
 
 def _count(text: str) -> int:

@@ -27,7 +27,7 @@ def main() -> int:
     workspace, table = Path(config.paths.workspace), config.table
     if table is not None:
         files = [Path(f"{table.output}.{suffix}") for suffix in table.formats]
-        files += [Path(table.curves)] if table.curves else []
+        files += [Path(table.curves)] if table.curves and Path(table.curves).exists() else []  # none without runs
         try:
             log_table(table_folder(table.number), files, config.logger.project, workspace)
         except FileNotFoundError as error:

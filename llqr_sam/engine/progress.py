@@ -32,7 +32,7 @@ class Lines(Observer):
     def __init__(self, stream: object) -> None:
         self._stream = stream
         self._epochs = 0
-        self._best = 0.0
+        self._best: float | None = None
 
     def on_start(self, run: RunInfo) -> None:
         self._epochs = run.epochs
@@ -41,10 +41,10 @@ class Lines(Observer):
         self._print(f"{run.run_id}: {run.steps} steps, {run.parameters} parameters, {run.device}{where}")
 
     def on_epoch(self, point: CurvePoint) -> None:
-        self._best = max(self._best, point.score or 0.0)
+        self._best = _better(self._best, point.score)
         self._print(
             f"epoch {point.epoch}/{self._epochs}  loss {_number(point.train_loss)}  test {_number(point.test_loss)}  "
-            f"{_unit(point)} {_percent(point.score)}  best {_percent(self._best or None)}  {_duration(point.seconds)}"
+            f"{_unit(point)} {_percent(point.score)}  best {_percent(self._best)}  {_duration(point.seconds)}"
         )
 
     def on_end(self, record: Record) -> None:
@@ -79,7 +79,7 @@ class Bar(Observer):
         )
         self._task = TaskID(0)
         self._next = 0.0  # clock time before which nothing is drawn
-        self._best = 0.0
+        self._best: float | None = None
         self._steps_per_epoch = 1
         self._epochs = 0
 
@@ -95,7 +95,7 @@ class Bar(Observer):
             epoch=self._epoch(run.first_step),
             loss="-",
             score=f"{_unit(last)} {_percent(last.score)}" if last else "-",
-            best=_percent(self._best or None),
+            best=_percent(self._best),
         )
         self._bar.refresh()
 
@@ -104,14 +104,14 @@ class Bar(Observer):
             self._draw(completed=step, epoch=self._epoch(step), loss=_number(loss))
 
     def on_epoch(self, point: CurvePoint) -> None:
-        self._best = max(self._best, point.score or 0.0)
+        self._best = _better(self._best, point.score)
         loss, score = _number(point.train_loss), f"{_unit(point)} {_percent(point.score)}"
         self._draw(
             completed=point.step,
             epoch=self._epoch(point.step),
             loss=loss,
             score=score,
-            best=_percent(self._best or None),
+            best=_percent(self._best),
         )
 
     def on_end(self, record: Record) -> None:
@@ -133,8 +133,12 @@ class Bar(Observer):
         return f"{min(step // self._steps_per_epoch + 1, self._epochs)}/{self._epochs}"
 
 
-def _best(curve: tuple[CurvePoint, ...]) -> float:
-    return max((point.score for point in curve if point.score is not None), default=0.0)
+def _best(curve: tuple[CurvePoint, ...]) -> float | None:
+    return max((point.score for point in curve if point.score is not None), default=None)
+
+
+def _better(best: float | None, score: float | None) -> float | None:
+    return max((each for each in (best, score) if each is not None), default=None)
 
 
 def _unit(point: CurvePoint) -> str:

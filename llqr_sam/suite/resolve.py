@@ -178,6 +178,8 @@ def _check_geometry(config: DictConfig) -> None:
             raise UsageError(f"{group}=none leaves optim={config.optim.name} without one. Choose from: {choices}.")
         if not learns and name is not None:
             raise UsageError(f"{group}={name} has no use with optim={config.optim.name}: it has no learned metric.")
+    if config.structure.name == "dense" and config.dataset.name in CORPORA:
+        raise UsageError(f"structure=dense does not fit dataset={config.dataset.name}: it squares the vocabulary.")
 
 
 def _check_devices(config: DictConfig) -> None:

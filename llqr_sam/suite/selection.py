@@ -6,6 +6,7 @@ best score over training, here its mean over the seeds.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,7 @@ def conclude(status: Status, config: DictConfig) -> Iterator[str]:
 def _verdict(candidates: Sequence[Candidate], config: DictConfig) -> str:
     """The choice, kept if it is new, or why there is none."""
     if (kept := read_choice([candidate.choice for candidate in candidates])) is not None:
-        return f"selected: {kept.value:g} ({kept.path})"
+        return f"selected: {kept.value:g} ({kept.path}){_other_seeds(kept, candidates)}"
     runs = sum(len(candidate.runs) for candidate in candidates)
     if unfinished := sum(candidate.open for candidate in candidates):
         failed = any(candidate.kinds["failed"] for candidate in candidates)
@@ -107,6 +108,18 @@ def _verdict(candidates: Sequence[Candidate], config: DictConfig) -> str:
     return _verdict(candidates, config)  # what the file says: another command may have been first
 
 
+def _other_seeds(kept: Choice, candidates: Sequence[Candidate]) -> str:
+    """A choice stays when more seeds are run: said where it was made from others."""
+    seeds = json.loads(kept.path.read_bytes()).get("seeds")
+    if seeds == _seeds(candidates):
+        return ""
+    return f", chosen from seeds {', '.join(map(str, seeds))}: remove that file to choose again"
+
+
+def _seeds(candidates: Sequence[Candidate]) -> list[int]:
+    return [run.settings.seed for run in candidates[0].runs]
+
+
 def _tree(candidates: Sequence[Candidate], config: DictConfig) -> dict[str, Any]:
     """What the choice was made from."""
     first = candidates[0]
@@ -116,7 +129,7 @@ def _tree(candidates: Sequence[Candidate], config: DictConfig) -> dict[str, Any]
         "dataset": first.choice.dataset,
         "arch": first.choice.arch,
         "optim": selection_of(config).optim,
-        "seeds": [run.settings.seed for run in first.runs],
+        "seeds": _seeds(candidates),
         "criterion": CRITERION.format(SCORES[config.table.metric]),
         "candidates": [candidate.as_dict() for candidate in candidates],
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_a_plain_line_an_epoch_where_nobody_is_watching() -> None:
         "epoch 2/2  loss 1.0000  test 1.7500  top-1 55.50  best 60.00  0:01:05",
         "digits-run: best top-1 60.00 (epoch 1), last 55.50, 0:01:06",
     ]
+
+
+def test_a_score_of_nothing_is_one() -> None:
+    """BLEU is 0 at first; and before anything was scored the best is unknown."""
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.on_start(run_info())
+    lines.on_epoch(replace(CURVE[0], perplexity=9.0, bleu=None))
+    lines.on_epoch(replace(CURVE[0], perplexity=9.0, bleu=0.0))
+    unscored, scored = stream.getvalue().splitlines()[1:]
+    assert "BLEU -  best -" in unscored
+    assert "BLEU 0.00  best 0.00" in scored
 
 
 def test_a_continued_run_knows_its_best() -> None:

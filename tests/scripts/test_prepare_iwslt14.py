@@ -45,6 +45,11 @@ def test_a_mistake_in_the_text_is_one_line(tmp_path: Path) -> None:
     [
         (("--merges", "many"), "many is not a number of merges."),
         (("--name", "multi30k"), "--name multi30k needs --source"),
+        (("--source", "text", "--archive", "a.tgz"), "--archive is about the archive, --source about a folder of text"),
+        (("--source", "text", "--sha256", "0" * 64), "--sha256 is about the archive"),
+        (("--train", "valid"), "--train is about a folder of text: it needs --source."),
+        (("--tokenised",), "--tokenised is about a folder of text"),
+        (("--sha256", "ABC"), "--sha256 ABC is not a SHA-256"),
         (("--name", "wmt14"), "invalid choice: 'wmt14'"),
     ],
 )

@@ -39,6 +39,7 @@ REFUSED = {
     "dataset=iwslt14 protocol.schedule=cosine": ["protocol.warmup_steps=4000", "protocol.schedule=cosine", "null"],
     "dataset=iwslt14 precision.accumulate=2": ["precision.accumulate=2", "dataset=iwslt14"],
     "dataset=iwslt14 dataset.label_noise=0.2": ["dataset.label_noise=0.2", "dataset=iwslt14"],
+    "dataset=multi30k optim=llqr structure=dense": ["structure=dense", "dataset=multi30k", "squares the vocabulary"],
     "dataset=cifar10 protocol.max_tokens=100": ["protocol.max_tokens=100", "dataset=cifar10"],
     "dataset=cifar10 protocol.batch_size=null": ["protocol.batch_size=null", "dataset=cifar10"],
     "protocol.schedule=inverse_sqrt": ["protocol.warmup_steps=null", "protocol.schedule=inverse_sqrt"],

@@ -155,7 +155,10 @@ def test_a_choice_stands(command):
     before = path.read_bytes()
     for run in command.plan("select=weight_decay", "seed=1"):
         write_record(command.folder / "results", run, [99.0 if run.settings.optim.weight_decay == 1e-3 else 1.0])
-    assert command.conclude("select=weight_decay")[-1] == f"  selected: 0.0001 ({path})"
+    chosen = f"  selected: 0.0001 ({path})"
+    assert command.conclude("select=weight_decay", "seed=0")[-1] == chosen
+    more = f"{chosen}, chosen from seeds 0: remove that file to choose again"
+    assert command.conclude("select=weight_decay")[-1] == more
     assert path.read_bytes() == before
 
 
