@@ -21,6 +21,7 @@ from llqr_sam.engine.record import CurvePoint
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.faults import DeviceLost
 from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.launch import check_choices, check_device, make_job, retried_kinds
 from llqr_sam.suite.lock import LeftAlone
@@ -189,6 +190,8 @@ class Reproduction:
             except Interrupted as interruption:
                 _say(f"interrupted: {interruption}" if interruption.signum else "the time is up")
                 return 130 if interruption.signum else failed
+            except DeviceLost:
+                return 1
         return failed
 
     def lines(self) -> Iterator[str]:
@@ -245,6 +248,7 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
 
     Raises:
         Interrupted: a signal came or the time is up; a checkpoint is written.
+        DeviceLost: it failed, and the next one would.
         UsageError: the data set is not there.
     """
     try:
@@ -257,6 +261,8 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
         raise UsageError(str(error)) from error
     except Exception as error:
         _say(f"failed: {run.run_id}: {reason_of(error)}")
+        if isinstance(error, DeviceLost):
+            raise
         return 1
     return 0
 

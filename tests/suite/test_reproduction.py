@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.record import Record, read_record
+from llqr_sam.engine.trainer import Trainer
 from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite import reproduction
 from llqr_sam.suite.compose import compose_config
@@ -161,6 +162,25 @@ def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(tmp_p
     found = sorted((record.config["optim"]["name"], record.status) for record in records(tmp_path).values())
     assert found == [("sam", "diverged"), ("sam", "finished"), ("sgdm", "finished")]
     assert read_record(diverged).status == "diverged", "a record is kept"
+
+
+def test_one_error_of_cuda_ends_the_call_and_the_next_goes_on(tmp_path, monkeypatch, capsys):
+    """CUDA would refuse every run after it: they are as they were."""
+    words = [*TINY, *places(tmp_path)]
+
+    def refused(self: Trainer) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand advice")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", refused)
+        assert Reproduction(words, [5]).run() == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert line.endswith(
+        "DeviceLost: CUDA error: an illegal memory access was encountered; the next run needs a new process"
+    )
+    assert len(list(tmp_path.rglob("failure.json"))) == 1
+    assert Reproduction(words, [5]).run() == 0
+    assert len(records(tmp_path)) == 2
 
 
 def test_a_precision_that_the_device_cannot_do_is_refused():
