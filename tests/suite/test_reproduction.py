@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
 def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, monkeypatch, capsys):
     bench = tmp_path / "bench.py"
     monkeypatch.setattr(reproduction, "BENCH", bench)
-    monkeypatch.setattr(reproduction.Timings, "done", True)  # measured elsewhere
+    monkeypatch.setattr(reproduction.Timings, "next_file", None)  # measured elsewhere
     listed = Reproduction(["device=cpu", "precision=default", *places(tmp_path)], [3])
     bench.write_text("import time\ntime.sleep(60)")
     assert listed.run(minutes=0.01) == 0
@@ -91,6 +92,34 @@ def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, mon
     assert listed.run() == 0
     found[0].unlink()
     assert listed.run() == 1
+
+
+def test_a_benchmark_longer_than_a_slice_does_not_stop_the_list(tmp_path, monkeypatch, capsys):
+    """Cut off once it comes after the runs; with more time, in its turn."""
+    bench, figures = tmp_path / "bench.py", tmp_path / "results/bench"
+    monkeypatch.setattr(reproduction, "BENCH", bench)
+    monkeypatch.setattr(reproduction, "LIST", tmp_path / "list.yaml")
+    parts = [{"title": "Cost", "benches": {"long": ""}}, {"title": "Runs", "runs": ["optim=sgdm", "optim=sam"]}]
+    reproduction.LIST.write_text(json.dumps({"words": ["logger=none"], "parts": parts}))
+    bench.write_text("import time\ntime.sleep(60)")
+    listed = Reproduction([*TINY[:-1], "protocol.epochs=1", *places(tmp_path)])
+
+    def begun(minutes: float) -> list[str]:
+        assert listed.run(minutes) == 0
+        return re.findall(r"^(?:Cost|Runs)", capsys.readouterr().err, re.MULTILINE)
+
+    assert begun(0.005) == ["Cost"]
+    assert begun(1e-5) == ["Runs"], "no more time than before"
+    assert begun(0.02) == ["Cost"], "four times as much"
+    (mark,) = figures.iterdir()
+    assert float(mark.read_text()) == pytest.approx(1.2, abs=0.1)
+    while len(records(tmp_path)) < 2:
+        assert begun(0.005)[0] == "Runs"
+    assert begun(0.005) == ["Cost"], "nothing else is left"
+    assert float(mark.read_text()) == pytest.approx(1.2, abs=0.1), "the longest"
+    bench.write_text("print('{}')")
+    assert listed.run() == 0
+    assert [path.suffix for path in figures.iterdir()] == [".json"]
 
 
 TIMES = "table=10 table.datasets=[cifar10] table.archs=[resnet18,vgg16_bn] arch.width=4 optim=llqr"
@@ -126,9 +155,9 @@ def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_pa
     ]
     assert listed.run(minutes=1e-3) == 0
     assert "small was cut off" in capfd.readouterr().err
-    assert list(first.parent.iterdir()) == [first]
+    assert list(first.parent.glob("*.json")) == [first]
     assert listed.run() == 0
-    (second,) = set(first.parent.glob("*.json")) - {first}
+    (second,) = set(first.parent.iterdir()) - {first}
     assert f"vgg16_bn: measured: {second}" in capfd.readouterr().err
     assert list(listed.lines())[2] == f"timing small, vgg16_bn  measured: {second}"
     assert listed.run() == 0
