@@ -217,6 +217,16 @@ def test_a_precision_that_the_device_cannot_do_is_refused():
         Reproduction(["device=cpu"]).run()
 
 
+@pytest.mark.parametrize("word", ["minuts=3", "part=1"])
+def test_its_own_words_are_among_the_keys(word, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), word])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    error = capsys.readouterr().err
+    assert " minutes, optim, parts, paths, " in error
+    assert error.endswith(f"(did you mean {'minutes' if 'min' in word else 'parts'}?)\n")
+
+
 def reproduce(*words: str, absent: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """scripts/reproduce_gpu.py in a Python that lacks some packages."""
     code = f"""
@@ -262,6 +272,8 @@ def test_it_is_shown_and_not_begun(word, monkeypatch, capsys, tmp_path):
         ("launch.workers=4", "error: launch.workers=4 has no use with launch=inline. It is for launch=local."),
         ("retry=all", "error: retry=all is not possible. Choose from: null, failed."),
         ("minute=3", "error: unknown key minute."),
+        ("minutes:3", "error: minutes:3 is not of the form key=value."),
+        ("protocol.minutes=3", "error: unknown key protocol.minutes. Keys in protocol: augment, "),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(word, line, monkeypatch, capsys):
