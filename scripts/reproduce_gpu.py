@@ -18,6 +18,7 @@ import sys
 
 from llqr_sam.suite.errors import UsageError, exit_status
 from llqr_sam.suite.reproduction import Reproduction
+from llqr_sam.suite.words import keys, unknown
 
 
 def main() -> int:
@@ -25,9 +26,11 @@ def main() -> int:
     own = {"minutes": "", "parts": ""}
     words = []
     for word in sys.argv[1:]:
-        key, _, value = word.partition("=")
+        key, equals, value = word.partition("=")
         if key in own:
             own[key] = value
+        elif equals and key.isidentifier() and key not in keys():
+            raise UsageError(unknown(key, own))
         else:
             words.append(word)
     minutes, parts = _minutes(own["minutes"]), _numbers(own["parts"])

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.report.storage import KERNEL_SCALARS, arch_table, dataset_for, write_table_9
+from llqr_sam.report.storage import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, write_table_9
 from llqr_sam.suite.errors import UsageError, did_you_mean, exit_status
 
 WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
@@ -35,6 +35,7 @@ def main() -> int:
     structures = [words["structure"]] if "structure" in words else list(KERNEL_SCALARS)
     shards = _whole("shards", words.get("shards", "1"))
     sizes = _pair("words", words["words"]) if "words" in words else None
+    _require_parts(shards, arch, max(len(arch_storage(arch, dataset, each, 1, sizes).parts) for each in structures))
     print(arch_table(arch, dataset, structures, shards, sizes), end="")
     return 0
 
@@ -53,6 +54,12 @@ def _pair(key: str, value: str) -> tuple[int, int]:
     """One number for both, or two."""
     first, comma, second = value.partition(",")
     return _whole(key, first), _whole(key, second if comma else first)
+
+
+def _require_parts(shards: int, arch: str, parts: int) -> None:
+    """Shards hold whole parts of U: more of them would hold nothing."""
+    if shards > parts:
+        raise UsageError(f"shards={shards} is not possible: U of arch={arch} has {parts} parts to spread.")
 
 
 def _whole(key: str, value: str) -> int:

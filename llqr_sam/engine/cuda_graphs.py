@@ -82,7 +82,8 @@ class Replay:
         torch.cuda.current_stream(self._device).wait_stream(side)
         self._clear()  # so that the gradients are made anew, in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
+        # Other threads may go on allocating meanwhile: the one that pins minibatches does.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             loss = evaluate(inputs, targets)
         for buffer, before in zip(buffers, kept, strict=True):
             buffer.copy_(before)

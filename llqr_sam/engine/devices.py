@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,9 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
     TF32, which cuDNN's convolutions use unasked, keeps 10 of float32's 23 bits. PyTorch's older switches are set, since
     its own compiler reads them and a mixture with ``fp32_precision`` raises.
 
+    Deterministic kernels alone make a run repeat itself: PyTorch would also fill all memory that it takes, at a kernel
+    each. Nothing here reads memory before it has written there.
+
     ``CUBLAS_WORKSPACE_CONFIG`` is read when cuBLAS starts, so it is set before the run touches the GPU and stays set.
     """
     cudnn = torch.backends.cudnn
@@ -90,17 +94,21 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
         cudnn.allow_tf32,
     )
     matmul = torch.get_float32_matmul_precision()
+    memory: Any = torch.utils.deterministic  # whose stub does not have the switch
+    filling = memory.fill_uninitialized_memory
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         _use_deterministic_algorithms(deterministic)
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = deterministic, not deterministic, False
         torch.set_float32_matmul_precision("highest")
+        memory.fill_uninitialized_memory = False
         yield
     finally:
         _use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before[2:]
         torch.set_float32_matmul_precision(matmul)
+        memory.fill_uninitialized_memory = filling
 
 
 def _use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:

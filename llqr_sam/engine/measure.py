@@ -55,12 +55,17 @@ def time_rows(rows: Sequence[Row], rounds: int, device: torch.device) -> None:
         row.peak_mib = peak_mib(row.work, device)
     for _ in range(rounds):
         for row in rows:
-            _wait(device)
-            start = time.perf_counter()
+            start = clock(device)
             for _ in range(row.repeats):
                 row.work()
-            _wait(device)
-            row.seconds.append((time.perf_counter() - start) / (row.repeats * row.share))
+            row.seconds.append((clock(device) - start) / (row.repeats * row.share))
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of the clock once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
@@ -85,11 +90,6 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """b of the least-squares fit seconds = a sizes^b, in logarithms."""
     fit = statistics.linear_regression([math.log(size) for size in sizes], [math.log(second) for second in seconds])
     return fit.slope
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _status_kib(key: str) -> int:

@@ -186,6 +186,8 @@ class LLQR(Metric):
             RefreshError: the third such refresh in a row.
             ValueError: a parameter was frozen or unfrozen since U was built.
         """
+        if (device := next(self.model.parameters()).device).type == "cuda":
+            torch.cuda.synchronize(device)  # what is still queued is no part of the refresh
         start = time.perf_counter()
         self._require_same_parameters()
         curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)

@@ -1,8 +1,10 @@
-"""What happens to a run from outside, in one line: a process that it needs is gone."""
+"""What happens to a run from outside, in one line: a process that it needs is gone, or its GPU is."""
 
 from __future__ import annotations
 
 import re
+
+import torch
 
 from llqr_sam.engine.team import is_loss
 
@@ -19,6 +21,13 @@ class LoaderLost(ProcessLost):
     """A process that reads its data."""
 
 
+class DeviceLost(RuntimeError):
+    """CUDA refuses all further work of the process that trained it, as it does after an illegal memory access."""
+
+
+_CUDA_ERRORS = ("CUDA error", "Triton Error [CUDA]")  # not "CUDA out of memory", after which there is some again
+
+
 def explained(error: Exception) -> Exception:
     """The error, or in its stead one that says what has happened."""
     if is_loss(error):
@@ -29,4 +38,8 @@ def explained(error: Exception) -> Exception:
     ):
         fate = found[2].strip().rstrip(". ")
         return LoaderLost(f"process {found[1]}, which reads the data set, {fate}; retry=failed continues the run")
+    newer = getattr(torch, "AcceleratorError", ())  # a RuntimeError without a type of its own before torch 2.8
+    if isinstance(error, newer) or (isinstance(error, RuntimeError) and str(error).startswith(_CUDA_ERRORS)):
+        first, _, _advice = str(error).partition("\n")
+        return DeviceLost(f"{first}; the next run needs a new process")
     return error

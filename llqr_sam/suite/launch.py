@@ -16,7 +16,7 @@ from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.run import RunOptions, require_sharpness
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.faults import ProcessLost, RankLost
+from llqr_sam.suite.faults import DeviceLost, ProcessLost, RankLost
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.job import Job, digest
 from llqr_sam.suite.local import Pool, places
@@ -113,6 +113,8 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
                 raise
             failed += 1
             _say(f"failed: {job.run_id}: {reason_of(error)}")
+            if isinstance(error, DeviceLost) and job.options.devices == 1:  # else it was a rank's process
+                break
             continue
         if alone:
             print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")

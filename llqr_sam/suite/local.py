@@ -65,7 +65,7 @@ class Worker:
             return Reply(**json.loads(line))
         status = self.process.wait()
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return Reply("killed", f"its worker ended with {cause}; the next launch continues it")
+        return Reply("killed", f"its worker ended with {cause}; the next launch continues it", ends=True)
 
     def signal(self, signum: int) -> None:
         """Send a signal, unless the process has ended."""
@@ -144,7 +144,7 @@ class Pool:
         self._selector.unregister(worker.stdout)
         job, reply = worker.job, worker.reply()
         worker.job = None
-        if reply.kind in ("interrupted", "killed"):
+        if reply.ends:
             worker.close()
             self._workers[place] = None
         return job, reply

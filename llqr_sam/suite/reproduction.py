@@ -21,6 +21,7 @@ from llqr_sam.engine.record import CurvePoint
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
+from llqr_sam.suite.faults import DeviceLost
 from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.launch import check_choices, check_device, make_job, retried_kinds
 from llqr_sam.suite.lock import LeftAlone
@@ -34,6 +35,7 @@ LIST = CONF / "reproduction.yaml"
 BENCH = CONF.parent / "scripts" / "bench.py"
 TRAIN = CONF.parent / "train.py"
 FOLDER = "reproduction"  # of the records under results/runs
+MORE = 1.1  # times what a study was cut off after: less is not worth another try in its turn
 
 
 class Deadline(Observer):
@@ -71,13 +73,13 @@ class Bench:
     path: Path
 
     @property
-    def done(self) -> bool:
-        """Whether its figures are there."""
-        return self.path.exists()
+    def next_file(self) -> Path | None:
+        """What it writes next; ``None`` when it is done."""
+        return None if self.path.exists() else self.path
 
     def lines(self) -> Iterator[str]:
         """What is known of it, in a few words."""
-        yield f"bench {self.name}  {'done: ' + str(self.path) if self.done else 'waiting'}"
+        yield f"bench {self.name}  {'waiting' if self.next_file else 'done: ' + str(self.path)}"
 
     def measure(self, seconds: float | None) -> None:
         """Run it and keep its JSON.
@@ -100,9 +102,10 @@ class Timings:
     words: tuple[str, ...]  # of train.py, the table among them
 
     @property
-    def done(self) -> bool:
-        """Whether each network is measured, or left out on this device."""
-        return all(network.path.exists() or network.reason for network in self._found().networks)
+    def next_file(self) -> Path | None:
+        """What it writes next; ``None`` when each network is measured, or left out on this device."""
+        waiting = (network.path for network in self._found().networks if not network.reason)
+        return next((path for path in waiting if not path.exists()), None)
 
     def lines(self) -> Iterator[str]:
         """What is known of it: a line a network."""
@@ -176,7 +179,7 @@ class Reproduction:
         check_device(self.config)
         deadline = Deadline(minutes)
         failed = 0
-        for begun, (part, work) in enumerate(self._missing()):
+        for begun, (part, work) in enumerate(self._missing(deadline)):
             if begun and deadline.seconds_left == 0:
                 break
             if not isinstance(work, Planned):
@@ -189,6 +192,8 @@ class Reproduction:
             except Interrupted as interruption:
                 _say(f"interrupted: {interruption}" if interruption.signum else "the time is up")
                 return 130 if interruption.signum else failed
+            except DeviceLost:
+                return 1
         return failed
 
     def lines(self) -> Iterator[str]:
@@ -205,17 +210,27 @@ class Reproduction:
         if not self.config.retry and any(self._status(part).select("failed") for part in self.parts):
             yield from ["", "runs that failed are left alone; retry=failed tries them again"]
 
-    def _missing(self) -> Iterator[tuple[Part, Planned | Bench | Timings]]:
-        """What is not done when its turn comes, each run once: one that fails now has had its turn."""
+    def _missing(self, deadline: Deadline) -> Iterator[tuple[Part, Planned | Bench | Timings]]:
+        """What is not done when its turn comes, each run once: one that fails now has had its turn.
+
+        What an earlier call has cut off, and there is no more time for now, comes last: it would be cut off each time.
+        """
         kinds, begun = {"missing", *retried_kinds(self.config)}, set[str]()
+        last: list[tuple[Part, Bench | Timings]] = []
         for part in self.parts:
             for run in part.runs:
                 if run.run_id not in begun and self._status(part).of_run(run) in kinds:
                     begun.add(run.run_id)
                     yield part, run
             for study in part.studies:
-                if not study.done:
+                if (file := study.next_file) is None:
+                    continue
+                left = deadline.seconds_left
+                if left is not None and left < MORE * _tried(file):
+                    last.append((part, study))
+                else:
                     yield part, study
+        yield from last
 
     def _part(self, part: dict[str, Any], common: Sequence[str], words: Sequence[str]) -> Part:
         runs, names = [], []
@@ -245,6 +260,7 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
 
     Raises:
         Interrupted: a signal came or the time is up; a checkpoint is written.
+        DeviceLost: it failed, and the next one would.
         UsageError: the data set is not there.
     """
     try:
@@ -257,20 +273,43 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
         raise UsageError(str(error)) from error
     except Exception as error:
         _say(f"failed: {run.run_id}: {reason_of(error)}")
+        if isinstance(error, DeviceLost):
+            raise
         return 1
     return 0
 
 
 def _measure(study: Bench | Timings, seconds: float | None) -> int:
-    """Measure; 1 if it failed, 0 also if the time did not suffice."""
+    """Measure; 1 if it failed, 0 also if the time did not suffice, which is noted beside its file."""
+    file = study.next_file
+    assert file is not None
     try:
         study.measure(seconds)
-    except subprocess.TimeoutExpired:
-        _say(f"{study.name} was cut off and begins anew: give it more minutes=, or leave its part out by parts=")
+    except subprocess.TimeoutExpired as cut:
+        if not file.exists():
+            with replacing(_mark(file)) as mark:
+                mark.write(f"{max(cut.timeout, _tried(file))}\n".encode())
+        _say(f"{study.name} was cut off and begins anew with more minutes=, or when all else is done")
     except subprocess.CalledProcessError as error:
         _say(f"failed: {study.name}, exit status {error.returncode}")
         return 1
+    finally:
+        if file.exists():
+            _mark(file).unlink(missing_ok=True)
     return 0
+
+
+def _mark(file: Path) -> Path:
+    """Where it is noted that a study was cut off before it wrote a file."""
+    return file.with_suffix(".cut")
+
+
+def _tried(file: Path) -> float:
+    """Seconds that did not suffice for a file; 0 if it has not been tried."""
+    try:
+        return float(_mark(file).read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _merged(own: Sequence[str], given: Sequence[str]) -> list[str]:

@@ -113,7 +113,7 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
         group = key.partition(".")[0]
         raise UsageError(f"{word} is not possible: choose with {group}={values(override)[0]}.")
     if key not in keys() and f"{key.rpartition('.')[0]}.*" not in keys():
-        raise UsageError(_unknown(key))
+        raise UsageError(unknown(key))
     if key.startswith("table.") and not with_table:
         raise UsageError(f"{word} needs a table. Choose one with table= from: {', '.join(groups()['table'])}.")
     return word
@@ -128,12 +128,18 @@ def _check_choice(group: str, value: str) -> None:
     raise UsageError(f"{group}={value} is not {noun} here. Choose from: {known}{did_you_mean(value, choices)}")
 
 
-def _unknown(key: str) -> str:
-    """The sentence for an unknown key: the names beside it, or the top ones if its parent is unknown too."""
+def unknown(key: str, others: Iterable[str] = ()) -> str:
+    """The sentence for an unknown key: the names beside it, or the top ones if its parent is unknown too.
+
+    Args:
+        key: Dotted.
+        others: Top names that are not in the schema: a script's own.
+    """
     parent, _, name = key.rpartition(".")
     if parent not in keys():
         parent, name = "", key
-    beside = sorted(known.rpartition(".")[2] for known in keys() if known.rpartition(".")[0] == parent)
+    known = keys() if parent else keys().union(others)
+    beside = sorted(key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent)
     where = f"in {parent}" if parent else "here"
     return f"unknown key {key}. Keys {where}: {', '.join(beside)}{did_you_mean(name, beside)}"
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import Record
 from llqr_sam.suite.attempt import attempt
-from llqr_sam.suite.faults import RankLost
+from llqr_sam.suite.faults import DeviceLost, RankLost
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.ranks import take_part, train
@@ -39,6 +39,7 @@ class Reply:
 
     kind: Kind
     reason: str = ""
+    ends: bool = False  # the worker takes no other run
 
 
 class SlurmRun:
@@ -113,20 +114,20 @@ def carry_out(text: str) -> Reply:
     except LeftAlone as reason:
         return Reply("left", str(reason))
     except (Interrupted, KeyboardInterrupt) as interruption:
-        return Reply("interrupted", str(interruption))
+        return Reply("interrupted", str(interruption), ends=True)
     except RankLost as loss:
-        return Reply("killed", str(loss))
+        return Reply("killed", str(loss), ends=True)
     except FileNotFoundError as error:
         return Reply("mistake", str(error))
     except Exception as error:
-        return Reply("failed", reason_of(error))
+        return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
     best = record.metrics.best
     accuracy = "" if best.score is None else f"best {best.words} (epoch {best.epoch})"
     return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
 
 
 def main() -> int:
-    """Serve standard input until it ends or a run is interrupted."""
+    """Serve standard input until it ends, a run is interrupted or CUDA refuses further work."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     busy, ended = threading.Event(), threading.Event()
     threading.Thread(target=_read, args=(lines, busy, ended), daemon=True).start()
@@ -139,7 +140,7 @@ def main() -> int:
         busy.clear()
         with contextlib.suppress(BrokenPipeError):  # the launcher is gone
             print(json.dumps(asdict(reply)), file=replies, flush=True)
-        if reply.kind == "interrupted":
+        if reply.ends:
             break
     return 0
 

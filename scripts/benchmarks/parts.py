@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.problem import Problem
+from llqr_sam.engine.measure import clock
 from llqr_sam.methods import divergence as divergence_module
 from llqr_sam.methods.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
@@ -24,24 +24,24 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
     zero = {name: torch.zeros_like(p) for name, p in problem.model.named_parameters()}
     learners = {type(block.learner(zero, metric._descent)) for block in metric._blocks}
     curvature = divergence_module.HessianCurvature if divergence == "newton" else divergence_module.FisherCurvature
-    seconds: defaultdict[str, float] = defaultdict(float)
+    device, seconds = problem.device, defaultdict[str, float](float)
     with ExitStack() as timed:
-        timed.enter_context(_timed(seconds, "linearisation and gradient", curvature, "__init__"))
-        timed.enter_context(_timed(seconds, "curvature products", curvature, "product"))
+        timed.enter_context(_timed(device, seconds, "linearisation and gradient", curvature, "__init__"))
+        timed.enter_context(_timed(device, seconds, "curvature products", curvature, "product"))
         for learner in learners:
-            timed.enter_context(_timed(seconds, "U g and heavy ball", learner, "apply", "descend", "factors"))
-        start = time.perf_counter()
+            timed.enter_context(_timed(device, seconds, "U g and heavy ball", learner, "apply", "descend", "factors"))
+        start = clock(device)
         metric.refresh(*refresh)
-        whole = time.perf_counter() - start
+        whole = clock(device) - start
     return {**seconds, "the rest": whole - sum(seconds.values()), "whole": whole}
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], part: str, owner: type, *methods: str) -> Iterator[None]:
-    """Adds the time of the class's methods to a part while the context is open."""
+def _timed(device: torch.device, seconds: dict[str, float], part: str, owner: type, *methods: str) -> Iterator[None]:
+    """Adds the time of the class's methods, their kernels included, to a part while the context is open."""
     originals = {name: getattr(owner, name) for name in methods}
     for name, original in originals.items():
-        setattr(owner, name, _timing(original, seconds, part))
+        setattr(owner, name, _timing(original, device, seconds, part))
     try:
         yield
     finally:
@@ -49,12 +49,14 @@ def _timed(seconds: dict[str, float], part: str, owner: type, *methods: str) -> 
             setattr(owner, name, original)
 
 
-def _timing(original: Callable[..., Any], seconds: dict[str, float], part: str) -> Callable[..., Any]:
+def _timing(
+    original: Callable[..., Any], device: torch.device, seconds: dict[str, float], part: str
+) -> Callable[..., Any]:
     def method(*arguments: Any, **keywords: Any) -> Any:
-        start = time.perf_counter()
+        start = clock(device)
         try:
             return original(*arguments, **keywords)
         finally:
-            seconds[part] += time.perf_counter() - start
+            seconds[part] += clock(device) - start
 
     return method

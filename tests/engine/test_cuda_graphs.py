@@ -7,6 +7,7 @@ into the same memory. Tests marked ``gpu`` do the real thing.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,7 +101,7 @@ def make_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Problem], Replay]:
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "current_stream", Stream)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
-        monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: graph)
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream, capture_error_mode: graph)
         return Replay(problem.model, GPU)
 
     return make
@@ -116,6 +117,24 @@ def test_replays_are_the_plain_passes(device: torch.device, make_replay: Callabl
     found = replayed.run(make_replay(replayed))
     assert len(found) == len(expected) > 10
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.gpu
+def test_another_thread_may_pin_memory_during_the_capture() -> None:
+    """As a DataLoader's does, whenever it likes."""
+    problem, pinned = Problem(GPU), list[Tensor]()
+    replay = Replay(problem.model, GPU)
+
+    def evaluate(inputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            thread = threading.Thread(target=lambda: pinned.append(torch.empty(2**26, pin_memory=True)))
+            thread.start()
+            thread.join()
+        return problem.evaluate(inputs, targets)
+
+    inputs, targets = next(problem.minibatches())
+    assert torch.isfinite(replay(evaluate, inputs, targets))
+    assert [tensor.is_pinned() for tensor in pinned] == [True]
 
 
 @pytest.mark.parametrize("device", PLACES)

@@ -49,12 +49,13 @@ def test_the_random_state_continues_where_it_was() -> None:
 def test_arithmetic_is_set_inside_and_as_before_afterwards(deterministic: bool) -> None:
     cudnn = torch.backends.cudnn
 
-    def now() -> tuple[bool, bool, bool]:
-        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    def now() -> tuple[bool, bool, bool, bool]:
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, fills
 
     def failing_run() -> None:
         with devices.arithmetic(deterministic=deterministic):
-            assert now() == (deterministic, deterministic, not deterministic)
+            assert now() == (deterministic, deterministic, not deterministic, False)
             raise KeyError
 
     before = now()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.engine.measure import Row, exponent, time_rows
+from llqr_sam.engine.measure import Row, clock, exponent, time_rows
 
 
 def test_exponent_of_a_power_law():
@@ -17,6 +17,15 @@ def test_rows_take_turns_after_a_warm_up_that_is_not_timed():
     time_rows(rows, 2, torch.device("cpu"))
     assert calls == ["a", "a", "b", "a", "b", "a", "b"]
     assert [len(row.seconds) for row in rows] == [2, 2]
+
+
+def test_the_clock_waits_for_a_gpu(monkeypatch):
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    earlier = clock(torch.device("cpu"))
+    assert not waited
+    assert clock(torch.device("cuda", 1)) >= earlier
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own():

@@ -143,6 +143,23 @@ def test_ctrl_c_saves_and_exits(signum: signal.Signals, make_settings: Any, make
     assert errors.count("\n") == 1
 
 
+class Fill(Observer):
+    """Has PyTorch fill all memory that a deterministic run takes, with NaN."""
+
+    def on_start(self, run: RunInfo) -> None:
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.mark.parametrize("method", ["llqr", "llqr_sam", "llqr_f_sam"])
+def test_no_memory_is_read_before_it_is_written(method: str, make_settings: Any, make_options: Any) -> None:
+    """So that none has to be filled (devices.arithmetic)."""
+    settings = make_settings(method, deterministic=True)
+    plain = execute(settings, make_options("plain"))
+    filled = execute(settings, make_options("filled"), [Fill()])
+    assert filled.status == "finished"
+    assert filled.weights_sha256 == plain.weights_sha256
+
+
 def test_the_commit_may_be_given(make_settings: Any, make_options: Any) -> None:
     """A queued run is computed with the code of its launch, not with the checkout of today."""
     record = execute(make_settings(epochs=1), make_options(git=("abc", True)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -140,6 +142,23 @@ def test_refresh_if_due_counts_steps():
     net, x, y = NETWORKS["mlp"]()
     metric = LLQR(net, interval=3, inner_steps=1)
     assert [metric.refresh_if_due(x, y, mean_loss) is not None for _ in range(7)] == [True, False, False] * 2 + [True]
+
+
+@pytest.mark.gpu
+def test_seconds_are_the_refreshs_own():
+    """Not of the training steps that the GPU still has to do when it begins."""
+    gpu = torch.device("cuda", 0)
+    model, matrix = nn.Linear(5, 3).to(gpu), torch.randn(4096, 4096, device=gpu)
+    metric = LLQR(model, inner_steps=2)
+    batch = torch.randn(7, 5, device=gpu), torch.randint(0, 3, (7,), device=gpu), nn.functional.cross_entropy
+    metric.refresh(*batch)  # what the first one loads is not timed
+    product = matrix @ matrix
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    for _ in range(500):
+        torch.mm(matrix, matrix, out=product)
+    report = metric.refresh(*batch)
+    assert report.seconds < 0.5 * (time.perf_counter() - begun)
 
 
 def test_bad_refreshes_keep_the_metric_and_the_third_stops():

@@ -91,7 +91,7 @@ def test_sams_own_motion_is_damped_too_and_its_escape_with_it():
 
 @pytest.mark.parametrize("rho", [0.0, 0.3])
 def test_selection_between_wells(rho):
-    """Prop. B.3: the share of time in sharp wells is at most a constant times sigma^2 log(R / sigma).
+    """Prop. B.3 at R = 1: the share of time in sharp wells is at most a constant times sigma^2 log(R / sigma).
 
     Flat wells are left in R^2 / sigma^2 steps, unstable sharp ones in log(R / sigma), in three at most under SAM.
     """
@@ -110,6 +110,16 @@ def test_selection_between_wells(rho):
     if not rho:
         scaled = [share / (1 + math.log(1 / sigma)) for share, sigma in zip(shares, SIGMAS, strict=True)]
         assert slope(SIGMAS, scaled) == pytest.approx(2, abs=0.4)
+
+
+@pytest.mark.parametrize(("rho", "least", "most"), [(0.0, 1.5, 3.0), (0.3, 0.4, 1.2)])
+def test_selection_by_the_radius_of_the_wells(rho, least, most):
+    """Prop. B.3 in R, at one sigma: the share is about sigma^2 (1 + log(R / sigma)) / R^2, which falls tenfold here."""
+    sigma = 0.1
+    for radius in (0.5, 1.0, 2.0):
+        wells = Regeneration((Well(0.0, 0.5), Well(3.0, 0.5)), eta=1.0, rho=rho, radius=radius)
+        share = wells.occupation(sigma, 400)[1]
+        assert least <= share / (sigma**2 * (1 + math.log(radius / sigma)) / radius**2) <= most
 
 
 def test_sam_leaves_an_unstable_well_in_a_number_of_steps_that_noise_does_not_change():

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench.py"
 TINY = ("--width", "4", "--batch", "4", "--inner-steps", "2", "--rounds", "1", "--device", "cpu")
@@ -29,6 +31,20 @@ def test_every_row_is_a_ratio_to_one_gradient_evaluation():
         assert row["gradients"] > 0
         # one round: the ratio of the medians is the median of the ratios
         assert row["gradients"] == pytest.approx(row["milliseconds"] / unit["milliseconds"], rel=0.5)
+
+
+def test_parts_of_a_refresh_are_timed_when_their_kernels_are_done(monkeypatch):
+    """Both ends of each: the whole, the linearisation and at least a curvature product an inner step."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from benchmarks.parts import parts
+    from benchmarks.problem import Problem
+
+    problem = Problem(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (2, 1, 2, 2), 3, torch.device("cpu"))
+    problem.device, waited = torch.device("cuda"), list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    seconds = parts(problem, "diagonal", "ngd", inner_steps=2)
+    assert len(waited) >= 2 * (1 + 1 + 2)
+    assert sum(share for part, share in seconds.items() if part != "whole") == pytest.approx(seconds["whole"])
 
 
 @pytest.mark.parametrize(

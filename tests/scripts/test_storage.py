@@ -36,6 +36,7 @@ def test_one_arch():
     [
         (["arch=resnet51"], "arch=resnet51 is not an architecture here"),
         (["arch=resnet50", "shards=few"], "shards=few must be a whole number"),
+        (["arch=small_cnn", "shards=1000000"], "shards=1000000 is not possible: U of arch=small_cnn has "),
         (["arch=resnet50", "dataset=cifar"], "dataset=cifar is not a data set here"),
         (["arch=transformer_iwslt", "words=9,"], "words= must be a whole number"),
         (["structure=ekfac"], "structure= needs arch=NAME"),

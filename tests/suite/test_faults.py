@@ -19,11 +19,12 @@ from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer, RunInfo
 from llqr_sam.engine.record import read_record
+from llqr_sam.engine.trainer import Trainer
 from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.faults import LoaderLost, RankLost, explained
+from llqr_sam.suite.faults import DeviceLost, LoaderLost, RankLost, explained
 from llqr_sam.suite.grid import plan
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.launch import launch
@@ -159,7 +160,35 @@ def test_torchs_words_for_a_lost_reader(message):
     assert "\n" not in str(error)
 
 
-def test_other_errors_stay_as_they_are():
-    error = RuntimeError("CUDA out of memory")
+ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later.\n"
+
+
+@pytest.mark.parametrize("message", [ILLEGAL, "Triton Error [CUDA]: an illegal memory access was encountered"])
+def test_an_error_of_cuda_is_one_line(message):
+    kinds = [RuntimeError, *filter(None, [getattr(torch, "AcceleratorError", None)])]
+    for error in (explained(kind(message)) for kind in kinds):
+        assert isinstance(error, DeviceLost)
+        assert str(error) == f"{message.splitlines()[0]}; the next run needs a new process"
+
+
+def test_one_error_of_cuda_ends_a_table_and_the_next_launch_goes_on(tmp_path, monkeypatch, capsys):
+    """CUDA would refuse the second run of the process too."""
+    words = words_in(tmp_path, "table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1]", "protocol.epochs=1")
+
+    def refused(self: Trainer) -> None:
+        raise RuntimeError(ILLEGAL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", refused)
+        assert failing_launch(words, tmp_path) == 1
+    assert capsys.readouterr().err.count("failed: digits") == 1
+    assert len(list(tmp_path.rglob("failure.json"))) == 1
+    assert failing_launch(words, tmp_path) == 0
+    assert len(list(tmp_path.rglob("runs/*/*.json"))) == 1
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_other_errors_stay_as_they_are(kind):
+    error = kind("CUDA out of memory")
     assert explained(error) is error
     assert isinstance(explained(RuntimeError("[/pytorch/third_party/gloo/gloo/x.cc:1] Connection closed")), RankLost)

@@ -72,6 +72,44 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(
     assert read_record(straight.options.record_path).weights_sha256 == record.weights_sha256
 
 
+REFUSED = """
+from llqr_sam.engine.trainer import Trainer
+
+train = Trainer.run
+
+def refused(self):
+    if self.settings.seed == 0:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    train(self)
+
+Trainer.run = refused
+"""
+
+
+def test_a_worker_that_cuda_refuses_is_replaced(tmp_path, monkeypatch):
+    """The second of three runs goes on in the process of the first no more; the third in that of the second."""
+    (tmp_path / "sitecustomize.py").write_text(REFUSED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    started = []
+
+    class Recording(local.Worker):
+        def __init__(self, variables: dict[str, str]) -> None:
+            super().__init__(variables)
+            started.append(self)
+
+    monkeypatch.setattr(local, "Worker", Recording)
+    jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=1")
+    replies = [reply for _, reply in pool(1).run(jobs)]
+    assert [(reply.kind, reply.ends) for reply in replies] == [
+        ("failed", True),
+        ("finished", False),
+        ("finished", False),
+    ]
+    assert replies[0].reason.startswith("DeviceLost: CUDA error: an illegal memory access")
+    assert len(started) == 2
+    assert started[0].process.returncode == 0, "it ended by itself"
+
+
 def test_ctrl_c_saves_every_run_and_ends(tmp_path):
     words = words_in(tmp_path, *TABLE, "protocol.epochs=100", "launch=local")
     launcher = start("train.py", *words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.record import Record, read_record
+from llqr_sam.engine.trainer import Trainer
 from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite import reproduction
 from llqr_sam.suite.compose import compose_config
@@ -75,7 +77,7 @@ def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
 def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, monkeypatch, capsys):
     bench = tmp_path / "bench.py"
     monkeypatch.setattr(reproduction, "BENCH", bench)
-    monkeypatch.setattr(reproduction.Timings, "done", True)  # measured elsewhere
+    monkeypatch.setattr(reproduction.Timings, "next_file", None)  # measured elsewhere
     listed = Reproduction(["device=cpu", "precision=default", *places(tmp_path)], [3])
     bench.write_text("import time\ntime.sleep(60)")
     assert listed.run(minutes=0.01) == 0
@@ -90,6 +92,34 @@ def test_benchmarks_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, mon
     assert listed.run() == 0
     found[0].unlink()
     assert listed.run() == 1
+
+
+def test_a_benchmark_longer_than_a_slice_does_not_stop_the_list(tmp_path, monkeypatch, capsys):
+    """Cut off once it comes after the runs; with more time, in its turn."""
+    bench, figures = tmp_path / "bench.py", tmp_path / "results/bench"
+    monkeypatch.setattr(reproduction, "BENCH", bench)
+    monkeypatch.setattr(reproduction, "LIST", tmp_path / "list.yaml")
+    parts = [{"title": "Cost", "benches": {"long": ""}}, {"title": "Runs", "runs": ["optim=sgdm", "optim=sam"]}]
+    reproduction.LIST.write_text(json.dumps({"words": ["logger=none"], "parts": parts}))
+    bench.write_text("import time\ntime.sleep(60)")
+    listed = Reproduction([*TINY[:-1], "protocol.epochs=1", *places(tmp_path)])
+
+    def begun(minutes: float) -> list[str]:
+        assert listed.run(minutes) == 0
+        return re.findall(r"^(?:Cost|Runs)", capsys.readouterr().err, re.MULTILINE)
+
+    assert begun(0.005) == ["Cost"]
+    assert begun(1e-5) == ["Runs"], "no more time than before"
+    assert begun(0.02) == ["Cost"], "four times as much"
+    (mark,) = figures.iterdir()
+    assert float(mark.read_text()) == pytest.approx(1.2, abs=0.1)
+    while len(records(tmp_path)) < 2:
+        assert begun(0.005)[0] == "Runs"
+    assert begun(0.005) == ["Cost"], "nothing else is left"
+    assert float(mark.read_text()) == pytest.approx(1.2, abs=0.1), "the longest"
+    bench.write_text("print('{}')")
+    assert listed.run() == 0
+    assert [path.suffix for path in figures.iterdir()] == [".json"]
 
 
 TIMES = "table=10 table.datasets=[cifar10] table.archs=[resnet18,vgg16_bn] arch.width=4 optim=llqr"
@@ -125,9 +155,9 @@ def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_pa
     ]
     assert listed.run(minutes=1e-3) == 0
     assert "small was cut off" in capfd.readouterr().err
-    assert list(first.parent.iterdir()) == [first]
+    assert list(first.parent.glob("*.json")) == [first]
     assert listed.run() == 0
-    (second,) = set(first.parent.glob("*.json")) - {first}
+    (second,) = set(first.parent.iterdir()) - {first}
     assert f"vgg16_bn: measured: {second}" in capfd.readouterr().err
     assert list(listed.lines())[2] == f"timing small, vgg16_bn  measured: {second}"
     assert listed.run() == 0
@@ -163,9 +193,38 @@ def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(tmp_p
     assert read_record(diverged).status == "diverged", "a record is kept"
 
 
+def test_one_error_of_cuda_ends_the_call_and_the_next_goes_on(tmp_path, monkeypatch, capsys):
+    """CUDA would refuse every run after it: they are as they were."""
+    words = [*TINY, *places(tmp_path)]
+
+    def refused(self: Trainer) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand advice")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", refused)
+        assert Reproduction(words, [5]).run() == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert line.endswith(
+        "DeviceLost: CUDA error: an illegal memory access was encountered; the next run needs a new process"
+    )
+    assert len(list(tmp_path.rglob("failure.json"))) == 1
+    assert Reproduction(words, [5]).run() == 0
+    assert len(records(tmp_path)) == 2
+
+
 def test_a_precision_that_the_device_cannot_do_is_refused():
     with pytest.raises(UsageError, match="cuda_graphs=true needs a CUDA device, not cpu. Choose precision=default"):
         Reproduction(["device=cpu"]).run()
+
+
+@pytest.mark.parametrize("word", ["minuts=3", "part=1"])
+def test_its_own_words_are_among_the_keys(word, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), word])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    error = capsys.readouterr().err
+    assert " minutes, optim, parts, paths, " in error
+    assert error.endswith(f"(did you mean {'minutes' if 'min' in word else 'parts'}?)\n")
 
 
 def reproduce(*words: str, absent: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -213,6 +272,8 @@ def test_it_is_shown_and_not_begun(word, monkeypatch, capsys, tmp_path):
         ("launch.workers=4", "error: launch.workers=4 has no use with launch=inline. It is for launch=local."),
         ("retry=all", "error: retry=all is not possible. Choose from: null, failed."),
         ("minute=3", "error: unknown key minute."),
+        ("minutes:3", "error: minutes:3 is not of the form key=value."),
+        ("protocol.minutes=3", "error: unknown key protocol.minutes. Keys in protocol: augment, "),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(word, line, monkeypatch, capsys):
