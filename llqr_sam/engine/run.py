@@ -85,6 +85,7 @@ def execute(
             trainer.stop = stop
             record = _run(trainer, options)
             if team.is_first:
+                trainer.announce_save()
                 _keep(record, trainer, options)
         for observer in observers:
             observer.on_end(record)

@@ -34,7 +34,8 @@ def attempt(
         observers: Who watches beside the job's own.
 
     Raises:
-        LeftAlone: the run is being trained elsewhere, or has a record or a failure that the job does not know of.
+        LeftAlone: the run is being trained elsewhere, perhaps since a moment ago, or has a record or a failure that the
+            job does not know of.
         Interrupted: a checkpoint is written; the next attempt continues.
         RankLost: another rank is gone; the next attempt continues from the last checkpoint.
         Exception: the attempt failed; ``failure.json`` says why.
@@ -45,7 +46,7 @@ def attempt(
             record = execute(job.settings, job.options, [*watchers, *observers], team)
         except Exception as caught:
             error = explained(caught)
-            if not isinstance(error, (Interrupted, RankLost, *mistakes)):
+            if not isinstance(error, (Interrupted, LeftAlone, RankLost, *mistakes)):
                 note_failure(job.run_id, job.folder, error)
             if error is caught:
                 raise

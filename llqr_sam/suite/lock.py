@@ -95,8 +95,9 @@ class RunLock(Observer):
         folder: Of the run in the workspace; made if missing.
         stale_minutes: A lock without a heartbeat for so long may be taken over.
 
-    Given to the run as an observer too, it stops the run, with a checkpoint, should the lock be lost all the same: a
-    process that was suspended for longer than ``stale_minutes`` finds another at its work.
+    Given to the run as an observer too, it stops the run should the lock be lost all the same. A process that was
+    suspended for longer than ``stale_minutes`` finds another at its work: it writes nothing more, since a checkpoint of
+    its own would take the place of the other's. Where the lock was removed and nobody has the run, it saves it.
     """
 
     def __init__(self, folder: Path, stale_minutes: float) -> None:
@@ -133,6 +134,16 @@ class RunLock(Observer):
     def on_start(self, run: RunInfo) -> None:
         self._request_stop = run.request_stop
 
+    def on_save(self) -> None:
+        """See that nobody else's files are written over.
+
+        Raises:
+            LeftAlone: the run has been taken over.
+        """
+        chain = _chain(self.folder)
+        if chain and not self._last(chain):
+            raise LeftAlone(f"taken over by {chain[-1].owner}: left alone")
+
     def _acquire(self) -> None:
         chain = _chain(self.folder)
         if chain and not _stale(chain[-1], self.owner, _file_server_time(self.folder), self._stale_minutes):
@@ -155,13 +166,15 @@ class RunLock(Observer):
     def _beat(self) -> None:
         while not self._over.wait(min(HEARTBEAT, 60 * self._stale_minutes / 4)):
             with contextlib.suppress(OSError):  # a file server that is away for a while
-                if not self._last(_chain(self.folder)):
-                    self._lose()
+                chain = _chain(self.folder)
+                if not self._last(chain):
+                    self._lose(chain)
                     return
                 os.utime(self._path)
 
-    def _lose(self) -> None:
-        logger.warning("%s: another process has taken this run over: it stops here", self.folder.name)
+    def _lose(self, chain: list[_Link]) -> None:
+        what = f"{chain[-1].owner} has taken the run over" if chain else f"{self._path} has been removed"
+        logger.warning("%s: %s: it stops here", self.folder.name, what)
         if self._request_stop is not None:
             self._request_stop()
 

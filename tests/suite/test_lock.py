@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -123,6 +124,26 @@ def test_a_lock_that_was_lost_stops_the_run_and_is_not_released(tmp_path):
         other = write_lock(tmp_path)
         assert asked.wait(5)
     assert holder(tmp_path, 10) == other
+
+
+@pytest.mark.parametrize("how", ["the folder is removed", "another takes over"])
+def test_how_a_lock_was_lost_is_said(how, tmp_path, caplog):
+    """Where nobody has the run it may still be saved."""
+    asked, folder = threading.Event(), tmp_path / "run"
+    with RunLock(folder, stale_minutes=0.02) as lock:
+        lock._request_stop = asked.set
+        if how == "the folder is removed":
+            shutil.rmtree(folder)
+        else:
+            other = write_lock(folder)
+        assert asked.wait(5)
+        if how == "the folder is removed":
+            assert f"run: {folder}/lock.json has been removed: it stops here" in caplog.text
+            lock.on_save()
+        else:
+            assert f"run: {other} has taken the run over: it stops here" in caplog.text
+            with pytest.raises(LeftAlone, match="taken over by elsewhere"):
+                lock.on_save()
 
 
 RACER = """
