@@ -44,6 +44,7 @@ class Owner:
     pid: int
     job: str | None  # SLURM's name of it
     restarts: int  # how often SLURM has requeued that job
+    machine: str | None = None  # where ``pid`` is a process; None in locks of before
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -59,6 +60,7 @@ class Owner:
             pid=os.getpid(),
             job=f"{cluster}:{number}" if number else None,
             restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            machine=_machine(),
         )
 
     def __str__(self) -> str:
@@ -68,7 +70,8 @@ class Owner:
         """Whether ``seen_by`` knows that this owner has ended: its process here, or its own job before a requeue."""
         if self.job is not None and self.job == seen_by.job and self.restarts < seen_by.restarts:
             return True
-        return self.host == seen_by.host and not _alive(self.pid)
+        here = (self.host, self.machine) == (seen_by.host, seen_by.machine)
+        return here and not _alive(self.pid)
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,11 @@ class RunLock(Observer):
         Raises:
             LeftAlone: somebody else has it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # whoever had the run has ended it and removed the folder
+                self._acquire()
+                break
         self._thread.start()
         return self
 
@@ -215,6 +221,15 @@ def _stale(link: _Link, seen_by: Owner, now: float, stale_minutes: float) -> boo
 def _file_server_time(folder: Path) -> float:
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
+
+
+def _machine() -> str:
+    """Where process numbers of here mean something: machines and containers of one host name have their own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"boot {boot}, processes {Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # not Linux
+        return socket.gethostname()
 
 
 def _alive(pid: int) -> bool:
