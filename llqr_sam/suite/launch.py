@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
@@ -92,7 +93,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
         if not alone:
             _say(f"[{number}/{len(jobs)}] {job.run_id}")
         try:
-            record = train(job, mistakes=(FileNotFoundError, ValueError) if alone else (FileNotFoundError,))
+            record = train(job, mistakes=(MissingDataError, ValueError) if alone else (MissingDataError,))
         except LeftAlone as reason:
             _say(f"{job.run_id}: {reason}")
             continue
@@ -104,7 +105,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             lost += 1
             _say(f"{job.run_id}: {loss}")
             continue
-        except FileNotFoundError as error:
+        except MissingDataError as error:
             raise UsageError(str(error)) from error
         except Exception as error:
             if alone and isinstance(error, ValueError):

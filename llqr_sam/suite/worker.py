@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import Record
 from llqr_sam.suite.attempt import attempt
@@ -109,14 +110,14 @@ def carry_out(text: str) -> Reply:
     try:
         job = Job.from_json(text)
         with _printing_to(log_path(job.folder)):
-            record = train(job, mistakes=(FileNotFoundError,))
+            record = train(job, mistakes=(MissingDataError,))
     except LeftAlone as reason:
         return Reply("left", str(reason))
     except (Interrupted, KeyboardInterrupt) as interruption:
         return Reply("interrupted", str(interruption))
     except RankLost as loss:
         return Reply("killed", str(loss))
-    except FileNotFoundError as error:
+    except MissingDataError as error:
         return Reply("mistake", str(error))
     except Exception as error:
         return Reply("failed", reason_of(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_a_failed_run_does_not_stop_the_next(tmp_path, capsys):
     assert "left alone; retry=failed" in error
     assert run([*words, "retry=failed"], tmp_path) == 1
     assert "[1/1] digits-small_cnn-llqr-ngd-s0" in capsys.readouterr().err
+
+
+def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, capsys, monkeypatch):
+    """Only missing data would be missed by the next run too."""
+    execute = attempting.execute
+
+    def broken(*_: object) -> None:
+        monkeypatch.setattr(attempting, "execute", execute)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "step_000000001.pt.tmp")
+
+    monkeypatch.setattr(attempting, "execute", broken)
+    assert run(["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"], tmp_path) == 1
+    assert len(records(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert "failed: digits-small_cnn-sgdm-s0" in error
+    assert "No such file or directory: 'step_000000001.pt.tmp'" in error
 
 
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
