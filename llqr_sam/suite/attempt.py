@@ -51,8 +51,6 @@ def attempt(
             if error is caught:
                 raise
             raise error from caught
-        if team.is_first:
-            failure_path(job.folder).unlink(missing_ok=True)
     if team.is_first:
         with contextlib.suppress(OSError):  # logs, or what the next one needs to know, are in there
             job.folder.rmdir()
@@ -72,6 +70,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
+            failure_path(job.folder).unlink(missing_ok=True)  # the log has its traceback
             watchers = [*_observers(job), ProgressFile(), lock]
         except LeftAlone as left:
             reason = str(left)

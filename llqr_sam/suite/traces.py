@@ -1,7 +1,7 @@
 """What a run leaves in its folder of the workspace while it has no record: how far it is, or why it failed.
 
 ``progress.json`` is written after each epoch and goes with the record. ``failure.json`` is the last attempt's error,
-until an attempt ends well. ``log.txt`` has what workers printed and the traceback of a failure.
+until the next one begins. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone, RunLock, holder
-from llqr_sam.suite.traces import read_failure, read_progress
+from llqr_sam.suite.traces import note_failure, read_failure, read_progress
 from tests.suite.jobs import jobs_of
 
 
@@ -170,6 +170,19 @@ def test_a_failure_is_noted_and_gone_with_the_next_success(tmp_path, monkeypatch
         attempt(job)
     attempt(replace(job, retries=job.outcome()))
     assert read_failure(job.folder) is None
+
+
+def test_a_retry_that_is_interrupted_has_not_failed(tmp_path, watched):
+    """And goes on without another retry, as after a requeue: the job's digest is of a failure that is gone."""
+    job = job_of(tmp_path)
+    note_failure(job.run_id, job.folder, RuntimeError("CUDA out of memory"))
+    again = replace(job, retries=job.outcome())
+    watched(job, stop=1)
+    with pytest.raises(Interrupted):
+        attempt(again)
+    assert read_failure(job.folder) is None
+    assert "CUDA out of memory" in (job.folder / "log.txt").read_text()
+    assert attempt(again).resumes == 1
 
 
 def test_a_mistake_leaves_no_note(tmp_path):
