@@ -96,6 +96,30 @@ def test_a_missing_data_set_is_a_usage_error(tmp_path):
         run(["dataset=cifar100", f"dataset.path={tmp_path}/none.npz"], tmp_path)
 
 
+@pytest.mark.parametrize("how", ["launch=inline", "launch=local"])
+@pytest.mark.parametrize("key", ["workspace", "results"])
+def test_a_place_that_cannot_be_written_is_a_usage_error(key, how, tmp_path):
+    """Before the training, not after it; nobody can make a folder in /proc."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/below")):
+        words = words_in(tmp_path, "optim=sgdm", "protocol.epochs=1", how, f"paths.{key}={place}")
+        config = compose_config(list({word.partition("=")[0]: word for word in reversed(words)}.values()))
+        with pytest.raises(UsageError, match=f"^paths.{key}={place} cannot be written: [A-Z][a-z ]+\\.$"):
+            launch(Status.of(plan(config, words), tmp_path / "results", tmp_path / "work"), config)
+    assert not records(tmp_path)
+
+
+def test_a_record_that_cannot_be_read_is_not_trained_anew(tmp_path, capsys):
+    words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
+    (planned,) = plan(compose_config(words), words)
+    path = tmp_path / "results" / "runs" / "adhoc" / f"{planned.run_id}.json"
+    path.mkdir(parents=True)  # no file can be read there
+    assert run(words, tmp_path) == 1
+    assert f"failed: its record cannot be read ({path}: Is a directory)" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"{path}: Is a directory"):
+        run([*words, "retry=failed"], tmp_path)
+
+
 def test_an_absent_device_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="device=cuda:99"):
         run(["device=cuda:99"], tmp_path)
