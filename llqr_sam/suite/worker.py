@@ -157,7 +157,7 @@ def _read(lines: queue.SimpleQueue[str], busy: threading.Event, ended: threading
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """Inside, standard output and error are appended to a file, those of child processes too."""
+    """Inside, standard output and error are appended to a file, those of child processes too; so is an interruption."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -167,6 +167,9 @@ def _printing_to(path: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     try:
         yield
+    except Interrupted as interruption:
+        print(f"interrupted: {interruption}", file=sys.stderr)
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
