@@ -55,6 +55,9 @@ class Observer:
     def on_epoch(self, point: CurvePoint) -> None:
         """An epoch has been evaluated."""
 
+    def on_save(self) -> None:
+        """A checkpoint, or what stays of the run, is about to be written; an exception ends the run without it."""
+
     def on_end(self, record: Record) -> None:
         """The run is over and its record is written."""
 

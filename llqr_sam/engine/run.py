@@ -68,7 +68,7 @@ def execute(
 
     Raises:
         ValueError: a setting or the device is impossible; nothing has been trained.
-        FileNotFoundError: the data set is not there.
+        MissingDataError: the data set is not there.
         Interrupted: stopped by SIGINT, SIGTERM, SIGUSR2 or an observer; a checkpoint has been written.
         KeyboardInterrupt: SIGINT came twice, or after the last step: then the record has been written.
 
@@ -85,6 +85,7 @@ def execute(
             trainer.stop = stop
             record = _run(trainer, options)
             if team.is_first:
+                trainer.announce_save()
                 _keep(record, trainer, options)
         for observer in observers:
             observer.on_end(record)

@@ -180,7 +180,13 @@ class Trainer:
             "random": self.team.gathered(devices.random_state(self.device)),
         }
         if self.team.is_first:
+            self.announce_save()
             self.store.save(self.progress.step, state)
+
+    def announce_save(self) -> None:
+        """Tell the observers that files of the run are about to be written."""
+        for observer in self.observers:
+            observer.on_save()
 
     def run(self) -> None:
         """Train to the end.

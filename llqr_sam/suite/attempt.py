@@ -34,7 +34,8 @@ def attempt(
         observers: Who watches beside the job's own.
 
     Raises:
-        LeftAlone: the run is being trained elsewhere, or has a record or a failure that the job does not know of.
+        LeftAlone: the run is being trained elsewhere, perhaps since a moment ago, or has a record or a failure that the
+            job does not know of.
         Interrupted: a checkpoint is written; the next attempt continues.
         RankLost: another rank is gone; the next attempt continues from the last checkpoint.
         Exception: the attempt failed; ``failure.json`` says why.
@@ -45,13 +46,11 @@ def attempt(
             record = execute(job.settings, job.options, [*watchers, *observers], team)
         except Exception as caught:
             error = explained(caught)
-            if not isinstance(error, (Interrupted, RankLost, *mistakes)):
+            if not isinstance(error, (Interrupted, LeftAlone, RankLost, *mistakes)):
                 note_failure(job.run_id, job.folder, error)
             if error is caught:
                 raise
             raise error from caught
-        if team.is_first:
-            failure_path(job.folder).unlink(missing_ok=True)
     if team.is_first:
         with contextlib.suppress(OSError):  # logs, or what the next one needs to know, are in there
             job.folder.rmdir()
@@ -71,6 +70,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
+            failure_path(job.folder).unlink(missing_ok=True)  # the log has its traceback
             watchers = [*_observers(job), ProgressFile(), lock]
         except LeftAlone as left:
             reason = str(left)

@@ -43,7 +43,11 @@ class Job:
         return self.options.workspace / self.run_id
 
     def outcome(self) -> str | None:
-        """Digest of the run's record, or else of its failure; ``None`` while it has neither."""
+        """Digest of the run's record, or else of its failure; ``None`` while it has neither.
+
+        Raises:
+            UnreadableRecordError: see ``find_record``.
+        """
         return digest(self.record_file() or failure_path(self.folder))
 
     def record_file(self) -> Path | None:

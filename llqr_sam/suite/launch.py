@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
@@ -35,8 +37,8 @@ def launch(status: Status, config: DictConfig) -> int:
         Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, the run's checkpoint saved.
 
     Raises:
-        UsageError: the device, a data set, the SLURM profile or SLURM is not there, or a setting of the launcher or of
-            a single run is impossible.
+        UsageError: the device, a data set, the SLURM profile or SLURM is not there, the workspace or the results cannot
+            be written, or a setting of the launcher or of a single run is impossible.
 
     In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
     record and is no failure. A run that somebody else trains is left alone.
@@ -58,6 +60,7 @@ def launch(status: Status, config: DictConfig) -> int:
         return 0
     _check_fairseq(chosen)
     _check_sharpness(chosen)
+    check_places(config)
     if config.launch.name == "inline":
         check_device(config)
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
@@ -92,7 +95,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
         if not alone:
             _say(f"[{number}/{len(jobs)}] {job.run_id}")
         try:
-            record = train(job, mistakes=(FileNotFoundError, ValueError) if alone else (FileNotFoundError,))
+            record = train(job, mistakes=(MissingDataError, ValueError) if alone else (MissingDataError,))
         except LeftAlone as reason:
             _say(f"{job.run_id}: {reason}")
             continue
@@ -104,7 +107,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             lost += 1
             _say(f"{job.run_id}: {loss}")
             continue
-        except FileNotFoundError as error:
+        except MissingDataError as error:
             raise UsageError(str(error)) from error
         except Exception as error:
             if alone and isinstance(error, ValueError):
@@ -237,6 +240,18 @@ def check_device(config: DictConfig) -> None:
         raise UsageError(
             f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
         )
+
+
+def check_places(config: DictConfig) -> None:
+    """Refuse places that cannot be written, before anything is trained for them; they are made if missing."""
+    for key in ("workspace", "results"):
+        folder = Path(config.paths[key])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UsageError(f"paths.{key}={folder} cannot be written: {error.strerror}.") from error
 
 
 def _check_fairseq(runs: Sequence[Planned]) -> None:

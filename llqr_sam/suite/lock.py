@@ -44,6 +44,7 @@ class Owner:
     pid: int
     job: str | None  # SLURM's name of it
     restarts: int  # how often SLURM has requeued that job
+    machine: str | None = None  # where ``pid`` is a process; None in locks of before
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -59,6 +60,7 @@ class Owner:
             pid=os.getpid(),
             job=f"{cluster}:{number}" if number else None,
             restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            machine=_machine(),
         )
 
     def __str__(self) -> str:
@@ -68,7 +70,8 @@ class Owner:
         """Whether ``seen_by`` knows that this owner has ended: its process here, or its own job before a requeue."""
         if self.job is not None and self.job == seen_by.job and self.restarts < seen_by.restarts:
             return True
-        return self.host == seen_by.host and not _alive(self.pid)
+        here = (self.host, self.machine) == (seen_by.host, seen_by.machine)
+        return here and not _alive(self.pid)
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ class RunLock(Observer):
         folder: Of the run in the workspace; made if missing.
         stale_minutes: A lock without a heartbeat for so long may be taken over.
 
-    Given to the run as an observer too, it stops the run, with a checkpoint, should the lock be lost all the same: a
-    process that was suspended for longer than ``stale_minutes`` finds another at its work.
+    Given to the run as an observer too, it stops the run should the lock be lost all the same. A process that was
+    suspended for longer than ``stale_minutes`` finds another at its work: it writes nothing more, since a checkpoint of
+    its own would take the place of the other's. Where the lock was removed and nobody has the run, it saves it.
     """
 
     def __init__(self, folder: Path, stale_minutes: float) -> None:
@@ -114,8 +118,11 @@ class RunLock(Observer):
         Raises:
             LeftAlone: somebody else has it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # whoever had the run has ended it and removed the folder
+                self._acquire()
+                break
         self._thread.start()
         return self
 
@@ -132,6 +139,16 @@ class RunLock(Observer):
 
     def on_start(self, run: RunInfo) -> None:
         self._request_stop = run.request_stop
+
+    def on_save(self) -> None:
+        """See that nobody else's files are written over.
+
+        Raises:
+            LeftAlone: the run has been taken over.
+        """
+        chain = _chain(self.folder)
+        if chain and not self._last(chain):
+            raise LeftAlone(f"taken over by {chain[-1].owner}: left alone")
 
     def _acquire(self) -> None:
         chain = _chain(self.folder)
@@ -155,13 +172,15 @@ class RunLock(Observer):
     def _beat(self) -> None:
         while not self._over.wait(min(HEARTBEAT, 60 * self._stale_minutes / 4)):
             with contextlib.suppress(OSError):  # a file server that is away for a while
-                if not self._last(_chain(self.folder)):
-                    self._lose()
+                chain = _chain(self.folder)
+                if not self._last(chain):
+                    self._lose(chain)
                     return
                 os.utime(self._path)
 
-    def _lose(self) -> None:
-        logger.warning("%s: another process has taken this run over: it stops here", self.folder.name)
+    def _lose(self, chain: list[_Link]) -> None:
+        what = f"{chain[-1].owner} has taken the run over" if chain else f"{self._path} has been removed"
+        logger.warning("%s: %s: it stops here", self.folder.name, what)
         if self._request_stop is not None:
             self._request_stop()
 
@@ -202,6 +221,15 @@ def _stale(link: _Link, seen_by: Owner, now: float, stale_minutes: float) -> boo
 def _file_server_time(folder: Path) -> float:
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
+
+
+def _machine() -> str:
+    """Where process numbers of here mean something: machines and containers of one host name have their own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"boot {boot}, processes {Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # not Linux
+        return socket.gethostname()
 
 
 def _alive(pid: int) -> bool:

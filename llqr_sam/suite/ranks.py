@@ -144,7 +144,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _wait(ranks: list[_Rank], stop: StopRequest) -> list[_Rank]:
-    """Until all have ended: when one fails or is lost, the others have ``PATIENCE`` seconds.
+    """Until all have ended: when one fails, is lost or leaves the run, the others have ``PATIENCE`` seconds.
 
     Returns:
         Those that have ended, in that order.
@@ -158,7 +158,7 @@ def _wait(ranks: list[_Rank], stop: StopRequest) -> list[_Rank]:
         for rank in [rank for rank in running if rank.process.poll() is not None]:
             running.remove(rank)
             ended.append(rank)
-            if not isinstance(rank.answer(), (NoneType, Interrupted, LeftAlone)):
+            if not isinstance(rank.answer(), (NoneType, Interrupted)):
                 end = min(end, now + PATIENCE)
         time.sleep(TICK)
     return ended
@@ -171,6 +171,7 @@ def _raise_what_happened(ended: list[_Rank], signum: int | None) -> None:
     """
     answers = [answer for rank in ended if (answer := rank.answer()) is not None]
     own = [answer for answer in answers if not isinstance(answer, RankLost)]
+    own.sort(key=lambda answer: not isinstance(answer, LeftAlone))  # the first rank alone knows of the lock
     killed = [answer for answer in answers if isinstance(answer, _Killed)]
     for answer in (*own, *killed, *answers):
         if isinstance(answer, Interrupted) and signum is not None:

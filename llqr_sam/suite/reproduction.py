@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine import devices
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.interruption import Interrupted
@@ -177,6 +178,7 @@ class Reproduction:
             Exit status: 0; 1 if a run or benchmark failed; 130 after Ctrl-C or a scheduler's signal.
         """
         check_device(self.config)
+        check_places(self.config)
         deadline = Deadline(minutes)
         failed = 0
         for begun, (part, work) in enumerate(self._missing(deadline)):
@@ -264,12 +266,12 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
         UsageError: the data set is not there.
     """
     try:
-        attempt(make_job(run, status, config, Path()), mistakes=(FileNotFoundError,), observers=[deadline])
+        attempt(make_job(run, status, config, Path()), mistakes=(MissingDataError,), observers=[deadline])
     except LeftAlone as reason:
         _say(f"{run.run_id}: {reason}")
     except Interrupted:
         raise
-    except FileNotFoundError as error:
+    except MissingDataError as error:
         raise UsageError(str(error)) from error
     except Exception as error:
         _say(f"failed: {run.run_id}: {reason_of(error)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from llqr_sam.suite.errors import UsageError, explain
 from llqr_sam.suite.job import Job
@@ -49,7 +51,20 @@ class Profile:
     signal_delay: int = 120  # seconds
     setup: list[str] = field(default_factory=list)  # shell lines before each job
     data: str | None = None  # data root in the job; may name variables of the job's environment
-    sbatch: dict[str, Any] = field(default_factory=dict)  # further options of sbatch
+    sbatch: dict[str, Any] = field(default_factory=dict)  # further options of sbatch; null or false: left out
+
+    def check(self) -> None:
+        """Refuse values that no job can have.
+
+        Raises:
+            UsageError: a number is out of range, or the time limit is none.
+        """
+        for key in ("cpus", "devices_per_node", "array_parallelism", "signal_delay"):
+            if getattr(self, key) < 1:
+                raise UsageError(f"{key}={getattr(self, key)} of the SLURM profile must be >= 1.")
+        if self.signal_delay >= 60 * self.minutes():  # the job would be requeued as soon as it starts
+            limit = f"time={self.time}, which is {60 * self.minutes()} seconds"
+            raise UsageError(f"signal_delay={self.signal_delay} of the SLURM profile must be less than its {limit}.")
 
     def minutes(self) -> int:
         """The time limit.
@@ -85,13 +100,26 @@ def read_profile(name: str) -> Profile:
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
         raise UsageError(f"launch.profile={name} is not a SLURM profile here. Choose from: {known}; or name a file.")
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(path))
+        tree = yaml.load(path.read_text(), _text_loader()) or {}
         profile: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Profile), tree))
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UsageError(f"{path} is not a SLURM profile: {explain(error)}") from error
     assert isinstance(profile, Profile)
-    profile.minutes()
+    profile.check()
+    if profile.data is not None:
+        profile.data = os.path.expanduser(profile.data)
     return profile
+
+
+def _text_loader() -> Any:
+    """OmegaConf's reader of YAML, but a number is text until its key says otherwise: 2:59:00 would be in base 60."""
+    loader = get_yaml_loader()
+    numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in numbers]
+        for first, resolvers in loader.yaml_implicit_resolvers.items()
+    }
+    return loader
 
 
 def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Path, name: str) -> list[str]:
@@ -135,6 +163,7 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
         "SUITE_DATA": str(jobs[0].options.data_root),
         "SUITE_FILES": " ".join(FILES[name] for name in FILES if name in {job.settings.dataset.name for job in jobs}),
     }
+    further = {"requeue": True} | profile.sbatch
     exports = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     return {
         "name": name,
@@ -149,7 +178,9 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
             "--kill-on-bad-exit=1",  # a rank that is lost takes the others with it
         ],
         "slurm_setup": [*exports, 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"', *profile.setup],
-        "slurm_additional_parameters": {"requeue": True, **profile.sbatch},
+        "slurm_additional_parameters": {
+            key: value for key, value in further.items() if not (value is None or value is False)
+        },
         **{f"slurm_{key}": value for key, value in given.items() if value is not None},
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from llqr_sam.engine.record import Record
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.lock import Owner, holder
-from llqr_sam.suite.traces import Failure, find_record, read_failure, record_files
+from llqr_sam.suite.traces import Failure, UnreadableRecordError, find_record, read_failure, record_files
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
 
@@ -33,7 +33,7 @@ class Status:
     def of(
         cls, runs: Sequence[Planned], results: Path, workspace: Path | None = None, stale_minutes: float = 10.0
     ) -> Status:
-        """Read the records of ``runs``; a damaged one is named and counts as missing.
+        """Read the records of ``runs``; a damaged one is named and is missing, one that cannot be read has failed.
 
         Args:
             runs: The plan.
@@ -45,7 +45,11 @@ class Status:
         status = cls(tuple(runs), {}, {}, (), {}, {})
         damaged: list[str] = []
         for run_id in dict.fromkeys(run.run_id for run in runs):
-            found, bad = find_record(run_id, files.get(run_id, []))
+            try:
+                found, bad = find_record(run_id, files.get(run_id, []))
+            except UnreadableRecordError as error:
+                found, bad = None, [str(error)]
+                status.failures[run_id] = Failure(run_id, "its record cannot be read", str(error), "", 0.0)
             damaged += bad
             if found is not None:
                 status.paths[run_id], status.records[run_id] = found
@@ -54,7 +58,7 @@ class Status:
             if owner := holder(workspace / run_id, stale_minutes):
                 status.owners[run_id] = owner
             if found is None and (failure := read_failure(workspace / run_id)):
-                status.failures[run_id] = failure
+                status.failures.setdefault(run_id, failure)
         return cls(status.runs, status.records, status.paths, tuple(damaged), status.failures, status.owners)
 
     @property

@@ -1,7 +1,7 @@
 """What a run leaves in its folder of the workspace while it has no record: how far it is, or why it failed.
 
 ``progress.json`` is written after each epoch and goes with the record. ``failure.json`` is the last attempt's error,
-until an attempt ends well. ``log.txt`` has what workers printed and the traceback of a failure.
+until the next one begins. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ logger = logging.getLogger(__name__)
 Trace = TypeVar("Trace", "Failure", "Epochs")
 
 
+class UnreadableRecordError(ValueError):
+    """A record that is there, whatever it says: the message is one line with the file and the reason."""
+
+
 @dataclass(frozen=True)
 class Failure:
-    """Why the last attempt at a run ended."""
+    """Why the last attempt at a run ended, or what else stands in its way."""
 
     run_id: str
     error: str  # type and last line of the exception
@@ -142,8 +146,12 @@ def find_record(run_id: str, candidates: Sequence[Path]) -> tuple[tuple[Path, Re
     """The record that counts among those of a run, and a line for each other that ought not to be there.
 
     It is the first finished one, or else the last diverged one: a retried run leaves what it ended with before.
+
+    Raises:
+        UnreadableRecordError: none is finished that can be read, and one cannot be: the run may well be done.
     """
     counted: tuple[Path, Record] | None = None
+    unreadable = None
     passed: list[str] = []
     for path in candidates:
         try:
@@ -152,6 +160,10 @@ def find_record(run_id: str, candidates: Sequence[Path]) -> tuple[tuple[Path, Re
                 raise DamagedRecordError(f"{path}: it holds the run {record.run_id}")
         except FileNotFoundError:
             continue  # between listing and reading
+        except OSError as error:
+            unreadable = f"{path}: {error.strerror}"
+            passed.append(unreadable)
+            continue
         except DamagedRecordError as error:
             passed.append(str(error))
             continue
@@ -159,6 +171,8 @@ def find_record(run_id: str, candidates: Sequence[Path]) -> tuple[tuple[Path, Re
             counted = path, record
         elif record.status == "finished":
             passed.append(f"{path}: the run has a record already, {counted[0]}")
+    if unreadable is not None and (counted is None or counted[1].status != "finished"):
+        raise UnreadableRecordError(unreadable)
     return counted, passed
 
 

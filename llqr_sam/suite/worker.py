@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import Record
 from llqr_sam.suite.attempt import attempt
@@ -110,14 +111,14 @@ def carry_out(text: str) -> Reply:
     try:
         job = Job.from_json(text)
         with _printing_to(log_path(job.folder)):
-            record = train(job, mistakes=(FileNotFoundError,))
+            record = train(job, mistakes=(MissingDataError,))
     except LeftAlone as reason:
         return Reply("left", str(reason))
     except (Interrupted, KeyboardInterrupt) as interruption:
         return Reply("interrupted", str(interruption), ends=True)
     except RankLost as loss:
         return Reply("killed", str(loss), ends=True)
-    except FileNotFoundError as error:
+    except MissingDataError as error:
         return Reply("mistake", str(error))
     except Exception as error:
         return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
@@ -157,7 +158,7 @@ def _read(lines: queue.SimpleQueue[str], busy: threading.Event, ended: threading
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """Inside, standard output and error are appended to a file, those of child processes too."""
+    """Inside, standard output and error are appended to a file, those of child processes too; so is an interruption."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -167,6 +168,9 @@ def _printing_to(path: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     try:
         yield
+    except Interrupted as interruption:
+        print(f"interrupted: {interruption}", file=sys.stderr)
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

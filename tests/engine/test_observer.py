@@ -8,7 +8,7 @@ from llqr_sam.engine.observer import Observer, RunInfo
 
 def test_an_observer_need_not_do_anything() -> None:
     names = [name for name, _ in inspect.getmembers(Observer, inspect.isfunction)]
-    assert set(names) == {"on_start", "on_step", "on_refresh", "on_epoch", "on_end", "close"}
+    assert set(names) == {"on_start", "on_step", "on_refresh", "on_epoch", "on_save", "on_end", "close"}
     observer = Observer()
     observer.on_step(1, 0.5)
     observer.close()

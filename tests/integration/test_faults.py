@@ -17,7 +17,7 @@ import torch
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.closure import Minibatch
 from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.record import Record
+from llqr_sam.engine.record import Record, read_record
 from llqr_sam.engine.run import execute
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.job import Job
@@ -25,13 +25,16 @@ from llqr_sam.suite.lock import holder
 from llqr_sam.suite.traces import read_failure
 from llqr_sam.suite.worker import SlurmRun
 from tests.engine.conftest import StopAt
-from tests.suite.jobs import jobs_of, start
+from tests.suite.jobs import jobs_of, start, words_in
 
 EPOCH = 20  # steps, of digits in minibatches of 64
 
 
+WORDS = ("optim=llqr_sam", "protocol.methods.interval=8", "protocol.epochs=2")
+
+
 def job_in(folder: Path, *words: str) -> Job:
-    (job,) = jobs_of(folder, "optim=llqr_sam", "protocol.methods.interval=8", "protocol.epochs=2", *words)
+    (job,) = jobs_of(folder, *WORDS, *words)
     return job
 
 
@@ -90,6 +93,23 @@ def test_a_run_killed(where, straight, tmp_path, caplog):
     assert record.resumes == 1
     assert record.weights_sha256 == straight.weights_sha256
     assert not job.folder.exists()
+
+
+@pytest.mark.parametrize("how", ["launch=inline", "launch=local"])
+def test_a_checkpoint_that_is_not_whole_is_named(how, straight, tmp_path):
+    """By the command itself, wherever it trains, and the one before it continues the run."""
+    job = job_in(tmp_path)
+    for step in (EPOCH, EPOCH + 7):
+        with pytest.raises(Interrupted):
+            execute(job.settings, job.options, [StopAt(step)])
+    newest = job.folder / "checkpoints" / f"step_{EPOCH + 7:09d}.pt"
+    os.truncate(newest, 1000)
+    process = start("train.py", *words_in(tmp_path, *WORDS, how))
+    _, errors = process.communicate(timeout=120)
+    said = errors if how == "launch=inline" else (job.folder / "log.txt").read_text()
+    assert f"checkpoint {newest} is damaged and not used: its SHA-256 is not the one in {newest.name}.sha256" in said
+    assert process.returncode == 0
+    assert read_record(job.options.record_path).weights_sha256 == straight.weights_sha256
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from llqr_sam.engine import closure
 from llqr_sam.engine import record as records
+from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer, RunInfo
 from llqr_sam.engine.record import CurvePoint, read_record
@@ -19,7 +20,7 @@ from llqr_sam.suite import attempt as attempting
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone, RunLock, holder
-from llqr_sam.suite.traces import read_failure, read_progress
+from llqr_sam.suite.traces import note_failure, read_failure, read_progress
 from tests.suite.jobs import jobs_of
 
 
@@ -93,6 +94,42 @@ def test_a_run_is_left_alone_while_and_after_somebody_else_trains_it(tmp_path):
         attempt(job)
 
 
+class Robbed(Observer):
+    """Another process takes the run over after a step, as if this one had been suspended, and is far ahead."""
+
+    def __init__(self, job: Job, step: int, *, notices: bool) -> None:
+        self.job, self.step, self.notices = job, step, notices
+        self.other = RunLock(job.folder, job.stale_minutes)
+        self.store = CheckpointStore(job.folder / "checkpoints")
+
+    def on_start(self, run: RunInfo) -> None:
+        self.request_stop = run.request_stop
+
+    def on_step(self, step: int, loss: float) -> None:
+        if step == self.step:
+            os.utime(self.job.folder / "lock.json", (0, 0))
+            self.other.__enter__()
+            self.store.save(898, {"step": 898})
+            if self.notices:  # as the heartbeat does
+                self.request_stop()
+
+
+@pytest.mark.parametrize(
+    ("where", "step"), [("at its next checkpoint", 25), ("at its heartbeat", 25), ("at its end", 40)]
+)
+def test_a_run_that_was_taken_over_leaves_the_others_checkpoints_alone(where, step, tmp_path):
+    """A saves step 25 on waking up; B, who has the run, is at 898."""
+    job = job_of(tmp_path, f"checkpoint_minutes={0 if where == 'at its next checkpoint' else 10}")
+    robbed = Robbed(job, step, notices=where == "at its heartbeat")
+    with pytest.raises(LeftAlone, match=f"taken over by .* \\(process {os.getpid()}\\): left alone"):
+        attempt(job, observers=[robbed])
+    assert robbed.store.load_latest() == (898, {"step": 898})
+    assert not (job.folder / "checkpoints" / f"step_{step:09d}.pt").exists()
+    assert holder(job.folder, 10) == robbed.other.owner
+    assert job.outcome() is None
+    robbed.other.__exit__()
+
+
 def test_nan_in_one_batch_is_recorded_and_retried_only_when_asked(tmp_path, monkeypatch):
     job = job_of(tmp_path)
     take, batches = closure.Minibatch.take, []
@@ -133,6 +170,19 @@ def test_a_failure_is_noted_and_gone_with_the_next_success(tmp_path, monkeypatch
         attempt(job)
     attempt(replace(job, retries=job.outcome()))
     assert read_failure(job.folder) is None
+
+
+def test_a_retry_that_is_interrupted_has_not_failed(tmp_path, watched):
+    """And goes on without another retry, as after a requeue: the job's digest is of a failure that is gone."""
+    job = job_of(tmp_path)
+    note_failure(job.run_id, job.folder, RuntimeError("CUDA out of memory"))
+    again = replace(job, retries=job.outcome())
+    watched(job, stop=1)
+    with pytest.raises(Interrupted):
+        attempt(again)
+    assert read_failure(job.folder) is None
+    assert "CUDA out of memory" in (job.folder / "log.txt").read_text()
+    assert attempt(again).resumes == 1
 
 
 def test_a_mistake_leaves_no_note(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,49 @@ def test_a_failed_run_does_not_stop_the_next(tmp_path, capsys):
     assert "[1/1] digits-small_cnn-llqr-ngd-s0" in capsys.readouterr().err
 
 
+def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, capsys, monkeypatch):
+    """Only missing data would be missed by the next run too."""
+    execute = attempting.execute
+
+    def broken(*_: object) -> None:
+        monkeypatch.setattr(attempting, "execute", execute)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "step_000000001.pt.tmp")
+
+    monkeypatch.setattr(attempting, "execute", broken)
+    assert run(["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"], tmp_path) == 1
+    assert len(records(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert "failed: digits-small_cnn-sgdm-s0" in error
+    assert "No such file or directory: 'step_000000001.pt.tmp'" in error
+
+
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="prepare_data.py cifar100"):
         run(["dataset=cifar100", f"dataset.path={tmp_path}/none.npz"], tmp_path)
+
+
+@pytest.mark.parametrize("how", ["launch=inline", "launch=local"])
+@pytest.mark.parametrize("key", ["workspace", "results"])
+def test_a_place_that_cannot_be_written_is_a_usage_error(key, how, tmp_path):
+    """Before the training, not after it; nobody can make a folder in /proc."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/below")):
+        words = words_in(tmp_path, "optim=sgdm", "protocol.epochs=1", how, f"paths.{key}={place}")
+        config = compose_config(list({word.partition("=")[0]: word for word in reversed(words)}.values()))
+        with pytest.raises(UsageError, match=f"^paths.{key}={place} cannot be written: [A-Z][a-z ]+\\.$"):
+            launch(Status.of(plan(config, words), tmp_path / "results", tmp_path / "work"), config)
+    assert not records(tmp_path)
+
+
+def test_a_record_that_cannot_be_read_is_not_trained_anew(tmp_path, capsys):
+    words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
+    (planned,) = plan(compose_config(words), words)
+    path = tmp_path / "results" / "runs" / "adhoc" / f"{planned.run_id}.json"
+    path.mkdir(parents=True)  # no file can be read there
+    assert run(words, tmp_path) == 1
+    assert f"failed: its record cannot be read ({path}: Is a directory)" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"{path}: Is a directory"):
+        run([*words, "retry=failed"], tmp_path)
 
 
 def test_an_absent_device_is_a_usage_error(tmp_path):

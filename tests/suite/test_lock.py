@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from llqr_sam.suite import lock as locks
 from llqr_sam.suite.lock import LeftAlone, Owner, RunLock, holder
 from tests.suite.jobs import start, wait_for
+
+FREE = 2**22 + 1  # a process number higher than any
 
 
 def write_lock(folder: Path, *, age: float = 0.0, **changes: object) -> Owner:
@@ -59,6 +63,60 @@ def test_the_lock_of_a_dead_process_here_is_taken_over_at_once(tmp_path):
     write_lock(tmp_path, host=Owner.this_process().host, pid=gone.pid)
     with RunLock(tmp_path, 10) as lock:
         assert holder(tmp_path, 10) == lock.owner
+
+
+CONTAINER = """
+import sys
+from pathlib import Path
+from llqr_sam.suite.lock import RunLock
+RunLock(Path(sys.argv[1]), 10).__enter__()
+"""
+
+
+def test_a_process_number_of_another_machine_says_nothing(tmp_path):
+    """Of one host name, but with process numbers of its own: a container."""
+    contain = ["unshare", "--pid", "--fork"]
+    if subprocess.run([*contain, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process namespace cannot be made here")
+    subprocess.run([*contain, sys.executable, "-c", CONTAINER, str(tmp_path)], check=True)
+    owner = holder(tmp_path, 10)
+    assert owner is not None
+    assert owner.host == Owner.this_process().host
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(owner, pid=FREE))))
+    with pytest.raises(LeftAlone), RunLock(tmp_path, 10):
+        pass
+    os.utime(path, (0, 0))
+    with RunLock(tmp_path, 10):
+        pass
+
+
+def test_a_lock_of_before_is_read_and_counts_until_it_is_stale(tmp_path):
+    owner = write_lock(tmp_path, host=Owner.this_process().host, pid=FREE)
+    path = tmp_path / "lock.json"
+    tree = json.loads(path.read_text())
+    del tree["machine"]
+    path.write_text(json.dumps(tree))
+    assert holder(tmp_path, 10) == dataclasses.replace(owner, machine=None)
+    with pytest.raises(LeftAlone), RunLock(tmp_path, 10):
+        pass
+    os.utime(path, (0, 0))
+    with RunLock(tmp_path, 10):
+        pass
+
+
+def test_a_folder_that_goes_while_the_lock_is_taken_is_made_again(tmp_path, monkeypatch):
+    """Whoever had the run has just ended, and removes the folder between our mkdir and our lock."""
+    chain, folder = locks._chain, tmp_path / "run"
+
+    def slow(folder: Path) -> object:
+        monkeypatch.setattr(locks, "_chain", chain)
+        folder.rmdir()
+        return chain(folder)
+
+    monkeypatch.setattr(locks, "_chain", slow)
+    with RunLock(folder, 10) as lock:
+        assert holder(folder, 10) == lock.owner
 
 
 def test_a_requeued_job_takes_over_from_its_former_self(tmp_path, monkeypatch):
@@ -123,6 +181,26 @@ def test_a_lock_that_was_lost_stops_the_run_and_is_not_released(tmp_path):
         other = write_lock(tmp_path)
         assert asked.wait(5)
     assert holder(tmp_path, 10) == other
+
+
+@pytest.mark.parametrize("how", ["the folder is removed", "another takes over"])
+def test_how_a_lock_was_lost_is_said(how, tmp_path, caplog):
+    """Where nobody has the run it may still be saved."""
+    asked, folder = threading.Event(), tmp_path / "run"
+    with RunLock(folder, stale_minutes=0.02) as lock:
+        lock._request_stop = asked.set
+        if how == "the folder is removed":
+            shutil.rmtree(folder)
+        else:
+            other = write_lock(folder)
+        assert asked.wait(5)
+        if how == "the folder is removed":
+            assert f"run: {folder}/lock.json has been removed: it stops here" in caplog.text
+            lock.on_save()
+        else:
+            assert f"run: {other} has taken the run over: it stops here" in caplog.text
+            with pytest.raises(LeftAlone, match="taken over by elsewhere"):
+                lock.on_save()
 
 
 RACER = """

@@ -20,6 +20,7 @@ from llqr_sam.suite.lock import LeftAlone, RunLock, holder
 from llqr_sam.suite.ranks import train
 from llqr_sam.suite.traces import read_failure, read_progress
 from tests.suite.jobs import jobs_of, start, wait_for, words_in
+from tests.suite.test_lock import write_lock
 
 SMALL = ("arch.width=4", "protocol.methods.interval=8")
 LONG = (*SMALL, "optim=llqr_sam", "optim.inner_steps=2", "optim.shard=true", "devices=2", "protocol.epochs=4")
@@ -173,6 +174,21 @@ def test_all_ranks_hear_that_a_run_is_somebody_elses(tmp_path):
     job = job_of(tmp_path, *SMALL, "optim=sgdm", "devices=2")
     with RunLock(job.folder, 10), pytest.raises(LeftAlone, match="running on"):
         train(job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("minutes", [0, 10])
+def test_all_ranks_end_when_the_first_one_loses_the_lock(minutes, tmp_path):
+    """At its next checkpoint, or when all stop because its heart finds another's lock."""
+    words = [*LONG, "protocol.epochs=100", "stale_minutes=0.02", f"checkpoint_minutes={minutes}"]
+    job = job_of(tmp_path, *words)
+    process = start(*command(tmp_path, *words))
+    wait_for(lambda: begun(job))
+    other = write_lock(job.folder)
+    _, error = process.communicate(timeout=60)
+    assert f"{job.run_id}: taken over by {other}: left alone" in error
+    assert (process.returncode, holder(job.folder, 10)) == (0, other)
+    assert job.outcome() is None
 
 
 def refused(*words: str) -> str:

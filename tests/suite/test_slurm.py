@@ -39,6 +39,16 @@ def test_times_are_slurms(text, minutes):
         ("cpus: many", "cpus"),
         ("- a", "is not a SLURM profile"),
         ("a: [", "is not a SLURM profile"),
+        ("cpus: 1\ncpus: 2", "duplicate key cpus"),
+        ("cpus: 0", "cpus=0 of the SLURM profile must be >= 1."),
+        ("cpus: 1:30", "cpus"),
+        ("devices_per_node: 0", "devices_per_node=0 of the SLURM profile must be >= 1."),
+        ("array_parallelism: 0", "array_parallelism=0 of the SLURM profile must be >= 1."),
+        ("signal_delay: -5", "signal_delay=-5 of the SLURM profile must be >= 1."),
+        (
+            "time: 1\nsignal_delay: 600",
+            "signal_delay=600 of the SLURM profile must be less than its time=1, which is 60",
+        ),
     ],
 )
 def test_a_wrong_profile_is_one_sentence(text, sentence, tmp_path):
@@ -48,6 +58,36 @@ def test_a_wrong_profile_is_one_sentence(text, sentence, tmp_path):
         read_profile(str(path))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("12:00:00", 720), ("2:59:00", 179), ("90", 90), ("1-12:00:00", 2160)])
+def test_a_time_needs_no_quotes(text, minutes, tmp_path):
+    """12:00:00 is a whole number in YAML 1.1, and what slurm/README.md says the default is."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"time: {text}\ncpus: 6\nmem: 16\nsbatch: {{nice: 100, exclusive: true}}\npartition: null\n")
+    profile = read_profile(str(path))
+    assert (profile.minutes(), profile.cpus, profile.mem, profile.partition) == (minutes, 6, "16", None)
+    assert profile.sbatch == {"nice": "100", "exclusive": True}
+    assert f"| {Profile().time} |" in (PROFILES / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("data", "root"), [("~/data", Path.home() / "data"), ("$NODE/data", Path("$NODE/data"))])
+def test_a_data_root_may_be_below_the_home(data, root, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"data: {data}")
+    assert read_profile(str(path)).data == str(root)
+
+
+def test_an_empty_profile_is_the_default(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.touch()
+    assert read_profile(str(path)) == Profile()
+
+
+def test_options_of_sbatch_are_flags_or_left_out(tmp_path):
+    profile = Profile(sbatch={"requeue": False, "exclusive": True, "comment": None, "nice": 0})
+    given = _parameters(jobs_of(tmp_path), profile, Path("/a"), "name")
+    assert given["slurm_additional_parameters"] == {"exclusive": True, "nice": 0}
 
 
 def test_an_unknown_profile_names_the_known():

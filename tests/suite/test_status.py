@@ -26,6 +26,20 @@ def test_finished_diverged_missing_and_damaged(tmp_path):
     assert "best 90.00 % (epoch 1), last 80.00 %" in lines[0]
 
 
+def test_a_record_that_cannot_be_read_is_named_and_not_missing(tmp_path):
+    """Whatever it says, the run may be done; a finished one beside it is."""
+    path = tmp_path / "runs" / "demo" / f"{RUNS[0].run_id}.json"
+    path.mkdir(parents=True)
+    status = Status.of(RUNS, tmp_path, tmp_path / "work")
+    assert [status.of_run(run) for run in RUNS] == ["failed", "missing", "missing"]
+    assert status.line(RUNS[0]) == f"failed: its record cannot be read ({path}: Is a directory)"
+    assert list(status.damage()) == [f"record not counted: {path}: Is a directory"]
+    write_record(tmp_path, RUNS[0], [90.0])
+    status = Status.of(RUNS, tmp_path)
+    assert status.of_run(RUNS[0]) == "finished"
+    assert list(status.damage()) == [f"record not counted: {path}: Is a directory"]
+
+
 def test_a_record_counts_in_whatever_folder_it_lies(tmp_path):
     path = write_record(tmp_path, RUNS[0], [90.0])
     moved = tmp_path / "runs" / "adhoc" / path.name

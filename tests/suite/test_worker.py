@@ -82,6 +82,8 @@ def test_a_worker_that_must_end_saves_its_run(tmp_path, how):
     else:
         process.stdin.close()
     process.wait(30)
+    *_, last = (job.folder / "log.txt").read_text().splitlines()
+    assert last.startswith("interrupted: stopped by SIGTERM after step ")
     assert CheckpointStore(job.folder / "checkpoints").load_latest() is not None
     assert holder(job.folder, 10) is None
 
