@@ -24,7 +24,7 @@ from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.faults import DeviceLost
 from llqr_sam.suite.grid import Planned, plan
-from llqr_sam.suite.launch import check_choices, check_device, make_job, retried_kinds
+from llqr_sam.suite.launch import check_choices, check_device, check_places, make_job, retried_kinds
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.overview import Overview
 from llqr_sam.suite.status import Status
