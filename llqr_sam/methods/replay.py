@@ -121,6 +121,7 @@ class Trace:
         self._signature = signature(point)
         self._names = list(point.parameters)
         tangents = [torch.zeros_like(p) for p in point.parameters.values()]
+        self._strides = [t.stride() for t in tangents]
 
         def values_and_push(leaves: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             at = self._point(point, leaves)
@@ -146,8 +147,9 @@ class Trace:
         values, kept = found[: self._count], found[self._count :]
 
         def push(v: Named) -> list[Tensor]:
+            tangents = [_strided(v[name], stride) for name, stride in zip(self._names, self._strides, strict=True)]
             with torch.no_grad():
-                return list(self._at_tangent(*kept, *(v[name] for name in self._names)))
+                return list(self._at_tangent(*kept, *tangents))
 
         return list(values), push
 
@@ -167,6 +169,13 @@ def signature(point: Point) -> tuple[Any, ...]:
     leaves, structure = _leaves(point)
     kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves]
     return id(point.model), structure, *kinds
+
+
+def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The tensor in the memory layout that was traced: a view of a parameter is one of no other."""
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:

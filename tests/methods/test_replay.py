@@ -88,6 +88,25 @@ def test_a_network_without_forward_mode_is_not_replayed():
         assert Replay()(point, [point.outputs()]) is None
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_tangents_of_another_layout(memory_format):
+    """A view of a parameter is traced as one, and the deltas of tall kernels come transposed."""
+
+    class Viewed(nn.Conv2d):
+        def forward(self, x):
+            order = (0, 2, 3, 1) if memory_format == torch.channels_last else (0, 1, 2, 3)
+            return super().forward(x) + self.weight.permute(order).view(-1).square().sum()
+
+    net, x = Viewed(3, 8, 2).double().to(memory_format=memory_format), torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    with differentiable_inference(net):
+        point = _point(net, x)
+        push = Replay()(point, [point.outputs()])
+    v = {name: torch.randn_like(p) for name, p in point.parameters.items()}
+    transposed = {name: t.flatten(1).T.contiguous().T.view(t.shape) if t.ndim > 1 else t for name, t in v.items()}
+    assert transposed["weight"].stride() != v["weight"].stride()
+    assert torch.equal(push(transposed)[0], push(v)[0])
+
+
 def test_parameters_the_output_does_not_depend_on():
     net = nn.Sequential(nn.Linear(3, 2)).double()
     net.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
