@@ -129,7 +129,9 @@ class Trace:
             both: Any = jvp(at.values, (at.parameters,), (tangent,))  # its stub knows another form
             return [*both[0], *both[1]]
 
-        with warnings.catch_warnings(), torch.no_grad():
+        # The compiler stands aside (inference.py), and need not refuse to be traced through.
+        untouched = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
+        with warnings.catch_warnings(), torch.no_grad(), untouched:
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             whole = make_fx(functionalize(values_and_push, remove="mutations"))(leaves, tangents)
         whole.graph.eliminate_dead_code()
