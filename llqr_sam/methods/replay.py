@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from llqr_sam.methods.named import Named
@@ -131,7 +132,7 @@ class Trace:
 
         # The compiler stands aside (inference.py), and need not refuse to be traced through.
         untouched = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
-        with warnings.catch_warnings(), torch.no_grad(), untouched:
+        with warnings.catch_warnings(), torch.no_grad(), untouched, _FixedPadding():
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             whole = make_fx(functionalize(values_and_push, remove="mutations"))(leaves, tangents)
         whole.graph.eliminate_dead_code()
@@ -157,6 +158,18 @@ class Trace:
 
     def _point(self, point: Point, leaves: list[Tensor]) -> Point:
         return replace(point, **dict(zip(point.varying, tree_unflatten(leaves, self._structure), strict=True)))
+
+
+class _FixedPadding(TorchFunctionMode):
+    """An embedding's padding row does not move in forward mode either, which torch's backward pass alone sees to."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        padding = kwargs["padding_idx"] if func is nn.functional.embedding else None
+        if padding is None:
+            return found
+        tokens, weight = args
+        return torch.where((tokens == padding % len(weight)).unsqueeze(-1), found.detach(), found)
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
