@@ -60,9 +60,9 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
     require_second_derivatives(graphs)
     along = [g.detach() for g in graphs]
     pushed = torch.autograd.grad(graphs, us, along, retain_graph=True, materialize_grads=True) if graphs else ()
-    backward = _total(g.detach().square().sum() for g in reached)
-    forward = _total((u.detach() * z).sum() for u, z in zip(us, pushed, strict=bool(graphs)))
-    size = _total(u.detach().square().sum() for u in us).sqrt() * backward.sqrt()
+    backward = _total(g.detach().abs().square().sum() for g in reached)
+    forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=bool(graphs)))
+    size = _total(u.detach().abs().square().sum() for u in us).sqrt() * backward.sqrt()
     if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size):
         raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
 

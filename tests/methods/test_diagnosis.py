@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from llqr_sam import LLQR
 from llqr_sam.methods import hessian
-from llqr_sam.methods.diagnosis import UnsupportedModuleError, explained
+from llqr_sam.methods.diagnosis import UnsupportedModuleError, explained, require_adjoint
 from tests.methods.networks import NETWORKS, mean_loss
 
 
@@ -184,6 +184,14 @@ def test_backward_passes_are_tested_once_a_loss(monkeypatch):
             metric.refresh(x, y, mean_loss)
         assert len(calls) == 2, "the network's and the loss's"
         calls.clear()
+
+
+def test_complex_values_are_no_missing_derivative():
+    x, w = torch.randn(4, 3), torch.randn(3, 2, dtype=torch.cfloat, requires_grad=True)
+    z = x.to(torch.cfloat) @ w
+    require_adjoint([z, z.abs(), z.real], [w])
+    with pytest.raises(RuntimeError, match="outside autograd"):
+        require_adjoint([z, _Raw.apply(z)], [w])
 
 
 def test_other_errors_pass_unchanged():
