@@ -62,7 +62,7 @@ class FisherCurvature:
             products, ``double_backward`` for one. Default: a replay of its own.
 
     Raises:
-        UnsupportedModuleError: a module on the way has no second derivative.
+        UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class HessianCurvature:
             refreshes) for many products, ``reverse_over_reverse`` for one. Default: the latter.
 
     Raises:
-        UnsupportedModuleError: a module on the way has no second derivative.
+        UnsupportedModuleError: a module on the way, or the loss, has no second derivative.
     """
 
     def __init__(
