@@ -6,7 +6,7 @@ Importing this needs torch alone; the reproduction suite's rooms import what the
 """
 
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
-from llqr_sam.methods.likelihoods import Categorical, Gaussian
+from llqr_sam.methods.likelihoods import Bernoulli, Categorical, Gaussian
 from llqr_sam.methods.llqr import LLQR, RefreshError, RefreshReport
 from llqr_sam.methods.metrics import Adaptive, FisherDiagonal, GradientNoise, Metric
 from llqr_sam.methods.sharpness import SharpnessAware
@@ -14,6 +14,7 @@ from llqr_sam.methods.sharpness import SharpnessAware
 __all__ = [
     "LLQR",
     "Adaptive",
+    "Bernoulli",
     "Categorical",
     "Direction",
     "FisherDiagonal",

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 
@@ -65,4 +65,5 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
 
 
 def _records(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+    """Whether it is a batch-norm, or an instance-norm, that records; the latter does so without asking its flag."""
+    return isinstance(module, _NormBase) and module.training and module.running_mean is not None

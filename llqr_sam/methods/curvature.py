@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.methods.diagnosis import explained, require_second_derivatives
+from llqr_sam.methods.diagnosis import agreeing, explained, require_adjoint, require_second_derivatives
 from llqr_sam.methods.hessian import LossFunction, LossPoint, reverse_over_reverse
 from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.likelihoods import Likelihood
@@ -62,7 +62,7 @@ class FisherCurvature:
             products, ``double_backward`` for one. Default: a replay of its own.
 
     Raises:
-        UnsupportedModuleError: a module on the way has no second derivative.
+        UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class FisherCurvature:
         reduction: Reduction,
         pusher: Pusher | None = None,
     ) -> None:
-        self._explained = partial(explained, model, inputs)
         self._point = point = _point(model, inputs)
+        self._explained = partial(explained, model, point.outputs)
         with differentiable_inference(model), self._explained():
             self._outputs = outputs = point.outputs()
             self._push = (pusher or Replay())(point, [outputs]) or double_backward(point, [outputs])
@@ -101,8 +101,9 @@ class FisherCurvature:
         if self._unverified:
             # A trace may hold what the network no longer does; J and J' of one network cannot disagree.
             self._unverified -= 1
-            if not _adjoint(dot(v, product), (pushed * u).sum()):
+            if not agreeing((pushed * u).sum(), dot(v, product)):
                 with self._explained():
+                    require_adjoint([self._outputs], list(parameters.values()))
                     self._push = double_backward(self._point, [self._outputs])
                 return self.product(v)
         return product
@@ -117,7 +118,7 @@ class HessianCurvature:
             refreshes) for many products, ``reverse_over_reverse`` for one. Default: the latter.
 
     Raises:
-        UnsupportedModuleError: a module on the way has no second derivative.
+        UnsupportedModuleError: a module on the way, or the loss, has no second derivative.
     """
 
     def __init__(
@@ -128,9 +129,9 @@ class HessianCurvature:
         loss_fn: LossFunction,
         differentiate: Differentiate = reverse_over_reverse,
     ) -> None:
-        self._explained = partial(explained, model, inputs)
         at = _point(model, inputs)
         point = LossPoint(model, at.parameters, at.constants, at.inputs, targets, loss_fn)
+        self._explained = partial(explained, model, point.outputs, point.loss_of)
         with differentiable_inference(model), self._explained():
             self.gradient, self._push = differentiate(point)
 
@@ -176,9 +177,3 @@ def _single(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _single(value) for key, value in tree.items()}
     return tuple(_single(value) for value in tree) if isinstance(tree, tuple) else tree
-
-
-def _adjoint(forward: Tensor, backward: Tensor) -> bool:
-    """Whether v' (J' u) and (J v)' u agree, as they must when J v and J' u belong to one J."""
-    tolerance = 1e-6 if forward.dtype == torch.float64 else 1e-2
-    return bool((forward - backward).abs() <= tolerance * (forward.abs() + backward.abs()))

@@ -1,19 +1,24 @@
-"""Which module of a network stands in the way of second derivatives."""
+"""Whether second derivatives can be had, and what of a network stands in their way.
+
+Notation: z = f(x) is what an operation, a module or a loss makes of the tensors x, J = dz/dx. A second derivative flows
+through J' u, linear in u, whose own derivative in u must be J: a backward pass that works outside autograd has none.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from llqr_sam.methods.inference import differentiable_inference
 
 
 class UnsupportedModuleError(RuntimeError):
-    """A module that cannot be differentiated twice, and what to do about it."""
+    """A module, or a loss, that cannot be differentiated twice, and what to do about it."""
 
 
 def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
@@ -36,72 +41,125 @@ def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
         waiting += following
 
 
-@contextlib.contextmanager
-def explained(model: nn.Module, inputs: Any) -> Iterator[None]:
-    """Turns autograd's complaint about a second derivative into the name of the module it comes from.
+def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+    """Refuses values whose J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
 
     Raises:
-        UnsupportedModuleError: an error inside the context, where some module of ``model`` fails by itself on the same
-            ``inputs``. Other errors pass unchanged, want of memory among them.
+        RuntimeError: some backward pass on the way has no derivative, or works outside autograd.
+    """
+    values = [z for z in values if z.requires_grad]
+    leaves = [x for x in leaves if x.requires_grad]
+    if not values or not leaves:
+        return
+    generator = torch.Generator().manual_seed(0)  # at u = 1, the J' u of a softmax is zero; the caller's seed is his
+    us = [torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device).requires_grad_() for z in values]
+    with torch.enable_grad():
+        pulled = torch.autograd.grad(values, leaves, us, create_graph=True, allow_unused=True)
+    reached = [g for g in pulled if g is not None]
+    graphs = [g for g in reached if g.requires_grad]
+    require_second_derivatives(graphs)
+    along = [g.detach() for g in graphs]
+    pushed = torch.autograd.grad(graphs, us, along, retain_graph=True, materialize_grads=True) if graphs else ()
+    backward = _total(g.detach().abs().square().sum() for g in reached)
+    forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=bool(graphs)))
+    size = _total(u.detach().abs().square().sum() for u in us).sqrt() * backward.sqrt()
+    if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size):
+        raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
+
+
+def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0) -> bool:
+    """Whether u' (J v) and v' (J' u) are one, as they are for one J; what is not finite says nothing.
+
+    Args:
+        forward, backward: The two.
+        rounding: Difference that is none.
+    """
+    tolerance = 1e-6 if forward.dtype == torch.float64 else 1e-2
+    return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)
+
+
+@contextlib.contextmanager
+def explained(
+    model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[None]:
+    """Turns autograd's complaint about a second derivative into the name of what it comes from.
+
+    Args:
+        model: The network.
+        outputs: Calls it as it was called.
+        loss: Of these outputs, where that is differentiated twice too.
+
+    Raises:
+        UnsupportedModuleError: an error inside the context, where some module of ``model``, or the loss, fails by
+            itself. Other errors pass unchanged, want of memory among them.
     """
     try:
         yield
     except torch.OutOfMemoryError:  # a RuntimeError too
         raise
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        name = _first_failing(model, inputs)
-        if name is None:
+        found = _first_failing(model, outputs, loss)
+        if found is None:
             raise
-        kind = type(model.get_submodule(name)).__name__
+        culprit, way_out = found
+        reason = str(error).splitlines()[0].rstrip(".")
         raise UnsupportedModuleError(
-            f"LLQR needs second derivatives, and module {name or '(the model)'} ({kind}) has none: {reason} "
-            "Replace it, or its fused kernel, by plain differentiable operations."
+            f"LLQR needs second derivatives, and {culprit} has none: {reason}. {way_out}"
         ) from error
 
 
-def _first_failing(model: nn.Module, inputs: Any) -> str | None:
-    """Name of the first childless module whose output cannot be differentiated twice."""
+def _first_failing(
+    model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None
+) -> tuple[str, str] | None:
+    """What fails by itself, and the way out: the first module, innermost first, else the loss."""
     failing: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-        if not any(module.children()):
 
-            def probe(module: nn.Module, arguments: Any, output: Any, name: str = name) -> None:
-                leaves = [*module.parameters(), *(a for a in arguments if isinstance(a, Tensor))]
-                if not failing and isinstance(output, Tensor) and not _twice_differentiable(output, leaves):
-                    failing.append(name)
+    def watch(name: str, module: nn.Module) -> Any:
+        def probe(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+            if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
+                failing.append(name)
 
-            hooks.append(module.register_forward_hook(probe))
+        return module.register_forward_hook(probe, with_kwargs=True)
+
+    hooks = [watch(name, module) for name, module in model.named_modules()]
+    found: Tensor | None = None
     try:
         with differentiable_inference(model), contextlib.suppress(RuntimeError):
-            _forward(model, inputs)
+            found = outputs()
     finally:
         for hook in hooks:
             hook.remove()
-    return failing[0] if failing else None
+    if failing:
+        module = model.get_submodule(failing[0])
+        kind = type(module).__name__
+        where = ", in its own forward," if next(module.children(), None) is not None else ""
+        return (
+            f"module {failing[0] or '(the model)'} ({kind}){where}",
+            "Replace it, or its fused kernel, by plain differentiable operations.",
+        )
+    if loss is not None and found is not None:
+        z = found.detach().requires_grad_()
+        with contextlib.suppress(RuntimeError), torch.enable_grad():
+            if _fails(loss(z), [z]):
+                way_out = 'Write it in plain differentiable operations, or choose divergence="ngd", which needs none.'
+                return "the loss", way_out
+    return None
 
 
-def _forward(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-def _twice_differentiable(output: Tensor, leaves: list[Tensor]) -> bool:
-    """Whether J' u has a derivative in u, J the Jacobian of the output in the leaves that require a gradient."""
-    leaves = [leaf for leaf in leaves if leaf.requires_grad]
-    if not leaves or not output.requires_grad:
-        return True
-    u = torch.ones_like(output, requires_grad=True)
+def _fails(output: Any, leaves: list[Tensor]) -> bool:
+    """Whether an output of whatever nesting cannot be differentiated twice in these tensors."""
     try:
-        pulled = torch.autograd.grad(output, leaves, u, create_graph=True, allow_unused=True)
-        graphs = [g for g in pulled if g is not None and g.requires_grad]
-        require_second_derivatives(graphs)
-        if graphs:
-            torch.autograd.grad(graphs, u, [torch.ones_like(g) for g in graphs], allow_unused=True)
+        require_adjoint(_tensors(output), leaves)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        return False
-    return True
+        return True
+    return False
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return sum(terms, torch.zeros(()))

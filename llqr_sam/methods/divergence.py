@@ -17,7 +17,7 @@ from llqr_sam.methods.curvature import (
     Reduction,
     double_backward,
 )
-from llqr_sam.methods.hessian import HessianReplay, LossFunction, reverse_over_reverse
+from llqr_sam.methods.hessian import HessianReplay, LossFunction, ReverseOverReverse
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.replay import Replay
 
@@ -48,13 +48,14 @@ class DivergenceCurvature:
         self._likelihood = likelihood
         self._replay = Replay()
         self._hessian_replay = HessianReplay()
+        self._reverse_over_reverse = ReverseOverReverse()
 
     def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         """g and H at the model's present parameters on that minibatch."""
         if self._chunk_size is None:
             return self._whole(inputs, targets, loss_fn, self._replay, self._hessian_replay)
         return ChunkedCurvature(
-            lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward, reverse_over_reverse),
+            lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward, self._reverse_over_reverse),
             inputs,
             targets,
             self._chunk_size,

@@ -91,7 +91,7 @@ class MethodSpec:
     damping: float | None = None
     interval: int | None = None
     reduction: str | None = None  # sum | mean, of the per-sample curvatures (ngd)
-    likelihood: str | None = None  # categorical | gaussian
+    likelihood: str | None = None  # categorical | gaussian | bernoulli
     refresh_batch: int | None = None  # samples of the preconditioner minibatch
 
     @property

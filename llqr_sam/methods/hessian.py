@@ -2,7 +2,8 @@
 
 Reverse over reverse, a backward pass through the retained gradient, works for whatever has second derivatives. Forward
 over reverse, the derivative of the gradient along v, costs less once it is traced (replay.py): its operations are the
-backward kernels themselves. It is compared with the first way on one product for each trace and loss.
+backward kernels themselves. It is compared with the first way on one product for each trace and loss; the first way,
+where it is used itself, relies on backward passes that autograd sees into, which is tested once for each loss.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from llqr_sam.methods.diagnosis import require_second_derivatives
+from llqr_sam.methods.diagnosis import require_adjoint, require_second_derivatives
 from llqr_sam.methods.named import Named
 from llqr_sam.methods.replay import Point, Push, Replay, Trace, agree
 
@@ -38,7 +39,11 @@ class LossPoint(Point):
 
     def loss(self, parameters: Named | None = None) -> Tensor:
         """The mean loss, at these or at other parameters."""
-        return self.loss_fn(self.outputs(parameters), self.targets)
+        return self.loss_of(self.outputs(parameters))
+
+    def loss_of(self, outputs: Tensor) -> Tensor:
+        """The mean loss of these outputs."""
+        return self.loss_fn(outputs, self.targets)
 
     def values(self, parameters: Named) -> list[Tensor]:
         """The gradient of the loss."""
@@ -67,11 +72,33 @@ def reverse_over_reverse(point: LossPoint) -> tuple[Named, Push]:
     return {name: g.detach() for name, g in zip(point.parameters, gradients, strict=True)}, push
 
 
+class ReverseOverReverse:
+    """``reverse_over_reverse``, for one network, after a test of the backward passes that it goes through."""
+
+    def __init__(self) -> None:
+        self._tested: LossFunction | None = None
+
+    def __call__(self, point: LossPoint) -> tuple[Named, Push]:
+        """At a point.
+
+        Raises:
+            RuntimeError: an operation on the way has no second derivative.
+        """
+        if self._tested is None or self._tested != point.loss_fn:
+            outputs = point.outputs()
+            require_adjoint([outputs], list(point.parameters.values()))
+            z = outputs.detach().requires_grad_()
+            require_adjoint([point.loss_of(z)], [z])
+            self._tested = point.loss_fn
+        return reverse_over_reverse(point)
+
+
 class HessianReplay:
     """g, and v -> H v by forward over reverse where the network can be replayed; by reverse over reverse elsewhere."""
 
     def __init__(self) -> None:
         self._replay = Replay()
+        self._reverse_over_reverse = ReverseOverReverse()
         self._verified: tuple[Trace | None, LossFunction | None] = (None, None)
 
     def __call__(self, point: LossPoint) -> tuple[Named, Push]:
@@ -84,11 +111,11 @@ class HessianReplay:
         gradient = _gradient(point)
         push = self._replay(point, list(gradient.values()))
         if push is None:
-            return reverse_over_reverse(point)
+            return self._reverse_over_reverse(point)
         if not self._trusted(point):
             if not agree(push(gradient), exact or _one_product(point)):
                 self._replay.refuse(point)
-                return reverse_over_reverse(point)
+                return self._reverse_over_reverse(point)
             self._verified = self._replay.trace, point.loss_fn
         return gradient, push
 

@@ -91,8 +91,9 @@ class LLQR(Metric):
         damping: lambda; adds lambda v to H v.
         interval: n; steps between refreshes.
         reduction: Of the per-sample curvatures under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis), "gaussian", or an
-            object with the same ``fisher`` method. Never guessed from the loss.
+        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis; another is given by
+            ``Categorical(axis=1)``), "bernoulli" (yes-or-no logits), "gaussian", or an object with the same ``fisher``
+            method. Never guessed from the loss.
         chunk_size: Samples that a refresh linearises at a time, which bounds its memory and about doubles its time; the
             loss must then be a mean over samples. Default: the whole minibatch.
         apply_dtype: Of the matrix products in U v, such as ``torch.bfloat16``; U learns in float32 all the same.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from llqr_sam.methods.named import Named
@@ -121,6 +122,7 @@ class Trace:
         self._signature = signature(point)
         self._names = list(point.parameters)
         tangents = [torch.zeros_like(p) for p in point.parameters.values()]
+        self._strides = [t.stride() for t in tangents]
 
         def values_and_push(leaves: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             at = self._point(point, leaves)
@@ -128,7 +130,9 @@ class Trace:
             both: Any = jvp(at.values, (at.parameters,), (tangent,))  # its stub knows another form
             return [*both[0], *both[1]]
 
-        with warnings.catch_warnings(), torch.no_grad():
+        # The compiler stands aside (inference.py), and need not refuse to be traced through.
+        untouched = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
+        with warnings.catch_warnings(), torch.no_grad(), untouched, _FixedPadding():
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             whole = make_fx(functionalize(values_and_push, remove="mutations"))(leaves, tangents)
         whole.graph.eliminate_dead_code()
@@ -146,13 +150,26 @@ class Trace:
         values, kept = found[: self._count], found[self._count :]
 
         def push(v: Named) -> list[Tensor]:
+            tangents = [_strided(v[name], stride) for name, stride in zip(self._names, self._strides, strict=True)]
             with torch.no_grad():
-                return list(self._at_tangent(*kept, *(v[name] for name in self._names)))
+                return list(self._at_tangent(*kept, *tangents))
 
         return list(values), push
 
     def _point(self, point: Point, leaves: list[Tensor]) -> Point:
         return replace(point, **dict(zip(point.varying, tree_unflatten(leaves, self._structure), strict=True)))
+
+
+class _FixedPadding(TorchFunctionMode):
+    """An embedding's padding row does not move in forward mode either, which torch's backward pass alone sees to."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        padding = kwargs["padding_idx"] if func is nn.functional.embedding else None
+        if padding is None:
+            return found
+        tokens, weight = args
+        return torch.where((tokens == padding % len(weight)).unsqueeze(-1), found.detach(), found)
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
@@ -167,6 +184,13 @@ def signature(point: Point) -> tuple[Any, ...]:
     leaves, structure = _leaves(point)
     kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves]
     return id(point.model), structure, *kinds
+
+
+def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The tensor in the memory layout that was traced: a view of a parameter is one of no other."""
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -13,13 +13,19 @@ def _net():
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3), nn.BatchNorm1d(3))
 
 
+def _instance_net():
+    norms = nn.InstanceNorm2d(2, track_running_stats=True), nn.InstanceNorm2d(2)  # the second records nothing
+    return nn.Sequential(nn.Conv2d(1, 2, 3), *norms, nn.Flatten(), nn.Linear(8, 3))
+
+
 def _statistics(net):
     return {n: b.clone() for n, b in net.named_buffers()}
 
 
+@pytest.mark.parametrize("build", [_net, _instance_net])
 @pytest.mark.parametrize("named", [True, False])
-def test_outputs_are_the_same_and_nothing_is_recorded(named):
-    net, x = _net(), torch.randn(4, 1, 4, 4)
+def test_outputs_are_the_same_and_nothing_is_recorded(named, build):
+    net, x = build(), torch.randn(4, 1, 4, 4)
     before = _statistics(net)
     with frozen_statistics(net if named else None):
         frozen = net(x)

@@ -80,6 +80,60 @@ def test_compiled_training_is_the_plain_one(backend):
         torch.testing.assert_close(compiled[name], expected, rtol=1e-5, atol=1e-6)
 
 
+class _Deep(nn.Module):
+    """A network with a compiled part."""
+
+    def __init__(self, compiled):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.Sequential(compiled(nn.Linear(8, 8)), nn.ReLU()), nn.Linear(8, 5))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def _in_place(backend):
+    net = _Deep(lambda layer: layer)
+    net.compile(backend=backend)
+    return net
+
+
+def _in_part(backend):
+    return _Deep(lambda layer: torch.compile(layer, backend=backend))
+
+
+@pytest.mark.parametrize("divergence", ["ngd", "newton"])
+@pytest.mark.parametrize("build", [_in_place, _in_part])
+def test_compiled_in_place_or_in_part_is_the_plain_training(build, divergence):
+    """A refresh sees the plain network, whose graphs do have second derivatives, and makes the compiler do nothing."""
+
+    def train(backend):
+        torch._dynamo.reset()
+        torch.manual_seed(7)
+        net = _Deep(lambda layer: layer) if backend is None else build(backend)
+        metric = LLQR(net, divergence=divergence, structure="kfac", interval=2, inner_steps=3, ema=0.5)
+        base = torch.optim.SGD(net.parameters(), lr=0.05)
+        optimizer = SharpnessAware(base, rho=0.1, probe=metric, transport=metric)
+        for _ in range(4):
+            x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
+            metric.refresh_if_due(x, y, mean_loss)
+
+            def closure(x=x, y=y):
+                optimizer.zero_grad()
+                loss = mean_loss(net(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        replays = metric._curvature._replay, metric._curvature._hessian_replay._replay
+        assert any(replay.trace is not None for replay in replays), "replayed"
+        return list(net.parameters())
+
+    counter = CompileCounterWithBackend("aot_eager")
+    for compiled, plain in zip(train(counter), train(None), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count == 1
+
+
 def test_compiled_closure_is_the_plain_one():
     """The whole of forward and loss may be compiled, too."""
     counter = CompileCounterWithBackend("eager")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.methods.likelihoods import Categorical, Gaussian, likelihood_of
+from llqr_sam.methods.likelihoods import Bernoulli, Categorical, Gaussian, likelihood_of
 
 
 def test_categorical_is_diag_p_minus_outer_product():
@@ -35,6 +35,44 @@ def test_padding_has_no_distribution():
     assert torch.equal(product(u)[targets != -100], whole(u)[targets != -100])
 
 
+def test_classes_on_axis_1():
+    """Of ``[N, C, H, W]``, the layout of torch's own losses: what moving the axis gives."""
+    z, u = torch.randn(2, 3, 4, 5, 2, dtype=torch.float64).unbind()
+    targets = torch.randint(-1, 4, (3, 5, 2))
+    product, count = Categorical(ignore_index=-1, axis=1).fisher(z, targets)
+    moved, expected_count = Categorical(ignore_index=-1).fisher(z.movedim(1, -1), targets)
+    torch.testing.assert_close(product(u), moved(u.movedim(1, -1)).movedim(-1, 1), rtol=1e-12, atol=1e-15)
+    assert count == expected_count == (targets != -1).sum()
+
+
+def test_targets_tell_on_which_axis_the_classes_are():
+    images, tokens = torch.randn(3, 4, 5, 2), torch.randn(3, 6, 5)
+    with pytest.raises(ValueError, match=r"axis 1, and the likelihood on axis -1.*=Categorical\(axis=1"):
+        Categorical().fisher(images, torch.zeros(3, 5, 2).long())
+    with pytest.raises(ValueError, match=r"axis 2, and the likelihood on axis 1.*=Categorical\(axis=2"):
+        Categorical(axis=1).fisher(tokens, torch.zeros(3, 6).long())
+    Categorical().fisher(tokens, torch.zeros(3, 6).long())
+    Categorical().fisher(torch.randn(3, 5, 5), torch.zeros(3, 5).long())  # fits either
+    Categorical().fisher(images, torch.rand(3, 4, 5, 2))  # soft targets do not tell
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (6,)])
+def test_one_class_is_no_choice(shape):
+    """Its H would be 0, and that of one logit a sample a softmax over the minibatch."""
+    with pytest.raises(ValueError, match='have no classes to choose from.*"bernoulli".*"gaussian"'):
+        Categorical().fisher(torch.randn(shape), torch.zeros(shape))
+
+
+def test_bernoulli_is_a_softmax_of_two():
+    """sigma(z) is the softmax of (0, z)."""
+    z, u = torch.randn(2, 6, 3, dtype=torch.float64).unbind()
+    product, count = Bernoulli().fisher(z, torch.zeros(6, 3))
+    two = lambda t: torch.stack([torch.zeros_like(t), t], dim=-1)  # noqa: E731
+    expected, _ = Categorical().fisher(two(z), None)
+    torch.testing.assert_close(product(u), expected(two(u))[..., 1])
+    assert count == 6
+
+
 def test_gaussian_is_the_identity():
     u = torch.randn(4, 2)
     product, count = Gaussian().fisher(torch.randn(4, 2), None)
@@ -44,6 +82,7 @@ def test_gaussian_is_the_identity():
 
 def test_names():
     assert isinstance(likelihood_of("gaussian"), Gaussian)
+    assert isinstance(likelihood_of("bernoulli"), Bernoulli)
     assert likelihood_of(Categorical(ignore_index=1)).ignore_index == 1
     with pytest.raises(ValueError, match="likelihood=poisson is not known. Choose from: categorical, gaussian"):
         likelihood_of("poisson")
