@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Diagonal(Block):
         size = sum(shape.numel() for shape in self._shapes.values())
         self.factors = {"d": torch.ones(1, size, dtype=dtype, device=device)}
         self._scales = self.views(self.factors["d"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._scales = self.views(self.factors["d"])  # a pickle keeps views as tensors of their own
 
     def views(self, flat: Tensor) -> Named:
         """``[1, P]`` -> named tensors that share its memory."""

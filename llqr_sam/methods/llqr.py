@@ -25,7 +25,7 @@ from llqr_sam.methods.assembly import Structure, assemble
 from llqr_sam.methods.blocks import Factors, Learner
 from llqr_sam.methods.curvature import Curvature, Divergence, Reduction
 from llqr_sam.methods.descent import HeavyBall
-from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
+from llqr_sam.methods.distributed import Group, Ranks, ranks_of, unwrapped
 from llqr_sam.methods.divergence import DivergenceCurvature
 from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
@@ -146,7 +146,8 @@ class LLQR(Metric):
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.reduction = reduction
         self.likelihood = likelihood_of(likelihood)
-        self._curvature = DivergenceCurvature(self.model, divergence, reduction, self.likelihood, chunk_size)
+        self.chunk_size = chunk_size
+        self._curvature = self._curvature_of_model()
         self.steps = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
@@ -284,6 +285,19 @@ class LLQR(Metric):
         self.steps = state["steps"]
         self._failures_in_a_row = state["failures_in_a_row"]
         self._reported_fallbacks = state["reported_fallbacks"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: everything but the trace of the network, which the next refresh makes again."""
+        if isinstance(self._ranks, Group):
+            raise TypeError("an LLQR of several processes cannot be copied or pickled; save its state_dict.")
+        return {name: value for name, value in vars(self).items() if name != "_curvature"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._curvature = self._curvature_of_model()
+
+    def _curvature_of_model(self) -> DivergenceCurvature:
+        return DivergenceCurvature(self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size)
 
     def _require_known(self, v: Named) -> None:
         if not v.keys() <= self._names:

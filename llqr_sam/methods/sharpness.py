@@ -170,7 +170,12 @@ class SharpnessAware(Optimizer):
         self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state and groups, with everything of this step under "sharpness_aware"."""
+        """The base optimizer's state and groups, with everything of this step under "sharpness_aware".
+
+        Hooks registered here see the whole of it; the base's own see the base's.
+        """
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         same = self.transport is self.probe
         own = {
             "parts": self._parts(),
@@ -179,7 +184,10 @@ class SharpnessAware(Optimizer):
             "probe": self.probe.state_dict(),
             "transport": None if same else self.transport.state_dict(),
         }
-        return {**self.base.state_dict(), "sharpness_aware": own}
+        state = {**self.base.state_dict(), "sharpness_aware": own}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -189,6 +197,9 @@ class SharpnessAware(Optimizer):
             ValueError: the state was not saved by a ``SharpnessAware`` of the same direction, probe and transport, or
                 one of these refuses its part; the base is then as it was.
         """
+        state_dict = dict(state_dict)  # which the hooks may change
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
         own = state_dict.get("sharpness_aware")
         if own is None:
             raise ValueError("this state was saved by another optimizer: it has no 'sharpness_aware' entry.")
@@ -204,6 +215,14 @@ class SharpnessAware(Optimizer):
         self.direction.load_state_dict(self._placed(own["direction"]))
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
         self.steps = own["steps"]
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: everything but the hooks, as torch has it, and memory that is written before use."""
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_optimizer_")}
+        kept.pop("step", None)  # a learning-rate scheduler puts one of its own here
+        return {**kept, "_saved": {}}
 
     def _parts(self) -> dict[str, str]:
         """What this optimizer is composed of, by the names of the classes."""
