@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from functools import partial
 from typing import Literal
@@ -35,6 +36,9 @@ def assemble(
 
     Raises:
         ValueError: nothing to train, or less than the ranks need.
+
+    Warns:
+        UserWarning: weights whose shape is no matrix, which are vectors under every structure.
     """
     first = next((p for p in model.parameters() if p.requires_grad), None)
     if first is None:
@@ -58,10 +62,15 @@ def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[
     """This rank's kernels and vectors, balanced by what U stores for each; "diagonal" keeps a layer together."""
     kernels, vectors = layout(model)
     if structure != "diagonal":
+        odd = [vector.name for vector in vectors if vector.fallback]
+        if odd:
+            warnings.warn(
+                f"structure={structure} is for matrices, and U stays diagonal on {', '.join(odd)}.", stacklevel=4
+            )
         held = shards.share([*kernels, *vectors], partial(_stored, structure))
         return [part for part in held if isinstance(part, Kernel)], [part for part in held if isinstance(part, Vector)]
     order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-    flat = [*(Vector(k.name, k.shape, k.layer, k.parts) for k in kernels), *vectors]
+    flat = [*(Vector(k.name, k.shape, k.layer, k.parts, k.third) for k in kernels), *vectors]
     layers: defaultdict[str, list[Vector]] = defaultdict(list)
     for vector in sorted(flat, key=lambda vector: order[vector.name]):
         layers[vector.layer].append(vector)

@@ -30,7 +30,7 @@ class Diagonal(Block):
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
         self._shapes = {p.name: p.shape for p in parameters}
         self._parts = [p.parts for p in parameters]
-        keys = [(p.layer if joint else p.name, p.parts, i) for p in parameters for i in range(p.parts)]
+        keys = [(p.layer if joint else p.name, *slot) for p in parameters for slot in p.slots()]
         groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         self.groups = torch.tensor([groups[key] for key in keys], device=device)
         """Of each part, which clip it shares, ``[parts]``."""
