@@ -15,6 +15,7 @@ from llqr_sam.methods.diagonal import Diagonal
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.kronecker import EKFAC, KFAC
 from llqr_sam.methods.layout import Kernel, Vector, layout
+from llqr_sam.methods.parameters import dtype_of_factors, require_supported
 from llqr_sam.methods.vocabulary import VocabularyEKFAC, VocabularyKFAC
 
 Structure = Literal["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
@@ -35,15 +36,14 @@ def assemble(
         apply_dtype: Of the kernels' products; default theirs.
 
     Raises:
-        ValueError: nothing to train, or less than the ranks need.
+        ValueError: nothing to train, less than the ranks need, or a parameter that U cannot be learned for.
 
     Warns:
         UserWarning: weights whose shape is no matrix, which are vectors under every structure.
     """
-    first = next((p for p in model.parameters() if p.requires_grad), None)
-    if first is None:
-        raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
-    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+    require_supported(model)
+    first = next(p for p in model.parameters() if p.requires_grad)
+    dtype = dtype_of_factors(first)
     kernels, vectors = _share(model, structure, shards)
     alike: defaultdict[tuple[type[KernelBlock], int, int], list[Kernel]] = defaultdict(list)
     for kernel in kernels:

@@ -7,6 +7,7 @@ One global norm over all parameters. LLQR's U is a metric too (llqr.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -67,13 +68,13 @@ class Metric:
             eps, shaped like v; in float32 where v is in half precision. Zero where v is zero.
 
         Raises:
-            ValueError: rho is negative or the norm unknown.
+            ValueError: rho is negative or not finite, or the norm unknown.
 
         Where v' M v is not a positive number (K-FAC blocks can be indefinite) the Euclidean norm of M v is used
         instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
         """
-        if rho < 0:
-            raise ValueError(f"rho={rho} must be >= 0.")
+        if not 0 <= rho < math.inf:
+            raise ValueError(f"rho={rho} must be >= 0 and finite.")
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)

@@ -12,6 +12,7 @@ Momentum and weight decay belong to the base optimizer, which sees T g~ as its g
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -52,8 +53,9 @@ class SharpnessAware(Optimizer):
             (m-sharpness), while weights stay equal.
 
     Raises:
-        ValueError: a negative rho or start_step, an unknown norm or batch_norm, metrics of different models, or a
-            perturbation per worker in a metric that is spread over the workers.
+        ValueError: a rho that is negative or not finite, a negative start_step, an unknown norm or batch_norm, a base
+            that evaluates the loss itself, metrics of different models, or a perturbation per worker in a metric that
+            is spread over the workers.
 
     A hook on the base, ``base.register_step_pre_hook``, sees the final gradients in ``.grad`` and may clip them.
 
@@ -79,6 +81,7 @@ class SharpnessAware(Optimizer):
         first_pass: Context | None = None,
     ) -> None:
         _require_radius(rho)
+        _require_plain(base)
         if start_step < 0:
             raise ValueError(f"start_step={start_step} must be >= 0.")
         if norm not in NORMS:
@@ -125,7 +128,7 @@ class SharpnessAware(Optimizer):
             self.base.state = state  # type: ignore[assignment]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any], *, scaler: GradScaler = UNSCALED) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler = UNSCALED) -> Any:
         """One step on one minibatch.
 
         Args:
@@ -138,8 +141,14 @@ class SharpnessAware(Optimizer):
             The closure's loss at theta, the unperturbed point.
 
         Raises:
-            ValueError: with ``first_pass``, a scaler whose workers would not learn of one worker's overflow.
+            TypeError: there is no closure.
+            ValueError: a group's rho is negative or not finite, a parameter is complex, or, with ``first_pass``, a
+                scaler whose workers would not learn of one worker's overflow.
         """
+        if closure is None:
+            raise TypeError(
+                "step needs a closure that clears the gradients, calls backward on the loss and returns it."
+            )
         if self.first_pass is not None and not workers_agree(scaler):
             raise ValueError(
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
@@ -306,6 +315,8 @@ class SharpnessAware(Optimizer):
                 names = {parameter: name for name, parameter in self.model.named_parameters()}
                 if any(p not in names for group in groups for p in group["params"]):
                     raise ValueError("the base optimizer holds a parameter that is not the model's.")
+            if any(p.is_complex() for group in groups for p in group["params"]):
+                raise ValueError("the base optimizer holds a complex parameter; this step needs real ones.")
             self._known = [{names[p]: p for p in group["params"]} for group in groups]
         return self._known
 
@@ -324,6 +335,16 @@ class SharpnessAware(Optimizer):
 def _require_radius(rho: float) -> None:
     if not 0 <= rho < math.inf:
         raise ValueError(f"rho={rho} must be >= 0 and finite.")
+
+
+def _require_plain(base: Optimizer) -> None:
+    """A base that must be given a closure would evaluate the loss at points of its own."""
+    closure = inspect.signature(type(base).step).parameters.get("closure")
+    needed = closure is not None and closure.default is inspect.Parameter.empty
+    if needed or isinstance(base, SharpnessAware):
+        raise ValueError(
+            f"base={type(base).__name__} evaluates the loss itself; wrap one that steps on gradients, such as SGD."
+        )
 
 
 def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:
