@@ -80,8 +80,8 @@ class LLQR(Metric):
     """The learned inverse metric U of a network, a probe and a transport for ``SharpnessAware``.
 
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs; ``DistributedDataParallel`` and ``torch.compile``
-            are looked through.
+        model: Any ``nn.Module`` that returns one tensor of outputs; ``DistributedDataParallel``, ``DataParallel`` and
+            ``torch.compile`` are looked through.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
         structure: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
         inner_steps: T in Algorithm 2.

@@ -47,7 +47,7 @@ class Metric:
         """Sees the minibatch gradient g at theta, once each step, before the metric is applied."""
 
     def apply(self, v: Named) -> Named:
-        """M v, name -> tensor shaped like v."""
+        """M v, name -> tensor shaped like v: v's own tensors, or new ones that the caller may overwrite."""
         return v
 
     def apply_(self, v: Named) -> None:
@@ -79,14 +79,20 @@ class Metric:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)
         mv = single(applied)
-        squared = dot(mv, mv)
+        if norm == "euclidean" or applied is v:
+            squared = dot(mv, mv)
+        else:  # wanted only where v' M v will not do: without the products' memory
+            squared = torch.stack(torch._foreach_norm(list(mv.values()))).square().sum()
         if norm == "metric":
             quadratic = squared if applied is v else dot(v, mv)
             usable = torch.isfinite(quadratic) & (quadratic > 0)
             self._fallbacks = self._fallbacks + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
-        return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+        if any(x is v[name] for name, x in mv.items()):
+            return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+        torch._foreach_mul_(list(mv.values()), scale)
+        return mv
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

@@ -130,3 +130,19 @@ def test_a_radius_is_finite_and_not_negative(rho):
     optimizer.param_groups[0]["rho"] = rho
     with pytest.raises(ValueError, match=message):
         optimizer.step(closure_of(net, optimizer, x, y))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1])
+def test_sparse_gradients_need_no_metric(rho):
+    """Those of a sparse embedding, under the identity, move it as dense ones do."""
+
+    def train(sparse):
+        torch.manual_seed(5)
+        net = nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 5))
+        optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.1), rho=rho)
+        x, y = torch.randint(0, 9, (6, 2)), torch.randint(0, 5, (6,))
+        for _ in range(2):
+            optimizer.step(closure_of(net, optimizer, x, y))
+        return net[0].weight.detach()
+
+    torch.testing.assert_close(train(sparse=True), train(sparse=False))
