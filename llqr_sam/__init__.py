@@ -5,6 +5,7 @@
 Importing this needs torch alone; the reproduction suite's rooms import what they need themselves.
 """
 
+from llqr_sam.methods.diagnosis import UnsupportedModuleError
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.likelihoods import Bernoulli, Categorical, Gaussian
 from llqr_sam.methods.llqr import LLQR, RefreshError, RefreshReport
@@ -25,5 +26,6 @@ __all__ = [
     "RefreshError",
     "RefreshReport",
     "SharpnessAware",
+    "UnsupportedModuleError",
     "VarianceSuppressed",
 ]

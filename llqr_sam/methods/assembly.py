@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from functools import partial
 from typing import Literal
@@ -14,6 +15,7 @@ from llqr_sam.methods.diagonal import Diagonal
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.kronecker import EKFAC, KFAC
 from llqr_sam.methods.layout import Kernel, Vector, layout
+from llqr_sam.methods.parameters import dtype_of_factors, require_supported
 from llqr_sam.methods.vocabulary import VocabularyEKFAC, VocabularyKFAC
 
 Structure = Literal["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
@@ -34,12 +36,14 @@ def assemble(
         apply_dtype: Of the kernels' products; default theirs.
 
     Raises:
-        ValueError: nothing to train, or less than the ranks need.
+        ValueError: nothing to train, less than the ranks need, or a parameter that U cannot be learned for.
+
+    Warns:
+        UserWarning: weights whose shape is no matrix, which are vectors under every structure.
     """
-    first = next((p for p in model.parameters() if p.requires_grad), None)
-    if first is None:
-        raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
-    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+    require_supported(model)
+    first = next(p for p in model.parameters() if p.requires_grad)
+    dtype = dtype_of_factors(first)
     kernels, vectors = _share(model, structure, shards)
     alike: defaultdict[tuple[type[KernelBlock], int, int], list[Kernel]] = defaultdict(list)
     for kernel in kernels:
@@ -58,10 +62,15 @@ def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[
     """This rank's kernels and vectors, balanced by what U stores for each; "diagonal" keeps a layer together."""
     kernels, vectors = layout(model)
     if structure != "diagonal":
+        odd = [vector.name for vector in vectors if vector.fallback]
+        if odd:
+            warnings.warn(
+                f"structure={structure} is for matrices, and U stays diagonal on {', '.join(odd)}.", stacklevel=4
+            )
         held = shards.share([*kernels, *vectors], partial(_stored, structure))
         return [part for part in held if isinstance(part, Kernel)], [part for part in held if isinstance(part, Vector)]
     order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-    flat = [*(Vector(k.name, k.shape, k.layer, k.parts) for k in kernels), *vectors]
+    flat = [*(Vector(k.name, k.shape, k.layer, k.parts, k.third) for k in kernels), *vectors]
     layers: defaultdict[str, list[Vector]] = defaultdict(list)
     for vector in sorted(flat, key=lambda vector: order[vector.name]):
         layers[vector.layer].append(vector)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Diagonal(Block):
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
         self._shapes = {p.name: p.shape for p in parameters}
         self._parts = [p.parts for p in parameters]
-        keys = [(p.layer if joint else p.name, p.parts, i) for p in parameters for i in range(p.parts)]
+        keys = [(p.layer if joint else p.name, *slot) for p in parameters for slot in p.slots()]
         groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         self.groups = torch.tensor([groups[key] for key in keys], device=device)
         """Of each part, which clip it shares, ``[parts]``."""
@@ -38,6 +38,10 @@ class Diagonal(Block):
         size = sum(shape.numel() for shape in self._shapes.values())
         self.factors = {"d": torch.ones(1, size, dtype=dtype, device=device)}
         self._scales = self.views(self.factors["d"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._scales = self.views(self.factors["d"])  # a pickle keeps views as tensors of their own
 
     def views(self, flat: Tensor) -> Named:
         """``[1, P]`` -> named tensors that share its memory."""

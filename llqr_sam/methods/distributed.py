@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from llqr_sam.methods.curvature import Curvature
 from llqr_sam.methods.named import Named
@@ -101,6 +101,8 @@ class Group(Ranks):
 
     def summed(self, named: Named, scale: float = 1.0) -> Named:
         """``scale`` times the sum over ranks, in one exchange, each entry in its own dtype."""
+        if not named:
+            return {}
         flat = torch.cat([x.reshape(-1) for x in named.values()])
         dist.all_reduce(flat, group=self._group)
         pieces = torch.split(flat.mul_(scale), [x.numel() for x in named.values()])
@@ -128,7 +130,7 @@ def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``DistributedDataParallel`` and ``torch.compile``, whose parameters have their plain names."""
+    """The network inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``, with its plain names."""
     return _wrappers(model)[-1]
 
 
@@ -136,7 +138,8 @@ def _wrappers(model: nn.Module) -> list[nn.Module]:
     """The model, what it wraps, what that wraps, ..., the network."""
     chain = [model]
     while True:
-        inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+        parallel = isinstance(model, (DistributedDataParallel, DataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
             return chain
         chain.append(inner)

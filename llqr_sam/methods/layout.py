@@ -1,16 +1,27 @@
-"""How parameters become matrices: one kernel per weight, one vector per bias or norm scale.
+"""How parameters become matrices: one kernel per weight, one vector per bias or norm scale (METHODS section 2).
 
 Notation: n is the fan-out and m the fan-in. The paper's kernel is X in R^{m x n}; PyTorch stores its transpose, so a
-kernel here is W = X', ``[n, m]``, and U X = A X B' reads U W = B W A'.
+kernel here is W = X', ``[n, m]``, and U X = A X B' reads U W = B W A'. A weight that is no such matrix, of a recurrent
+layer or of three axes and more, is a vector too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import ParametrizationList
+
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+LAYERS = (nn.Linear, _ConvNd, *EMBEDDINGS)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""What torch's attention has for a fused weight where keys or values have a width of their own."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Kernel:
         m: Columns of each, the fan-in.
         input_first: Stored as (in, out, ...), as transposed convolutions are.
         vocabulary: An embedding's, a row a word, whether or not an output layer shares it.
-        layer: What it is clipped with under the diagonal structure (see ``Vector``).
+        layer, third: What it is clipped with under the diagonal structure (see ``Vector``).
     """
 
     name: str
@@ -36,6 +47,7 @@ class Kernel:
     input_first: bool = False
     vocabulary: bool = False
     layer: str = ""
+    third: int | None = None
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Weight-shaped tensor -> ``[parts, n, m]`` (a view where the memory layout allows)."""
@@ -61,57 +73,110 @@ class Vector:
         layer: What the diagonal structure clips as a whole: the module it belongs to, or the parameter itself where
             that is the network (a class token is no layer's).
         parts: Equal slices of its first axis that are clipped each by itself: three in a fused query-key-value layer.
+        third: Which of the three it is, where one layer stores them apart.
+        fallback: It is a weight, whose shape is no matrix.
     """
 
     name: str
     shape: torch.Size
     layer: str
     parts: int = 1
+    third: int | None = None
+    fallback: bool = False
+
+    def slots(self) -> list[tuple[int, int]]:
+        """Of each part: of how many slices of its layer it is which."""
+        return [(self.parts, i) for i in range(self.parts)] if self.third is None else [(3, self.third)]
 
 
 def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
-    """Sorts a model's trainable parameters into kernels (two axes or more) and vectors.
+    """Sorts a model's trainable parameters into kernels and vectors.
 
-    Convolutions flatten (in, kernel...) into the fan-in; a fused query-key-value layer is split in three; everything
-    else, position embeddings and class tokens included, is rows x width (METHODS section 2).
+    Convolutions flatten (in, kernel...) into the fan-in; a fused query-key-value layer is split in three; position
+    embeddings and class tokens are rows x width. What stands for a weight under a parametrization is sorted like it.
     """
     kernels: list[Kernel] = []
     vectors: list[Vector] = []
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    embeddings = {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
+    places = {name: _place(name, modules) for name in parameters}
+    weights = {places[name]: parameter for name, parameter in parameters.items()}
+    embeddings = {
+        id(weight)
+        for (path, attribute), weight in weights.items()
+        if attribute == "weight" and isinstance(modules[path], EMBEDDINGS)
+    }
+    whole = all(name == "parametrizations" for name, _ in model.named_children())
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        owner = name.rpartition(".")[0]
-        layer = name if not owner and any(model.children()) else owner
-        if parameter.ndim < 2:
-            vectors.append(Vector(name, parameter.shape, layer, _parts_of_bias(name, parameters)))
+        path, attribute = places[name]
+        module, layer = modules[path], path if path or whole else name
+        if _is_vector(name, parameter, module, attribute):
+            vectors.append(Vector(name, parameter.shape, layer, _parts_of_bias(path, attribute, weights)))
+        elif _is_odd(parameter, module, attribute):
+            vectors.append(Vector(name, parameter.shape, layer, fallback=True))
         else:
-            kernel = replace(_kernel(name, parameter, modules[owner]), layer=layer)
-            kernels.append(replace(kernel, vocabulary=True) if id(parameter) in embeddings else kernel)
+            parts, n, m, input_first = _matrices(path, attribute, parameter, module)
+            vocabulary = id(parameter) in embeddings
+            third = SEPARATE.index(attribute) if attribute in SEPARATE else None
+            kernels.append(Kernel(name, parameter.shape, parts, n, m, input_first, vocabulary, layer, third))
     return kernels, vectors
 
 
-def _kernel(name: str, parameter: Tensor, module: nn.Module) -> Kernel:
+def _place(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
+    """Path of the layer that a parameter belongs to, and which of its tensors it is or makes.
+
+    A parametrization keeps a weight as ``<layer>.parametrizations.weight.original``; the older hooks keep ``weight_v``
+    or ``weight_orig`` beside a ``weight`` that is no parameter.
+    """
+    path, _, attribute = name.rpartition(".")
+    if isinstance(modules[path], ParametrizationList) and attribute.startswith("original"):
+        path, _, attribute = path.rpartition(".")
+        path = path.removesuffix("parametrizations").removesuffix(".")
+    made = attribute.removesuffix("_v").removesuffix("_orig")
+    return path, made if made in vars(modules[path]) else attribute
+
+
+def _is_vector(name: str, parameter: Tensor, module: nn.Module, attribute: str) -> bool:
+    """Biases, what belongs to a norm layer, and what is long along one axis, unless that makes it a row."""
     shape = parameter.shape
-    attribute = name.rpartition(".")[2]
+    if len(shape) < 2 or not parameter.numel() or isinstance(module, NORMS) or attribute.startswith("bias"):
+        return True
+    if isinstance(module, LAYERS) and name.rpartition(".")[2] == "weight":
+        return False
+    long = [axis for axis, size in enumerate(shape) if size > 1]
+    row = long == [len(shape) - 1] and not isinstance(module, LAYERS)  # a class token, not a weight norm's lengths
+    return len(long) < 2 and not row
+
+
+def _is_odd(parameter: Tensor, module: nn.Module, attribute: str) -> bool:
+    """Weights that are neither a layer's matrix nor ``[1, ..., width]``, rows x width."""
+    if isinstance(module, _ConvNd) and attribute == "weight":
+        return False
+    return isinstance(module, RECURRENT) or (parameter.ndim > 2 and parameter.shape[0] != 1)
+
+
+def _matrices(path: str, attribute: str, parameter: Tensor, module: nn.Module) -> tuple[int, int, int, bool]:
+    """Parts, n, m and ``input_first`` of a kernel."""
+    shape = parameter.shape
     if isinstance(module, _ConvNd) and attribute == "weight":
         input_first = isinstance(module, _ConvTransposeNd)
         n = shape[1] if input_first else shape[0]
-        return Kernel(name, shape, 1, n, parameter.numel() // n, input_first)
-    parts = _parts(name, parameter)
-    rows = parameter.numel() // shape[-1]
-    return Kernel(name, shape, parts, rows // parts, shape[-1])
+        return 1, n, parameter.numel() // n, input_first
+    parts = _parts(path, attribute, parameter)
+    return parts, parameter.numel() // shape[-1] // parts, shape[-1], False
 
 
-def _parts(name: str, weight: Tensor) -> int:
+def _parts(path: str, attribute: str, weight: Tensor) -> int:
     """Three for timm's and most vision transformers' ``qkv`` and for torch's ``in_proj_weight``, else one."""
-    fused = name.endswith(("qkv.weight", "in_proj_weight"))
+    fused = f"{path}.{attribute}".endswith(("qkv.weight", "in_proj_weight"))
     return 3 if fused and weight.ndim == 2 and weight.shape[0] == 3 * weight.shape[1] else 1
 
 
-def _parts_of_bias(name: str, parameters: dict[str, nn.Parameter]) -> int:
+def _parts_of_bias(path: str, attribute: str, weights: Mapping[tuple[str, str], Tensor]) -> int:
     """Those of its weight, whether or not that is trained."""
-    weight = name.removesuffix("bias") + "weight"
-    return _parts(weight, parameters[weight]) if name.endswith("bias") and weight in parameters else 1
+    if attribute == "in_proj_bias" and (path, SEPARATE[0]) in weights:
+        return 3
+    weight = (path, attribute.removesuffix("bias") + "weight")
+    return _parts(*weight, weights[weight]) if attribute.endswith("bias") and weight in weights else 1

@@ -25,12 +25,13 @@ from llqr_sam.methods.assembly import Structure, assemble
 from llqr_sam.methods.blocks import Factors, Learner
 from llqr_sam.methods.curvature import Curvature, Divergence, Reduction
 from llqr_sam.methods.descent import HeavyBall
-from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
+from llqr_sam.methods.distributed import Group, Ranks, ranks_of, unwrapped
 from llqr_sam.methods.divergence import DivergenceCurvature
 from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.parameters import Parameters
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +70,7 @@ def _without_autocast(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Con
 
     @functools.wraps(method)
     def shielded(self: LLQR, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+        with torch.autocast(self._parameters.device.type, enabled=False):
             return method(self, *args, **kwargs)
 
     return shielded
@@ -79,8 +80,8 @@ class LLQR(Metric):
     """The learned inverse metric U of a network, a probe and a transport for ``SharpnessAware``.
 
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs; ``DistributedDataParallel`` and ``torch.compile``
-            are looked through.
+        model: Any ``nn.Module`` that returns one tensor of outputs; ``DistributedDataParallel``, ``DataParallel`` and
+            ``torch.compile`` are looked through.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
         structure: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
         inner_steps: T in Algorithm 2.
@@ -104,7 +105,11 @@ class LLQR(Metric):
             rank. ``storage`` and ``named_factors`` are each rank's own share's.
 
     Raises:
-        ValueError: a value out of its range or choices, or a model with nothing to train.
+        ValueError: a value out of its range or choices, or a model with nothing to train or with parameters that are
+            not dense, real and initialised.
+
+    Warns:
+        UserWarning: once, of the weights that are no matrix, which U is diagonal on under every structure.
     """
 
     model: nn.Module
@@ -147,13 +152,14 @@ class LLQR(Metric):
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.reduction = reduction
         self.likelihood = likelihood_of(likelihood)
-        self._curvature = DivergenceCurvature(self.model, divergence, reduction, self.likelihood, chunk_size)
+        self.chunk_size = chunk_size
+        self._curvature = self._curvature_of_model()
         self.steps = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
         self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
-        self._names = frozenset(_trainable(self.model))
         self._blocks = assemble(self.model, structure, self._shards, apply_dtype)
+        self._parameters = Parameters(self.model)
         self._failures_in_a_row = 0
         self._reported_fallbacks = 0
 
@@ -185,13 +191,16 @@ class LLQR(Metric):
 
         Raises:
             RefreshError: the third such refresh in a row.
-            ValueError: a parameter was frozen or unfrozen since U was built.
+            ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, or there are no samples.
         """
         if (device := next(self.model.parameters()).device).type == "cuda":
             torch.cuda.synchronize(device)  # what is still queued is no part of the refresh
         start = time.perf_counter()
-        self._require_same_parameters()
-        curvature = self._ranks.pooled(self._curvature.at(inputs, targets, loss_fn), summed=self._curvature.summed)
+        self._parameters.require_unchanged()
+        own = self._curvature.at(inputs, targets, loss_fn)
+        if not own.gradient:
+            raise ValueError("the preconditioner minibatch is empty.")
+        curvature = self._ranks.pooled(own, summed=self._curvature.summed)
         g = curvature.gradient
         learners = [block.learner(g, self._descent) for block in self._blocks]
         before = torch.zeros(())
@@ -225,9 +234,9 @@ class LLQR(Metric):
             U v under the same names, in the dtype of v.
 
         Raises:
-            ValueError: a name that U holds no block for.
+            ValueError: a name or shape that U holds no block for, or a model that was moved since U was built.
         """
-        self._require_known(v)
+        self._parameters.require_known(v)
         transported: Named = {}
         for block in self._blocks:
             transported.update(block.apply(v))
@@ -239,7 +248,7 @@ class LLQR(Metric):
         """Overwrites v with U v; arguments and errors are those of ``apply``."""
         if self.sharded:
             return super().apply_(v)
-        self._require_known(v)
+        self._parameters.require_known(v)
         for block in self._blocks:
             block.apply_(v)
 
@@ -260,6 +269,7 @@ class LLQR(Metric):
         return {
             **super().state_dict(),
             "structure": self.structure,
+            "divergence": self.divergence,
             "steps": self.steps,
             "failures_in_a_row": self._failures_in_a_row,
             "reported_fallbacks": self._reported_fallbacks,
@@ -270,16 +280,22 @@ class LLQR(Metric):
         """Inverse of ``state_dict``; a sharded U takes its share of the whole U or of any merged ``factors``.
 
         Raises:
-            ValueError: the state is of another structure, model or share.
+            ValueError: the state is of another structure, divergence, model or share; nothing is then loaded.
         """
         if state["structure"] != self.structure:
             raise ValueError(f"the saved U is {state['structure']}, this one {self.structure}.")
+        if state.get("divergence", self.divergence) != self.divergence:  # older states do not say
+            raise ValueError(f"the saved U was learned under {state['divergence']}, this one under {self.divergence}.")
         own = self.named_factors()
         saved = state["factors"].keys()
-        differing = sorted((own.keys() - saved) | (saved - self._names))
+        differing = sorted((own.keys() - saved) | (saved - self._parameters.names))
         if differing:
-            kind = "another share of this model" if saved <= self._names else "another model"
+            kind = "another share of this model" if saved <= self._parameters.names else "another model"
             raise ValueError(f"the saved U is of {kind}: {', '.join(differing[:3])} in only one of them.")
+        for name, factors in own.items():
+            present, theirs = _sizes(factors), _sizes(state["factors"][name])
+            if present != theirs:
+                raise ValueError(f"the saved U has {theirs} for {name}, this one {present}: it is of another model.")
         super().load_state_dict(state)
         for name, factors in own.items():
             for key, factor in factors.items():
@@ -288,19 +304,18 @@ class LLQR(Metric):
         self._failures_in_a_row = state["failures_in_a_row"]
         self._reported_fallbacks = state["reported_fallbacks"]
 
-    def _require_known(self, v: Named) -> None:
-        if not v.keys() <= self._names:
-            stranger = next(name for name in v if name not in self._names)
-            raise ValueError(f"LLQR holds no block for parameter {stranger}; it was built for another model.")
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: everything but the trace of the network, which the next refresh makes again."""
+        if isinstance(self._ranks, Group):
+            raise TypeError("an LLQR of several processes cannot be copied or pickled; save its state_dict.")
+        return {name: value for name, value in vars(self).items() if name != "_curvature"}
 
-    def _require_same_parameters(self) -> None:
-        trainable = _trainable(self.model)
-        differing = sorted(self._names.symmetric_difference(trainable))
-        if differing:
-            change = "became trainable" if differing[0] in trainable else "was frozen or removed"
-            raise ValueError(
-                f"parameter {differing[0]} {change} after this LLQR was built; build a new one for the model as it is."
-            )
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._curvature = self._curvature_of_model()
+
+    def _curvature_of_model(self) -> DivergenceCurvature:
+        return DivergenceCurvature(self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size)
 
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
@@ -346,8 +361,8 @@ class LLQR(Metric):
         )
 
 
-def _trainable(model: nn.Module) -> list[str]:
-    return [name for name, p in model.named_parameters() if p.requires_grad]
+def _sizes(factors: Factors) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(factor.shape) for key, factor in factors.items()}
 
 
 def _objective(g: Named, delta: Named, c: Named) -> Tensor:

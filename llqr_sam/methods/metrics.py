@@ -7,6 +7,7 @@ One global norm over all parameters. LLQR's U is a metric too (llqr.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Metric:
         """Sees the minibatch gradient g at theta, once each step, before the metric is applied."""
 
     def apply(self, v: Named) -> Named:
-        """M v, name -> tensor shaped like v."""
+        """M v, name -> tensor shaped like v: v's own tensors, or new ones that the caller may overwrite."""
         return v
 
     def apply_(self, v: Named) -> None:
@@ -67,25 +68,31 @@ class Metric:
             eps, shaped like v; in float32 where v is in half precision. Zero where v is zero.
 
         Raises:
-            ValueError: rho is negative or the norm unknown.
+            ValueError: rho is negative or not finite, or the norm unknown.
 
         Where v' M v is not a positive number (K-FAC blocks can be indefinite) the Euclidean norm of M v is used
         instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
         """
-        if rho < 0:
-            raise ValueError(f"rho={rho} must be >= 0.")
+        if not 0 <= rho < math.inf:
+            raise ValueError(f"rho={rho} must be >= 0 and finite.")
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)
         mv = single(applied)
-        squared = dot(mv, mv)
+        if norm == "euclidean" or applied is v:
+            squared = dot(mv, mv)
+        else:  # wanted only where v' M v will not do: without the products' memory
+            squared = torch.stack(torch._foreach_norm(list(mv.values()))).square().sum()
         if norm == "metric":
             quadratic = squared if applied is v else dot(v, mv)
             usable = torch.isfinite(quadratic) & (quadratic > 0)
             self._fallbacks = self._fallbacks + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
-        return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+        if any(x is v[name] for name, x in mv.items()):
+            return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+        torch._foreach_mul_(list(mv.values()), scale)
+        return mv
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

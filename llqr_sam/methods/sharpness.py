@@ -12,6 +12,8 @@ Momentum and weight decay belong to the base optimizer, which sees T g~ as its g
 from __future__ import annotations
 
 import contextlib
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,8 +53,9 @@ class SharpnessAware(Optimizer):
             (m-sharpness), while weights stay equal.
 
     Raises:
-        ValueError: a negative rho or start_step, an unknown norm or batch_norm, metrics of different models, or a
-            perturbation per worker in a metric that is spread over the workers.
+        ValueError: a rho that is negative or not finite, a negative start_step, an unknown norm or batch_norm, a base
+            that evaluates the loss itself, metrics of different models, or a perturbation per worker in a metric that
+            is spread over the workers.
 
     A hook on the base, ``base.register_step_pre_hook``, sees the final gradients in ``.grad`` and may clip them.
 
@@ -77,16 +80,18 @@ class SharpnessAware(Optimizer):
         model: nn.Module | None = None,
         first_pass: Context | None = None,
     ) -> None:
-        if rho < 0:
-            raise ValueError(f"rho={rho} must be >= 0.")
+        _require_radius(rho)
+        _require_plain(base)
         if start_step < 0:
             raise ValueError(f"start_step={start_step} must be >= 0.")
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         if batch_norm not in BATCH_NORM_PASSES:
             raise ValueError(f"batch_norm={batch_norm} is not known. Choose from: {', '.join(BATCH_NORM_PASSES)}.")
-        self.base = base
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
+        self.base = base
+        for group in base.param_groups:
+            _require_radius(group.setdefault("rho", rho))
         self.probe = probe or Metric()
         self.direction = direction or Direction()
         self.transport = transport or Metric()
@@ -100,11 +105,30 @@ class SharpnessAware(Optimizer):
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
         self._saved: dict[Tensor, Tensor] = {}
-        self._names: list[list[str]] | None = None
-        self._share_groups()
+        self._known: list[dict[str, Tensor]] = []
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base's groups: one list for both optimizers, whatever the base loads or is given."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if "base" in vars(self):  # torch's constructor starts every optimizer with none
+            self.base.param_groups = groups
+
+    @property  # type: ignore[override]
+    def state(self) -> dict[Tensor, Any]:
+        """The base's state."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: dict[Tensor, Any]) -> None:
+        if "base" in vars(self):
+            self.base.state = state  # type: ignore[assignment]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any], *, scaler: GradScaler = UNSCALED) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler = UNSCALED) -> Any:
         """One step on one minibatch.
 
         Args:
@@ -117,15 +141,21 @@ class SharpnessAware(Optimizer):
             The closure's loss at theta, the unperturbed point.
 
         Raises:
-            ValueError: with ``first_pass``, a scaler whose workers would not learn of one worker's overflow.
+            TypeError: there is no closure.
+            ValueError: a group's rho is negative or not finite, a parameter is complex, or, with ``first_pass``, a
+                scaler whose workers would not learn of one worker's overflow.
         """
+        if closure is None:
+            raise TypeError(
+                "step needs a closure that clears the gradients, calls backward on the loss and returns it."
+            )
         if self.first_pass is not None and not workers_agree(scaler):
             raise ValueError(
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
         evaluate = torch.enable_grad()(closure)
-        perturbed = self.steps >= self.start_step and any(group["rho"] > 0 for group in self.param_groups)
+        perturbed = self.steps >= self.start_step and any(radius > 0 for radius in self._radii())
         loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
         if unscale(scaler, self.base):
             gradients = self._gradients()
@@ -142,15 +172,19 @@ class SharpnessAware(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to the base optimizer, with this optimizer's ``rho`` unless it brings its own."""
-        if any(param_group is group for group in self.base.param_groups):  # the constructor, adopting base's groups
-            param_group.setdefault("rho", self.defaults["rho"])
-            self.__dict__.setdefault("param_groups", []).append(param_group)
+        if "base" not in vars(self):  # torch's constructor, at the base's own groups
             return
-        self.base.add_param_group({"rho": self.defaults["rho"], **param_group})
-        self._share_groups()
+        group = {"rho": self.defaults["rho"], **param_group}
+        _require_radius(group["rho"])
+        self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state and groups, with everything of this step under "sharpness_aware"."""
+        """The base optimizer's state and groups, with everything of this step under "sharpness_aware".
+
+        Hooks registered here see the whole of it; the base's own see the base's.
+        """
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         same = self.transport is self.probe
         own = {
             "parts": self._parts(),
@@ -159,7 +193,10 @@ class SharpnessAware(Optimizer):
             "probe": self.probe.state_dict(),
             "transport": None if same else self.transport.state_dict(),
         }
-        return {**self.base.state_dict(), "sharpness_aware": own}
+        state = {**self.base.state_dict(), "sharpness_aware": own}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -169,6 +206,9 @@ class SharpnessAware(Optimizer):
             ValueError: the state was not saved by a ``SharpnessAware`` of the same direction, probe and transport, or
                 one of these refuses its part; the base is then as it was.
         """
+        state_dict = dict(state_dict)  # which the hooks may change
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
         own = state_dict.get("sharpness_aware")
         if own is None:
             raise ValueError("this state was saved by another optimizer: it has no 'sharpness_aware' entry.")
@@ -183,8 +223,15 @@ class SharpnessAware(Optimizer):
             self.transport.load_state_dict(self._placed(own["transport"]))
         self.direction.load_state_dict(self._placed(own["direction"]))
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
-        self._share_groups()
         self.steps = own["steps"]
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: everything but the hooks, as torch has it, and memory that is written before use."""
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_optimizer_")}
+        kept.pop("step", None)  # a learning-rate scheduler puts one of its own here
+        return {**kept, "_saved": {}}
 
     def _parts(self) -> dict[str, str]:
         """What this optimizer is composed of, by the names of the classes."""
@@ -202,6 +249,10 @@ class SharpnessAware(Optimizer):
         if not unscale(scaler, self):
             return loss  # with the gradients as they are, so that the caller skips the step too
         perturbation = self._perturbation()
+        if not perturbation:  # the base's step; as ever, this pass may record, and averages over the workers
+            with self._unless_recording("perturbed"):
+                evaluate()
+            return loss
         parameters = list(perturbation)
         for p in parameters:
             if p not in self._saved:
@@ -209,10 +260,10 @@ class SharpnessAware(Optimizer):
         saved = [self._saved[p] for p in parameters]
         torch._foreach_copy_(saved, parameters)
         try:
-            for group in self.param_groups:
-                members = [p for p in group["params"] if p in perturbation]
+            for radius, known in zip(self._radii(), self._named(), strict=True):
+                members = [p for p in known.values() if p in perturbation]
                 if members:
-                    torch._foreach_add_(members, [perturbation[p] for p in members], alpha=group["rho"])
+                    torch._foreach_add_(members, [perturbation[p] for p in members], alpha=radius)
             with self._unless_recording("perturbed"):
                 evaluate()
         finally:
@@ -225,9 +276,9 @@ class SharpnessAware(Optimizer):
         self.transport.observe(gradients)
         probed = {
             name: p
-            for group, names in zip(self.param_groups, self._group_names(), strict=True)
-            for name, p in zip(names, group["params"], strict=True)
-            if name in gradients and group["rho"] > 0
+            for radius, known in zip(self._radii(), self._named(), strict=True)
+            for name, p in known.items()
+            if name in gradients and radius > 0
         }
         if not probed:
             return {}
@@ -239,17 +290,11 @@ class SharpnessAware(Optimizer):
 
     def _gradients(self) -> Named:
         """Every gradient there is, by name."""
-        return {
-            name: g
-            for group, names in zip(self.param_groups, self._group_names(), strict=True)
-            for name, p in zip(names, group["params"], strict=True)
-            if (g := p.grad) is not None
-        }
+        return {name: g for known in self._named() for name, p in known.items() if (g := p.grad) is not None}
 
     def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
         """Averages, name -> tensor, on their parameter's device and in its dtype, as torch places the base's state."""
-        groups = zip(self.param_groups, self._group_names(), strict=True)
-        parameters = {name: p for group, names in groups for name, p in zip(names, group["params"], strict=True)}
+        parameters = {name: p for known in self._named() for name, p in known.items()}
 
         def place(name: str, value: Any) -> Any:
             return value.to(parameters[name]) if isinstance(value, Tensor) and name in parameters else value
@@ -259,28 +304,47 @@ class SharpnessAware(Optimizer):
             for key, entry in state.items()
         }
 
-    def _group_names(self) -> list[list[str]]:
-        """Parameter names by group: the model's, or ``group.index`` without a model."""
-        if self._names is None:
-            groups = self.param_groups
+    def _named(self) -> list[dict[str, Tensor]]:
+        """Each group's parameters by name, the model's or ``group.index`` without a model; groups may change."""
+        groups = self.param_groups
+        held = [[id(p) for p in group["params"]] for group in groups]
+        if held != [[id(p) for p in known.values()] for known in self._known]:
             if self.model is None:
-                self._names = [[f"{g}.{i}" for i in range(len(group["params"]))] for g, group in enumerate(groups)]
+                names = {p: f"{g}.{i}" for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
             else:
-                known = {parameter: name for name, parameter in self.model.named_parameters()}
-                if any(p not in known for group in groups for p in group["params"]):
+                names = {parameter: name for name, parameter in self.model.named_parameters()}
+                if any(p not in names for group in groups for p in group["params"]):
                     raise ValueError("the base optimizer holds a parameter that is not the model's.")
-                self._names = [[known[p] for p in group["params"]] for group in groups]
-        return self._names
+            if any(p.is_complex() for group in groups for p in group["params"]):
+                raise ValueError("the base optimizer holds a complex parameter; this step needs real ones.")
+            self._known = [{names[p]: p for p in group["params"]} for group in groups]
+        return self._known
+
+    def _radii(self) -> list[float]:
+        """Each group's rho; that of this optimizer where the base loaded a state that has none."""
+        radii = [group.get("rho", self.defaults["rho"]) for group in self.param_groups]
+        for radius in radii:
+            _require_radius(radius)
+        return radii
 
     def _unless_recording(self, batch_norm_pass: str) -> contextlib.AbstractContextManager[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
         return contextlib.nullcontext() if self.batch_norm == batch_norm_pass else frozen_statistics(self.model)
 
-    def _share_groups(self) -> None:
-        """One list of groups and one state for both optimizers; loading replaces the base's."""
-        self.param_groups = self.base.param_groups
-        self.state = self.base.state
-        self._names = None
+
+def _require_radius(rho: float) -> None:
+    if not 0 <= rho < math.inf:
+        raise ValueError(f"rho={rho} must be >= 0 and finite.")
+
+
+def _require_plain(base: Optimizer) -> None:
+    """A base that must be given a closure would evaluate the loss at points of its own."""
+    closure = inspect.signature(type(base).step).parameters.get("closure")
+    needed = closure is not None and closure.default is inspect.Parameter.empty
+    if needed or isinstance(base, SharpnessAware):
+        raise ValueError(
+            f"base={type(base).__name__} evaluates the loss itself; wrap one that steps on gradients, such as SGD."
+        )
 
 
 def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:

@@ -25,7 +25,7 @@ from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq
 from llqr_sam.methods.distributed import Ranks
-from llqr_sam.methods.layout import layout
+from llqr_sam.methods.layout import Kernel, Vector, layout
 from llqr_sam.models.registry import ARCHS, build, image_sizes
 from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
 from llqr_sam.report.markup import latex_row, markdown_head, markdown_row
@@ -107,14 +107,14 @@ def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
         raise UsageError(f"shards={shards} must be at least 1.")
     kernels, vectors = layout(model)
     of_weights, of_embeddings = KERNEL_SCALARS[structure], VOCABULARY_SCALARS[structure]
-    named = [
-        (kernel.name, kernel.parts * (of_embeddings if kernel.vocabulary else of_weights)(kernel.m, kernel.n))
+    sizes: list[tuple[Kernel | Vector, int]] = [
+        (kernel, kernel.parts * (of_embeddings if kernel.vocabulary else of_weights)(kernel.m, kernel.n))
         for kernel in kernels
     ]
-    named += [(vector.name, vector.shape.numel()) for vector in vectors]
+    sizes += [(vector, vector.shape.numel()) for vector in vectors]
     together: defaultdict[str, int] = defaultdict(int)
-    for name, size in named:
-        together[name.rpartition(".")[0] if structure == "diagonal" else name] += size
+    for part, size in sizes:
+        together[part.layer if structure == "diagonal" else part.name] += size
     return Storage(sum(p.numel() for p in model.parameters()), tuple(together.values()), shards)
 
 

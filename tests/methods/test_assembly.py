@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,10 @@ from llqr_sam import LLQR
 from llqr_sam.methods.assembly import assemble
 from llqr_sam.methods.diagonal import Diagonal
 from llqr_sam.methods.distributed import Ranks
+from llqr_sam.methods.layout import SEPARATE
 from tests.methods.networks import NETWORKS, mean_loss
+
+pytestmark = pytest.mark.filterwarnings("ignore:structure=.* is for matrices")
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -65,6 +70,20 @@ class TorchAttention(nn.Module):
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
+class SeparateTorchAttention(TorchAttention):
+    """The same where torch stores the three projections apart, though it has one bias for all."""
+
+    def __init__(self):
+        super().__init__()
+        attention = self.attention
+        self.attention = nn.MultiheadAttention(4, 1, batch_first=True, kdim=4, vdim=4)
+        self.attention.out_proj = attention.out_proj
+        self.attention._qkv_same_embed_dim = False
+        self.attention.in_proj_weight = None
+        for name in SEPARATE:
+            self.attention.register_parameter(name, nn.Parameter(torch.zeros(4, 4)))
+
+
 FUSED = {"qkv": (lambda: Attention(True), "qkv.{}"), "in_proj": (TorchAttention, "attention.in_proj_{}")}
 
 
@@ -93,3 +112,80 @@ def test_a_fused_projection_learns_what_three_learn(layer, structure):
         whole = torch.cat([uv[f"{theirs}.{kind}"] for theirs in "qkv"])
         torch.testing.assert_close(applied[name.format(kind)], whole, rtol=1e-9, atol=1e-12)
         assert (whole - together[kind]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
+def test_projections_stored_apart_learn_what_a_fused_one_learns(structure):
+    apart, fused = SeparateTorchAttention().double(), TorchAttention().double()
+    with torch.no_grad():
+        fused.attention.in_proj_weight[:4].mul_(20)
+        for name, part in zip(SEPARATE, fused.attention.in_proj_weight.chunk(3), strict=True):
+            apart.attention.get_parameter(name).copy_(part)
+        for name in ("attention.in_proj_bias", "attention.out_proj.bias", "head.weight", "head.bias"):
+            apart.get_parameter(name).copy_(fused.get_parameter(name))
+    x, y = torch.randn(6, 3, 4, dtype=torch.float64), torch.randint(0, 5, (6,))
+    options = {"structure": structure, "inner_steps": 10, "inner_lr": 0.1, "clip_norm": 1e-3, "ema": 0.0}
+    learned, expected = LLQR(apart, **options), LLQR(fused, **options)
+    learned.refresh(x, y, mean_loss)
+    expected.refresh(x, y, mean_loss)
+    v = {n: torch.randn_like(p) for n, p in fused.named_parameters() if p.requires_grad}
+    parts = dict(zip(SEPARATE, v["attention.in_proj_weight"].chunk(3), strict=True))
+    own = {n: x for n, x in v.items() if n != "attention.in_proj_weight"}
+    uv = learned.apply({**own, **{f"attention.{name}": part for name, part in parts.items()}})
+    whole = expected.apply(v)
+    together = torch.cat([uv[f"attention.{name}"] for name in SEPARATE])
+    torch.testing.assert_close(together, whole["attention.in_proj_weight"], rtol=1e-9, atol=1e-12)
+    for name in own:
+        torch.testing.assert_close(uv[name], whole[name], rtol=1e-9, atol=1e-12)
+
+
+def _odd():
+    """Every shape that is no matrix, or not at once."""
+    return nn.ModuleDict(
+        {
+            "lstm": nn.LSTM(3, 4),
+            "bilinear": nn.Bilinear(3, 4, 5),
+            "norm": nn.LayerNorm([8, 6, 6]),
+            "conv": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 16, 3)),
+            "bag": nn.EmbeddingBag(50, 4),
+        }
+    )
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
+def test_weights_that_are_no_matrix_are_named_once(structure):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        metric = LLQR(_odd(), structure=structure)
+    if structure == "diagonal":
+        assert not said
+    else:
+        (warning,) = said
+        names = "lstm.weight_ih_l0, lstm.weight_hh_l0, bilinear.weight"
+        assert str(warning.message) == f"structure={structure} is for matrices, and U stays diagonal on {names}."
+        assert warning.filename == __file__
+    assert metric.named_factors()["norm.weight"]["d"].shape == (8, 6, 6)
+    elementwise = sum(p.numel() for n, p in _odd().named_parameters() if n.startswith(("lstm", "bilinear", "norm")))
+    conv = {"kfac": 16**2 + 72**2, "ekfac": 16**2 + 72**2 + 16 * 72, "diag_kfac": 16 + 72, "diagonal": 16 * 72}
+    bag = {"kfac": 50 + 16, "ekfac": 16 + 200, "diag_kfac": 54, "diagonal": 200}
+    assert metric.storage == elementwise + 16 + 16 + conv[structure] + bag[structure]
+
+
+def test_odd_shapes_round_trip_through_a_state():
+    metric, other = LLQR(_odd(), structure="kfac"), LLQR(_odd(), structure="kfac")
+    for factors in metric.named_factors().values():
+        for factor in factors.values():
+            factor.normal_()
+    other.load_state_dict(metric.state_dict())
+    for name, factors in metric.named_factors().items():
+        assert all(torch.equal(f, other.named_factors()[name][key]) for key, f in factors.items())
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "kfac"])
+def test_odd_shapes_are_spread_over_ranks(structure):
+    net, held = _odd(), []
+    for rank in range(3):
+        seat = Ranks()
+        seat.rank, seat.size = rank, 3
+        held += [n for block in assemble(net, structure, seat) for n in block.named_factors()]
+    assert sorted(held) == sorted(n for n, _ in net.named_parameters())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -124,6 +126,7 @@ def test_gradient_noise_state_round_trips():
     ("build", "message"),
     [
         (lambda: Metric().probe({"w": torch.ones(1)}, -0.1), "rho=-0.1 must be >= 0"),
+        (lambda: Metric().probe({"w": torch.ones(1)}, math.nan), "rho=nan must be >= 0 and finite"),
         (lambda: Metric().probe({"w": torch.ones(1)}, 0.1, "max"), "norm=max is not known. Choose from: metric"),
         (lambda: FisherDiagonal(eta=0.0), "eta=0.0 must be > 0"),
         (lambda: FisherDiagonal(form="empirical"), "form=empirical is not known"),

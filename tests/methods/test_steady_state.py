@@ -92,3 +92,31 @@ def test_no_step_and_no_refresh_leaves_memory_behind(structure):
     assert _held() == before
     metric.refresh(x, y, mean_loss)
     assert _held() == before
+
+
+@pytest.mark.parametrize("norm", ["metric", "euclidean"])
+def test_a_diagonal_step_asks_for_no_more_than_u_v_and_its_length(norm):
+    """Outside the closure, in vectors as long as the network; the base, SGD with momentum, needs none."""
+    net = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(4)))
+    metric = LLQR(net)
+    base = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    optimizer = SharpnessAware(base, rho=0.1, probe=metric, transport=metric, norm=norm)
+    x, y = torch.randn(4, 64), torch.randint(0, 64, (4,))
+    inside = 0
+
+    def closure():
+        nonlocal inside
+        before = seen.allocated
+        optimizer.zero_grad()
+        loss = mean_loss(net(x), y)
+        loss.backward()
+        inside += seen.allocated - before
+        return loss
+
+    with _Operations() as seen:
+        optimizer.step(closure)
+    inside = 0
+    with _Operations() as seen:
+        optimizer.step(closure)
+    size = sum(p.nbytes for p in net.parameters())
+    assert seen.allocated - inside < 2.1 * size

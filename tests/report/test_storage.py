@@ -175,3 +175,10 @@ def test_mistakes_are_one_sentence(arguments, message):
 def test_an_unknown_arch_gets_a_suggestion():
     with pytest.raises(UsageError, match=r"arch=resnet51 is not an architecture here.*did you mean resnet50"):
         dataset_for("resnet51")
+
+
+def test_parameters_of_no_layer_are_spread_each_by_itself():
+    """As LLQR spreads a diagonal U: a layer stays together, a class token and a position embedding are none."""
+    model = nn.Sequential(nn.Linear(3, 4))
+    model.token, model.position = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(1, 6, 8))
+    assert sorted(storage(model, "diagonal").parts) == [8, 16, 48]
