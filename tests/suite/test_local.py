@@ -86,6 +86,7 @@ Trainer.run = refused
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_cuda_refuses_is_replaced(tmp_path, monkeypatch):
     """The second of three runs goes on in the process of the first no more; the third in that of the second."""
     (tmp_path / "sitecustomize.py").write_text(REFUSED)
@@ -110,6 +111,7 @@ def test_a_worker_that_cuda_refuses_is_replaced(tmp_path, monkeypatch):
     assert started[0].process.returncode == 0, "it ended by itself"
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_every_run_and_ends(tmp_path):
     words = words_in(tmp_path, *TABLE, "protocol.epochs=100", "launch=local")
     launcher = start("train.py", *words)

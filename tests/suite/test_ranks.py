@@ -159,6 +159,7 @@ def test_a_run_on_a_local_worker(tmp_path):
     assert "top-1" in (job_of(tmp_path, *words).folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_ranks_is_the_runs(tmp_path):
     """A preconditioner minibatch larger than the data is found on each rank."""
     job = job_of(tmp_path, *SMALL, "optim=llqr", "protocol.methods.refresh_batch=100000", "devices=2")
@@ -169,6 +170,7 @@ def test_an_error_of_the_ranks_is_the_runs(tmp_path):
     assert failure.error.startswith("ValueError: a preconditioner minibatch of 100000")
 
 
+@pytest.mark.slow
 def test_all_ranks_hear_that_a_run_is_somebody_elses(tmp_path):
     """The launcher has not seen it yet: the first rank finds the lock."""
     job = job_of(tmp_path, *SMALL, "optim=sgdm", "devices=2")

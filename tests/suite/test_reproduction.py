@@ -54,6 +54,7 @@ def test_a_run_of_the_list_is_the_run_of_its_words():
     assert run.run_id == settings_of(*words.split()).run_id
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
     whole, pieces = (Reproduction([*TINY, *places(tmp_path / name)], [5]) for name in ("whole", "pieces"))
     assert whole.run() == 0
@@ -239,6 +240,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_it_needs_neither_submitit_nor_wandb(tmp_path):
     """On an image that has torch and a folder of wheels (docs/reproduction.md)."""
     done = reproduce(*TINY, *places(tmp_path), "parts=5", "minutes=1e-5", absent=("submitit", "wandb"))
