@@ -95,7 +95,7 @@ def test_a_run_killed(where, straight, tmp_path, caplog):
     assert not job.folder.exists()
 
 
-@pytest.mark.parametrize("how", ["launch=inline", pytest.param("launch=local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["launch=inline", "launch=local"])
 def test_a_checkpoint_that_is_not_whole_is_named(how, straight, tmp_path):
     """By the command itself, wherever it trains, and the one before it continues the run."""
     job = job_in(tmp_path)
