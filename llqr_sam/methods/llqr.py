@@ -193,8 +193,8 @@ class LLQR(Metric):
             RefreshError: the third such refresh in a row.
             ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, or there are no samples.
         """
-        if (device := next(self.model.parameters()).device).type == "cuda":
-            torch.cuda.synchronize(device)  # what is still queued is no part of the refresh
+        if self._parameters.device.type == "cuda":
+            torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
         start = time.perf_counter()
         self._parameters.require_unchanged()
         own = self._curvature.at(inputs, targets, loss_fn)

@@ -24,6 +24,16 @@ TINY = 1e-12
 """Added to the squared norm, so that a zero gradient gives a zero perturbation (authors' code)."""
 
 
+def require_radius(rho: float) -> None:
+    """Refuses what is no radius.
+
+    Raises:
+        ValueError: rho is negative or not finite.
+    """
+    if not 0 <= rho < math.inf:
+        raise ValueError(f"rho={rho} must be >= 0 and finite.")
+
+
 class Metric:
     """The identity, and what every metric shares: SAM's Euclidean ball.
 
@@ -73,8 +83,7 @@ class Metric:
         Where v' M v is not a positive number (K-FAC blocks can be indefinite) the Euclidean norm of M v is used
         instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
         """
-        if not 0 <= rho < math.inf:
-            raise ValueError(f"rho={rho} must be >= 0 and finite.")
+        require_radius(rho)
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from torch.optim import Optimizer
 from llqr_sam.methods.batch_norm import frozen_statistics
 from llqr_sam.methods.directions import Direction
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.metrics import NORMS, Metric, Norm
+from llqr_sam.methods.metrics import NORMS, Metric, Norm, require_radius
 from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
 from llqr_sam.methods.named import Named
 
@@ -80,7 +79,7 @@ class SharpnessAware(Optimizer):
         model: nn.Module | None = None,
         first_pass: Context | None = None,
     ) -> None:
-        _require_radius(rho)
+        require_radius(rho)
         _require_plain(base)
         if start_step < 0:
             raise ValueError(f"start_step={start_step} must be >= 0.")
@@ -91,7 +90,7 @@ class SharpnessAware(Optimizer):
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
         self.base = base
         for group in base.param_groups:
-            _require_radius(group.setdefault("rho", rho))
+            require_radius(group.setdefault("rho", rho))
         self.probe = probe or Metric()
         self.direction = direction or Direction()
         self.transport = transport or Metric()
@@ -175,7 +174,7 @@ class SharpnessAware(Optimizer):
         if "base" not in vars(self):  # torch's constructor, at the base's own groups
             return
         group = {"rho": self.defaults["rho"], **param_group}
-        _require_radius(group["rho"])
+        require_radius(group["rho"])
         self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -324,17 +323,12 @@ class SharpnessAware(Optimizer):
         """Each group's rho; that of this optimizer where the base loaded a state that has none."""
         radii = [group.get("rho", self.defaults["rho"]) for group in self.param_groups]
         for radius in radii:
-            _require_radius(radius)
+            require_radius(radius)
         return radii
 
     def _unless_recording(self, batch_norm_pass: str) -> contextlib.AbstractContextManager[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
         return contextlib.nullcontext() if self.batch_norm == batch_norm_pass else frozen_statistics(self.model)
-
-
-def _require_radius(rho: float) -> None:
-    if not 0 <= rho < math.inf:
-        raise ValueError(f"rho={rho} must be >= 0 and finite.")
 
 
 def _require_plain(base: Optimizer) -> None:

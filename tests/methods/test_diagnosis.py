@@ -13,13 +13,17 @@ from llqr_sam.methods.diagnosis import UnsupportedModuleError, explained, requir
 from tests.methods.networks import NETWORKS, mean_loss
 
 
-class _Fused(torch.autograd.Function):
-    """A square whose backward pass is a kernel of its own."""
+class _Square(torch.autograd.Function):
+    """What the squares below have in common: their backward passes differ."""
 
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
         return x * x
+
+
+class _Fused(_Square):
+    """A square whose backward pass is a kernel of its own."""
 
     @staticmethod
     @once_differentiable
@@ -41,13 +45,8 @@ def test_the_module_is_named(divergence):
         metric.refresh(torch.randn(6, 3), torch.randint(0, 5, (6,)), mean_loss)
 
 
-class _Raw(torch.autograd.Function):
+class _Raw(_Square):
     """A square whose backward pass is a kernel that autograd does not see, and that says nothing of it."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
 
     @staticmethod
     def backward(ctx, u):
@@ -152,12 +151,7 @@ def test_the_loss_is_named(loss_fn):
 class Reverse(nn.Linear):
     """Differentiable twice, but in reverse mode only, so that it is not replayed."""
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x * x
-
+    class Function(_Square):
         @staticmethod
         def backward(ctx, u):
             return 2 * ctx.saved_tensors[0] * u

@@ -25,6 +25,20 @@ def pool(workers: int) -> Pool:
     return Pool(ONE * workers, SOURCE)
 
 
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[local.Worker]:
+    """The workers that a pool starts, in order."""
+    workers = []
+
+    class Recording(local.Worker):
+        def __init__(self, variables: dict[str, str]) -> None:
+            super().__init__(variables)
+            workers.append(self)
+
+    monkeypatch.setattr(local, "Worker", Recording)
+    return workers
+
+
 @pytest.mark.slow
 def test_a_queue_longer_than_the_pool(tmp_path):
     """Two processes train three runs."""
@@ -36,16 +50,8 @@ def test_a_queue_longer_than_the_pool(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(tmp_path, monkeypatch):
+def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(tmp_path, started):
     jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=6", "checkpoint_minutes=0")
-    started = []
-
-    class Recording(local.Worker):
-        def __init__(self, variables: dict[str, str]) -> None:
-            super().__init__(variables)
-            started.append(self)
-
-    monkeypatch.setattr(local, "Worker", Recording)
     replies = {}
     running = pool(1).run(jobs)
     victim = jobs[1]
@@ -87,18 +93,10 @@ Trainer.run = refused
 
 
 @pytest.mark.slow
-def test_a_worker_that_cuda_refuses_is_replaced(tmp_path, monkeypatch):
+def test_a_worker_that_cuda_refuses_is_replaced(tmp_path, monkeypatch, started):
     """The second of three runs goes on in the process of the first no more; the third in that of the second."""
     (tmp_path / "sitecustomize.py").write_text(REFUSED)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    started = []
-
-    class Recording(local.Worker):
-        def __init__(self, variables: dict[str, str]) -> None:
-            super().__init__(variables)
-            started.append(self)
-
-    monkeypatch.setattr(local, "Worker", Recording)
     jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=1")
     replies = [reply for _, reply in pool(1).run(jobs)]
     assert [(reply.kind, reply.ends) for reply in replies] == [
