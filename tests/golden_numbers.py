@@ -25,15 +25,23 @@ def arrays(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
         return {key: torch.from_numpy(archive[key].copy()) for key in archive.files if key != "__desc__"}
 
 
-def problem() -> tuple[nn.Sequential, Tensor, Tensor]:
-    """The network at the golden parameters, its inputs ``[24, 12]`` and targets ``[24]``."""
-    base = arrays("mlp_base")
+def problem(name: str = "mlp") -> tuple[nn.Sequential, Tensor, Tensor]:
+    """The network at the golden parameters of that name, its inputs ``[24, 12]`` and targets ``[24]``."""
+    base = arrays(f"{name}_base")
     net = nn.Sequential(
         nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 5), nn.LogSoftmax(-1)
     ).double()
-    state = unflatten(base["params_flat"])
-    net.load_state_dict(state)
+    net.load_state_dict(unflatten(base["params_flat"]) if name == "mlp" else _by_layer(base, "params"))
     return net, base["x"], base["y"].long()
+
+
+def _by_layer(base: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The arrays ``<prefix>.<layer>.Dense_0.kernel`` and ``.bias`` under our names and in our layout."""
+    named = {}
+    for index, layer in LAYERS.items():
+        named[f"{index}.weight"] = base[f"{prefix}.{layer}.Dense_0.kernel"].T
+        named[f"{index}.bias"] = base[f"{prefix}.{layer}.Dense_0.bias"]
+    return named
 
 
 def unflatten(flat: Tensor) -> dict[str, Tensor]:

@@ -32,9 +32,9 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llqr_sam.methods.curvature import Divergence, Reduction
-from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.named import Named
+from llqr_sam.methods.point import LossFunction
 
 Shapes = Mapping[str, torch.Size]
 

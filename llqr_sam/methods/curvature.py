@@ -14,23 +14,25 @@ forward-mode nor a second derivative (METHODS section 2). A network in half prec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.methods.diagnosis import agreeing, explained, require_adjoint, require_second_derivatives
-from llqr_sam.methods.hessian import LossFunction, LossPoint, reverse_over_reverse
+from llqr_sam.methods.diagnosis import explained
+from llqr_sam.methods.hessian import reverse_over_reverse
 from llqr_sam.methods.inference import differentiable_inference
+from llqr_sam.methods.jacobian import JacobianReplay, pull
 from llqr_sam.methods.likelihoods import Likelihood
-from llqr_sam.methods.named import HALF, Named, dot
-from llqr_sam.methods.replay import Point, Push, Replay
+from llqr_sam.methods.named import Named
+from llqr_sam.methods.point import LossFunction, LossPoint, Point, loss_point_of
+from llqr_sam.methods.replay import Push
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
-Pusher = Callable[[Point, list[Tensor]], Push | None]
+Linearize = Callable[[Point, Tensor], Push]
 Differentiate = Callable[[LossPoint], tuple[Named, Push]]
 
 
@@ -58,8 +60,8 @@ class FisherCurvature:
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
         likelihood: Predictive distribution.
         reduction: "sum" over samples (authors' code) or "mean".
-        pusher: How J v is computed: a ``Replay`` (kept, it traces the network once for all its refreshes) for many
-            products, ``double_backward`` for one. Default: a replay of its own.
+        linearize: How J v is computed: a ``JacobianReplay`` (kept, it traces the network once for all its refreshes)
+            for many products, a ``DoubleBackward`` for one. Default: a replay of its own.
 
     Raises:
         UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
@@ -73,40 +75,28 @@ class FisherCurvature:
         loss_fn: LossFunction,
         likelihood: Likelihood,
         reduction: Reduction,
-        pusher: Pusher | None = None,
+        linearize: Linearize | None = None,
     ) -> None:
-        self._point = point = _point(model, inputs)
+        point = loss_point_of(model, inputs, targets, loss_fn)
+        self._point: Point = point.without_loss()
         self._explained = partial(explained, model, point.outputs)
         with differentiable_inference(model), self._explained():
-            self._outputs = outputs = point.outputs()
-            self._push = (pusher or Replay())(point, [outputs]) or double_backward(point, [outputs])
+            self._outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
+            point.require_differentiable(loss)
             gradients = torch.autograd.grad(
-                loss_fn(outputs, targets), list(point.parameters.values()), retain_graph=True, materialize_grads=True
+                loss, list(point.parameters.values()), retain_graph=True, materialize_grads=True
             )
+            self._push = (linearize or JacobianReplay())(self._point, self._outputs)
         self.gradient: Named = dict(zip(point.parameters, gradients, strict=True))
-        self._output_fisher, count = likelihood.fisher(outputs.detach(), targets)
-        self._scale = 1.0 if reduction == "sum" else count.to(outputs.dtype).reciprocal()
-        self._unverified = 2
+        self._output_fisher, count = likelihood.fisher(self._outputs.detach(), targets)
+        self._scale = 1.0 if reduction == "sum" else count.to(self._outputs.dtype).reciprocal()
 
     def product(self, v: Named) -> Named:
         """H v: forward, M, backward."""
-        parameters = self._point.parameters
         with self._explained():
             (pushed,) = self._push(v)
         u = self._output_fisher(pushed) * self._scale
-        pulled = torch.autograd.grad(
-            self._outputs, list(parameters.values()), u, retain_graph=True, materialize_grads=True
-        )
-        product = dict(zip(parameters, pulled, strict=True))
-        if self._unverified:
-            # A trace may hold what the network no longer does; J and J' of one network cannot disagree.
-            self._unverified -= 1
-            if not agreeing((pushed * u).sum(), dot(v, product)):
-                with self._explained():
-                    require_adjoint([self._outputs], list(parameters.values()))
-                    self._push = double_backward(self._point, [self._outputs])
-                return self.product(v)
-        return product
+        return dict(zip(self._point.parameters, pull(self._point, self._outputs, u), strict=True))
 
 
 class HessianCurvature:
@@ -129,8 +119,7 @@ class HessianCurvature:
         loss_fn: LossFunction,
         differentiate: Differentiate = reverse_over_reverse,
     ) -> None:
-        at = _point(model, inputs)
-        point = LossPoint(model, at.parameters, at.constants, at.inputs, targets, loss_fn)
+        point = loss_point_of(model, inputs, targets, loss_fn)
         self._explained = partial(explained, model, point.outputs, point.loss_of)
         with differentiable_inference(model), self._explained():
             self.gradient, self._push = differentiate(point)
@@ -139,41 +128,3 @@ class HessianCurvature:
         """H v."""
         with self._explained():
             return dict(zip(self.gradient, self._push(v), strict=True))
-
-
-def double_backward(point: Point, values: list[Tensor]) -> Push:
-    """v -> J v as the derivative of u -> J' u, which is linear in u; for a network that cannot be replayed."""
-    (outputs,) = values
-    u = torch.zeros_like(outputs, requires_grad=True)
-    with torch.enable_grad():
-        pulled = torch.autograd.grad(
-            outputs, list(point.parameters.values()), u, create_graph=True, materialize_grads=True
-        )
-    graphs = {name: t for name, t in zip(point.parameters, pulled, strict=True) if t.requires_grad}
-    require_second_derivatives(graphs.values())
-
-    def push(v: Named) -> list[Tensor]:
-        along = [v[name] for name in graphs]
-        return list(torch.autograd.grad(list(graphs.values()), u, along, retain_graph=True, materialize_grads=True))
-
-    return push
-
-
-def _point(model: nn.Module, inputs: Any) -> Point:
-    """The model as it stands, in float32 at least: coordinates are leaves whose ``.grad`` is not the model's."""
-    parameters, constants = {}, {name: _single(buffer) for name, buffer in model.named_buffers()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameters[name] = _single(parameter.detach()).requires_grad_()
-        else:
-            constants[name] = _single(parameter.detach())
-    return Point(model, parameters, constants, _single(inputs))
-
-
-def _single(tree: Any) -> Any:
-    """Half-precision tensors in float32; everything else, of whatever nesting, as it is."""
-    if isinstance(tree, Tensor):
-        return tree.float() if tree.dtype in HALF else tree
-    if isinstance(tree, Mapping):
-        return {key: _single(value) for key, value in tree.items()}
-    return tuple(_single(value) for value in tree) if isinstance(tree, tuple) else tree

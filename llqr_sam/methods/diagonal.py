@@ -19,15 +19,17 @@ class Diagonal(Block):
 
     Args:
         parameters: The tensors it covers.
-        joint: Clip the tensors of a layer as one vector (authors' code, structure diagonal) or each by itself; in both
-            cases a tensor of several parts part by part.
+        joint: It is the whole of U, structure diagonal: the tensors of a layer are clipped as one vector, and entries
+            stay at least ``floor``. Beside kernels' blocks each tensor is clipped by itself, and entries may become
+            negative. In both cases a tensor of several parts is clipped part by part (authors' code).
         dtype, device: Of the factor, ``[1, P]``, P their entries in all.
     """
 
     floor: ClassVar[float] = 1e-8
-    """Smallest entry after averaging (authors' code)."""
+    """Smallest entry after averaging under structure diagonal (authors' code)."""
 
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
+        self._joint = joint
         self._shapes = {p.name: p.shape for p in parameters}
         self._parts = [p.parts for p in parameters]
         keys = [(p.layer if joint else p.name, *slot) for p in parameters for slot in p.slots()]
@@ -75,9 +77,10 @@ class Diagonal(Block):
         return {name: {"d": d} for name, d in self._scales.items()}
 
     def average(self, learned: Factors, ema: float) -> None:
-        """Average, then keep every entry at least ``floor``."""
+        """See ``Block``; under structure diagonal every entry is then at least ``floor``."""
         super().average(learned, ema)
-        self.factors["d"].clamp_min_(self.floor)
+        if self._joint:
+            self.factors["d"].clamp_min_(self.floor)
 
     def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
         """d and x of the entries that belong to this block, alike in order and dtype."""

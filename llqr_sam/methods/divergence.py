@@ -9,17 +9,15 @@ from torch import nn
 from llqr_sam.methods.chunks import ChunkedCurvature
 from llqr_sam.methods.curvature import (
     Curvature,
-    Differentiate,
     Divergence,
     FisherCurvature,
     HessianCurvature,
-    Pusher,
     Reduction,
-    double_backward,
 )
-from llqr_sam.methods.hessian import HessianReplay, LossFunction, ReverseOverReverse
+from llqr_sam.methods.hessian import HessianReplay, ReverseOverReverse
+from llqr_sam.methods.jacobian import DoubleBackward, JacobianReplay
 from llqr_sam.methods.likelihoods import Likelihood
-from llqr_sam.methods.replay import Replay
+from llqr_sam.methods.point import LossFunction
 
 
 class DivergenceCurvature:
@@ -46,25 +44,30 @@ class DivergenceCurvature:
         self._model, self._divergence, self._chunk_size = model, divergence, chunk_size
         self._reduction: Reduction = reduction
         self._likelihood = likelihood
-        self._replay = Replay()
-        self._hessian_replay = HessianReplay()
-        self._reverse_over_reverse = ReverseOverReverse()
+        whole = chunk_size is None
+        self._linearize = JacobianReplay() if whole else DoubleBackward()
+        self._differentiate = HessianReplay() if whole else ReverseOverReverse()
+
+    @property
+    def refusal(self) -> str:
+        """Why the latest products do not come from a replayed trace; empty where they do."""
+        return (self._differentiate if self._divergence == "newton" else self._linearize).refusal
 
     def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         """g and H at the model's present parameters on that minibatch."""
         if self._chunk_size is None:
-            return self._whole(inputs, targets, loss_fn, self._replay, self._hessian_replay)
+            return self._whole(inputs, targets, loss_fn)
         return ChunkedCurvature(
-            lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward, self._reverse_over_reverse),
+            lambda chunk, part: self._whole(chunk, part, loss_fn),
             inputs,
             targets,
             self._chunk_size,
             summed=self.summed,
         )
 
-    def _whole(
-        self, inputs: Any, targets: Any, loss_fn: LossFunction, pusher: Pusher, differentiate: Differentiate
-    ) -> Curvature:
+    def _whole(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         if self._divergence == "newton":
-            return HessianCurvature(self._model, inputs, targets, loss_fn, differentiate)
-        return FisherCurvature(self._model, inputs, targets, loss_fn, self._likelihood, self._reduction, pusher)
+            return HessianCurvature(self._model, inputs, targets, loss_fn, self._differentiate)
+        return FisherCurvature(
+            self._model, inputs, targets, loss_fn, self._likelihood, self._reduction, self._linearize
+        )

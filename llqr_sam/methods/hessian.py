@@ -2,52 +2,22 @@
 
 Reverse over reverse, a backward pass through the retained gradient, works for whatever has second derivatives. Forward
 over reverse, the derivative of the gradient along v, costs less once it is traced (replay.py): its operations are the
-backward kernels themselves. It is compared with the first way on one product for each trace and loss; the first way,
-where it is used itself, relies on backward passes that autograd sees into, which is tested once for each loss.
+backward kernels themselves. It is compared with the first way on one random product for each trace and loss; the first
+way, where it is used itself, relies on backward passes that autograd sees into, which is tested once for each loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from llqr_sam.methods.diagnosis import require_adjoint, require_second_derivatives
 from llqr_sam.methods.named import Named
-from llqr_sam.methods.replay import Point, Push, Replay, Trace, agree
-
-LossFunction = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class LossPoint(Point):
-    """Where a mean loss is differentiated.
-
-    Attributes:
-        targets: Whatever ``loss_fn`` takes.
-        loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
-    """
-
-    varying: ClassVar[tuple[str, ...]] = (*Point.varying, "targets")
-
-    targets: Any
-    loss_fn: LossFunction
-
-    def loss(self, parameters: Named | None = None) -> Tensor:
-        """The mean loss, at these or at other parameters."""
-        return self.loss_of(self.outputs(parameters))
-
-    def loss_of(self, outputs: Tensor) -> Tensor:
-        """The mean loss of these outputs."""
-        return self.loss_fn(outputs, self.targets)
-
-    def values(self, parameters: Named) -> list[Tensor]:
-        """The gradient of the loss."""
-        return list(grad(self.loss)(parameters).values())
+from llqr_sam.methods.point import LossFunction, LossPoint
+from llqr_sam.methods.replay import Push, Replay, agree, random_like
+from llqr_sam.methods.trace import Replayed, Signature, Trace
 
 
 def reverse_over_reverse(point: LossPoint) -> tuple[Named, Push]:
@@ -57,13 +27,15 @@ def reverse_over_reverse(point: LossPoint) -> tuple[Named, Push]:
         RuntimeError: an operation on the way has no second derivative.
     """
     parameters = list(point.parameters.values())
-    gradients = torch.autograd.grad(point.loss(), parameters, create_graph=True, materialize_grads=True)
+    gradients = _gradients(point, create_graph=True)
     require_second_derivatives(gradients)
     # A parameter on which the gradient does not depend has no graph to differentiate through.
     graphs = {name: g for name, g in zip(point.parameters, gradients, strict=True) if g.requires_grad}
 
     def push(v: Named) -> list[Tensor]:
         along = [v[name] for name in graphs]
+        if not graphs:
+            return [torch.zeros_like(p) for p in parameters]
         pulled = torch.autograd.grad(
             list(graphs.values()), parameters, along, retain_graph=True, materialize_grads=True
         )
@@ -75,6 +47,8 @@ def reverse_over_reverse(point: LossPoint) -> tuple[Named, Push]:
 class ReverseOverReverse:
     """``reverse_over_reverse``, for one network, after a test of the backward passes that it goes through."""
 
+    refusal = "chunk_size is given"
+
     def __init__(self) -> None:
         self._tested: LossFunction | None = None
 
@@ -85,10 +59,10 @@ class ReverseOverReverse:
             RuntimeError: an operation on the way has no second derivative.
         """
         if self._tested is None or self._tested != point.loss_fn:
-            outputs = point.outputs()
-            require_adjoint([outputs], list(point.parameters.values()))
-            z = outputs.detach().requires_grad_()
-            require_adjoint([point.loss_of(z)], [z])
+            parameters = list(point.parameters.values())
+            outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
+            require_adjoint([outputs], parameters)
+            require_adjoint([loss], [outputs])
             self._tested = point.loss_fn
         return reverse_over_reverse(point)
 
@@ -99,7 +73,16 @@ class HessianReplay:
     def __init__(self) -> None:
         self._replay = Replay()
         self._reverse_over_reverse = ReverseOverReverse()
-        self._verified: tuple[Trace | None, LossFunction | None] = (None, None)
+
+    @property
+    def refusal(self) -> str:
+        """Why the latest point was not replayed; empty where it was."""
+        return self._replay.refusal
+
+    @property
+    def traces(self) -> Mapping[Signature, Trace]:
+        """Those that are kept."""
+        return self._replay.traces
 
     def __call__(self, point: LossPoint) -> tuple[Named, Push]:
         """At a point.
@@ -107,31 +90,38 @@ class HessianReplay:
         Raises:
             RuntimeError: an operation on the way has no second derivative.
         """
-        exact = None if self._trusted(point) else _one_product(point)
-        gradient = _gradient(point)
-        push = self._replay(point, list(gradient.values()))
-        if push is None:
+        known = self._replay.known(point)
+        verified = isinstance(known, Trace) and known.verified_for == point.loss_fn
+        # Computed before a trace is at hand, so that the memory of both is not needed at once.
+        exact = None if verified or isinstance(known, str) else _one_product(point)
+        gradients = _gradients(point)
+
+        def verify(trace: Trace, replayed: Replayed) -> bool:
+            if trace.verified_for == point.loss_fn:
+                return True
+            if not agree(replayed.push(_direction(point)), exact or _one_product(point)):
+                return False
+            trace.verified_for = point.loss_fn
+            return True
+
+        replayed = self._replay(point, gradients, verify)
+        if replayed is None:
             return self._reverse_over_reverse(point)
-        if not self._trusted(point):
-            if not agree(push(gradient), exact or _one_product(point)):
-                self._replay.refuse(point)
-                return self._reverse_over_reverse(point)
-            self._verified = self._replay.trace, point.loss_fn
-        return gradient, push
-
-    def _trusted(self, point: LossPoint) -> bool:
-        """Whether a product of the present trace has been compared, for this loss and points like this one."""
-        trace, loss_fn = self._verified
-        fits = trace is not None and trace is self._replay.trace and trace.fits(point)
-        return fits and loss_fn == point.loss_fn
+        return dict(zip(point.parameters, gradients, strict=True)), replayed.push
 
 
-def _gradient(point: LossPoint) -> Named:
-    gradients = torch.autograd.grad(point.loss(), list(point.parameters.values()), materialize_grads=True)
-    return dict(zip(point.parameters, gradients, strict=True))
+def _gradients(point: LossPoint, *, create_graph: bool = False) -> list[Tensor]:
+    loss = point.loss()
+    point.require_differentiable(loss)
+    parameters = list(point.parameters.values())
+    return list(torch.autograd.grad(loss, parameters, create_graph=create_graph, materialize_grads=True))
+
+
+def _direction(point: LossPoint) -> Named:
+    return dict(zip(point.parameters, random_like(list(point.parameters.values())), strict=True))
 
 
 def _one_product(point: LossPoint) -> list[Tensor]:
-    """H g by reverse over reverse; its graph is gone when this returns."""
-    gradient, push = reverse_over_reverse(point)
-    return push(gradient)
+    """H v by reverse over reverse, v random; its graph is gone when this returns."""
+    _, push = reverse_over_reverse(point)
+    return push(_direction(point))

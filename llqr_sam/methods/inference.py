@@ -4,32 +4,76 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from llqr_sam.methods.plain_forms import PlainForms
+
+
+def ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
+    """Leaves ``torch.inference_mode``, whose tensors can take part in no gradient."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def differentiable_inference(model: nn.Module) -> Iterator[None]:
-    """Inference mode for every module, gradients on, autocast off, attention in differentiable form, nothing compiled.
+    """Inference mode for every module, gradients on, and every operation in a form that has a second derivative.
 
-    A compiled graph has no second derivative, and one that a module or its part was compiled to is otherwise called.
+    Autocast is off, attention uses its plain kernel, nothing is compiled (a compiled graph has no second derivative),
+    and activation checkpoints store what they would compute again: the second call would come after this context has
+    closed, and so in another state. ``chunk_size`` is the way to save that memory in a refresh.
+
+    A module may keep tensors between calls in inference mode and drop them in ``train()``, so ``train()`` comes first.
     """
-    training = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device.type
-    model.eval()
-    recurrent = any(isinstance(module, nn.RNNBase) for module in training)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
     cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()  # no 2nd derivative
     try:
+        model.train()
+        model.eval()
+        for module in modes:
+            module.training = False  # also where a module's own train() ignores the mode
         with (
             torch.enable_grad(),
             torch.autocast(device, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             cudnn,
             torch.compiler.set_stance("force_eager"),
+            _checkpoints_off(),
+            PlainForms(),
         ):
             yield
     finally:
-        for module, was_training in training.items():
-            module.training = was_training
+        for module, mode in modes.items():
+            if module.training != mode:
+                module.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _checkpoints_off() -> Iterator[None]:
+    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms."""
+    replaced = {"_checkpoint_hook": lambda frame: contextlib.nullcontext(), "CheckpointFunction": _Kept}
+    originals = {name: getattr(torch.utils.checkpoint, name) for name in replaced}
+    try:
+        for name, replacement in replaced.items():
+            setattr(torch.utils.checkpoint, name, replacement)
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch.utils.checkpoint, name, original)
+
+
+class _Kept:
+    """Stands in for ``torch.utils.checkpoint.CheckpointFunction``, the reentrant form."""
+
+    @staticmethod
+    def apply(function: Any, preserve_rng_state: bool, *arguments: Any) -> Any:
+        """Calls the function."""
+        return function(*arguments)

@@ -79,15 +79,29 @@ def require_supported(model: nn.Module) -> None:
     """Refuses parameters that no U can be learned for.
 
     Raises:
-        ValueError: none is trainable, or one of those is lazy, complex or has sparse gradients.
+        ValueError: none is trainable, or one of those is lazy, complex, without memory, made in inference mode or has
+            sparse gradients, or some are in single and some in double precision.
     """
-    if not any(p.requires_grad for p in model.parameters()):
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
         raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and isinstance(parameter, UninitializedParameter):
+    first, other = next(iter(trainable.items()))
+    for name, parameter in trainable.items():
+        if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"parameter {name} has no shape yet; run the model once before building LLQR.")
-        if parameter.requires_grad and parameter.is_complex():
+        if parameter.is_complex():
             raise ValueError(f"parameter {name} is complex; LLQR needs real ones.")
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name} is on the meta device, without values; build LLQR after loading them.")
+        if parameter.is_inference():
+            raise ValueError(
+                f"parameter {name} was made in inference mode, and has no gradient; make the model outside."
+            )
+        if dtype_of_factors(parameter) != dtype_of_factors(other):
+            raise ValueError(
+                f"parameter {first} is {other.dtype} and {name} {parameter.dtype}; "
+                "LLQR needs all in double precision, or none."
+            )
     for name, module in model.named_modules():
         if isinstance(module, EMBEDDINGS) and module.sparse and any(p.requires_grad for p in module.parameters()):
             raise ValueError(f"embedding {name} has sparse gradients, and LLQR needs dense ones: set sparse=False.")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from llqr_sam.methods.chunks import ChunkedCurvature
-from llqr_sam.methods.curvature import FisherCurvature, HessianCurvature, double_backward
+from llqr_sam.methods.curvature import FisherCurvature, HessianCurvature
+from llqr_sam.methods.jacobian import DoubleBackward
 from llqr_sam.methods.likelihoods import Categorical
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -17,7 +18,7 @@ def _at(net, kind):
     if kind == "newton":
         return lambda x, y: HessianCurvature(net, x, y, mean_loss)
     reduction = kind.removeprefix("ngd_")
-    return lambda x, y: FisherCurvature(net, x, y, mean_loss, Categorical(), reduction, double_backward)
+    return lambda x, y: FisherCurvature(net, x, y, mean_loss, Categorical(), reduction, DoubleBackward())
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer"])

@@ -115,7 +115,8 @@ def test_compiled_in_place_or_in_part_is_the_plain_training(build, divergence):
         optimizer = SharpnessAware(base, rho=0.1, probe=metric, transport=metric)
         for _ in range(4):
             x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
-            metric.refresh_if_due(x, y, mean_loss)
+            report = metric.refresh_if_due(x, y, mean_loss)
+            assert report is None or not report.unreplayed
 
             def closure(x=x, y=y):
                 optimizer.zero_grad()
@@ -124,8 +125,6 @@ def test_compiled_in_place_or_in_part_is_the_plain_training(build, divergence):
                 return loss
 
             optimizer.step(closure)
-        replays = metric._curvature._replay, metric._curvature._hessian_replay._replay
-        assert any(replay.trace is not None for replay in replays), "replayed"
         return list(net.parameters())
 
     counter = CompileCounterWithBackend("aot_eager")

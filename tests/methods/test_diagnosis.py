@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -114,19 +116,22 @@ class Around(nn.Module):
         return self.last(self.odd(x=self.first(x))["square"][0])
 
 
-class Bag(nn.Module):
+class Distances(nn.Module):
     def __init__(self):
         super().__init__()
-        self.words, self.last = nn.Parameter(torch.randn(7, 4)), nn.Linear(4, 5)
+        self.points, self.last = nn.Parameter(torch.randn(7, 3)), nn.Linear(7, 5)
 
     def forward(self, x):
-        return self.last(nn.functional.embedding_bag((x.abs() * 3).long(), self.words))
+        return self.last(torch.cdist(x, self.points, p=3.0))
 
 
 @pytest.mark.parametrize("divergence", ["ngd", "newton"])
 @pytest.mark.parametrize(
     ("net", "name"),
-    [(Around, r"odd \(SquareAndMore\) has none"), (Bag, r"\(the model\) \(Bag\), in its own forward, has none")],
+    [
+        (Around, r"odd \(SquareAndMore\) has none"),
+        (Distances, r"\(the model\) \(Distances\), in its own forward, has none"),
+    ],
 )
 def test_whatever_module_holds_the_operation(net, name, divergence):
     metric = LLQR(net(), divergence=divergence)
@@ -208,11 +213,10 @@ FULL = "CUDA out of memory."
 class Full(nn.Linear):
     """A layer that the device has no memory for when it is called the ``failing``-th time."""
 
-    calls, failing = 0, 0
+    calls, failing = itertools.count(1), 0
 
     def forward(self, x):
-        self.calls += 1
-        if self.calls == self.failing:
+        if next(self.calls) == self.failing:
             raise torch.OutOfMemoryError(FULL)
         return super().forward(x)
 
@@ -223,12 +227,12 @@ def test_a_full_device_is_no_missing_derivative(divergence, calls):
     net, x, y = nn.Sequential(nn.Linear(3, 4), Full(4, 5)), torch.randn(6, 3), torch.randint(0, 5, (6,))
     for failing in range(1, calls + 1):
         metric = LLQR(net, divergence=divergence, inner_steps=1)
-        net[1].calls, net[1].failing = 0, failing
+        net[1].calls, net[1].failing = itertools.count(1), failing
         with pytest.raises(torch.OutOfMemoryError, match=FULL):
             metric.refresh(x, y, mean_loss)
-        assert metric.refresh(x, y, mean_loss).accepted
-        replays = [metric._curvature._replay, metric._curvature._hessian_replay._replay]
-        assert [replay.trace is not None for replay in replays] == [divergence == "ngd", divergence == "newton"]
+        report = metric.refresh(x, y, mean_loss)
+        assert report.accepted
+        assert not report.unreplayed
 
 
 class _FullBackward(torch.autograd.Function):

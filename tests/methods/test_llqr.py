@@ -53,6 +53,83 @@ def test_averaged_metric_matches_the_authors(divergence, structure):
         _close(flatten(metric.apply(gradient)), golden[f"{refresh}.Ug_flat"])
 
 
+def test_scales_that_turn_negative_match_the_authors():
+    """Only structure diagonal keeps its scales at 1e-8 or above; beside kernels those of biases pass through zero."""
+    golden = arrays("mlphot_newton_diagkfac")
+    net, x, y = problem("mlphot")
+    metric = LLQR(net, divergence="newton", structure="diag_kfac", inner_lr=1e-2, ema=EMA["newton"])
+    nn.functional.nll_loss(net(x), y).backward()
+    gradient = {name: p.grad for name, p in net.named_parameters()}
+    negative = False
+    for refresh in ("r1", "r2"):
+        report = metric.refresh(x, y, nn.functional.nll_loss)
+        assert report.objective_before == pytest.approx(float(golden[f"{refresh}.J"]), rel=1e-9)
+        for name, factor in in_golden_layout(metric.named_factors(), "diag_kfac").items():
+            _close(factor, golden[f"{refresh}.EMA.{name}"])
+            negative |= "bias" in name and bool((factor < 0).any())
+        _close(flatten(metric.apply(gradient)), golden[f"{refresh}.Ug_flat"])
+    assert negative, "the case is there to be met"
+
+
+@pytest.mark.parametrize("structure", list(FILE_OF_STRUCTURE))
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_two_hot_refreshes_are_the_definition(divergence, structure):
+    """J and its gradient written out with the dense H, by autograd over the factors; the clip always active."""
+    net, x, y = problem("mlphot")
+    metric = LLQR(net, divergence=divergence, structure=structure, inner_lr=1e-2, inner_steps=20, ema=0.5)
+    point = metric._curvature.at(x, y, nn.functional.nll_loss)
+    g = {name: t.detach() for name, t in point.gradient.items()}
+    basis = torch.eye(sum(t.numel() for t in g.values()), dtype=torch.float64)
+    split = [t.numel() for t in g.values()]
+
+    def product(row):
+        v = {name: part.view(t.shape) for part, (name, t) in zip(row.split(split), g.items(), strict=True)}
+        return torch.cat([t.flatten() for t in point.product(v).values()])
+
+    h = torch.stack([product(row) for row in basis])
+    flat = torch.cat([t.flatten() for t in g.values()])
+    reference = {n: {k: f.clone() for k, f in fs.items()} for n, fs in metric.named_factors().items()}
+
+    def apply(factors):
+        out = []
+        for name, t in g.items():
+            f = factors[name]
+            if "d" in f:
+                out.append(f["d"] * t)
+            elif structure == "kfac":
+                out.append(f["B"][0] @ t @ f["A"][0].T)
+            elif structure == "diag_kfac":
+                out.append(f["b"][0][:, None] * t * f["a"][0])
+            else:
+                qa, qb, d = f["Q_A"][0], f["Q_B"][0], f["D"][0]
+                out.append(qb @ (d * (qb.T @ t @ qa)) @ qa.T)
+        return torch.cat([x.flatten() for x in out])
+
+    for _ in range(2):
+        learned = {n: {k: f.clone().requires_grad_() for k, f in fs.items()} for n, fs in reference.items()}
+        leaves = [(n, k) for n, fs in learned.items() for k in fs]
+        buffers = {leaf: torch.zeros_like(learned[leaf[0]][leaf[1]]) for leaf in leaves}
+        for _ in range(20):
+            delta = -apply(learned)
+            gradients = torch.autograd.grad(flat @ delta + 0.5 * delta @ h @ delta, [learned[n][k] for n, k in leaves])
+            together = {leaf: leaf[0].split(".")[0] if structure == "diagonal" else leaf for leaf in leaves}
+            norms: dict = {}
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                norms[together[leaf]] = norms.get(together[leaf], 0.0) + float(gradient.square().sum())
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                clipped = gradient * 5 / max(5.0, norms[together[leaf]] ** 0.5)
+                buffers[leaf] = 0.9 * buffers[leaf] + clipped
+                learned[leaf[0]][leaf[1]].data -= 1e-2 * buffers[leaf]
+        for n, k in leaves:
+            reference[n][k] = 0.5 * reference[n][k] + 0.5 * learned[n][k].detach()
+            if structure == "diagonal":
+                reference[n][k].clamp_min_(1e-8)
+        metric.refresh(x, y, nn.functional.nll_loss)
+        for n, fs in metric.named_factors().items():
+            for k, f in fs.items():
+                torch.testing.assert_close(f, reference[n][k], rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("structure", list(FILE_OF_STRUCTURE))
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_first_step_is_the_authors_gradient(divergence, structure):

@@ -1,0 +1,103 @@
+"""v -> J v for the Jacobian J of a network's outputs, in two ways.
+
+Double backward is the derivative of u -> J' u, which is linear in u; it works for whatever has second derivatives.
+Forward mode costs less once it is traced (replay.py). The trace is held against the network's own J' u, parameter by
+parameter for a random u, at each point; double backward relies on backward passes that autograd sees into, which is
+tested once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.diagnosis import require_adjoint, require_second_derivatives
+from llqr_sam.methods.named import Named
+from llqr_sam.methods.point import Point
+from llqr_sam.methods.replay import Push, Replay, agree, random_like
+from llqr_sam.methods.trace import Replayed, Signature, Trace
+
+
+class DoubleBackward:
+    """v -> J v for one network without a trace, which costs less for a single product."""
+
+    refusal = "chunk_size is given"
+
+    def __init__(self) -> None:
+        self._tested = False
+
+    def __call__(self, point: Point, outputs: Tensor) -> Push:
+        """At a point whose outputs, with their graph, are given.
+
+        Raises:
+            RuntimeError: an operation on the way has no second derivative.
+        """
+        parameters = list(point.parameters.values())
+        if not self._tested:
+            require_adjoint([outputs], parameters)
+            self._tested = True
+        u = torch.zeros_like(outputs, requires_grad=True)
+        pulled = pull(point, outputs, u, create_graph=True)
+        graphs = {name: t for name, t in zip(point.parameters, pulled, strict=True) if t.requires_grad}
+        require_second_derivatives(graphs.values())
+
+        def push(v: Named) -> list[Tensor]:
+            if not graphs:
+                return [torch.zeros_like(outputs)]
+            along = [v[name] for name in graphs]
+            return list(torch.autograd.grad(list(graphs.values()), u, along, retain_graph=True, materialize_grads=True))
+
+        return push
+
+
+class JacobianReplay:
+    """v -> J v in forward mode where the network can be replayed; by double backward elsewhere."""
+
+    def __init__(self) -> None:
+        self._replay = Replay()
+        self._double_backward = DoubleBackward()
+
+    @property
+    def refusal(self) -> str:
+        """Why the latest point was not replayed; empty where it was."""
+        return self._replay.refusal
+
+    @property
+    def traces(self) -> Mapping[Signature, Trace]:
+        """Those that are kept."""
+        return self._replay.traces
+
+    def __call__(self, point: Point, outputs: Tensor) -> Push:
+        """At a point whose outputs, with their graph, are given.
+
+        Raises:
+            RuntimeError: an operation on the way has no second derivative.
+        """
+
+        def verify(trace: Trace, replayed: Replayed) -> bool:
+            us = random_like([outputs])
+            return agree(replayed.pull(us, point.parameters), pull(point, outputs, us[0]))
+
+        replayed = self._replay(point, [outputs], verify)
+        return self._double_backward(point, outputs) if replayed is None else replayed.push
+
+
+def pull(point: Point, outputs: Tensor, u: Tensor, *, create_graph: bool = False) -> list[Tensor]:
+    """J' u, one tensor for each parameter, by a backward pass through the network.
+
+    Args:
+        point: Where the outputs were computed.
+        outputs: With their graph, which stays.
+        u: Shaped like the outputs.
+        create_graph: Whether J' u has a graph itself.
+    """
+    parameters = list(point.parameters.values())
+    if not outputs.requires_grad:
+        return [torch.zeros_like(p) for p in parameters]
+    with torch.set_grad_enabled(create_graph):
+        pulled = torch.autograd.grad(
+            outputs, parameters, u, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )
+    return list(pulled)
