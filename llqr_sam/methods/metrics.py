@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.named import Named, dot, single
+from llqr_sam.methods.named import Named, dot, follow, single
 
 Norm = Literal["metric", "euclidean"]
 NORMS: tuple[Norm, ...] = ("metric", "euclidean")
@@ -95,7 +95,8 @@ class Metric:
         if norm == "metric":
             quadratic = squared if applied is v else dot(v, mv)
             usable = torch.isfinite(quadratic) & (quadratic > 0)
-            self._fallbacks = self._fallbacks + (~usable & (squared > 0))
+            so_far = torch.as_tensor(self._fallbacks, device=squared.device)  # the model may have moved
+            self._fallbacks = so_far + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
         if any(x is v[name] for name, x in mv.items()):
@@ -163,12 +164,12 @@ class Adaptive(Metric):
         if eta < 0:
             raise ValueError(f"eta={eta} must be >= 0.")
         self.model, self.eta = unwrapped(model), eta
-        self._parameters = dict(self.model.named_parameters())
 
     def apply(self, v: Named) -> Named:
         """T^2 v at the present parameters."""
+        parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
         return {
-            name: x if name.endswith("bias") else (self._parameters[name].detach().abs() + self.eta).square() * x
+            name: x if name.endswith("bias") else (parameters[name].detach().abs() + self.eta).square() * x
             for name, x in v.items()
         }
 
@@ -196,7 +197,10 @@ class GradientNoise(Metric):
 
     def observe(self, gradients: Named) -> None:
         """Updates the running mean and variance of the gradient."""
-        for name, g in single(gradients).items():
+        gradients = single(gradients)
+        follow(self._mean, gradients)
+        follow(self._variance, gradients)
+        for name, g in gradients.items():
             if name not in self._mean:
                 self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
             self._mean[name].lerp_(g, 1 - self.decay)

@@ -26,7 +26,7 @@ from llqr_sam.methods.directions import Direction
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.metrics import NORMS, Metric, Norm, require_radius
 from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
-from llqr_sam.methods.named import Named
+from llqr_sam.methods.named import HALF, Named, alike
 
 BATCH_NORM_PASSES = ("perturbed", "clean")
 Context = Callable[[], contextlib.AbstractContextManager[None]]
@@ -153,6 +153,7 @@ class SharpnessAware(Optimizer):
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
+        self._known = []  # a model may have other parameters than at the last step
         evaluate = torch.enable_grad()(closure)
         perturbed = self.steps >= self.start_step and any(radius > 0 for radius in self._radii())
         loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
@@ -253,10 +254,9 @@ class SharpnessAware(Optimizer):
                 evaluate()
             return loss
         parameters = list(perturbation)
-        for p in parameters:
-            if p not in self._saved:
-                self._saved[p] = torch.empty_like(p)
-        saved = [self._saved[p] for p in parameters]
+        kept = self._saved
+        self._saved = {p: kept[p] if p in kept and alike(kept[p], p) else torch.empty_like(p) for p in parameters}
+        saved = list(self._saved.values())
         torch._foreach_copy_(saved, parameters)
         try:
             for radius, known in zip(self._radii(), self._named(), strict=True):
@@ -292,11 +292,14 @@ class SharpnessAware(Optimizer):
         return {name: g for known in self._named() for name, p in known.items() if (g := p.grad) is not None}
 
     def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Averages, name -> tensor, on their parameter's device and in its dtype, as torch places the base's state."""
+        """Averages, name -> tensor, on their parameter's device and in its dtype, float32 for half precision."""
         parameters = {name: p for known in self._named() for name, p in known.items()}
 
         def place(name: str, value: Any) -> Any:
-            return value.to(parameters[name]) if isinstance(value, Tensor) and name in parameters else value
+            if not isinstance(value, Tensor) or name not in parameters:
+                return value
+            p = parameters[name]
+            return value.to(p.device, torch.float32 if p.dtype in HALF else p.dtype)
 
         return {
             key: {name: place(name, value) for name, value in entry.items()} if isinstance(entry, dict) else entry
@@ -313,7 +316,9 @@ class SharpnessAware(Optimizer):
             else:
                 names = {parameter: name for name, parameter in self.model.named_parameters()}
                 if any(p not in names for group in groups for p in group["params"]):
-                    raise ValueError("the base optimizer holds a parameter that is not the model's.")
+                    raise ValueError(
+                        "the base optimizer holds a parameter that is not the model's; give it the present ones."
+                    )
             if any(p.is_complex() for group in groups for p in group["params"]):
                 raise ValueError("the base optimizer holds a complex parameter; this step needs real ones.")
             self._known = [{names[p]: p for p in group["params"]} for group in groups]
