@@ -42,7 +42,8 @@ class SharpnessAware(Optimizer):
         probe: Metric of the perturbation; ``None`` is the identity.
         direction: Ascent direction; ``None`` is the minibatch gradient.
         transport: Metric that maps the gradient before the base optimizer sees it; ``None`` is the identity.
-        norm: "metric", eps = rho M v / sqrt(v' M v) (paper, eq. 1), or "euclidean" (authors' code).
+        norm: "metric", eps = rho M v / sqrt(v' M v) (paper, eq. 1), or "euclidean", eps = rho M v / |M v| (authors'
+            code). Default: the probe's own, "metric" but for ``GradientNoise``.
         start_step: First step that perturbs.
         batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
         model: Network being trained, to name its parameters and find its batch-norm layers. Needed only when the
@@ -73,7 +74,7 @@ class SharpnessAware(Optimizer):
         probe: Metric | None = None,
         direction: Direction | None = None,
         transport: Metric | None = None,
-        norm: Norm = "metric",
+        norm: Norm | None = None,
         start_step: int = 0,
         batch_norm: str = "perturbed",
         model: nn.Module | None = None,
@@ -83,7 +84,9 @@ class SharpnessAware(Optimizer):
         _require_plain(base)
         if start_step < 0:
             raise ValueError(f"start_step={start_step} must be >= 0.")
-        if norm not in NORMS:
+        self.probe = probe or Metric()
+        self.norm: Norm = self.probe.norm if norm is None else norm
+        if self.norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         if batch_norm not in BATCH_NORM_PASSES:
             raise ValueError(f"batch_norm={batch_norm} is not known. Choose from: {', '.join(BATCH_NORM_PASSES)}.")
@@ -91,7 +94,6 @@ class SharpnessAware(Optimizer):
         self.base = base
         for group in base.param_groups:
             require_radius(group.setdefault("rho", rho))
-        self.probe = probe or Metric()
         self.direction = direction or Direction()
         self.transport = transport or Metric()
         if first_pass is not None and self.probe.sharded:
@@ -99,7 +101,6 @@ class SharpnessAware(Optimizer):
                 "first_pass= gives each worker its own perturbation; a probe with shard=True has one for all."
             )
         self.first_pass = first_pass
-        self.norm: Norm = norm
         self.start_step, self.batch_norm = start_step, batch_norm
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
