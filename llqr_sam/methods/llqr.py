@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llqr_sam.methods.agreement import Compared
 from llqr_sam.methods.assembly import Structure, assemble
 from llqr_sam.methods.blocks import Factors, Learner
 from llqr_sam.methods.curvature import Curvature, Divergence, Reduction
@@ -152,6 +153,7 @@ class LLQR(Metric):
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.reduction = reduction
         self.likelihood = likelihood_of(likelihood)
+        self._compared = Compared(self.likelihood)
         self.chunk_size = chunk_size
         self._curvature = self._curvature_of_model()
         self.steps = 0
@@ -189,6 +191,9 @@ class LLQR(Metric):
         Returns:
             The report. A refresh that is not finite keeps the previous U and says so there.
 
+        Warns:
+            UserWarning: once, where under "ngd" the likelihood cannot be the loss's or counts other positions.
+
         Raises:
             RefreshError: the third such refresh in a row.
             ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, or there are no samples.
@@ -197,7 +202,9 @@ class LLQR(Metric):
             torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
         start = time.perf_counter()
         self._parameters.require_unchanged()
-        own = self._curvature.at(inputs, targets, loss_fn)
+        with self._compared.against(loss_fn):
+            own = self._curvature.at(inputs, targets, loss_fn)
+        self._compared.warn_once(stacklevel=4)  # of whoever called refresh, past its decorators
         if not own.gradient:
             raise ValueError("the preconditioner minibatch is empty.")
         curvature = self._ranks.pooled(own, summed=self._curvature.summed)
@@ -315,7 +322,7 @@ class LLQR(Metric):
         self._curvature = self._curvature_of_model()
 
     def _curvature_of_model(self) -> DivergenceCurvature:
-        return DivergenceCurvature(self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size)
+        return DivergenceCurvature(self.model, self.divergence, self.reduction, self._compared, self.chunk_size)
 
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""
