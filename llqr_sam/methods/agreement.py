@@ -70,8 +70,10 @@ class Compared:
         """See ``Likelihood``."""
         fisher = self._likelihood.fisher(outputs, targets)
         if self._loss_fn is not None:
-            complaint = unfit(self._likelihood, self._loss_fn, outputs, targets)
-            self._complaint = self._complaint or complaint
+            # A loss may need more than its arguments, such as what forward left on a module; it is then not compared.
+            with contextlib.suppress(Exception):
+                complaint = unfit(self._likelihood, self._loss_fn, outputs, targets)
+                self._complaint = self._complaint or complaint
         return fisher
 
     def warn_once(self, stacklevel: int) -> None:
@@ -110,8 +112,8 @@ def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, target
         )
     if not isinstance(likelihood, Categorical):
         return None
-    u = _gradient(loss_fn, outputs, targets)
-    if not bool(u.any()):  # nothing to tell by
+    u = output_gradient(loss_fn, outputs, targets)
+    if not bool(u.any()) or not bool(u.isfinite().all()):  # nothing to tell by
         return None
     return _other_axis(likelihood, loss, outputs, u) or _other_positions(likelihood, loss_fn, outputs, targets, u)
 
@@ -162,8 +164,8 @@ def _other_positions(
     )
 
 
-def _gradient(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tensor:
-    """u, the gradient of the loss at the outputs."""
+def output_gradient(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tensor:
+    """u, the gradient of a 0-d loss at the outputs, shaped like these; neither is changed."""
     with torch.enable_grad():
         z = outputs.detach().requires_grad_()
         (u,) = torch.autograd.grad(loss_fn(z.clone(), targets).sum(), z, materialize_grads=True)

@@ -75,7 +75,7 @@ class FisherCurvature:
         reduction: Reduction,
         pusher: Pusher | None = None,
     ) -> None:
-        self._point = point = _point(model, inputs)
+        self._point = point = point_of(model, inputs)
         self._explained = partial(explained, model, point.outputs)
         with differentiable_inference(model), self._explained():
             self._outputs = outputs = point.outputs()
@@ -129,7 +129,7 @@ class HessianCurvature:
         loss_fn: LossFunction,
         differentiate: Differentiate = reverse_over_reverse,
     ) -> None:
-        at = _point(model, inputs)
+        at = point_of(model, inputs)
         point = LossPoint(model, at.parameters, at.constants, at.inputs, targets, loss_fn)
         self._explained = partial(explained, model, point.outputs, point.loss_of)
         with differentiable_inference(model), self._explained():
@@ -159,7 +159,7 @@ def double_backward(point: Point, values: list[Tensor]) -> Push:
     return push
 
 
-def _point(model: nn.Module, inputs: Any) -> Point:
+def point_of(model: nn.Module, inputs: Any) -> Point:
     """The model as it stands, in float32 at least: coordinates are leaves whose ``.grad`` is not the model's."""
     parameters, constants = {}, {name: _single(buffer) for name, buffer in model.named_buffers()}
     for name, parameter in model.named_parameters():

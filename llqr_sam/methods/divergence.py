@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from llqr_sam.methods.chunks import ChunkedCurvature
+from llqr_sam.methods.chunks import ChunkedCurvature, Minibatch
 from llqr_sam.methods.curvature import (
     Curvature,
     Differentiate,
@@ -16,8 +18,10 @@ from llqr_sam.methods.curvature import (
     Pusher,
     Reduction,
     double_backward,
+    point_of,
 )
 from llqr_sam.methods.hessian import HessianReplay, LossFunction, ReverseOverReverse
+from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.replay import Replay
 
@@ -56,11 +60,16 @@ class DivergenceCurvature:
             return self._whole(inputs, targets, loss_fn, self._replay, self._hessian_replay)
         return ChunkedCurvature(
             lambda chunk, part: self._whole(chunk, part, loss_fn, double_backward, self._reverse_over_reverse),
-            inputs,
-            targets,
-            self._chunk_size,
+            self._evaluated,
+            Minibatch(inputs, targets, loss_fn, self._chunk_size),
+            self._likelihood if self._divergence == "ngd" else None,
             summed=self.summed,
         )
+
+    def _evaluated(self, inputs: Any, make: Callable[[Tensor], Any]) -> Any:
+        """What ``make`` returns for the outputs, without a graph."""
+        with differentiable_inference(self._model), torch.no_grad():
+            return make(point_of(self._model, inputs).outputs())
 
     def _whole(
         self, inputs: Any, targets: Any, loss_fn: LossFunction, pusher: Pusher, differentiate: Differentiate

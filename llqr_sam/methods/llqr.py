@@ -93,11 +93,11 @@ class LLQR(Metric):
         damping: lambda; adds lambda v to H v.
         interval: n; steps between refreshes.
         reduction: Of the per-sample curvatures under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis; another is given by
-            ``Categorical(axis=1)``), "bernoulli" (yes-or-no logits), "gaussian", or an object with the same ``fisher``
-            method. Never guessed from the loss.
+        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis; another axis, and
+            what is padding, are given by ``Categorical``), "bernoulli" (yes-or-no logits), "gaussian", or an object
+            with the same ``fisher`` method. Never guessed from the loss, but compared with it.
         chunk_size: Samples that a refresh linearises at a time, which bounds its memory and about doubles its time; the
-            loss must then be a mean over samples. Default: the whole minibatch.
+            loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
         apply_dtype: Of the matrix products in U v, such as ``torch.bfloat16``; U learns in float32 all the same.
         process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
             Default: those of a ``DistributedDataParallel`` model, else this process alone.
@@ -196,7 +196,8 @@ class LLQR(Metric):
 
         Raises:
             RefreshError: the third such refresh in a row.
-            ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, or there are no samples.
+            ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, there are no samples, or
+                chunks of this minibatch do not add up to the whole.
         """
         if self._parameters.device.type == "cuda":
             torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
