@@ -16,4 +16,4 @@ def test_examples_run_without_a_warning():
         warnings.simplefilter("error", UserWarning)
         for block in BLOCKS:
             exec(compile(block, "docs/padding.md", "exec"), names)
-    assert len(BLOCKS) > 4
+    assert BLOCKS

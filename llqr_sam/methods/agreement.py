@@ -4,7 +4,7 @@ A likelihood is named and never guessed from the loss (likelihoods.py), so the t
 beside a squared error, or padding that the loss leaves out and the likelihood counts. U then learns from the curvature
 of another problem, and nothing else would show it. What shows it is u, the gradient of the loss at the outputs:
 
-    a position that the loss leaves out has u = 0
+    an output that the loss leaves out has u = 0
     a loss of softmax(z) does not change when a constant is added to z, so u sums to 0 over the classes
 """
 
@@ -110,12 +110,13 @@ def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, target
             f"{_name(loss)} belongs to likelihood={meant}, and U learns from the curvature of likelihood={given}; "
             f'build LLQR with likelihood="{meant}".'
         )
-    if not isinstance(likelihood, Categorical):
-        return None
     u = output_gradient(loss_fn, outputs, targets)
     if not bool(u.any()) or not bool(u.isfinite().all()):  # nothing to tell by
         return None
-    return _other_axis(likelihood, loss, outputs, u) or _other_positions(likelihood, loss_fn, outputs, targets, u)
+    if isinstance(likelihood, Categorical) and (complaint := _other_axis(likelihood, loss, outputs, u)):
+        return complaint
+    assert isinstance(likelihood, (Categorical, Bernoulli, Gaussian))
+    return _other_distributions(likelihood, loss_fn, outputs, targets, u)
 
 
 def _other_axis(likelihood: Categorical, loss: LossFunction, outputs: Tensor, u: Tensor) -> str | None:
@@ -139,29 +140,40 @@ def _other_axis(likelihood: Categorical, loss: LossFunction, outputs: Tensor, u:
     )
 
 
-def _other_positions(
-    likelihood: Categorical, loss_fn: LossFunction, outputs: Tensor, targets: Any, u: Tensor
+def _other_distributions(
+    likelihood: Categorical | Bernoulli | Gaussian, loss_fn: LossFunction, outputs: Tensor, targets: Any, u: Tensor
 ) -> str | None:
-    """Where the loss reads other positions than the likelihood counts, so far as these have any curvature."""
-    axis = likelihood.axis
-    counted = likelihood.counted(outputs, targets)
-    read = (u != 0).any(axis)
-    spread = 1 - torch.softmax(outputs, axis).square().sum(axis)
+    """Where the loss reads other outputs than the likelihood counts, so far as these have any curvature."""
+    counted, read = likelihood.counted(outputs, targets), u != 0
+    if isinstance(likelihood, Categorical):
+        read = read.any(likelihood.axis)
+        spread = 1 - torch.softmax(outputs, likelihood.axis).square().sum(likelihood.axis)
+    else:
+        if not bool(read.all()):  # an output that meets its target has u = 0 too, but not one unit further
+            read |= output_gradient(loss_fn, outputs + 1, targets) != 0
+        p = torch.sigmoid(outputs)
+        spread = p * (1 - p) if isinstance(likelihood, Bernoulli) else torch.ones_like(p)
     left_out = int((counted & ~read & (spread > torch.finfo(outputs.dtype).eps)).sum())
     read_alone = int((read & ~counted).sum())
     if not left_out and not read_alone:
         return None
-    differing = f"leaves {left_out} of these out" if left_out else f"reads {read_alone} more"
-    ignored = _ignore_index(loss_fn)
-    remedy = (
-        f"ignore_index={ignored}"
-        if likelihood.mask is None and ignored not in (None, likelihood.ignore_index)
-        else "mask=...), a function (outputs, targets) -> bool of the distributions that count"
-    )
     return (
-        f"the likelihood counts {int(counted.sum())} of {counted.numel()} distributions, and the loss {differing}, as "
-        f"it does with padding; build LLQR with likelihood=Categorical({remedy}{'' if '(' in remedy else ')'}."
+        f"the likelihood counts {int(counted.sum())} of {counted.numel()} distributions, and the loss "
+        f"{f'leaves {left_out} of these out' if left_out else f'reads {read_alone} more'}, as it does with padding; "
+        f"build LLQR with likelihood={_remedy(likelihood, loss_fn)}."
     )
+
+
+def _remedy(likelihood: Likelihood, loss_fn: LossFunction) -> str:
+    """How to name what counts: by the index that the loss says it ignores, or else by a mask."""
+    said = "mask=..."
+    if isinstance(likelihood, Categorical):
+        ignored = _ignore_index(loss_fn)
+        told = ignored is not None and ignored != likelihood.ignore_index and likelihood.mask is None
+        said = f"ignore_index={ignored}" if told else said
+        said += f", axis={likelihood.axis}" if likelihood.axis != -1 else ""
+    what = ", where mask(outputs, targets) is True for those that count" if "mask" in said else ""
+    return f"{type(likelihood).__name__}({said}){what}"
 
 
 def output_gradient(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tensor:

@@ -78,14 +78,7 @@ class Categorical:
         """
         shape = _positions(outputs.shape, self.axis)
         if self.mask is not None:
-            mask = self.mask(outputs, targets)
-            laid_out = _laid_out(mask, shape)
-            if laid_out is None or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"the likelihood's mask is {mask.dtype} {list(mask.shape)}; it must be torch.bool {list(shape)}, "
-                    "an entry for each distribution."
-                )
-            return laid_out
+            return _masked(self.mask, outputs, targets, shape)
         integers = [t for tensor in tensors(targets) if (t := _laid_out(tensor, shape)) is not None and _integer(t)]
         if len(integers) != 1:
             return torch.ones(shape, dtype=torch.bool, device=outputs.device)
@@ -107,22 +100,53 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """A yes or no for each output, a logit: M = diag p (1 - p); a sample is one row of the first axis."""
+    """A yes or no for each output, a logit: M = diag p (1 - p); a sample is one row of the first axis.
+
+    Args:
+        mask: ``mask(outputs, targets)``, bool, shaped like the outputs: True where one counts. A row without any is no
+            sample. Default: all do.
+    """
+
+    mask: Mask | None = None
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """See ``Likelihood``. Outputs ``[N, ...]``."""
+        """See ``Likelihood``. Outputs ``[N, ...]``.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        counted = self.counted(outputs, targets)
         probabilities = torch.sigmoid(outputs)
-        variances = probabilities * (1 - probabilities)
-        return (lambda u: variances * u), torch.tensor(outputs.shape[0], device=outputs.device)
+        variances = probabilities * (1 - probabilities) * counted
+        return (lambda u: variances * u), _rows(counted)
+
+    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Which outputs count: bool, shaped like them."""
+        return _masked(self.mask, outputs, targets, outputs.shape)
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Unit-variance normal around the output: M = I; a sample is one row of the first axis."""
+    """Unit-variance normal around the output: M = I; a sample is one row of the first axis.
+
+    Args:
+        mask: As of ``Bernoulli``.
+    """
+
+    mask: Mask | None = None
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """See ``Likelihood``. Outputs ``[N, ...]``."""
-        return (lambda u: u), torch.tensor(outputs.shape[0], device=outputs.device)
+        """See ``Likelihood``. Outputs ``[N, ...]``.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        counted = self.counted(outputs, targets)
+        return (lambda u: u * counted), _rows(counted)
+
+    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Which outputs count: bool, shaped like them."""
+        return _masked(self.mask, outputs, targets, outputs.shape)
 
 
 def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
@@ -144,6 +168,25 @@ _NAMED: dict[str, Likelihood] = {"categorical": Categorical(), "gaussian": Gauss
 def _names_classes(targets: Any, shape: torch.Size, axis: int) -> bool:
     """Whether targets are one integer for each position of outputs of that shape, the classes on that axis."""
     return isinstance(targets, Tensor) and _integer(targets) and targets.shape == _positions(shape, axis)
+
+
+def _masked(mask: Mask | None, outputs: Tensor, targets: Any, shape: torch.Size) -> Tensor:
+    """The mask in that shape, all True where there is none."""
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=outputs.device)
+    counted = mask(outputs, targets)
+    laid_out = _laid_out(counted, shape)
+    if laid_out is None or counted.dtype != torch.bool:
+        raise ValueError(
+            f"the likelihood's mask is {counted.dtype} {list(counted.shape)}; it must be torch.bool {list(shape)}, an "
+            "entry for each distribution."
+        )
+    return laid_out
+
+
+def _rows(counted: Tensor) -> Tensor:
+    """How many rows of the first axis have an output that counts, 0-d."""
+    return (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
 
 
 def _positions(shape: torch.Size, axis: int) -> torch.Size:

@@ -78,7 +78,11 @@ def test_padding_that_both_leave_out_is_no_complaint(way):
     ("way", "likelihood", "message"),
     [
         ("ignore_index", Categorical(), r"counts 20 of 20 .*leaves 9 of these out.*Categorical\(ignore_index=0\)\."),
-        ("mapping", Categorical(), r"counts 20 of 20 .*leaves 9 of these out.*Categorical\(mask=\.\.\.\), a function"),
+        (
+            "mapping",
+            Categorical(),
+            r"counts 20 of 20 .*leaves 9 of these out.*Categorical\(mask=\.\.\.\), where mask",
+        ),
         ("tuple", Categorical(), r"counts 20 of 20 .*leaves 9 of these out.*Categorical\(mask=\.\.\.\)"),
         ("next_token", Categorical(), r"counts 11 of 20 .*leaves 4 of these out.*Categorical\(mask=\.\.\.\)"),
         (
@@ -98,6 +102,14 @@ def test_padding_that_one_alone_leaves_out_is_named_once(way, likelihood, messag
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metric.refresh(x, targets, padded.loss_fn)
+
+
+def test_what_to_write_keeps_the_axis():
+    outputs, targets = torch.randn(2, 3, 5), torch.tensor([[1, 2, 0, 0, 1], [2, 0, 0, 1, 1]])
+    complaint = unfit(Categorical(axis=1), nn.CrossEntropyLoss(ignore_index=0), outputs, targets)
+    assert complaint.endswith("leaves 4 of these out, as it does with padding; build LLQR with "
+                              "likelihood=Categorical(ignore_index=0, axis=1).")  # fmt: skip
+    assert unfit(Categorical(ignore_index=0, axis=1), nn.CrossEntropyLoss(ignore_index=0), outputs, targets) is None
 
 
 def test_padding_is_named_when_the_first_comes():
@@ -145,6 +157,25 @@ def test_an_own_likelihood_is_the_callers_business():
 
     net = nn.Linear(4, 3)
     LLQR(net, inner_steps=1, likelihood=Poisson()).refresh(torch.randn(8, 4), torch.rand(8, 3), nn.MSELoss())
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"), [(Gaussian, F.mse_loss), (Gaussian, F.l1_loss), (Bernoulli, F.binary_cross_entropy_with_logits)]
+)
+def test_outputs_that_only_the_loss_leaves_out_are_named(kind, loss):
+    """Missing entries of a regression or of many labels; outputs that meet their targets are none."""
+    missing = torch.rand(8, 3) < 0.3
+    outputs, targets = torch.zeros(8, 3), (torch.arange(24).view(8, 3) % 2).float()
+
+    def loss_fn(z, t):
+        return loss(z[~missing], t[~missing])
+
+    complaint = unfit(kind(), loss_fn, outputs, targets)
+    assert f"counts 24 of 24 distributions, and the loss leaves {int(missing.sum())} of these out" in complaint
+    assert f"likelihood={kind.__name__}(mask=...), where mask(outputs, targets) is True" in complaint
+    assert unfit(kind(mask=lambda z, t: ~missing), loss_fn, outputs, targets) is None
+    assert unfit(kind(), loss, outputs, targets) is None
+    assert "reads" in unfit(kind(mask=lambda z, t: ~missing), loss, outputs, targets)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])

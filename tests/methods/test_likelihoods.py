@@ -53,6 +53,25 @@ def test_the_fisher_matrix_leaves_padding_out(way, reduction):
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [Bernoulli, Gaussian])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_missing_outputs_have_no_distribution(kind, reduction):
+    """Of a linear layer z = W x, by hand: H = sum of M_nc x_n x_n' for each output c that counts."""
+    net, x = torch.nn.Linear(4, 3, bias=False).double(), torch.randn(6, 4, dtype=torch.float64)
+    counted = torch.rand(6, 3) < 0.5
+    counted[2] = False
+    curvature = FisherCurvature(
+        net, x, torch.rand(6, 3), lambda z, t: (z - t).square().mean(), kind(mask=lambda z, t: counted), reduction
+    )
+    p = net(x).detach().sigmoid()
+    m = (p * (1 - p) if kind is Bernoulli else torch.ones_like(p)) * counted
+    v = torch.randn(3, 4, dtype=torch.float64)
+    expected = torch.einsum("nc,nd,ne,ce->cd", m, x, x, v)
+    if reduction == "mean":
+        expected = expected / counted.any(1).sum()
+    torch.testing.assert_close(curvature.product({"weight": v})["weight"], expected, rtol=1e-10, atol=1e-12)
+
+
 def test_a_mask_replaces_the_ignored_index():
     z, targets = torch.randn(4, 5), torch.tensor([-100, 1, 2, -100])
     mask = torch.tensor([True, False, True, False])
