@@ -110,7 +110,7 @@ def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, target
             f"{_name(loss)} belongs to likelihood={meant}, and U learns from the curvature of likelihood={given}; "
             f'build LLQR with likelihood="{meant}".'
         )
-    u = output_gradient(loss_fn, outputs, targets)
+    _, u = at_outputs(loss_fn, outputs, targets)
     if not bool(u.any()) or not bool(u.isfinite().all()):  # nothing to tell by
         return None
     if isinstance(likelihood, Categorical) and (complaint := _other_axis(likelihood, loss, outputs, u)):
@@ -150,7 +150,7 @@ def _other_distributions(
         spread = 1 - torch.softmax(outputs, likelihood.axis).square().sum(likelihood.axis)
     else:
         if not bool(read.all()):  # an output that meets its target has u = 0 too, but not one unit further
-            read |= output_gradient(loss_fn, outputs + 1, targets) != 0
+            read |= at_outputs(loss_fn, outputs + 1, targets)[1] != 0
         p = torch.sigmoid(outputs)
         spread = p * (1 - p) if isinstance(likelihood, Bernoulli) else torch.ones_like(p)
     left_out = int((counted & ~read & (spread > torch.finfo(outputs.dtype).eps)).sum())
@@ -176,12 +176,13 @@ def _remedy(likelihood: Likelihood, loss_fn: LossFunction) -> str:
     return f"{type(likelihood).__name__}({said}){what}"
 
 
-def output_gradient(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tensor:
-    """u, the gradient of a 0-d loss at the outputs, shaped like these; neither is changed."""
+def at_outputs(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+    """The loss and u, its gradient at the outputs and shaped like them; the outputs are not changed."""
     with torch.enable_grad():
         z = outputs.detach().requires_grad_()
-        (u,) = torch.autograd.grad(loss_fn(z.clone(), targets).sum(), z, materialize_grads=True)
-    return u
+        loss = loss_fn(z.clone(), targets).sum()
+        (u,) = torch.autograd.grad(loss, z, materialize_grads=True)
+    return loss.detach(), u
 
 
 def _adrift(u: Tensor, axis: int) -> float:

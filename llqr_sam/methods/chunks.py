@@ -8,9 +8,9 @@ With z the outputs of the minibatch, z_c its rows of chunk c, l the loss and l_c
     g = sum_c w_c g_c     where     dl/dz_c = w_c dl_c/dz_c     for every chunk c
 
 so the weights w_c are read off the loss itself: n_c / n for a mean over samples, the chunk's share of tokens for a mean
-over those that are no padding. A loss that has no such weights (it compares samples with each other), or a network
-whose outputs for a chunk are not its rows of z, is refused. This costs two forward passes without a graph, and holds
-the outputs of the whole minibatch and the loss's graph on them while it lasts.
+over those that are no padding. A loss that has no such weights (it compares samples with each other) or that is not
+sum_c w_c l_c, and a network whose outputs for a chunk are not its rows of z, are refused. This costs two forward passes
+without a graph, and holds the outputs of the whole minibatch and the loss's graph on them while it lasts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.agreement import output_gradient
+from llqr_sam.methods.agreement import at_outputs
 from llqr_sam.methods.curvature import Curvature
 from llqr_sam.methods.hessian import LossFunction
 from llqr_sam.methods.likelihoods import Likelihood
@@ -99,13 +99,14 @@ class ChunkedCurvature:
     ) -> None:
         self._curvature_at = curvature_at
         self._chunks = minibatch.chunks()
-        shares, counts = _Whole(evaluated, minibatch, likelihood).shares(self._chunks)
+        parts = _Whole(evaluated, minibatch, likelihood).parts(self._chunks)
+        shares, count = [part.share for part in parts], sum(part.count for part in parts)
         if summed:
             self._weights = [1.0] * len(shares)
         elif likelihood is None:
             self._weights = shares
         else:
-            self._weights = [count / max(sum(counts), 1) for count in counts]
+            self._weights = [part.count / max(count, 1.0) for part in parts]
         self.gradient = self._weighted(lambda curvature: curvature.gradient, shares)
 
     def product(self, v: Named) -> Named:
@@ -123,47 +124,59 @@ class ChunkedCurvature:
         return total
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What a chunk is of the whole: w_c, its number of distributions (under "newton" of rows), and w_c l_c."""
+
+    share: float
+    count: float
+    loss: float
+
+
 class _Whole:
     """The outputs of the whole minibatch and the loss's gradient at them, to hold the chunks against.
 
     Under "newton" a second place, half of the outputs, tells whether the weights depend on the outputs: H would then
-    have terms that no chunk has.
+    have terms that no chunk has. The loss itself shows what depends on no output, such as a penalty on the weights.
     """
 
     def __init__(self, evaluated: Evaluated, minibatch: Minibatch, likelihood: Likelihood | None) -> None:
         self._evaluated, self._minibatch, self._likelihood = evaluated, minibatch, likelihood
+        self._places = (1.0,) if likelihood is not None else (1.0, 0.5)
 
-    def shares(self, chunks: list[tuple[Any, Any]]) -> tuple[list[float], list[float]]:
-        """w_c and the number of distributions (under "newton" of rows) of each chunk.
+    def parts(self, chunks: list[tuple[Any, Any]]) -> list[_Part]:
+        """Each chunk's part.
 
         Raises:
             ValueError: the chunks do not add up to the whole.
         """
-        if len(chunks) < 2:
-            return [1.0] * len(chunks), [1.0] * len(chunks)
         batch = self._minibatch
-        places = (1.0,) if self._likelihood is not None else (1.0, 0.5)
-
-        def look(z: Tensor) -> tuple[Tensor, list[Tensor]]:
-            return z, [output_gradient(batch.loss_fn, place * z, batch.targets) for place in places]
-
-        z, gradients = self._evaluated(batch.inputs, look)
+        if len(chunks) < 2:
+            return [_Part(1.0, 1.0, 0.0)] * len(chunks)
+        z, loss, gradients = self._evaluated(batch.inputs, self._look)
+        if not all(bool(u.isfinite().all()) for u in gradients):  # such a refresh keeps U, whatever the weights
+            return [_Part(1 / len(chunks), 1.0, 0.0)] * len(chunks)
         rows_each, rest = divmod(len(z), batch.size)
         if rest:
             raise ValueError(self._complaint("the outputs have no row for each sample"))
-        shares, counts = [], []
+        parts = []
         for number, (inputs, targets) in enumerate(chunks):
             start = number * batch.chunk_size * rows_each
             rows = slice(start, start + batch.chunk_size * rows_each)
-            u = [gradient[rows] for gradient in gradients]
-            share, count = self._evaluated(inputs, partial(self._share, targets, z[rows], u, places))
-            shares.append(share)
-            counts.append(count)
-        return shares, counts
+            whole = [u[rows] for u in gradients]
+            parts.append(self._evaluated(inputs, partial(self._part, targets, z[rows], whole)))
+        together, scale = sum(part.loss for part in parts), sum(abs(part.loss) for part in parts)
+        if abs(together - loss) > torch.finfo(z.dtype).eps ** 0.5 * scale:
+            raise ValueError(self._complaint("the losses of the chunks do not add up to that of the whole"))
+        return parts
 
-    def _share(
-        self, targets: Any, rows: Tensor, gradients: list[Tensor], places: tuple[float, ...], outputs: Tensor
-    ) -> tuple[float, float]:
+    def _look(self, z: Tensor) -> tuple[Tensor, float, list[Tensor]]:
+        """The outputs, the loss, and its gradient at each place."""
+        batch = self._minibatch
+        derived = [at_outputs(batch.loss_fn, place * z, batch.targets) for place in self._places]
+        return z, float(derived[0][0]), [u for _, u in derived]
+
+    def _part(self, targets: Any, rows: Tensor, whole: list[Tensor], outputs: Tensor) -> _Part:
         """Of a chunk with these outputs, given its rows of the whole's outputs and of the gradients at each place."""
         precision = torch.finfo(rows.dtype).eps
         if outputs.shape != rows.shape or _differ(outputs, rows, precision**0.3):  # kernels depend on the batch size
@@ -171,15 +184,16 @@ class _Whole:
                 self._complaint("the outputs of a chunk are not its rows of the whole minibatch's outputs")
             )
         count = float(len(rows)) if self._likelihood is None else float(self._likelihood.fisher(rows, targets)[1])
-        own = [output_gradient(self._minibatch.loss_fn, place * rows, targets) for place in places]
-        if not gradients[0].any():
-            return 0.0, count
-        share = float((own[0].double() * gradients[0].double()).sum() / own[0].double().square().sum())
-        if any(_differ(share * mine, whole, precision**0.5) for mine, whole in zip(own, gradients, strict=True)):
+        if not whole[0].any():
+            return _Part(0.0, count, 0.0)
+        derived = [at_outputs(self._minibatch.loss_fn, place * rows, targets) for place in self._places]
+        loss, u = derived[0]
+        share = float((u.double() * whole[0].double()).sum() / u.double().square().sum())
+        if any(_differ(share * own, all_, precision**0.5) for (_, own), all_ in zip(derived, whole, strict=True)):
             raise ValueError(
                 self._complaint("the loss is no mean over samples or tokens whose weights depend on targets alone")
             )
-        return share, count
+        return _Part(share, count, share * float(loss))
 
     def _complaint(self, fault: str) -> str:
         return (
@@ -189,5 +203,5 @@ class _Whole:
 
 
 def _differ(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Whether a is not b. Values that are not finite are a refresh's business, which then keeps U."""
-    return bool((a - b).norm() > tolerance * b.norm())
+    """Whether a is not b, or not a number."""
+    return not bool((a - b).norm() <= tolerance * b.norm())

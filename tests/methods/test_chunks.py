@@ -152,10 +152,29 @@ def _root(outputs, targets):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_loss_between_samples_is_refused(kind):
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_a_loss_between_samples_is_refused(kind, chunk_size):
+    """A sample by itself has nothing to be compared with, and its gradient is 0."""
     net, x, y = nn.Linear(3, 5).double(), torch.randn(5, 3).double(), torch.randint(0, 5, (5,))
-    with pytest.raises(ValueError, match=LOSS):
-        _at(net, kind, 3, x, y, _contrast)
+    with pytest.raises(ValueError, match=LOSS.replace("3", str(chunk_size))):
+        _at(net, kind, chunk_size, x, y, _contrast)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_depends_on_no_output_counts_once(kind):
+    """Beside a mean it is in every chunk's loss, and their shares are 1 together; beside a sum it would double."""
+    net, x, y = nn.Linear(3, 5).double(), torch.randn(5, 3).double(), torch.randint(0, 5, (5,))
+    _assert_the_whole(net, kind, 3, x, y, lambda z, t: mean_loss(z, t) + 0.1)
+    with pytest.raises(ValueError, match="the losses of the chunks do not add up to that of the whole"):
+        _at(net, kind, 3, x, y, lambda z, t: cross_entropy(z, t, reduction="sum") + 0.1)
+
+
+@pytest.mark.parametrize("divergence", ["ngd", "newton"])
+def test_a_minibatch_that_is_not_finite_is_not_refused_but_not_learned_from(divergence):
+    net, x, y = NETWORKS["mlp"]()
+    metric = LLQR(net, divergence=divergence, inner_steps=1, chunk_size=5)
+    x[0] = torch.nan
+    assert not metric.refresh(x, y, mean_loss).accepted
 
 
 def test_weights_that_depend_on_the_outputs_are_refused_where_they_count():
