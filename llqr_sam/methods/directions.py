@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llqr_sam.methods.named import Named, single
+from llqr_sam.methods.named import Named, follow, single
 
 
 class Direction:
@@ -68,6 +68,7 @@ class Friendly(_Averaging):
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
         gradients = single(gradients)
+        follow(self.average, gradients)
         known = {name: g for name, g in gradients.items() if name in self.average}
         self._start(gradients)
         if not known:
@@ -97,6 +98,7 @@ class VarianceSuppressed(_Averaging):
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
         gradients = single(gradients)
+        follow(self.average, gradients)
         self._start(gradients)
         m = [self.average[name] for name in gradients]
         torch._foreach_lerp_(m, list(gradients.values()), self.theta)

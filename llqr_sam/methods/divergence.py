@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from llqr_sam.methods.chunks import ChunkedCurvature
+from llqr_sam.methods.chunks import ChunkedCurvature, Minibatch
 from llqr_sam.methods.curvature import (
     Curvature,
     Divergence,
@@ -15,9 +17,10 @@ from llqr_sam.methods.curvature import (
     Reduction,
 )
 from llqr_sam.methods.hessian import HessianReplay, ReverseOverReverse
+from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.jacobian import DoubleBackward, JacobianReplay
 from llqr_sam.methods.likelihoods import Likelihood
-from llqr_sam.methods.point import LossFunction
+from llqr_sam.methods.point import LossFunction, point_of
 
 
 class DivergenceCurvature:
@@ -59,11 +62,16 @@ class DivergenceCurvature:
             return self._whole(inputs, targets, loss_fn)
         return ChunkedCurvature(
             lambda chunk, part: self._whole(chunk, part, loss_fn),
-            inputs,
-            targets,
-            self._chunk_size,
+            self._evaluated,
+            Minibatch(inputs, targets, loss_fn, self._chunk_size),
+            self._likelihood if self._divergence == "ngd" else None,
             summed=self.summed,
         )
+
+    def _evaluated(self, inputs: Any, make: Callable[[Tensor], Any]) -> Any:
+        """What ``make`` returns for the outputs, without a graph."""
+        with differentiable_inference(self._model), torch.no_grad():
+            return point_of(self._model, inputs).evaluated(make)
 
     def _whole(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         if self._divergence == "newton":

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llqr_sam.methods.agreement import Compared
 from llqr_sam.methods.assembly import Structure, assemble
 from llqr_sam.methods.blocks import Factors, Learner
 from llqr_sam.methods.curvature import Curvature, Divergence, Reduction
@@ -96,11 +97,11 @@ class LLQR(Metric):
         damping: lambda; adds lambda v to H v.
         interval: n; steps between refreshes.
         reduction: Of the per-sample curvatures under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis; another is given by
-            ``Categorical(axis=1)``), "bernoulli" (yes-or-no logits), "gaussian", or an object with the same ``fisher``
-            method. Never guessed from the loss.
+        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis; another axis, and
+            what is padding, are given by ``Categorical``), "bernoulli" (yes-or-no logits), "gaussian", or an object
+            with the same ``fisher`` method. Never guessed from the loss, but compared with it.
         chunk_size: Samples that a refresh linearises at a time, which bounds its memory and about doubles its time; the
-            loss must then be a mean over samples. Default: the whole minibatch.
+            loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
         apply_dtype: Of the matrix products in U v, such as ``torch.bfloat16``; U learns in float32 all the same.
         process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
             Default: those of a ``DistributedDataParallel`` model, else this process alone.
@@ -156,6 +157,7 @@ class LLQR(Metric):
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.reduction = reduction
         self.likelihood = likelihood_of(likelihood)
+        self._compared = Compared(self.likelihood)
         self.chunk_size = chunk_size
         self._curvature = self._curvature_of_model()
         self.steps = 0
@@ -194,15 +196,21 @@ class LLQR(Metric):
         Returns:
             The report. A refresh that is not finite keeps the previous U and says so there.
 
+        Warns:
+            UserWarning: once, where under "ngd" the likelihood cannot be the loss's or counts other positions.
+
         Raises:
             RefreshError: the third such refresh in a row.
-            ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, or there are no samples.
+            ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, there are no samples, or
+                chunks of this minibatch do not add up to the whole.
         """
         if self._parameters.device.type == "cuda":
             torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
         start = time.perf_counter()
         self._parameters.require_unchanged()
-        own = self._curvature.at(inputs, targets, loss_fn)
+        with self._compared.against(loss_fn):
+            own = self._curvature.at(inputs, targets, loss_fn)
+        self._compared.warn_once(stacklevel=4)  # of whoever called refresh, past its decorators
         if not own.gradient:
             raise ValueError("the preconditioner minibatch is empty.")
         curvature = self._ranks.pooled(own, summed=self._curvature.summed)
@@ -320,7 +328,7 @@ class LLQR(Metric):
         self._curvature = self._curvature_of_model()
 
     def _curvature_of_model(self) -> DivergenceCurvature:
-        return DivergenceCurvature(self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size)
+        return DivergenceCurvature(self.model, self.divergence, self.reduction, self._compared, self.chunk_size)
 
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""

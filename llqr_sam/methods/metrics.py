@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.named import Named, dot, single
+from llqr_sam.methods.named import Named, dot, follow, single
 
 Norm = Literal["metric", "euclidean"]
 NORMS: tuple[Norm, ...] = ("metric", "euclidean")
@@ -40,10 +40,12 @@ class Metric:
     Attributes:
         model: The network it is tied to, or ``None``.
         sharded: Whether it is spread over ranks, all of which must then apply it together.
+        norm: Norm of its perturbation where the caller names none.
     """
 
     model: nn.Module | None = None
     sharded: bool = False
+    norm: Norm = "metric"
 
     def __init__(self) -> None:
         self._fallbacks: Tensor | int = 0
@@ -66,13 +68,13 @@ class Metric:
         if v and transported is not v:
             torch._foreach_copy_(list(v.values()), [transported[name] for name in v])
 
-    def probe(self, v: Named, rho: float, norm: Norm = "metric") -> Named:
+    def probe(self, v: Named, rho: float, norm: Norm | None = None) -> Named:
         """Perturbation eps = rho M v / norm(v) (paper, eq. 1).
 
         Args:
             v: Ascent direction, name -> tensor shaped like the parameter.
             rho: Radius in the chosen norm, >= 0.
-            norm: "metric" or "euclidean".
+            norm: "metric" or "euclidean"; ``None`` is the metric's own.
 
         Returns:
             eps, shaped like v; in float32 where v is in half precision. Zero where v is zero.
@@ -84,6 +86,7 @@ class Metric:
         instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
         """
         require_radius(rho)
+        norm = self.norm if norm is None else norm
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)
@@ -95,7 +98,8 @@ class Metric:
         if norm == "metric":
             quadratic = squared if applied is v else dot(v, mv)
             usable = torch.isfinite(quadratic) & (quadratic > 0)
-            self._fallbacks = self._fallbacks + (~usable & (squared > 0))
+            so_far = torch.as_tensor(self._fallbacks, device=squared.device)  # the model may have moved
+            self._fallbacks = so_far + (~usable & (squared > 0))
             squared = torch.where(usable, quadratic, squared)
         scale = rho / torch.sqrt(squared + TINY)
         if any(x is v[name] for name, x in mv.items()):
@@ -158,33 +162,44 @@ class Adaptive(Metric):
         eta: Added to every |theta|.
     """
 
+    model: nn.Module
+
     def __init__(self, model: nn.Module, eta: float = 0.01) -> None:
         super().__init__()
         if eta < 0:
             raise ValueError(f"eta={eta} must be >= 0.")
         self.model, self.eta = unwrapped(model), eta
-        self._parameters = dict(self.model.named_parameters())
 
     def apply(self, v: Named) -> Named:
         """T^2 v at the present parameters."""
+        parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
         return {
-            name: x if name.endswith("bias") else (self._parameters[name].detach().abs() + self.eta).square() * x
+            name: x if name.endswith("bias") else (parameters[name].detach().abs() + self.eta).square() * x
             for name, x in v.items()
         }
 
 
 class GradientNoise(Metric):
-    """infoSAM, our reading: M = 1 / (s + delta), s = EMA of (g - EMA(g))^2, so noisy coordinates move less.
+    """infoSAM, our reading: eps = rho D v / |D v|, D = 1 / (s + delta), s = EMA of (g - EMA(g))^2, elementwise.
 
     Args:
         decay: Of both averages; a first gradient starts the mean, and the variance starts at zero.
-        delta: Added to the variance.
+        delta: Added to the variance. It must lie below a gradient's usual noise variance per coordinate (1e-7 in a
+            ResNet-18), else D is constant and the method is SAM.
 
-    Only the abstract of the source is public to us, preconditioning SAM's perturbation by gradient-noise estimates;
-    it gives no formula, so this one is ours (METHODS section 1).
+    Raises:
+        ValueError: decay is outside [0, 1) or delta not positive.
+
+    Known: summaries of preSAM (arXiv 2501.06603) name two kinds of perturbation. One preconditions the constraint,
+    eps = rho M v / sqrt(v' M v), norm "metric"; the other the objective, eps = rho D v / |D v|, norm "euclidean". The
+    abstract of infoSAM "weights gradient components by their estimated variance" and gives no formula. Our reading:
+    this is the second kind, hence the default norm; D is ours. The length of eps is then rho whatever the scale of s,
+    so SAM's radius carries over.
     """
 
-    def __init__(self, decay: float = 0.9, delta: float = 1e-3) -> None:
+    norm: Norm = "euclidean"
+
+    def __init__(self, decay: float = 0.9, delta: float = 1e-8) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay} must be in [0, 1).")
@@ -196,7 +211,10 @@ class GradientNoise(Metric):
 
     def observe(self, gradients: Named) -> None:
         """Updates the running mean and variance of the gradient."""
-        for name, g in single(gradients).items():
+        gradients = single(gradients)
+        follow(self._mean, gradients)
+        follow(self._variance, gradients)
+        for name, g in gradients.items():
             if name not in self._mean:
                 self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
             self._mean[name].lerp_(g, 1 - self.decay)

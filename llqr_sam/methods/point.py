@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
-from torch.utils._pytree import tree_map_only
 
 from llqr_sam.methods.diagnosis import UnsupportedModuleError
 from llqr_sam.methods.module_attributes import unchanged_attributes
 from llqr_sam.methods.named import HALF, Named
+from llqr_sam.methods.trees import mapped
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -200,9 +200,9 @@ def single(tree: Any) -> Any:
     """Half-precision tensors in float32, those of inference mode as ordinary ones; everything else as it is.
 
     Args:
-        tree: A tensor, or tuples, lists and dictionaries of them in any nesting.
+        tree: A tensor, or tuples, lists and mappings of them in any nesting.
     """
-    return tree_map_only(Tensor, _single, tree)
+    return mapped(_single, tree)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -212,4 +212,4 @@ def _single(tensor: Tensor) -> Tensor:
 
 def _fresh(tree: Any) -> Any:
     """Copies that a call may write to."""
-    return tree_map_only(Tensor, Tensor.clone, tree)
+    return mapped(Tensor.clone, tree)

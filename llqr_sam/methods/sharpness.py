@@ -26,7 +26,7 @@ from llqr_sam.methods.directions import Direction
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.metrics import NORMS, Metric, Norm, require_radius
 from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
-from llqr_sam.methods.named import Named
+from llqr_sam.methods.named import HALF, Named, alike
 
 BATCH_NORM_PASSES = ("perturbed", "clean")
 Context = Callable[[], contextlib.AbstractContextManager[None]]
@@ -42,7 +42,8 @@ class SharpnessAware(Optimizer):
         probe: Metric of the perturbation; ``None`` is the identity.
         direction: Ascent direction; ``None`` is the minibatch gradient.
         transport: Metric that maps the gradient before the base optimizer sees it; ``None`` is the identity.
-        norm: "metric", eps = rho M v / sqrt(v' M v) (paper, eq. 1), or "euclidean" (authors' code).
+        norm: "metric", eps = rho M v / sqrt(v' M v) (paper, eq. 1), or "euclidean", eps = rho M v / |M v| (authors'
+            code). Default: the probe's own, "metric" but for ``GradientNoise``.
         start_step: First step that perturbs.
         batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
         model: Network being trained, to name its parameters and find its batch-norm layers. Needed only when the
@@ -73,7 +74,7 @@ class SharpnessAware(Optimizer):
         probe: Metric | None = None,
         direction: Direction | None = None,
         transport: Metric | None = None,
-        norm: Norm = "metric",
+        norm: Norm | None = None,
         start_step: int = 0,
         batch_norm: str = "perturbed",
         model: nn.Module | None = None,
@@ -83,7 +84,9 @@ class SharpnessAware(Optimizer):
         _require_plain(base)
         if start_step < 0:
             raise ValueError(f"start_step={start_step} must be >= 0.")
-        if norm not in NORMS:
+        self.probe = probe or Metric()
+        self.norm: Norm = self.probe.norm if norm is None else norm
+        if self.norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         if batch_norm not in BATCH_NORM_PASSES:
             raise ValueError(f"batch_norm={batch_norm} is not known. Choose from: {', '.join(BATCH_NORM_PASSES)}.")
@@ -91,7 +94,6 @@ class SharpnessAware(Optimizer):
         self.base = base
         for group in base.param_groups:
             require_radius(group.setdefault("rho", rho))
-        self.probe = probe or Metric()
         self.direction = direction or Direction()
         self.transport = transport or Metric()
         if first_pass is not None and self.probe.sharded:
@@ -99,7 +101,6 @@ class SharpnessAware(Optimizer):
                 "first_pass= gives each worker its own perturbation; a probe with shard=True has one for all."
             )
         self.first_pass = first_pass
-        self.norm: Norm = norm
         self.start_step, self.batch_norm = start_step, batch_norm
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
@@ -153,6 +154,7 @@ class SharpnessAware(Optimizer):
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
+        self._known = []  # a model may have other parameters than at the last step
         evaluate = torch.enable_grad()(closure)
         perturbed = self.steps >= self.start_step and any(radius > 0 for radius in self._radii())
         loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
@@ -253,10 +255,9 @@ class SharpnessAware(Optimizer):
                 evaluate()
             return loss
         parameters = list(perturbation)
-        for p in parameters:
-            if p not in self._saved:
-                self._saved[p] = torch.empty_like(p)
-        saved = [self._saved[p] for p in parameters]
+        kept = self._saved
+        self._saved = {p: kept[p] if p in kept and alike(kept[p], p) else torch.empty_like(p) for p in parameters}
+        saved = list(self._saved.values())
         torch._foreach_copy_(saved, parameters)
         try:
             for radius, known in zip(self._radii(), self._named(), strict=True):
@@ -292,11 +293,14 @@ class SharpnessAware(Optimizer):
         return {name: g for known in self._named() for name, p in known.items() if (g := p.grad) is not None}
 
     def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Averages, name -> tensor, on their parameter's device and in its dtype, as torch places the base's state."""
+        """Averages, name -> tensor, on their parameter's device and in its dtype, float32 for half precision."""
         parameters = {name: p for known in self._named() for name, p in known.items()}
 
         def place(name: str, value: Any) -> Any:
-            return value.to(parameters[name]) if isinstance(value, Tensor) and name in parameters else value
+            if not isinstance(value, Tensor) or name not in parameters:
+                return value
+            p = parameters[name]
+            return value.to(p.device, torch.float32 if p.dtype in HALF else p.dtype)
 
         return {
             key: {name: place(name, value) for name, value in entry.items()} if isinstance(entry, dict) else entry
@@ -313,7 +317,9 @@ class SharpnessAware(Optimizer):
             else:
                 names = {parameter: name for name, parameter in self.model.named_parameters()}
                 if any(p not in names for group in groups for p in group["params"]):
-                    raise ValueError("the base optimizer holds a parameter that is not the model's.")
+                    raise ValueError(
+                        "the base optimizer holds a parameter that is not the model's; give it the present ones."
+                    )
             if any(p.is_complex() for group in groups for p in group["params"]):
                 raise ValueError("the base optimizer holds a complex parameter; this step needs real ones.")
             self._known = [{names[p]: p for p in group["params"]} for group in groups]

@@ -39,14 +39,15 @@ class Replicas(Metric):
 
     def __init__(self, metric: Metric) -> None:
         super().__init__()
-        self.metric, self.model = metric, metric.model
+        self.metric, self.model, self.norm = metric, metric.model, metric.norm
 
     def apply(self, v: Named) -> Named:
         """U v."""
         return self.metric.apply(v)
 
-    def probe(self, v: Named, rho: float, norm: Norm = "metric") -> Named:
+    def probe(self, v: Named, rho: float, norm: Norm | None = None) -> Named:
         """eps = rho U v / norm(v) for each row (see ``Metric.probe``)."""
+        norm = self.norm if norm is None else norm
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         names, uv = list(v), self.apply(v)

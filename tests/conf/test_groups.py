@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from llqr_sam.data.registry import DATASETS
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.methods.factory import STRUCTURES
+from llqr_sam.methods.metrics import GradientNoise
 from llqr_sam.models.registry import ARCHS
 from llqr_sam.models.transformer import TRANSFORMERS
 from llqr_sam.suite.words import CONF, groups
@@ -43,6 +44,12 @@ def test_every_optimizer_is_valid_on_every_protocol(optim, dataset):
     assert spec.name == optim
     assert (spec.divergence == "ngd") is (optim in LEARNS)
     assert spec.structure == (("ekfac" if dataset == "imagenet" else "diagonal") if optim in LEARNS else None)
+
+
+def test_info_sam_is_the_librarys():
+    """conf/ and ``SharpnessAware(base, probe=GradientNoise())`` name one method."""
+    spec, library = settings_of("dataset=cifar100", "optim=info_sam").optim, GradientNoise()
+    assert (spec.norm, spec.noise_decay, spec.noise_delta) == (library.norm, library.decay, library.delta)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

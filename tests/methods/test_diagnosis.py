@@ -150,7 +150,7 @@ def test_the_loss_is_named(loss_fn):
     net, x, y = nn.Linear(6, 5), torch.randn(10, 3, 6), torch.randint(1, 5, (3, 4))
     with pytest.raises(UnsupportedModuleError, match='the loss has none.*divergence="ngd"'):
         LLQR(net, divergence="newton").refresh(x, y, loss_fn)
-    assert LLQR(net, inner_steps=2).refresh(x, y, loss_fn).accepted
+    assert LLQR(net, inner_steps=2, likelihood="gaussian").refresh(x, y, loss_fn).accepted
 
 
 class Reverse(nn.Linear):

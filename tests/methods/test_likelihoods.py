@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llqr_sam.methods.curvature import FisherCurvature
 from llqr_sam.methods.likelihoods import Bernoulli, Categorical, Gaussian, likelihood_of
+from tests.methods.padded import WAYS, dense_fisher, network, padded_labels
 
 
 def test_categorical_is_diag_p_minus_outer_product():
@@ -33,6 +35,66 @@ def test_padding_has_no_distribution():
     assert product(u)[targets == -100].eq(0).all()
     whole, _ = Categorical().fisher(z, targets.clamp_min(0))
     assert torch.equal(product(u)[targets != -100], whole(u)[targets != -100])
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_fisher_matrix_leaves_padding_out(way, reduction):
+    """However the minibatch says what is padding: token by token, by hand, over those that count."""
+    padded = WAYS[way]
+    net, x = network(padded.flat)
+    targets = padded.targets(padded_labels())
+    curvature = FisherCurvature(net, x, targets, padded.loss_fn, padded.likelihood, reduction)
+    v = {name: torch.randn_like(p) for name, p in net.named_parameters()}
+    expected = dense_fisher(net, x, padded.kept) @ torch.cat([t.flatten() for t in v.values()])
+    if reduction == "mean":
+        expected = expected / padded.kept.sum()
+    actual = torch.cat([t.flatten() for t in curvature.product(v).values()])
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Bernoulli, Gaussian])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_missing_outputs_have_no_distribution(kind, reduction):
+    """Of a linear layer z = W x, by hand: H = sum of M_nc x_n x_n' for each output c that counts."""
+    net, x = torch.nn.Linear(4, 3, bias=False).double(), torch.randn(6, 4, dtype=torch.float64)
+    counted = torch.rand(6, 3) < 0.5
+    counted[2] = False
+    curvature = FisherCurvature(
+        net, x, torch.rand(6, 3), lambda z, t: (z - t).square().mean(), kind(mask=lambda z, t: counted), reduction
+    )
+    p = net(x).detach().sigmoid()
+    m = (p * (1 - p) if kind is Bernoulli else torch.ones_like(p)) * counted
+    v = torch.randn(3, 4, dtype=torch.float64)
+    expected = torch.einsum("nc,nd,ne,ce->cd", m, x, x, v)
+    if reduction == "mean":
+        expected = expected / counted.any(1).sum()
+    torch.testing.assert_close(curvature.product({"weight": v})["weight"], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_mask_replaces_the_ignored_index():
+    z, targets = torch.randn(4, 5), torch.tensor([-100, 1, 2, -100])
+    mask = torch.tensor([True, False, True, False])
+    assert torch.equal(Categorical(mask=lambda outputs, targets: mask).counted(z, targets), mask)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(3, 6), r"mask is torch.float32 \[3, 6\]; it must be torch.bool \[3, 6\]"),
+        (torch.ones(6, 3, dtype=torch.bool), r"mask is torch.bool \[6, 3\]; it must be torch.bool \[3, 6\]"),
+        (torch.ones(3, dtype=torch.bool), r"mask is torch.bool \[3\]; it must be torch.bool \[3, 6\]"),
+    ],
+)
+def test_a_mask_of_another_kind_is_named(mask, message):
+    with pytest.raises(ValueError, match=message):
+        Categorical(mask=lambda outputs, targets: mask).fisher(torch.randn(3, 6, 5), torch.zeros(3, 6).long())
+
+
+def test_integers_in_another_order_are_not_taken_for_classes():
+    """Targets ``[T, N]`` have as many entries as outputs ``[N, T, C]``, and a reshape would mix them."""
+    targets = torch.full((6, 3), -100)
+    assert Categorical().counted(torch.randn(3, 6, 5), targets).all()
 
 
 def test_classes_on_axis_1():

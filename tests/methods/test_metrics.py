@@ -94,6 +94,36 @@ def test_noisy_coordinates_move_less():
     assert eps[0] > 10 * eps[1] > 0
 
 
+def test_info_sam_by_hand():
+    """Two steps: eps = rho D v / |D v| with D = 1 / (s + delta), whatever the direction v."""
+    decay, delta, rho = 0.8, 1e-4, 0.3
+    noise = GradientNoise(decay, delta)
+    first, second = torch.tensor([[1.0, -2.0, 0.5], [1.1, 3.0, 0.5]], dtype=torch.float64)
+    noise.observe({"w": first})
+    noise.observe({"w": second})
+    mean = decay * first + (1 - decay) * second
+    d = 1 / ((1 - decay) * (second - mean).square() + delta)
+    v = torch.tensor([0.2, 1.0, -1.0], dtype=torch.float64)
+    eps = noise.probe({"w": v}, rho)["w"]
+    torch.testing.assert_close(eps, rho * d * v / (d * v).norm(), rtol=1e-12, atol=0)
+    assert float(eps.norm()) == pytest.approx(rho)
+    metric = noise.probe({"w": v}, rho, "metric")["w"]
+    torch.testing.assert_close(metric, rho * d * v / (v * d * v).sum().sqrt(), rtol=1e-12, atol=0)
+
+
+def test_info_sam_does_not_depend_on_the_scale_of_the_gradient():
+    """Its norm is a length in the parameters: gradients a thousand times larger give the same perturbation."""
+    gradients = torch.randn(5, 20, dtype=torch.float64)
+
+    def perturbation(scale):
+        noise = GradientNoise(delta=1e-12 * scale**2)
+        for g in gradients:
+            noise.observe({"w": scale * g})
+        return noise.probe({"w": scale * gradients[-1]}, 0.1)["w"]
+
+    torch.testing.assert_close(perturbation(1000.0), perturbation(1.0), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("build", [FisherDiagonal, lambda: FisherDiagonal(form="kim"), GradientNoise])
 @pytest.mark.parametrize("scale", [1e-4, 300.0])
 def test_half_precision_gradients_are_squared_in_single(build, scale):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from llqr_sam.methods.named import dot, single
+from llqr_sam.methods.named import alike, dot, follow, single
 
 
 def test_dot_goes_by_name_not_by_order():
@@ -21,3 +22,37 @@ def test_single_widens_half_precision_alone():
     assert mixed["h"].dtype == torch.float32
     assert all(mixed[name] is plain[name] for name in plain)
     assert dot({"h": mixed["h"]}, {"h": mixed["h"]}) > 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.zeros(2, 3, 4, 4, dtype=torch.float64),
+        torch.zeros(2, 3, 4, 4, device="meta"),
+        torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        torch.zeros(2, 3, 4, 5),
+    ],
+)
+def test_alike_is_more_than_the_shape(other):
+    tensor = torch.ones(2, 3, 4, 4)
+    assert alike(tensor, torch.zeros_like(tensor))
+    assert not alike(tensor, other)
+
+
+def test_averages_follow_their_gradients():
+    """In dtype, device and memory format; one of another shape is another parameter's and is dropped."""
+    averages = {name: torch.full((2, 3, 4, 4), 0.5) for name in ("cast", "formatted", "reshaped", "absent", "same")}
+    before = dict(averages)
+    gradients = {
+        "cast": torch.zeros(2, 3, 4, 4, dtype=torch.float64),
+        "formatted": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "reshaped": torch.zeros(1),
+        "same": torch.zeros(2, 3, 4, 4),
+        "new": torch.zeros(2),
+    }
+    follow(averages, gradients)
+    assert averages.keys() == {"cast", "formatted", "absent", "same"}
+    assert all(average.eq(0.5).all() for average in averages.values())
+    assert all(alike(averages[name], gradients[name]) for name in ("cast", "formatted", "same"))
+    assert averages["same"] is before["same"]
+    assert averages["absent"] is before["absent"]

@@ -22,7 +22,9 @@ from torch.optim.lr_scheduler import (
 from llqr_sam import (
     LLQR,
     Adaptive,
+    FisherDiagonal,
     Friendly,
+    GradientNoise,
     SharpnessAware,
     VarianceSuppressed,
 )
@@ -376,6 +378,21 @@ def test_added_groups_are_trained():
     before = net[4].weight.detach().clone()
     optimizer.step(closure_of(net, optimizer, x, y))
     assert not torch.equal(net[4].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("probe", "norm"),
+    [(None, "metric"), (FisherDiagonal, "metric"), (GradientNoise, "euclidean")],
+)
+def test_the_norm_is_the_probes_own_unless_given(probe, norm):
+    def build(net, **options):
+        return SharpnessAware(sgd(net), rho=0.1, probe=probe and probe(), **options)
+
+    assert build(nn.Linear(2, 2)).norm == norm
+    assert identical(_train(build), _train(lambda n: build(n, norm=norm)))
+    if probe is not None:
+        other = "metric" if norm == "euclidean" else "euclidean"
+        assert not identical(_train(build), _train(lambda n: build(n, norm=other)))
 
 
 @pytest.mark.parametrize(
