@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointMismatchError(ValueError):
-    """A checkpoint that belongs to another run."""
+    """A checkpoint that belongs to another run, or to a run on other data."""
 
 
 @dataclass
@@ -146,10 +146,11 @@ class Trainer:
                 f"the checkpoint in {self.store.folder} is of run {state['run_id']}, not of {self.settings.run_id}: "
                 "its settings differ; remove it or use another workspace"
             )
-        if state.get("data", self.splits.fingerprint) != self.splits.fingerprint:
+        here = self.splits.fingerprint
+        if (then := state.get("data", here)) != here:
             raise CheckpointMismatchError(
-                f"the checkpoint in {self.store.folder} is of a run on other data: put that back, remove the "
-                "checkpoint or use another workspace"
+                f"the checkpoint in {self.store.folder} is of a run on other data, {then[:12]} where here are "
+                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace="
             )
         self.model.load_state_dict(state["model"])
         self.method.optimizer.load_state_dict(state["optimizer"])

@@ -58,7 +58,12 @@ class Curve:
 
 
 def curves_of(status: Status, metric: str = "top1") -> list[Curve]:
-    """Curves of the cells with finished runs, in the order of the plan; all as long as the shortest run."""
+    """Curves of the cells with finished runs, in the order of the plan; all as long as the shortest run.
+
+    Raises:
+        UsageError: records of one data set are of different data.
+    """
+    status.check_mixtures()
     records: dict[Cell, list[Record]] = {}
     for run in status.runs:
         record = status.records.get(run.run_id)
@@ -104,6 +109,7 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
 
     Raises:
         NoRecords: none of the runs is finished.
+        UsageError: records of one data set are of different data.
     """
     named = any(word.startswith("table=") for word in words)
     rows = []

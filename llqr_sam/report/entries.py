@@ -108,7 +108,12 @@ def build_table(
     baseline: str = "sgdm",
     metric: str = "top1",
 ) -> Table:
-    """Gather the records of a plan into the cells of its table."""
+    """Gather the records of a plan into the cells of its table.
+
+    Raises:
+        UsageError: records of one data set are of different data.
+    """
+    status.check_mixtures()
     cells: dict[Cell, list[Planned]] = {}
     for run in status.runs:
         cells.setdefault(run.cell, []).append(run)
