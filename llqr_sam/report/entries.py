@@ -59,6 +59,11 @@ class Entry:
         """The epochs at which they were reached."""
         return Sample({seed: _accuracy(record, kind).epoch for seed, record in self.finished.items()})
 
+    @property
+    def evaluations(self) -> set[int]:
+        """Of how many each best of its finished runs is the best; of all one number, unless data differ in size."""
+        return {record.metrics.scored for record in self.finished.values()}
+
 
 @dataclass(frozen=True)
 class Table:

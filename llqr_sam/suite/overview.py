@@ -17,6 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from llqr_sam.engine.record import epoch_words
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import MISTAKES, passed_over
 from llqr_sam.suite.grid import Cell, Planned, change_runs, choose_runs, plan_table, table_folder
@@ -154,4 +155,4 @@ def _may_have_begun(table: DictConfig, names: set[str]) -> bool:
 
 def _so_far(epochs: Epochs) -> str:
     best = f", best {epochs.best:.2f} {epochs.unit}" if epochs.best is not None else ""
-    return f"epoch {epochs.done}/{epochs.planned}{best}"
+    return f"epoch {epoch_words(epochs.done)}/{epochs.planned}{best}"

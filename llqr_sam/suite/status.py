@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llqr_sam.engine.record import Record
+from llqr_sam.engine.record import Record, epoch_words
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.lock import Owner, holder
@@ -164,5 +164,5 @@ def result(record: Record) -> str:
     best, last = record.metrics.best, record.metrics.last
     if best.score is None or last.score is None:
         return f"{record.status}: {record.error or 'no epoch finished'}"
-    words = f"{record.status}: best {best.words} (epoch {best.epoch}), last {last.words}"
+    words = f"{record.status}: best {best.words} (epoch {epoch_words(best.epoch)}), last {last.words}"
     return f"{words}, {record.error}" if record.error else words

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.record import Record
+from llqr_sam.engine.record import Record, epoch_words
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.faults import WRONG_DATA, DeviceLost, RankLost
 from llqr_sam.suite.job import Job
@@ -122,7 +122,7 @@ def carry_out(text: str) -> Reply:
     except Exception as error:
         return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
     best = record.metrics.best
-    accuracy = "" if best.score is None else f"best {best.words} (epoch {best.epoch})"
+    accuracy = "" if best.score is None else f"best {best.words} (epoch {epoch_words(best.epoch)})"
     return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
 
 
