@@ -153,3 +153,18 @@ def test_equal_records_give_equal_bytes(tmp_path):
     assert [path.name for path in paths] == ["table_07.md", "table_07.csv", "table_07.tex"]
     write_table(table(tmp_path), tmp_path / "tables" / "table_07", ["md", "csv", "tex"])
     assert [path.read_bytes() for path in paths] == first
+
+
+def test_of_how_many_evaluations_a_best_is_the_best(tmp_path):
+    """Said of the table as a whole, and in the CSV of each cell; of nothing finished, nothing."""
+    empty = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    assert "evaluation" not in to_markdown(empty)
+    write_record(tmp_path, RUNS[0], [80.0, 81.0])
+    write_record(tmp_path, RUNS[1], [80.0, 81.0])
+    first = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    assert "best over training (of 2 evaluations): mean" in to_markdown(first)
+    write_record(tmp_path, RUNS[5], [80.0] * 40, epochs=[5 * number for number in range(1, 41)])
+    last = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {}, "last")
+    assert "last epoch (best of 2 to 40 evaluations): mean" in to_markdown(last)
+    rows = csv.DictReader(io.StringIO(to_csv(last)))
+    assert [row["best_of"] for row in rows] == ["2", "40", ""]
