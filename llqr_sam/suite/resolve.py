@@ -153,10 +153,6 @@ def _check_images(config: DictConfig) -> None:
             raise UsageError(f"protocol.{key}={config.protocol[key]} has no use with dataset={dataset}: it has images.")
     if config.protocol.batch_size is None:
         raise UsageError(f"protocol.batch_size=null must have a value for dataset={dataset}.")
-    if dataset == "digits" and config.dataset.path is not None:
-        raise UsageError(
-            f"dataset.path={config.dataset.path} has no use with dataset=digits: scikit-learn brings them."
-        )
     side = data.info(dataset).image_size
     sides = models.image_sizes(arch)
     if side not in sides:
