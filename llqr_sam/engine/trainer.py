@@ -153,7 +153,7 @@ class Trainer:
         if (then := state.get("data", here)) != here:
             raise CheckpointMismatchError(
                 f"the checkpoint in {self.store.folder} is of a run on other data, {then[:12]} where here are "
-                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace="
+                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace=."
             )
         self.model.load_state_dict(state["model"])
         self.method.optimizer.load_state_dict(state["optimizer"])

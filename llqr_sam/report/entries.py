@@ -46,14 +46,24 @@ class Entry:
         return Sample({seed: value for seed, value in found.items() if value is not None})
 
     def sharpness(self) -> dict[str, Sample]:
-        """Name -> how flat the runs ended, those that measured it: top Hessian eigenvalue, trace, m-sharpness."""
+        """Name -> how flat the runs ended, those that measured it: top Hessian eigenvalue, trace, m-sharpness.
+
+        m-sharpness only where all measured it at one radius, which is no setting of a run.
+        """
         found = {seed: record.sharpness for seed, record in self.finished.items() if record.sharpness is not None}
         measures = {
             "hessian_top": {seed: flat.eigenvalues[0] for seed, flat in found.items() if flat.eigenvalues},
             "hessian_trace": {seed: flat.trace for seed, flat in found.items() if flat.trace is not None},
             "m_sharpness": {seed: flat.m_sharpness for seed, flat in found.items() if flat.m_sharpness is not None},
         }
+        if len(self.radii) > 1:
+            measures["m_sharpness"] = {}
         return {name: Sample(by_seed) for name, by_seed in measures.items()}
+
+    @property
+    def radii(self) -> set[float]:
+        """Radii at which its finished runs measured m-sharpness."""
+        return {record.sharpness.rho for record in self.finished.values() if record.sharpness is not None}
 
     def epochs(self, kind: EntryKind) -> Sample:
         """The epochs at which they were reached."""

@@ -34,6 +34,8 @@ def caption(table: Table) -> str:
         said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
     if FLAT in lines:
         said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
+    if any(len(entry.radii) > 1 for entry in table.entries):
+        said.append("m-sharpness is left out where seeds measured it at different radii.")
     if "paper" in lines:
         said.append('"paper": the value printed in arXiv 2605.16134.')
     if any(entry.paper_is_outside for entry in table.entries):
