@@ -29,6 +29,8 @@ def read_cifar(name: str, classes: int, path: Path | None, root: Path) -> ImageA
     if not file.is_file():
         where = f"dataset.path={file} does not exist" if path else f"dataset={name} is not at {file}"
         raise MissingDataError(f"{where}. Fetch it with: python scripts/prepare_data.py {name}")
+    if not zipfile.is_zipfile(file):  # numpy would advise to run code from it
+        raise ValueError(f"dataset.path={file} is not an .npz: it is no zip archive.")
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("x_train", "y_train", "x_test", "y_test")}

@@ -74,18 +74,9 @@ def load_imagenet(
         MissingDataError: A folder is missing or empty.
         ValueError: train/ and val/ have different classes, or the batch size does not fit.
     """
-    for part in ("train", "val"):
-        if not (folder / part).is_dir():
-            raise MissingDataError(
-                f"dataset=imagenet is not at {folder} (no {part}/ there). "
-                "How to arrange it: python scripts/prepare_data.py imagenet"
-            )
-    wnids = _classes(folder / "train")
-    if _classes(folder / "val") != wnids:
-        raise ValueError(f"{folder / 'train'} and {folder / 'val'} must have the same classes.")
+    wnids, train, test = _indices(folder)
     found = replace(known, classes=len(wnids))
-    train, test = _index(folder / "train", wnids), _index(folder / "val", wnids)
-    fingerprint = hashlib.sha256(b"\n".join([*train.names, b"", *test.names])).hexdigest()  # reading them takes an hour
+    fingerprint = _fingerprint(train, test)
     train = replace(train, labels=flip_labels(train.labels, label_noise, len(wnids), seed))
     delivery = _Delivery(Normalise(known.mean, known.std, device), device, workers)
     return Splits(
@@ -96,6 +87,35 @@ def load_imagenet(
         FileTestBatches(_Views(test, seed, known.image_size, random=False), delivery, batch_size, share),
         fingerprint,
     )
+
+
+def imagenet_fingerprint(folder: Path) -> str:
+    """The fingerprint that ``load_imagenet`` finds: of the names of the images, for reading them takes an hour.
+
+    Raises:
+        MissingDataError: A folder is missing or empty.
+        ValueError: train/ and val/ have different classes.
+    """
+    _, train, test = _indices(folder)
+    return _fingerprint(train, test)
+
+
+def _fingerprint(train: ImageFiles, test: ImageFiles) -> str:
+    return hashlib.sha256(b"\n".join([*train.names, b"", *test.names])).hexdigest()
+
+
+def _indices(folder: Path) -> tuple[list[str], ImageFiles, ImageFiles]:
+    """Classes, training and validation images."""
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise MissingDataError(
+                f"dataset=imagenet is not at {folder} (no {part}/ there). "
+                "How to arrange it: python scripts/prepare_data.py imagenet"
+            )
+    wnids = _classes(folder / "train")
+    if _classes(folder / "val") != wnids:
+        raise ValueError(f"{folder / 'train'} and {folder / 'val'} must have the same classes.")
+    return wnids, _index(folder / "train", wnids), _index(folder / "val", wnids)
 
 
 def _classes(folder: Path) -> list[str]:

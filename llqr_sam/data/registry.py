@@ -92,7 +92,7 @@ def load(
             workers=workers,
             share=share,
         )
-    arrays, found = _read_arrays(known, path, root)
+    arrays, found = read_arrays(name, path, root)
     normalise = Normalise(found.mean, found.std, device)
     train = ArrayTrainStream(
         arrays.train_images.to(device),
@@ -124,8 +124,14 @@ def _recipe(name: str, crop: str) -> tuple[Augmentation, ...]:
     return digits_recipe(crop) if name == "digits" else cifar_recipe(crop)
 
 
-def _read_arrays(known: DatasetInfo, path: Path | None, root: Path) -> tuple[ImageArrays, DatasetInfo]:
-    """The arrays of a data set that fits on the device, and its description with the number of classes found."""
+def read_arrays(name: str, path: Path | None, root: Path) -> tuple[ImageArrays, DatasetInfo]:
+    """The arrays of a data set that fits on the device, and its description with the number of classes found.
+
+    Raises:
+        MissingDataError: The data is not there.
+        ValueError: It is not what it should be, or there is no such data set.
+    """
+    known = info(name)
     if known.name == "digits":
         if path is not None:
             raise ValueError(f"dataset.path={path} has no use with dataset=digits: scikit-learn brings the digits.")

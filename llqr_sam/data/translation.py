@@ -139,12 +139,7 @@ def load_corpus(
         ValueError: Sides that do not correspond, a line that is empty or too long, a dictionary of other data.
     """
     ensure_fairseq()
-    folder = (path or root / name).expanduser()
-    if not folder.is_dir():
-        source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
-        raise MissingDataError(
-            f"dataset={name} is not at {folder}. Prepare it with: python scripts/prepare_iwslt14.py{source}"
-        )
+    folder = _folder(name, (path or root / name).expanduser())
     dictionaries = _dictionary(folder, LANGUAGES[0]), _dictionary(folder, LANGUAGES[1])
     train, valid = (
         PairBatches(_pairs(folder, split, dictionaries), max_tokens, seed, device, name) for split in ("train", "valid")
@@ -152,14 +147,33 @@ def load_corpus(
     return Corpus(dictionaries, PairStream(train, seed), valid, _fingerprint(folder))
 
 
+def corpus_fingerprint(name: str, folder: Path) -> str:
+    """The fingerprint that ``load_corpus`` finds in a folder; needs no fairseq.
+
+    Raises:
+        MissingDataError: The folder or a file of it does not exist.
+    """
+    return _fingerprint(_folder(name, folder))
+
+
+def _folder(name: str, folder: Path) -> Path:
+    """The folder of a data set, which exists."""
+    if not folder.is_dir():
+        source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
+        raise MissingDataError(
+            f"dataset={name} is not at {folder}. Prepare it with: python scripts/prepare_iwslt14.py{source}"
+        )
+    return folder
+
+
 def _fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     pair = "-".join(LANGUAGES)
     for language in LANGUAGES:
-        digest.update((folder / f"dict.{language}.txt").read_bytes())
+        digest.update(_existing(folder / f"dict.{language}.txt").read_bytes())
         for split in ("train", "valid"):
-            digest.update((folder / f"{split}.{pair}.{language}.idx").read_bytes())
-            digest.update((folder / f"{split}.{pair}.{language}.bin").read_bytes())
+            digest.update(_existing(folder / f"{split}.{pair}.{language}.idx").read_bytes())
+            digest.update(_existing(folder / f"{split}.{pair}.{language}.bin").read_bytes())
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ class Diverged(RuntimeError):
 
 
 class LossLog:
-    """Losses of the running epoch: their mean, and a watch on the finite.
+    """Losses since the last evaluation: their mean, and a watch on the finite.
 
     On a GPU up to ``WINDOW`` losses wait on the device before one transfer brings them over; on the CPU each is read
     at once.
@@ -71,11 +71,11 @@ class LossLog:
 
     @property
     def mean(self) -> float:
-        """Mean of what has been read this epoch; NaN before the first."""
+        """Mean of what has been read since ``restart``; NaN before the first."""
         return self._sum / self._count if self._count else math.nan
 
     def restart(self) -> None:
-        """Begin another epoch."""
+        """Begin another mean, after an evaluation."""
         self._sum, self._count = 0.0, 0
 
     def state_dict(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ class RunInfo:
     epochs: int
     steps_per_epoch: int
     first_step: int  # 0, or where the run continues
-    curve: tuple[CurvePoint, ...]  # epochs finished before
+    curve: tuple[CurvePoint, ...]  # evaluations before
     refreshes: tuple[RefreshPoint, ...]  # and what U was refreshed with
     folder: Path  # of this run in the workspace
     request_stop: Callable[[], None]  # ends the run after the current step, with a checkpoint
@@ -53,7 +53,7 @@ class Observer:
         """U has been refreshed."""
 
     def on_epoch(self, point: CurvePoint) -> None:
-        """An epoch has been evaluated."""
+        """The network has been evaluated: after each epoch, or as often as ``protocol.evaluate_every`` says."""
 
     def on_save(self) -> None:
         """A checkpoint, or what stays of the run, is about to be written; an exception ends the run without it."""

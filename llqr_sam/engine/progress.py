@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a live bar, or one plain line an epoch where nobody is watching."""
+"""What a run shows on the terminal: a live bar, or one plain line an evaluation where nobody is watching."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.record import CurvePoint, Record
+from llqr_sam.engine.record import CurvePoint, Record, epoch_words
 
 REDRAW = 0.25  # seconds between two drawings of the bar
 
@@ -23,7 +23,7 @@ def progress(stream: TextIO | None = None) -> Observer:
 
 
 class Lines(Observer):
-    """A line at the start, at each epoch and at the end: for logs, pipes and SLURM.
+    """A line at the start, at each evaluation and at the end: for logs, pipes and SLURM.
 
     Args:
         stream: Text file the lines go to.
@@ -43,7 +43,8 @@ class Lines(Observer):
     def on_epoch(self, point: CurvePoint) -> None:
         self._best = _better(self._best, point.score)
         self._print(
-            f"epoch {point.epoch}/{self._epochs}  loss {_number(point.train_loss)}  test {_number(point.test_loss)}  "
+            f"epoch {epoch_words(point.epoch)}/{self._epochs}  "
+            f"loss {_number(point.train_loss)}  test {_number(point.test_loss)}  "
             f"{_unit(point)} {_percent(point.score)}  best {_percent(self._best)}  {_duration(point.seconds)}"
         )
 
@@ -151,7 +152,7 @@ def _summary(record: Record) -> str:
         return f"{record.run_id}: diverged: {record.error}"
     unit = "top-1" if best.bleu is None else "BLEU"
     return (
-        f"{record.run_id}: best {unit} {_percent(best.score)} (epoch {best.epoch}), "
+        f"{record.run_id}: best {unit} {_percent(best.score)} (epoch {epoch_words(best.epoch)}), "
         f"last {_percent(last.score)}{_copying(record)}, {_duration(record.seconds.total)}"
     )
 

@@ -17,12 +17,17 @@ from llqr_sam.engine.typed_json import read, read_all, to_json
 SCHEMA_VERSION = 1
 
 
+def epoch_words(epoch: float) -> str:
+    """``17``, or ``5.13`` in the middle of one."""
+    return f"{round(epoch, 2):.10g}"
+
+
 @dataclass(frozen=True)
 class Accuracy:
-    """Test top-1 in percent and the epoch it was reached in (``None`` and 0: no epoch was finished)."""
+    """Test top-1 in percent and the epochs after which it was reached (``None`` and 0: there was no evaluation)."""
 
     top1: float | None
-    epoch: int
+    epoch: int | float  # whole where an epoch was
     bleu: float | None = None  # translation: at that epoch
 
     @property
@@ -38,12 +43,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One evaluated epoch; in translation on the validation pairs, and per token where others count samples."""
+    """One evaluation; in translation on the validation pairs, and per token where others count samples."""
 
-    epoch: int  # finished epochs, from 1
+    epoch: int | float  # finished epochs: step / steps per epoch, a whole number where one is
     step: int  # finished optimizer steps
     lr: float  # learning rate of the last step
-    train_loss: float | None  # mean over the epoch's minibatches, at theta
+    train_loss: float | None  # mean over the minibatches since the evaluation before, at theta
     test_loss: float | None  # mean cross-entropy over the test samples
     top1: float  # percent
     seconds: float  # since the start of the run, over resumes
@@ -54,7 +59,7 @@ class CurvePoint:
 
     @property
     def score(self) -> float | None:
-        """What epochs are compared by: BLEU for translation (``None``: not scored), else top-1."""
+        """What evaluations are compared by: BLEU for translation (``None``: not scored), else top-1."""
         return self.top1 if self.perplexity is None else self.bleu
 
     @property
@@ -64,7 +69,7 @@ class CurvePoint:
 
     @property
     def accuracy(self) -> Accuracy:
-        """This epoch as the best or the last one."""
+        """This evaluation as the best or the last one."""
         return Accuracy(self.top1, self.epoch, self.bleu)
 
 
@@ -85,15 +90,21 @@ class Metrics:
     last: Accuracy
     curve: list[CurvePoint]
     scoring: Scoring | None = None  # translation
+    best_of: int | None = None  # evaluations with a score; None in records of before: ``scored`` counts
 
     @classmethod
     def from_curve(cls, curve: list[CurvePoint], scoring: Scoring | None = None) -> Metrics:
-        """Best is the first epoch that reaches the maximum, last the last one that was scored."""
+        """Best is the first evaluation that reaches the maximum, last the last one that was scored."""
         scored = [point for point in curve if point.score is not None]
         if not scored:
-            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=list(curve), scoring=scoring)
+            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=list(curve), scoring=scoring, best_of=0)
         best, last = max(scored, key=lambda point: point.score or 0.0), scored[-1]
-        return cls(best.accuracy, last.accuracy, list(curve), scoring)
+        return cls(best.accuracy, last.accuracy, list(curve), scoring, len(scored))
+
+    @property
+    def scored(self) -> int:
+        """Evaluations that the best is the best of."""
+        return sum(point.score is not None for point in self.curve)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def _keep(record: Record, trainer: Trainer, options: RunOptions) -> None:
 
 
 class BestWeights(Observer):
-    """Keeps the weights of the epoch with the best score.
+    """Keeps the weights of the evaluation with the best score.
 
     Args:
         model: The network that is trained.

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llqr_sam.engine.evaluate_every import EvaluateEvery
 from llqr_sam.methods.factory import MethodSpec
 
 AUTOCASTS = ("float32", "bfloat16")
@@ -45,11 +46,20 @@ class ProtocolSettings:
     gamma: float = 0.1
     label_smoothing: float = 0.0
     augment: bool = True
+    evaluate_every: str | None = None  # 2000steps, 2epochs; null: each epoch, and always at the end (evaluate_every.py)
     # translation
     max_tokens: int | None = None  # sentences times the longest of a batch, padding included
     warmup_steps: int | None = None  # of inverse_sqrt
     dropout: float | None = None
-    bleu_every: int | None = None  # epochs between two BLEU scores; the last epoch always has one
+    bleu_every: int | None = None  # evaluations between two BLEU scores; the last one always has one
+
+    def __post_init__(self) -> None:
+        """One text for each meaning: it is in the run's id.
+
+        Raises:
+            ValueError: ``evaluate_every`` is not a number of steps or epochs.
+        """
+        self.evaluate_every = EvaluateEvery.parse(self.evaluate_every).setting
 
 
 @dataclass

@@ -25,7 +25,7 @@ from llqr_sam.models import registry as models
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a network is after an epoch; the fields are those of ``CurvePoint``."""
+    """How good a network is; the fields are those of ``CurvePoint``."""
 
     test_loss: float
     top1: float
@@ -63,9 +63,18 @@ class Task(Protocol[Loaded]):
         """Mean training loss of a minibatch, 0-d."""
 
     def evaluate(
-        self, model: nn.Module, splits: Loaded, epoch: int, device: torch.device, *, bfloat16: bool, team: Team
+        self, model: nn.Module, splits: Loaded, number: int | None, device: torch.device, *, bfloat16: bool, team: Team
     ) -> Scores:
-        """How good the network is after that many epochs, over all ranks; its training mode is as before afterwards."""
+        """How good the network is, over all ranks; its training mode is as before afterwards.
+
+        Args:
+            model: The network.
+            splits: Its data.
+            number: Of the evaluation, from 1; None: the last one.
+            device: Where both are.
+            bfloat16: Run the network under bfloat16 autocast.
+            team: The ranks.
+        """
 
     def scoring(self) -> Scoring | None:
         """How it was scored, for the record, where that needs saying."""
@@ -116,7 +125,7 @@ class Classification:
         return F.cross_entropy(outputs, targets, label_smoothing=self._settings.protocol.label_smoothing)
 
     def evaluate(
-        self, model: nn.Module, splits: Splits, epoch: int, device: torch.device, *, bfloat16: bool, team: Team
+        self, model: nn.Module, splits: Splits, number: int | None, device: torch.device, *, bfloat16: bool, team: Team
     ) -> Scores:
         """Top-1 and loss on the test images."""
         with open_batches(splits.test) as batches:

@@ -45,7 +45,7 @@ def cost(model: nn.Module, shape: tuple[int, int, int]) -> Cost:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a run reached from its second epoch on, the time of evaluation included; the first one warms up.
+    """What a run reached from its first evaluation on, the time of the others included; what comes before warms up.
 
     Attributes:
         images: Training images a second.
@@ -62,15 +62,15 @@ def throughput(record: Record, cost: Cost) -> Throughput:
     """Reads a record.
 
     Args:
-        record: Of two epochs at least.
+        record: Of two evaluations at least.
         cost: Of its network.
 
     Raises:
-        ValueError: fewer epochs.
+        ValueError: fewer evaluations.
     """
     curve = record.metrics.curve
     if len(curve) < 2:
-        raise ValueError("a throughput needs two epochs at least: the first one warms up.")
+        raise ValueError("a throughput needs two evaluations at least: what comes before the first warms up.")
     seconds = curve[-1].seconds - curve[0].seconds
     images = (curve[-1].step - curve[0].step) * record.config["protocol"]["batch_size"]
     passes = 2 if record.config["optim"].get("rho") else 1

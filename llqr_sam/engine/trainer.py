@@ -25,6 +25,7 @@ from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.closure import Minibatch
 from llqr_sam.engine.compilation import compiled
 from llqr_sam.engine.cuda_graphs import Replay, directly
+from llqr_sam.engine.evaluate_every import EvaluateEvery
 from llqr_sam.engine.evaluation import all_finite
 from llqr_sam.engine.interruption import Interrupted, StopRequest
 from llqr_sam.engine.losses import Diverged, LossLog
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointMismatchError(ValueError):
-    """A checkpoint that belongs to another run."""
+    """A checkpoint that belongs to another run, or to a run on other data."""
 
 
 @dataclass
@@ -116,6 +117,8 @@ class Trainer:
 
         protocol, precision = settings.protocol, settings.precision
         self.steps_per_epoch = splits.train.steps_per_epoch
+        self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
+        self.evaluate_every = EvaluateEvery.parse(protocol.evaluate_every).steps(self.steps_per_epoch)
         self.rate = LearningRate(protocol, settings.optim.lr, self.steps_per_epoch)
         self.bfloat16 = precision.autocast == "bfloat16"
         self.forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
@@ -146,10 +149,11 @@ class Trainer:
                 f"the checkpoint in {self.store.folder} is of run {state['run_id']}, not of {self.settings.run_id}: "
                 "its settings differ; remove it or use another workspace"
             )
-        if state.get("data", self.splits.fingerprint) != self.splits.fingerprint:
+        here = self.splits.fingerprint
+        if (then := state.get("data", here)) != here:
             raise CheckpointMismatchError(
-                f"the checkpoint in {self.store.folder} is of a run on other data: put that back, remove the "
-                "checkpoint or use another workspace"
+                f"the checkpoint in {self.store.folder} is of a run on other data, {then[:12]} where here are "
+                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace=."
             )
         self.model.load_state_dict(state["model"])
         self.method.optimizer.load_state_dict(state["optimizer"])
@@ -195,8 +199,8 @@ class Trainer:
             Diverged: a loss or the weights are not finite, or U cannot be refreshed.
             Interrupted: a stop was asked for; a checkpoint has been written.
         """
-        while len(self.progress.curve) < self.settings.protocol.epochs:
-            self._epoch()
+        while self.progress.step < self.steps or self._evaluation_due():
+            self._stretch()
 
     def info(self, device_name: str, git_commit: str | None) -> RunInfo:
         """What observers are told at the start."""
@@ -216,19 +220,30 @@ class Trainer:
             devices=self.team.size,
         )
 
-    def _epoch(self) -> None:
-        """The rest of the running epoch, which may be its evaluation alone."""
-        epoch = len(self.progress.curve)
-        done = self.progress.step - epoch * self.steps_per_epoch
+    def _stretch(self) -> None:
+        """Train to the next evaluation, or to the end of the epoch if that comes first, and evaluate if it is time.
+
+        Whatever reads the minibatches is shut down before it is evaluated. A run that was stopped between a step and
+        its evaluation goes on with the evaluation.
+        """
         self.model.train()
-        if done < self.steps_per_epoch:
-            with open_batches(self._batches(epoch, done)) as batches:
+        if not self._evaluation_due():
+            with open_batches(self._batches(*divmod(self.progress.step, self.steps_per_epoch))) as batches:
                 for inputs, targets in batches:
                     self._step(inputs, targets)
                     self._boundary()
-        self._evaluate()
-        if len(self.progress.curve) < self.settings.protocol.epochs:
-            self._boundary()
+                    if self._evaluation_due():
+                        break
+        if self._evaluation_due():
+            self._evaluate()
+            if self.progress.step < self.steps:
+                self._boundary()
+
+    def _evaluation_due(self) -> bool:
+        step, curve = self.progress.step, self.progress.curve
+        if step == (curve[-1].step if curve else 0):
+            return False
+        return step % self.evaluate_every == 0 or step == self.steps
 
     def _batches(self, epoch: int, start: int) -> Generator[tuple[Inputs, Tensor], None, None]:
         """Minibatches of the epoch from number ``start`` on, their making timed."""
@@ -283,19 +298,20 @@ class Trainer:
             observer.on_refresh(point)
 
     def _evaluate(self) -> None:
-        """End the epoch: evaluate it and add it to the curve."""
+        """Evaluate the network and add a point to the curve."""
         self.losses.drain()
         step = self.progress.step
         with self.watch("evaluation"):
-            epoch = len(self.progress.curve) + 1
+            number = None if step == self.steps else len(self.progress.curve) + 1
             scores = self.task.evaluate(
-                self.forward, self.splits, epoch, self.device, bfloat16=self.bfloat16, team=self.team
+                self.forward, self.splits, number, self.device, bfloat16=self.bfloat16, team=self.team
             )
         if not math.isfinite(scores.test_loss):
             raise Diverged(f"the test loss is {scores.test_loss} after step {step - 1}")
         self.watch.settle()
+        epoch, begun = divmod(step, self.steps_per_epoch)
         point = CurvePoint(
-            epoch=epoch,
+            epoch=epoch if begun == 0 else step / self.steps_per_epoch,
             step=step,
             lr=self.rate.at(step - 1),
             train_loss=self.losses.mean,

@@ -83,7 +83,14 @@ class Translation:
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, splits: Corpus, epoch: int, device: torch.device, *, bfloat16: bool, team: Team = ALONE
+        self,
+        model: nn.Module,
+        splits: Corpus,
+        number: int | None,
+        device: torch.device,
+        *,
+        bfloat16: bool,
+        team: Team = ALONE,
     ) -> Scores:
         """Loss and error per validation token and, where the schedule asks for it, BLEU."""
         translator = unwrapped(model)
@@ -95,7 +102,7 @@ class Translation:
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 loss, token_error = _per_token(model, splits.valid)
                 bleu = sacrebleu = None
-                if math.isfinite(loss) and self._is_scored(epoch):
+                if math.isfinite(loss) and self._is_scored(number):
                     bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
         finally:
             model.train(training)
@@ -106,9 +113,8 @@ class Translation:
         """sacreBLEU's signature and the scores of copying."""
         return Scoring(self._scorer.signature, *self._scorer.copy) if self._scorer else None
 
-    def _is_scored(self, epoch: int) -> bool:
-        protocol = self._settings.protocol
-        return epoch % (protocol.bleu_every or 1) == 0 or epoch == protocol.epochs
+    def _is_scored(self, number: int | None) -> bool:
+        return number is None or number % (self._settings.protocol.bleu_every or 1) == 0
 
 
 def _per_token(model: nn.Module, batches: PairBatches) -> tuple[float, float]:

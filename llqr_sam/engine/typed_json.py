@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -94,8 +94,8 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(value, dict):
         return _parse_fields(kind, value, where)
     if origin is UnionType:
-        if value is None and NoneType in arguments:
-            return None
+        if type(value) in arguments:
+            return value
         return _parse(arguments[0], value, where)
     if origin is Literal and value in arguments:
         return value

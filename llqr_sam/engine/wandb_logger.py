@@ -3,9 +3,10 @@
 The record is the truth and this is a convenience: offline unless told otherwise, and a failure of any kind ends the
 logging with one warning, never the run; a server that does not answer costs ``PATIENCE`` at the start and at the end.
 
-A row is an epoch or a refresh. A run is the same whenever it is trained, so row k is row k in every attempt at it. One
-that continues therefore tells its rows from the first on: the offline files of each attempt are whole, and online those
-that the server has are passed over. Either way a run that was preempted shows one curve, without gaps or repetitions.
+A row is an evaluation or a refresh. A run is the same whenever it is trained, so row k is row k in every attempt at it.
+One that continues therefore tells its rows from the first on: the offline files of each attempt are whole, and online
+those that the server has are passed over. Either way a run that was preempted shows one curve, without gaps or
+repetitions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PATIENCE = 60.0  # seconds for a server to answer, and for what is left to reach
 
 
 class WandbLogger(Observer):
-    """Logs epochs, refreshes and the summary of one run.
+    """Logs evaluations, refreshes and the summary of one run.
 
     Args:
         project: Project the run is filed under.
@@ -135,7 +136,7 @@ def open_run(folder: Path, **arguments: Any) -> Any:
 
 
 def _in_order(curve: Iterable[CurvePoint], refreshes: Iterable[RefreshPoint]) -> list[CurvePoint | RefreshPoint]:
-    """As they happened: an epoch ends before the refresh that its last step makes due."""
+    """As they happened: an evaluation comes before the refresh that its last step makes due."""
     return sorted([*curve, *refreshes], key=lambda point: (point.step, _kind(point) == "refresh"))
 
 

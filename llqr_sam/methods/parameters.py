@@ -45,8 +45,10 @@ class Parameters:
         """Refuses a model that is not as it was.
 
         Raises:
-            ValueError: a parameter was frozen, unfrozen, reshaped, removed or moved since.
+            ValueError: a parameter was frozen, unfrozen, reshaped, removed or moved since, or has no values.
         """
+        if self.device.type == "meta":
+            raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
         present = _shapes(self._model)
         for name in sorted(self._shapes.keys() | present):
             before, now = self._shapes.get(name), present.get(name)
@@ -79,8 +81,8 @@ def require_supported(model: nn.Module) -> None:
     """Refuses parameters that no U can be learned for.
 
     Raises:
-        ValueError: none is trainable, or one of those is lazy, complex, without memory, made in inference mode or has
-            sparse gradients, or some are in single and some in double precision.
+        ValueError: none is trainable, or one of those is lazy, complex, made in inference mode or has sparse gradients,
+            or they are not all on one device and all or none in double precision.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
@@ -91,8 +93,10 @@ def require_supported(model: nn.Module) -> None:
             raise ValueError(f"parameter {name} has no shape yet; run the model once before building LLQR.")
         if parameter.is_complex():
             raise ValueError(f"parameter {name} is complex; LLQR needs real ones.")
-        if parameter.is_meta:
-            raise ValueError(f"parameter {name} is on the meta device, without values; build LLQR after loading them.")
+        if parameter.device != other.device:
+            raise ValueError(
+                f"parameter {first} is on {other.device} and {name} on {parameter.device}; LLQR needs all on one device."
+            )
         if parameter.is_inference():
             raise ValueError(
                 f"parameter {name} was made in inference mode, and has no gradient; make the model outside."

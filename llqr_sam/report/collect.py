@@ -33,6 +33,9 @@ def collect(config: DictConfig, words: Sequence[str], kind: EntryKind = "best") 
         config: Composed from ``words``, with a table.
         words: The command line's.
         kind: Which accuracy of a run.
+
+    Raises:
+        UsageError: records of one data set are of different data.
     """
     paths, table = config.paths, config.table
     status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)

@@ -30,9 +30,10 @@ AXES = {"top1": "test error, %", "val_bleu": "validation BLEU"}
 
 @dataclass(frozen=True)
 class Curve:
-    """The finished runs of a cell, each array ``[seeds, epochs]``; NaN where an epoch has no score."""
+    """The finished runs of a cell, each array but the first ``[seeds, evaluations]``; NaN where one has no score."""
 
     cell: Cell
+    epochs: np.ndarray  # [evaluations]: after how many epochs each was
     score: np.ndarray  # what the table shows, in its unit
     loss: np.ndarray  # test loss
     seconds: np.ndarray  # since the start of the run
@@ -51,21 +52,25 @@ class Curve:
         """The score as ``AXES`` names it: top-1 as an error."""
         return 100 - self.score if metric == "top1" else self.score
 
-    @property
-    def epochs(self) -> np.ndarray:
-        """From 1."""
-        return np.arange(1, self.score.shape[1] + 1)
-
 
 def curves_of(status: Status, metric: str = "top1") -> list[Curve]:
-    """Curves of the cells with finished runs, in the order of the plan; all as long as the shortest run."""
+    """Curves of the cells with finished runs, in the order of the plan; all as long as the shortest run.
+
+    Raises:
+        UsageError: records of one data set are of different data.
+    """
+    status.check_mixtures()
     records: dict[Cell, list[Record]] = {}
     for run in status.runs:
         record = status.records.get(run.run_id)
         if record is not None and record.status == "finished" and record.metrics.curve:
             records.setdefault(run.cell, []).append(record)
     return [
-        Curve(cell, *(_stack(runs, field) for field in (METRICS[metric], "test_loss", "seconds")))
+        Curve(
+            cell,
+            _stack(runs, "epoch")[0],
+            *(_stack(runs, field) for field in (METRICS[metric], "test_loss", "seconds")),
+        )
         for cell, runs in records.items()
     ]
 
@@ -85,7 +90,7 @@ def draw_curves(title: str, status: Status, path: Path, metric: str = "top1") ->
         _line(axes, curve, curve.epochs, curve.score, f"{curve.best:.2f}  {method_label(curve.cell)}")
     axes.set_title(f"{title}: mean over seeds, shaded from lowest to highest", loc="left", fontsize=11)
     axes.set(xlabel="epoch", ylabel=SCORES[metric][0], ylim=_limits(curves))
-    axes.set_xlim(1, max(curve.epochs[-1] for curve in curves))
+    axes.set_xlim(min(curve.epochs[0] for curve in curves), max(curve.epochs[-1] for curve in curves))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=SCORES[metric][1])
@@ -104,6 +109,7 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
 
     Raises:
         NoRecords: none of the runs is finished.
+        UsageError: records of one data set are of different data.
     """
     named = any(word.startswith("table=") for word in words)
     rows = []
@@ -140,7 +146,7 @@ def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, metric: str, curves: S
         _line(by_epoch, curve, curve.epochs, curve.shown(metric), label)
         _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, label)
     by_epoch.set_title(title, loc="left", fontsize=11)
-    by_epoch.set(xlabel="epoch", ylabel=AXES[metric], xlim=(1, None))
+    by_epoch.set(xlabel="epoch", ylabel=AXES[metric], xlim=(min(curve.epochs[0] for curve in curves), None))
     by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_time.set_title("Test loss against elapsed time", loc="left", fontsize=11)
     by_time.set(xlabel=f"{name} of training, mean over seeds", ylabel="test cross-entropy", xlim=(0, None))
@@ -152,8 +158,8 @@ def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, metric: str, curves: S
 
 
 def _stack(records: Sequence[Record], field: str) -> np.ndarray:
-    epochs = min(len(record.metrics.curve) for record in records)
-    return np.array([[getattr(point, field) for point in record.metrics.curve[:epochs]] for record in records], float)
+    length = min(len(record.metrics.curve) for record in records)
+    return np.array([[getattr(point, field) for point in record.metrics.curve[:length]] for record in records], float)
 
 
 def _line(axes: Axes, curve: Curve, x: np.ndarray, y: np.ndarray, label: str) -> None:

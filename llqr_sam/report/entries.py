@@ -46,18 +46,33 @@ class Entry:
         return Sample({seed: value for seed, value in found.items() if value is not None})
 
     def sharpness(self) -> dict[str, Sample]:
-        """Name -> how flat the runs ended, those that measured it: top Hessian eigenvalue, trace, m-sharpness."""
+        """Name -> how flat the runs ended, those that measured it: top Hessian eigenvalue, trace, m-sharpness.
+
+        m-sharpness only where all measured it at one radius, which is no setting of a run.
+        """
         found = {seed: record.sharpness for seed, record in self.finished.items() if record.sharpness is not None}
         measures = {
             "hessian_top": {seed: flat.eigenvalues[0] for seed, flat in found.items() if flat.eigenvalues},
             "hessian_trace": {seed: flat.trace for seed, flat in found.items() if flat.trace is not None},
             "m_sharpness": {seed: flat.m_sharpness for seed, flat in found.items() if flat.m_sharpness is not None},
         }
+        if len(self.radii) > 1:
+            measures["m_sharpness"] = {}
         return {name: Sample(by_seed) for name, by_seed in measures.items()}
+
+    @property
+    def radii(self) -> set[float]:
+        """Radii at which its finished runs measured m-sharpness."""
+        return {record.sharpness.rho for record in self.finished.values() if record.sharpness is not None}
 
     def epochs(self, kind: EntryKind) -> Sample:
         """The epochs at which they were reached."""
         return Sample({seed: _accuracy(record, kind).epoch for seed, record in self.finished.items()})
+
+    @property
+    def evaluations(self) -> set[int]:
+        """Of how many each best of its finished runs is the best; of all one number, unless data differ in size."""
+        return {record.metrics.scored for record in self.finished.values()}
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,12 @@ def build_table(
     baseline: str = "sgdm",
     metric: str = "top1",
 ) -> Table:
-    """Gather the records of a plan into the cells of its table."""
+    """Gather the records of a plan into the cells of its table.
+
+    Raises:
+        UsageError: records of one data set are of different data.
+    """
+    status.check_mixtures()
     cells: dict[Cell, list[Planned]] = {}
     for run in status.runs:
         cells.setdefault(run.cell, []).append(run)

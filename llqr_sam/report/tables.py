@@ -52,6 +52,7 @@ COLUMNS = (
     "hessian_top",  # at the end of training, means over the seeds that measured sharpness: largest eigenvalue
     "hessian_trace",
     "m_sharpness",
+    "best_of",  # evaluations that a best is the best of; 20,40 where they differ between seeds
     "selected",  # what the table selects: weight_decay=0.0005 (default)
 )
 
@@ -188,6 +189,7 @@ def _csv_cell(table: Table, entry: Entry, row: Sequence[Entry]) -> dict[str, obj
         "difference_high": difference_ends[1],
         "paper_outside": "" if outside is None else "yes" if outside else "no",
         **{name: _number(sample.mean) for name, sample in entry.sharpness().items()},
+        "best_of": ",".join(map(str, sorted(entry.evaluations))),
         "selected": "; ".join(f"{choice.name}={choice.value:g} ({choice.origin})" for choice in entry.choices),
     }
 

@@ -26,7 +26,7 @@ def caption(table: Table) -> str:
     lines = {label for row in table.rows for entry in row for label in cell_lines(table, entry, row)}
     other = OTHER[table.kind]
     what = f"{METRICS[table.metric]}, {KINDS[table.kind]}"
-    said = [f"{what}: mean ± sample standard deviation (finished of planned seeds)."]
+    said = [f"{what}{_best_of(table)}: mean ± sample standard deviation (finished of planned seeds)."]
     if other in lines:
         said.append(f'"{other}": {KINDS[other]}.')
     if DELTA in lines:
@@ -34,11 +34,23 @@ def caption(table: Table) -> str:
         said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
     if FLAT in lines:
         said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
+    if any(len(entry.radii) > 1 for entry in table.entries):
+        said.append("m-sharpness is left out where seeds measured it at different radii.")
     if "paper" in lines:
         said.append('"paper": the value printed in arXiv 2605.16134.')
     if any(entry.paper_is_outside for entry in table.entries):
         said.append("†: it is outside the 95 % t interval of our mean best.")
     return " ".join(said)
+
+
+def _best_of(table: Table) -> str:
+    """`` (of 40 evaluations)``: what a best is the best of, where anything is finished."""
+    counts = sorted({count for entry in table.entries for count in entry.evaluations})
+    if not counts:
+        return ""
+    low, high = counts[0], counts[-1]
+    best = "" if table.kind == "best" else "best "
+    return f" ({best}of {low if low == high else f'{low} to {high}'} evaluation{'s' * (high != 1)})"
 
 
 def progress(table: Table) -> str:

@@ -10,16 +10,23 @@ from omegaconf import DictConfig
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.launch import launch
 from llqr_sam.suite.overview import Overview
+from llqr_sam.suite.same_data import Comparison, check_paths
 from llqr_sam.suite.selection import conclude
 from llqr_sam.suite.status import Status
 
 
 def dispatch(runs: Sequence[Planned], config: DictConfig) -> int:
-    """Show where the runs stand, or train what is missing; then say what a selection chose."""
+    """Show where the runs stand, or train what is missing; then say what a selection chose.
+
+    Raises:
+        UsageError: see ``launch``; or ``dataset.path`` names nothing, or not the data set.
+    """
+    check_paths([run.data_path for run in runs], config)
     status = Status.of(runs, *places(config))
     exit_code = 0
     if config.status or config.dry_run:
-        print(*(Overview(status, Path(config.paths.workspace)).lines() if config.status else status.lines()), sep="\n")
+        lines = Overview(status, Path(config.paths.workspace)).lines() if config.status else status.lines()
+        print(*lines, *Comparison.of(status, config).lines(), sep="\n")
     else:
         exit_code = launch(status, config)
     if config.select is not None:

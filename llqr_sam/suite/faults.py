@@ -1,4 +1,4 @@
-"""What happens to a run from outside, in one line: a process that it needs is gone, or its GPU is."""
+"""What happens to a run from outside, in one line: a process that it needs is gone, or its GPU is, or its data are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import re
 
 import torch
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.team import is_loss
+from llqr_sam.engine.trainer import CheckpointMismatchError
+
+# The data are not there, or not those that the run was begun on: a mistake of the command that every run would meet.
+WRONG_DATA = (MissingDataError, CheckpointMismatchError)
 
 
 class ProcessLost(RuntimeError):

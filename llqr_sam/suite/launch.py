@@ -11,19 +11,19 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llqr_sam.data.streams import MissingDataError
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices, provenance
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.run import RunOptions, require_sharpness
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.faults import DeviceLost, ProcessLost, RankLost
+from llqr_sam.suite.faults import WRONG_DATA, DeviceLost, ProcessLost, RankLost
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.job import Job, digest
 from llqr_sam.suite.local import Pool, places
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.ranks import train
+from llqr_sam.suite.same_data import Comparison
 from llqr_sam.suite.slurm import read_profile, submit
 from llqr_sam.suite.snapshot import Snapshot
 from llqr_sam.suite.status import Status, result
@@ -38,7 +38,8 @@ def launch(status: Status, config: DictConfig) -> int:
 
     Raises:
         UsageError: the device, a data set, the SLURM profile or SLURM is not there, the workspace or the results cannot
-            be written, or a setting of the launcher or of a single run is impossible.
+            be written, a setting of the launcher or of a single run is impossible, or a run has a record or checkpoint
+            of other data than those here.
 
     In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
     record and is no failure. A run that somebody else trains is left alone.
@@ -46,13 +47,15 @@ def launch(status: Status, config: DictConfig) -> int:
     check_choices(config)
     retried = retried_kinds(config)
     chosen = status.select("missing", *retried)
+    compared = Comparison.of(status, config)
+    compared.check()
     _say(*status.choices(), *status.damage())
     if config.sharpness:
         _say(*_unmeasured(status))
     if len(status.runs) > 1:
-        _say(status.total())
+        _say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:
-        return _already(status)
+        return _already(status, compared)
     _say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
     if status.select("failed") and not retried:
         _say("runs that failed are left alone; retry=failed tries them again")
@@ -77,12 +80,13 @@ def _unmeasured(status: Status) -> Iterator[str]:
         yield f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training"
 
 
-def _already(status: Status) -> int:
+def _already(status: Status, compared: Comparison) -> int:
     """Say what a single run is that is not trained now."""
     (run,) = status.select("finished", "diverged", "failed", "running")
     kind = status.of_run(run)
     if kind in ("finished", "diverged"):
-        print(f"{run.run_id} is {result(status.records[run.run_id])}\nrecord: {status.paths[run.run_id]}")
+        doubt = f" ({compared.unknown[run.run_id]})" if run.run_id in compared.unknown else ""
+        print(f"{run.run_id} is {result(status.records[run.run_id])}{doubt}\nrecord: {status.paths[run.run_id]}")
         return 0
     _say(f"{run.run_id}: {status.line(run)}: " + ("left alone" if kind == "running" else "retry=failed tries it again"))
     return 0 if kind == "running" else 1
@@ -95,7 +99,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
         if not alone:
             _say(f"[{number}/{len(jobs)}] {job.run_id}")
         try:
-            record = train(job, mistakes=(MissingDataError, ValueError) if alone else (MissingDataError,))
+            record = train(job, mistakes=(*WRONG_DATA, ValueError) if alone else WRONG_DATA)
         except LeftAlone as reason:
             _say(f"{job.run_id}: {reason}")
             continue
@@ -107,7 +111,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             lost += 1
             _say(f"{job.run_id}: {loss}")
             continue
-        except MissingDataError as error:
+        except WRONG_DATA as error:
             raise UsageError(str(error)) from error
         except Exception as error:
             if alone and isinstance(error, ValueError):

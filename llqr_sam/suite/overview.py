@@ -17,9 +17,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from llqr_sam.engine.record import epoch_words
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import MISTAKES, passed_over
 from llqr_sam.suite.grid import Cell, Planned, change_runs, choose_runs, plan_table, table_folder
+from llqr_sam.suite.same_data import check_paths
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.timings import is_timed
 from llqr_sam.suite.traces import Epochs, read_progress
@@ -56,7 +58,7 @@ class Overview:
         self._epochs = {run_id: epochs for run_id, epochs in found.items() if epochs is not None}
 
     def lines(self, *, brief: bool = False) -> Iterator[str]:
-        """A line a run, choices, damaged records, totals, hours; ``brief`` leaves out what waits or is finished."""
+        """As ``Status.lines``, and hours; ``brief`` leaves out what waits or is finished."""
         runs = self.status.select("running", "failed", "diverged") if brief else self.status.runs
         width = max((len(run.run_id) for run in runs), default=0)
         for run in runs:
@@ -64,6 +66,7 @@ class Overview:
         if not brief:
             yield from self.status.choices()
         yield from self.status.damage()
+        yield from self.status.mixtures().values()
         yield self.status.total().replace(" missing", " waiting")
         yield str(self.hours())
 
@@ -111,12 +114,16 @@ def every_table(words: Sequence[str], results: Path, workspace: Path, stale_minu
         results: Holds the records.
         workspace: Holds the traces of runs.
         stale_minutes: As in ``Status.of``.
+
+    Raises:
+        UsageError: ``dataset.path`` names nothing.
     """
     begun, choosing, changing = False, choose_runs(words), change_runs(words)
     names = {path.stem for path in (*(results / "runs").glob("*/*.json"), *workspace.glob("*-*-*"))}
     for number in groups()["table"]:
         chosen = [f"table='{number}'", *words]
         config = compose_config(chosen)
+        check_paths([Path(config.dataset.path) if config.dataset.path else None], config)
         if is_timed(config) or not _may_have_begun(config.table, names):
             continue  # planning a table takes seconds
         try:
@@ -148,4 +155,4 @@ def _may_have_begun(table: DictConfig, names: set[str]) -> bool:
 
 def _so_far(epochs: Epochs) -> str:
     best = f", best {epochs.best:.2f} {epochs.unit}" if epochs.best is not None else ""
-    return f"epoch {epochs.done}/{epochs.planned}{best}"
+    return f"epoch {epoch_words(epochs.done)}/{epochs.planned}{best}"

@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine import devices
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.engine.interruption import Interrupted
@@ -22,11 +21,12 @@ from llqr_sam.engine.record import CurvePoint
 from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.faults import DeviceLost
+from llqr_sam.suite.faults import WRONG_DATA, DeviceLost
 from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.launch import check_choices, check_device, check_places, make_job, retried_kinds
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.overview import Overview
+from llqr_sam.suite.same_data import Comparison, check_paths
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.timings import Measurements, measurements
 from llqr_sam.suite.traces import reason_of
@@ -179,6 +179,7 @@ class Reproduction:
         """
         check_device(self.config)
         check_places(self.config)
+        self._check_data()
         deadline = Deadline(minutes)
         failed = 0
         for begun, (part, work) in enumerate(self._missing(deadline)):
@@ -211,6 +212,13 @@ class Reproduction:
                 yield from study.lines()
         if not self.config.retry and any(self._status(part).select("failed") for part in self.parts):
             yield from ["", "runs that failed are left alone; retry=failed tries them again"]
+
+    def _check_data(self) -> None:
+        """Refuse a data set that is not there, or not the one of the records."""
+        runs = [run for part in self.parts for run in part.runs]
+        check_paths([run.data_path for run in runs], self.config)
+        paths = self.config.paths
+        Comparison.of(Status.of(runs, Path(paths.results), Path(paths.workspace)), self.config).check()
 
     def _missing(self, deadline: Deadline) -> Iterator[tuple[Part, Planned | Bench | Timings]]:
         """What is not done when its turn comes, each run once: one that fails now has had its turn.
@@ -263,15 +271,15 @@ def _train(run: Planned, status: Status, config: DictConfig, deadline: Deadline)
     Raises:
         Interrupted: a signal came or the time is up; a checkpoint is written.
         DeviceLost: it failed, and the next one would.
-        UsageError: the data set is not there.
+        UsageError: the data set is not there, or not the one that the run was begun on.
     """
     try:
-        attempt(make_job(run, status, config, Path()), mistakes=(MissingDataError,), observers=[deadline])
+        attempt(make_job(run, status, config, Path()), mistakes=WRONG_DATA, observers=[deadline])
     except LeftAlone as reason:
         _say(f"{run.run_id}: {reason}")
     except Interrupted:
         raise
-    except MissingDataError as error:
+    except WRONG_DATA as error:
         raise UsageError(str(error)) from error
     except Exception as error:
         _say(f"failed: {run.run_id}: {reason_of(error)}")

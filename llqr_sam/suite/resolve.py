@@ -71,15 +71,15 @@ def run_settings(config: DictConfig) -> RunSettings:
     _check_pair(config)
     _check_geometry(config)
     _check_devices(config)
-    settings = RunSettings(
-        dataset=_part(DatasetSettings, config.dataset),
-        arch=_part(ArchSettings, config.arch),
-        optim=_part(MethodSpec, config.optim),
-        protocol=_part(ProtocolSettings, config.protocol),
-        precision=_part(PrecisionSettings, config.precision),
-        seed=config.seed,
-    )
     try:
+        settings = RunSettings(
+            dataset=_part(DatasetSettings, config.dataset),
+            arch=_part(ArchSettings, config.arch),
+            optim=_part(MethodSpec, config.optim),
+            protocol=_part(ProtocolSettings, config.protocol),
+            precision=_part(PrecisionSettings, config.precision),
+            seed=config.seed,
+        )
         settings.validate()
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -81,10 +81,13 @@ def conclude(status: Status, config: DictConfig) -> Iterator[str]:
     for run in status.runs:
         choice = run.choices[-1]
         rows.setdefault((choice.dataset, choice.arch), {}).setdefault(choice, []).append(run)
-    score = SCORES[config.table.metric]
+    score, mixtures = SCORES[config.table.metric], status.mixtures()
     for (dataset, arch), row in rows.items():
-        candidates = [Candidate.of(choice, runs, status) for choice, runs in row.items()]
         yield f"{config.select} for {dataset} {arch}, best {score} of {selection_of(config).optim}:"
+        if dataset in mixtures:
+            yield f"  not compared: {mixtures[dataset]}"
+            continue
+        candidates = [Candidate.of(choice, runs, status) for choice, runs in row.items()]
         yield from map(str, candidates)
         yield f"  {_verdict(candidates, config)}"
 

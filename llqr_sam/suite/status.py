@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llqr_sam.engine.record import Record
+from llqr_sam.engine.record import Record, epoch_words
+from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.lock import Owner, holder
 from llqr_sam.suite.traces import Failure, UnreadableRecordError, find_record, read_failure, record_files
@@ -80,12 +81,13 @@ class Status:
         return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self) -> Iterator[str]:
-        """The plan as text: a line a run, what was selected, the damaged records, the total."""
+        """The plan as text: a line a run, what was selected, records that are damaged or do not compare, the total."""
         width = max(len(run.run_id) for run in self.runs)
         for run in self.runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"
         yield from self.choices()
         yield from self.damage()
+        yield from self.mixtures().values()
         yield self.total()
 
     def choices(self) -> Iterator[str]:
@@ -108,6 +110,28 @@ class Status:
         for reason in self.damaged:
             yield f"record not counted: {reason}"
 
+    def mixtures(self) -> dict[str, str]:
+        """Data set -> a sentence, for each whose records here are of different data: no mean over them means anything.
+
+        A record of before ``data_sha256`` does not say, and is taken for one of the same data.
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        for run in self.runs:
+            record = self.records.get(run.run_id)
+            if record is not None and record.data_sha256 is not None:
+                by_hash = found.setdefault(run.cell.dataset, {})
+                by_hash.setdefault(short(record.data_sha256), []).append(run.run_id)
+        return {name: _mixture(name, by_hash) for name, by_hash in found.items() if len(by_hash) > 1}
+
+    def check_mixtures(self) -> None:
+        """Call before any number is made of several records.
+
+        Raises:
+            UsageError: they are of different data.
+        """
+        for sentence in self.mixtures().values():
+            raise UsageError(sentence)
+
     def total(self) -> str:
         """``140 runs: 12 finished, 1 diverged, 127 missing``."""
         counts = Counter(self.of_run(run) for run in self.runs)
@@ -115,10 +139,30 @@ class Status:
         return f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}: {', '.join(parts)}"
 
 
+def short(sha256: str) -> str:
+    """A hash, long enough to tell data sets apart."""
+    return sha256[:12]
+
+
+def some(run_ids: Sequence[str]) -> str:
+    """``a, b, c and 4 others``."""
+    ids = list(dict.fromkeys(run_ids))
+    others = len(ids) - 3
+    return ", ".join(ids[:3]) + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
+
+
+def _mixture(dataset: str, by_hash: dict[str, list[str]]) -> str:
+    kinds = " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in by_hash.items())
+    return (
+        f"the records of dataset={dataset} are of different data, {kinds}, which no table or curve mixes: "
+        "keep each kind under a paths.results= of its own."
+    )
+
+
 def result(record: Record) -> str:
     """A record in a few words."""
     best, last = record.metrics.best, record.metrics.last
     if best.score is None or last.score is None:
         return f"{record.status}: {record.error or 'no epoch finished'}"
-    words = f"{record.status}: best {best.words} (epoch {best.epoch}), last {last.words}"
+    words = f"{record.status}: best {best.words} (epoch {epoch_words(best.epoch)}), last {last.words}"
     return f"{words}, {record.error}" if record.error else words

@@ -1,7 +1,7 @@
 """What a run leaves in its folder of the workspace while it has no record: how far it is, or why it failed.
 
-``progress.json`` is written after each epoch and goes with the record. ``failure.json`` is the last attempt's error,
-until the next one begins. ``log.txt`` has what workers printed and the traceback of a failure.
+``progress.json`` is written after each evaluation and goes with the record. ``failure.json`` is the last attempt's
+error, until the next one begins. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Failure:
 class Epochs:
     """How far a run is."""
 
-    done: int
+    done: float  # finished epochs, at the last evaluation
     planned: int
     best: float | None  # score
     seconds: float  # spent on the run, over resumes
@@ -59,7 +59,7 @@ class Epochs:
         return self.seconds * self.devices
 
     def left(self, now: float) -> float | None:
-        """Seconds to the end at the pace so far, if an epoch is done."""
+        """Seconds to the end at the pace so far, if there was an evaluation."""
         if not self.done:
             return None
         return max(0.0, self.seconds / self.done * (self.planned - self.done) - (now - self.time))
@@ -73,7 +73,8 @@ class ProgressFile(Observer):
         self._planned, self._devices = run.epochs, run.devices
         self._best = max((point.score for point in run.curve if point.score is not None), default=None)
         self._unit = run.curve[-1].unit if run.curve else "%"
-        self._write(len(run.curve), run.curve[-1].seconds if run.curve else 0.0)
+        last = run.curve[-1] if run.curve else None
+        self._write(last.epoch if last else 0, last.seconds if last else 0.0)
 
     def on_epoch(self, point: CurvePoint) -> None:
         if point.score is not None:
@@ -84,7 +85,7 @@ class ProgressFile(Observer):
     def on_end(self, record: Record) -> None:
         self._path.unlink(missing_ok=True)
 
-    def _write(self, done: int, seconds: float) -> None:
+    def _write(self, done: float, seconds: float) -> None:
         try:
             epochs = Epochs(done, self._planned, self._best, seconds, time.time(), self._devices, self._unit)
             _write(self._path, asdict(epochs))

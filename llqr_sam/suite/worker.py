@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.record import Record
+from llqr_sam.engine.record import Record, epoch_words
 from llqr_sam.suite.attempt import attempt
-from llqr_sam.suite.faults import DeviceLost, RankLost
+from llqr_sam.suite.faults import WRONG_DATA, DeviceLost, RankLost
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone
 from llqr_sam.suite.ranks import take_part, train
@@ -111,19 +110,19 @@ def carry_out(text: str) -> Reply:
     try:
         job = Job.from_json(text)
         with _printing_to(log_path(job.folder)):
-            record = train(job, mistakes=(MissingDataError,))
+            record = train(job, mistakes=WRONG_DATA)
     except LeftAlone as reason:
         return Reply("left", str(reason))
     except (Interrupted, KeyboardInterrupt) as interruption:
         return Reply("interrupted", str(interruption), ends=True)
     except RankLost as loss:
         return Reply("killed", str(loss), ends=True)
-    except MissingDataError as error:
+    except WRONG_DATA as error:
         return Reply("mistake", str(error))
     except Exception as error:
         return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
     best = record.metrics.best
-    accuracy = "" if best.score is None else f"best {best.words} (epoch {best.epoch})"
+    accuracy = "" if best.score is None else f"best {best.words} (epoch {epoch_words(best.epoch)})"
     return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
 
 

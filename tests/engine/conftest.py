@@ -86,7 +86,7 @@ def make_options(tmp_path: Path) -> Callable[..., RunOptions]:
 class StopAt(Observer):
     """Asks the run to stop after a step, or after the evaluation of an epoch."""
 
-    def __init__(self, step: int | None = None, epoch: int | None = None) -> None:
+    def __init__(self, step: int | None = None, epoch: float | None = None) -> None:
         self.step, self.epoch = step, epoch
 
     def on_start(self, run: RunInfo) -> None:

@@ -103,7 +103,7 @@ def test_keys_are_those_of_the_schema(record: Record) -> None:
     tree = json.loads(record.to_json())
     expected = "schema run_id status error config git_commit git_dirty packages device parameters metrics refreshes "
     assert set(tree) == words(expected + "weights_sha256 seconds started resumes")
-    assert set(tree["metrics"]) == {"best", "last", "curve"}
+    assert set(tree["metrics"]) == {"best", "last", "curve", "best_of"}
     assert set(tree["metrics"]["best"]) == {"top1", "epoch"}
     assert set(tree["metrics"]["curve"][0]) == words("epoch step lr train_loss test_loss top1 seconds")
     refresh = "step objective_before objective_after relative_change fallbacks seconds"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,38 @@ class Watching(Observer):
         self.closed += 1
 
 
+@pytest.mark.parametrize("every", ["7steps", "10steps", "2epochs", "1000steps"])
+def test_evaluations_change_nothing_but_the_curve(every: str, make_settings: Any, make_options: Any) -> None:
+    """Every so many steps and at the end; each point is of the weights that a run evaluated there otherwise has."""
+    usual = execute(make_settings("llqr_sam", epochs=3), make_options("usual"))
+    epoch = usual.metrics.curve[0].step
+    record = execute(make_settings("llqr_sam", epochs=3, evaluate_every=every), make_options("other"))
+    assert record.weights_sha256 == usual.weights_sha256
+    number = int(re.sub(r"\D", "", every)) * (epoch if "epochs" in every else 1)
+    curve = record.metrics.curve
+    assert [point.step for point in curve] == [*range(number, 3 * epoch, number), 3 * epoch]
+    assert [point.epoch for point in curve] == [point.step / epoch for point in curve]
+    assert all(isinstance(point.epoch, int) == (point.step % epoch == 0) for point in curve)
+    assert record.metrics.best_of == record.metrics.scored == len(curve)
+    shared = {point.step: point for point in curve}
+    for point in usual.metrics.curve:
+        if point.step in shared:
+            assert (shared[point.step].top1, shared[point.step].test_loss) == (point.top1, point.test_loss)
+
+
+def test_resume_between_evaluations_is_bitwise(make_settings: Any, make_options: Any) -> None:
+    """Stopped before and after evaluations in mid-epoch and at its end, and between."""
+    settings = make_settings("llqr_f_sam", evaluate_every="5steps")
+    whole = execute(settings, make_options("whole"))
+    epoch = digits(settings).train.steps_per_epoch
+    assert whole.metrics.last == whole.metrics.curve[-1].accuracy
+    assert whole.metrics.curve[-1].step == 2 * epoch
+    stops = [StopAt(4), StopAt(5), StopAt(epoch=10 / epoch), StopAt(12), StopAt(epoch), StopAt(25), StopAt(2 * epoch)]
+    pieces = run_in_pieces(settings, make_options("pieces"), stops)
+    assert timeless(pieces) == timeless(whole)
+    assert pieces.resumes == len(stops)
+
+
 def test_observers_see_what_the_record_keeps(make_settings: Any, make_options: Any) -> None:
     watching = Watching()
     record = execute(make_settings("llqr_sam"), make_options(), [watching])
@@ -321,7 +354,9 @@ def test_a_checkpoint_on_other_data_is_refused(
         execute(settings, options, [StopAt(5)])
     with monkeypatch.context() as patch:
         patch.setattr(ImageArrays, "fingerprint", lambda arrays: "other")
-        with pytest.raises(CheckpointMismatchError, match="is of a run on other data: put that back") as raised:
+        with pytest.raises(
+            CheckpointMismatchError, match="is of a run on other data, [0-9a-f]{12} where here are other: name"
+        ) as raised:
             execute(settings, options)
     assert "\n" not in str(raised.value)
     record = execute(settings, options)

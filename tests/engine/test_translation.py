@@ -162,6 +162,23 @@ def test_scores_are_in_the_record_and_the_best_weights_are_kept(captions: Path, 
         assert all(torch.equal(last[name], kept[name]) for name in last)
 
 
+def test_evaluations_at_other_times_than_the_ends_of_epochs(captions: Path, tmp_path: Path) -> None:
+    """Every second evaluation is scored, whatever the epoch, and so is the last; stopped in between, it is the same."""
+    settings = small("adamw", evaluate_every="6steps", bleu_every=2)
+    whole = execute(settings, options(tmp_path / "whole", captions))
+    curve = whole.metrics.curve
+    steps = curve[-1].step
+    assert [point.step for point in curve] == [*range(6, steps, 6), steps]
+    scored = [number % 2 == 0 or number == len(curve) for number in range(1, len(curve) + 1)]
+    assert [point.bleu is not None for point in curve] == scored
+    assert whole.metrics.best_of == sum(scored)
+    assert curve[-1].epoch == 2
+    for step in (6, 8, 12):
+        with pytest.raises(Interrupted):
+            execute(settings, options(tmp_path / "pieces", captions), [StopAt(step)])
+    assert timeless(execute(settings, options(tmp_path / "pieces", captions))) == timeless(whole)
+
+
 @pytest.mark.parametrize("structure", ["kfac", "ekfac", "diag_kfac"])
 def test_every_structure_trains_with_tied_embeddings(structure: str, captions: Path, tmp_path: Path) -> None:
     settings = small("llqr_sam", epochs=1)

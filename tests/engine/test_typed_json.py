@@ -25,6 +25,7 @@ class Tree:
     leaves: list[Leaf]
     heights: dict[str, float]
     note: str | None = None
+    age: int | float = 0
 
 
 TREE = Tree(VERSION, [Leaf(0.1), Leaf(2.0, "long")], {"trunk": 3.0})
@@ -43,6 +44,12 @@ def test_an_integer_is_read_as_the_float_it_stands_for():
     """JSON has one kind of number: 3 may be what another writer makes of 3.0."""
     read_back = from_json(Tree, b'{"schema": 3, "leaves": [], "heights": {"trunk": 3}}', VERSION)
     assert isinstance(read_back.heights["trunk"], float)
+
+
+@pytest.mark.parametrize("age", [3, 3.0, 3.5])
+def test_either_kind_of_number_stays_what_it_is(age: float):
+    tree = Tree(VERSION, [], {}, age=age)
+    assert type(from_json(Tree, to_json(tree).encode(), VERSION).age) is type(age)
 
 
 @pytest.mark.parametrize(

@@ -510,13 +510,15 @@ def test_under_inference_mode(divergence):
         torch.testing.assert_close(metric.named_factors()[name], factors)
 
 
-def test_parameters_of_inference_mode_and_meta_are_named():
+def test_parameters_without_gradients_or_values_are_named():
     with torch.inference_mode():
         net = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="parameter weight was made in inference mode"):
         LLQR(net)
-    with pytest.raises(ValueError, match="parameter weight is on the meta device"):
-        LLQR(nn.Linear(3, 2, device="meta"))
+    with pytest.raises(ValueError, match=r"parameter 0.weight is on cpu and 1.weight on meta; LLQR needs all on one"):
+        LLQR(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, device="meta")))
+    with pytest.raises(ValueError, match="the model is on the meta device, without values"):
+        LLQR(nn.Linear(3, 2, device="meta")).refresh(torch.randn(4, 3), torch.zeros(4).long(), mean_loss)
 
 
 def test_single_beside_double_precision_is_named():

@@ -6,6 +6,8 @@ import pytest
 
 from llqr_sam.report.curves import curves_of, draw_convergence, draw_curves
 from llqr_sam.report.drawing import COLOURS, OTHER, NoRecords
+from llqr_sam.report.page_curves import LEFT, charts
+from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.status import Status
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -58,3 +60,25 @@ def test_convergence_of_a_table(tmp_path):
 def test_convergence_without_records(tmp_path):
     with pytest.raises(NoRecords, match="python train.py table=6"):
         draw_convergence("4", tmp_path, tmp_path)
+
+
+def test_no_curve_is_drawn_over_records_of_different_data(tmp_path):
+    for run, data in zip(RUNS[:2], "ab", strict=True):
+        write_record(tmp_path, run, [50.0, 60.0], data=data * 64)
+    with pytest.raises(UsageError, match="of different data"):
+        draw_curves("Demo", Status.of(RUNS, tmp_path), tmp_path / "curves.png")
+    with pytest.raises(UsageError, match="of different data"):
+        draw_convergence("1", tmp_path, tmp_path / "figures", ["table=demo"])
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_evaluations_stand_where_they_were(tmp_path):
+    """Of a run that is not evaluated at the ends of epochs, as of one that is."""
+    write_record(tmp_path, RUNS[0], [10.0, 20.0, 30.0], epochs=[0.8, 1.6, 2])
+    (curve,) = curves_of(Status.of(RUNS, tmp_path))
+    np.testing.assert_array_equal(curve.epochs, [0.8, 1.6, 2.0])
+    assert draw_curves("Demo", Status.of(RUNS, tmp_path), tmp_path / "curves.png")
+    (chart,) = charts([curve], "top1")
+    xs = [float(point.partition(",")[0]) for point in chart.panels[0].lines[0].points.split()]
+    left = [(x - LEFT) / (xs[2] - LEFT) for x in xs]
+    assert left == pytest.approx([0.4, 0.8, 1.0], abs=0.01)

@@ -7,6 +7,7 @@ import pytest
 
 from llqr_sam.report.entries import Table, build_table
 from llqr_sam.report.paper import PaperValue
+from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.traces import note_failure
 from tests.suite.plans import plan_of
@@ -102,3 +103,14 @@ def test_best_of_a_row_needs_two(tmp_path):
     write_record(tmp_path, LLQR[0], [91.0])
     both = table(tmp_path)
     assert both.best(both.rows[0]) == 91.0
+
+
+def test_records_of_different_data_are_not_pooled(tmp_path):
+    """Nor compared: neither within a cell nor between the cells of a row."""
+    for seed, run in enumerate(SGDM):
+        write_record(tmp_path / "cell", run, [90.0], data="ab"[seed % 2] * 64)
+    write_record(tmp_path / "row", SGDM[0], [90.0], data="a" * 64)
+    write_record(tmp_path / "row", LLQR[0], [90.0], data="b" * 64)
+    for results in (tmp_path / "cell", tmp_path / "row"):
+        with pytest.raises(UsageError, match="the records of dataset=digits are of different data"):
+            table(results)

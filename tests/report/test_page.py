@@ -263,3 +263,13 @@ def test_in_a_browser(width, written, tmp_path):
     assert len(found) == 9
     assert [name for name, holds in found.items() if not holds] == []
     assert matplotlib.image.imread(tmp_path / "page.png").std() > 0.05
+
+
+def test_a_table_of_different_data_is_passed_over(results, tmp_path, monkeypatch):
+    shutil.copytree(results, tmp_path / "results")
+    for run, data in zip(RUNS[3:5], "ab", strict=True):
+        write_record(tmp_path / "results", run, [70.0], data=data * 64)
+    monkeypatch.setattr(page, "groups", lambda: {"table": TABLES})
+    path, (line,) = write_page(tmp_path / "results")
+    assert line.startswith("table=7 passed over: the records of dataset=cifar100 are of different data")
+    assert html.escape(line, quote=False) in path.read_text()

@@ -126,3 +126,14 @@ def test_a_mistake_is_one_line():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "table=66 is not a table here" in done.stderr
+
+
+def test_records_of_different_data_are_refused_and_named(tmp_path):
+    runs = plan_of("table=demo")[:2]
+    for run, data in zip(runs, "ab", strict=True):
+        write_record(tmp_path, run, [70.0], data=data * 64)
+    done = render("table=demo", f"paths.results={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the records of dataset=digits are of different data, aaaaaaaaaaaa (")
+    assert all(run.run_id in done.stderr for run in runs)
+    assert not (tmp_path / "demo").exists()

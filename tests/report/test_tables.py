@@ -128,6 +128,17 @@ def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
     assert "sharpness" not in to_markdown(other)
 
 
+def test_m_sharpness_at_different_radii_is_not_averaged(tmp_path):
+    """The radius is no setting of a run; the Hessian's numbers do not depend on it."""
+    for run, rho in zip(RUNS[:2], (0.1, 0.2), strict=True):
+        flat = Sharpness(eigenvalues=[12.5], trace=40.0, m_sharpness=rho, rho=rho, m=128, samples=1024, seconds=1.0)
+        path = tmp_path / "runs" / run.folder / f"{run.run_id}.json"
+        dataclasses.replace(record_of(run, [80.0]), sharpness=flat).write(path)
+    text = to_markdown(build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path), {}))
+    assert "<br>sharpness top 12.5, trace 40 |" in text
+    assert "m-sharpness is left out where seeds measured it at different radii." in text
+
+
 def test_latex(tmp_path):
     text = to_latex(table(tmp_path))
     assert r"\textbf{80.50 $\pm$ 0.71 (2 of 5)} & 80.25 (1 of 5, 1 diverged) & not run \\" in text
@@ -153,3 +164,18 @@ def test_equal_records_give_equal_bytes(tmp_path):
     assert [path.name for path in paths] == ["table_07.md", "table_07.csv", "table_07.tex"]
     write_table(table(tmp_path), tmp_path / "tables" / "table_07", ["md", "csv", "tex"])
     assert [path.read_bytes() for path in paths] == first
+
+
+def test_of_how_many_evaluations_a_best_is_the_best(tmp_path):
+    """Said of the table as a whole, and in the CSV of each cell; of nothing finished, nothing."""
+    empty = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    assert "evaluation" not in to_markdown(empty)
+    write_record(tmp_path, RUNS[0], [80.0, 81.0])
+    write_record(tmp_path, RUNS[1], [80.0, 81.0])
+    first = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    assert "best over training (of 2 evaluations): mean" in to_markdown(first)
+    write_record(tmp_path, RUNS[5], [80.0] * 40, epochs=[5 * number for number in range(1, 41)])
+    last = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {}, "last")
+    assert "last epoch (best of 2 to 40 evaluations): mean" in to_markdown(last)
+    rows = csv.DictReader(io.StringIO(to_csv(last)))
+    assert [row["best_of"] for row in rows] == ["2", "40", ""]

@@ -11,10 +11,18 @@ from llqr_sam.suite.grid import Planned
 
 
 def record_of(
-    run: Planned, top1: Sequence[float], status: Literal["finished", "diverged"] = "finished", hours: float = 0.0
+    run: Planned,
+    top1: Sequence[float],
+    status: Literal["finished", "diverged"] = "finished",
+    hours: float = 0.0,
+    data: str | None = None,
+    epochs: Sequence[float] = (),
 ) -> Record:
-    """A record of ``run`` with the given test accuracies, one an epoch, in percent."""
-    curve = [CurvePoint(e, 10 * e, 0.1, 1.0, 1.0, value, float(e)) for e, value in enumerate(top1, start=1)]
+    """A record of ``run`` with the given test accuracies in percent, one an epoch or after ``epochs``, on such data."""
+    curve = [
+        CurvePoint(epoch, number, 0.1, 1.0, 1.0, value, float(number))
+        for number, (epoch, value) in enumerate(zip(epochs or range(1, len(top1) + 1), top1, strict=True), start=1)
+    ]
     return Record(
         schema=SCHEMA_VERSION,
         run_id=run.run_id,
@@ -32,6 +40,7 @@ def record_of(
         seconds=Seconds(0, 0, 0, 0, 0, 3600 * hours),
         started="2026-01-01T00:00:00+00:00",
         resumes=0,
+        data_sha256=data,
     )
 
 
@@ -41,7 +50,9 @@ def write_record(
     top1: Sequence[float],
     status: Literal["finished", "diverged"] = "finished",
     hours: float = 0.0,
+    data: str | None = None,
+    epochs: Sequence[float] = (),
 ) -> Path:
     """Write such a record where the run's own would be; returns its file."""
     path = results / "runs" / run.folder / f"{run.run_id}.json"
-    return record_of(run, top1, status, hours).write(path)
+    return record_of(run, top1, status, hours, data, epochs).write(path)

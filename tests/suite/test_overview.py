@@ -19,7 +19,7 @@ WORDS = ("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]")
 RUNS = plan_of(*WORDS)  # two cells of three seeds
 
 
-def write_progress(folder: Path, done: int, seconds: float, devices: int = 1, unit: str = "%") -> None:
+def write_progress(folder: Path, done: float, seconds: float, devices: int = 1, unit: str = "%") -> None:
     epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit)
     with replacing(progress_path(folder)) as file:
         file.write(json.dumps(dataclasses.asdict(epochs)).encode())
@@ -32,7 +32,7 @@ def states(tmp_path: Path) -> Path:
         write_record(tmp_path / "results", run, [90.0], status, hours)  # type: ignore[arg-type]
     note_failure(RUNS[2].run_id, tmp_path / "work" / RUNS[2].run_id, RuntimeError("CUDA out of memory"))
     write_progress(tmp_path / "work" / RUNS[3].run_id, 5, 1800.0)
-    write_progress(tmp_path / "work" / RUNS[4].run_id, 10, 3600.0)
+    write_progress(tmp_path / "work" / RUNS[4].run_id, 2000 / 195, 3600.0)  # evaluated every 2000 steps
     return tmp_path
 
 
@@ -46,11 +46,11 @@ def test_a_line_says_where_each_run_stands(states):
     assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
     assert stands[2].endswith("log.txt)")
     assert stands[3].startswith("running: epoch 5/20, best 91.50 %, 1:30:00 left, on ")
-    assert stands[4] == "waiting, interrupted after epoch 10/20, best 91.50 %"
+    assert stands[4] == "waiting, interrupted after epoch 10.26/20, best 91.50 %"
     assert stands[5] == "waiting"
     assert lines[6] == "6 runs: 1 finished, 1 diverged, 1 failed, 1 running, 2 waiting"
-    # 1 + 0.5 + 0.5 + 1 spent; sam's own pace gives 1.5 and 1, and its third run has nothing to go by.
-    assert lines[7] == "3.00 device-hours spent, about 2.50 left, not counting 1 run of cells that none has finished"
+    # 1 + 0.5 + 0.5 + 1 spent; sam's own pace gives 1.5 and 0.95, and its third run has nothing to go by.
+    assert lines[7] == "3.00 device-hours spent, about 2.45 left, not counting 1 run of cells that none has finished"
 
 
 def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):

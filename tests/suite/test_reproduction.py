@@ -213,6 +213,18 @@ def test_one_error_of_cuda_ends_the_call_and_the_next_goes_on(tmp_path, monkeypa
     assert len(records(tmp_path)) == 2
 
 
+def test_it_does_not_go_on_with_other_data_than_its_records(tmp_path):
+    words = [*TINY, *places(tmp_path)]
+    run = Reproduction(words, [5]).parts[0].runs[0]
+    write_record(tmp_path / "results", run, [50.0], data="a" * 64)
+    with pytest.raises(
+        UsageError, match=f"^dataset=digits has the data .*, the records are of a{{12}} .{run.run_id}.: "
+    ):
+        Reproduction(words, [5]).run()
+    with pytest.raises(UsageError, match=r"^dataset\.path=gone\.npz does not exist"):
+        Reproduction([*words, "dataset.path=gone.npz"], [5]).run()
+
+
 def test_a_precision_that_the_device_cannot_do_is_refused():
     with pytest.raises(UsageError, match="cuda_graphs=true needs a CUDA device, not cpu. Choose precision=default"):
         Reproduction(["device=cpu"]).run()

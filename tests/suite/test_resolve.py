@@ -43,6 +43,8 @@ REFUSED = {
     "dataset=cifar10 protocol.max_tokens=100": ["protocol.max_tokens=100", "dataset=cifar10"],
     "dataset=cifar10 protocol.batch_size=null": ["protocol.batch_size=null", "dataset=cifar10"],
     "protocol.schedule=inverse_sqrt": ["protocol.warmup_steps=null", "protocol.schedule=inverse_sqrt"],
+    "protocol.evaluate_every=2000": ["protocol.evaluate_every=2000", "2000steps"],
+    "protocol.evaluate_every=2hours": ["protocol.evaluate_every=2hours", "2epochs"],
     "seed=9223372036854775808": ["seed=9223372036854775808"],
     "logger.mode=live": ["logger.mode=live", "offline, online"],
 }
@@ -72,3 +74,31 @@ def test_settings_are_plain_and_pruned():
     assert type(settings["protocol"]["milestones"]) is list
     assert "methods" not in settings["protocol"]
     assert settings["dataset"] == {"name": "digits", "label_noise": 0.0, "crop": "image"}
+
+
+IDS = {  # as of commit b4c28ea
+    "": "digits-small_cnn-llqr_sam-ngd-s0-384c5736",
+    "optim=sgdm seed=1": "digits-small_cnn-sgdm-s1-8d55c94e",
+    "optim=llqr_f_sam dataset.label_noise=0.4": "digits-small_cnn-llqr_f_sam-ngd-s0-801e74e4",
+    "dataset=cifar100 geometry=newton seed=3": "cifar100-resnet18-llqr_sam-newton-s3-2d8d34d4",
+    "dataset=cifar10 arch=vgg16_bn optim=f_sam": "cifar10-vgg16_bn-f_sam-s0-b88f7abc",
+    "dataset=cifar100 arch=wrn28_10 optim=fisher_sam protocol.epochs=2": "cifar100-wrn28_10-fisher_sam-s0-be823311",
+    "dataset=cifar100 optim=sam precision=fast precision.deterministic=true": "cifar100-resnet18-sam-s0-4bf94f39",
+    "dataset=tinyimagenet optim=llqr": "tinyimagenet-resnet18-llqr-ngd-s0-76d35d79",
+    "dataset=imagenet optim=llqr_f_sam": "imagenet-resnet50-llqr_f_sam-ngd-s0-04348d8f",
+    "dataset=iwslt14 optim=adamw seed=4": "iwslt14-transformer_iwslt-adamw-s4-fde91e1b",
+    "dataset=multi30k": "multi30k-transformer_small-llqr_sam-ngd-s0-46454fda",
+}
+
+
+@pytest.mark.parametrize(("words", "run_id"), IDS.items(), ids=list(IDS))
+def test_a_run_keeps_its_id(words, run_id):
+    """Or its record would no longer be found: a new setting leaves the ids of runs that do not use it."""
+    assert settings_of(*words.split()).run_id == run_id
+
+
+def test_how_often_a_run_is_evaluated_is_part_of_its_id():
+    every = {text: settings_of(f"protocol.evaluate_every={text}").run_id for text in ("1epoch", "2epochs", "2000steps")}
+    assert every["1epoch"] == settings_of().run_id
+    assert len(set(every.values())) == 3
+    assert settings_of("protocol.evaluate_every=2000steps").as_dict()["protocol"]["evaluate_every"] == "2000steps"

@@ -239,3 +239,13 @@ def test_from_runs_to_choice(command, capsys):
     assert "3 runs: 3 finished" in capsys.readouterr().err
     assert command.conclude(*words)[-1] == chosen
     assert command.status("optim=sgdm", *words[1:]).total() == "1 run: 1 finished"
+
+
+def test_nothing_is_selected_from_runs_on_different_data(command):
+    words = "select=weight_decay"
+    for run, data in zip(command.plan(words), "aabaaa", strict=True):
+        write_record(command.folder / "results", run, [90.0], data=data * 64)
+    (heading, line) = command.conclude(words)
+    assert heading.startswith("weight_decay for digits small_cnn")
+    assert line.startswith("  not compared: the records of dataset=digits are of different data, aaaaaaaaaaaa (")
+    assert not command.files()

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
+from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.lock import RunLock
-from llqr_sam.suite.status import Status, result
+from llqr_sam.suite.status import Status, result, some
 from llqr_sam.suite.traces import note_failure
 from tests.suite.plans import plan_of
 from tests.suite.records import record_of, write_record
@@ -106,3 +109,32 @@ def test_a_record_outweighs_an_old_failure(tmp_path):
     note_failure(RUNS[0].run_id, tmp_path / "work" / RUNS[0].run_id, RuntimeError("boom"))
     write_record(tmp_path, RUNS[0], [90.0])
     assert Status.of(RUNS[:1], tmp_path, tmp_path / "work").of_run(RUNS[0]) == "finished"
+
+
+def test_records_of_different_data_are_named(tmp_path):
+    """Each kind with its runs; records of before, which do not say, are no kind of their own."""
+    for run, data in zip(RUNS, ("a" * 64, "b" * 64, "a" * 64), strict=True):
+        write_record(tmp_path, run, [90.0], data=data)
+    status = Status.of(RUNS, tmp_path)
+    sentence = (
+        f"the records of dataset=digits are of different data, aaaaaaaaaaaa ({RUNS[0].run_id}, {RUNS[2].run_id}) and "
+        f"bbbbbbbbbbbb ({RUNS[1].run_id}), which no table or curve mixes: keep each kind under a paths.results= of "
+        "its own."
+    )
+    assert status.mixtures() == {"digits": sentence}
+    assert sentence in list(status.lines())
+    with pytest.raises(UsageError, match="of different data"):
+        status.check_mixtures()
+    same = Status.of((RUNS[0], RUNS[2]), tmp_path)
+    assert not same.mixtures()
+    same.check_mixtures()
+    old = write_record(tmp_path / "old", RUNS[0], [90.0])
+    assert "data_sha256" not in old.read_text()
+    write_record(tmp_path / "old", RUNS[1], [90.0], data="b" * 64)
+    assert not Status.of(RUNS, tmp_path / "old").mixtures()
+
+
+def test_many_runs_are_named_in_short():
+    assert some(["a", "b", "a"]) == "a, b"
+    assert some(["a", "b", "c", "d"]) == "a, b, c and 1 other"
+    assert some(list("abcdef")) == "a, b, c and 3 others"
