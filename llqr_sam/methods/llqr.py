@@ -75,6 +75,7 @@ def _in_own_dtypes(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concat
 
     @functools.wraps(method)
     def shielded(self: LLQR, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._parameters.require_values()
         with ordinary_tensors(), torch.autocast(self._parameters.device.type, enabled=False):
             return method(self, *args, **kwargs)
 

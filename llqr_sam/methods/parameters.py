@@ -28,6 +28,15 @@ class Parameters:
         """Their names."""
         return frozenset(self._shapes)
 
+    def require_values(self) -> None:
+        """Refuses a model on the meta device.
+
+        Raises:
+            ValueError: it is there.
+        """
+        if self.device.type == "meta":
+            raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
+
     def require_known(self, v: Named) -> None:
         """Refuses a vector that U cannot be applied to.
 
@@ -45,10 +54,8 @@ class Parameters:
         """Refuses a model that is not as it was.
 
         Raises:
-            ValueError: a parameter was frozen, unfrozen, reshaped, removed or moved since, or has no values.
+            ValueError: a parameter was frozen, unfrozen, reshaped, removed or moved since.
         """
-        if self.device.type == "meta":
-            raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
         present = _shapes(self._model)
         for name in sorted(self._shapes.keys() | present):
             before, now = self._shapes.get(name), present.get(name)
@@ -95,7 +102,8 @@ def require_supported(model: nn.Module) -> None:
             raise ValueError(f"parameter {name} is complex; LLQR needs real ones.")
         if parameter.device != other.device:
             raise ValueError(
-                f"parameter {first} is on {other.device} and {name} on {parameter.device}; LLQR needs all on one device."
+                f"parameter {first} is on {other.device} and {name} on {parameter.device}; "
+                "LLQR needs all on one device."
             )
         if parameter.is_inference():
             raise ValueError(
