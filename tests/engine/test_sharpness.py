@@ -18,6 +18,7 @@ from llqr_sam.data.registry import load
 from llqr_sam.engine import run
 from llqr_sam.engine.run import execute
 from llqr_sam.engine.sharpness import EIGENVALUES, TrainingHessian, m_sharpness, measure, top_eigenvalues
+from llqr_sam.torchvision_compat import ensure_torchvision
 
 
 class Tokens(nn.Module):
@@ -44,12 +45,30 @@ def convolutions() -> nn.Module:
     return net
 
 
+def encoder() -> nn.Module:
+    """torch's own layer, which has a fused kernel for inference."""
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (4, 4)), layer, nn.Flatten(), nn.Linear(16, 3))
+
+
+def vit() -> nn.Module:
+    """timm's vision transformer, two blocks of width 16 over four patches."""
+    ensure_torchvision()
+    from timm.models.vision_transformer import VisionTransformer
+
+    network = VisionTransformer(
+        img_size=4, patch_size=2, in_chans=1, num_classes=3, embed_dim=16, depth=2, num_heads=2
+    )
+    return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), network)
+
+
 NETWORKS = {"linear": lambda: nn.Linear(16, 3), "convolutions": convolutions, "tokens": Tokens}
+TRANSFORMERS = {"encoder": encoder, "vit": vit}
 
 
 def problem(name: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """A network in inference mode and three minibatches of 8."""
-    net = NETWORKS[name]().eval()
+    net = (NETWORKS | TRANSFORMERS)[name]().eval()
     x, y = 2 * torch.randn(24, 16), torch.randint(0, 3, (24,))
     return net, list(zip(x.split(8), y.split(8), strict=True))
 
@@ -108,10 +127,14 @@ def test_m_sharpness_by_hand():
     assert m_sharpness(net, batches, F.cross_entropy, 0.5) == pytest.approx(sum(rises) / 3, rel=1e-5)
 
 
-def test_m_sharpness_vanishes_with_the_radius_and_at_a_stationary_point():
-    net, batches = problem("tokens")
-    assert m_sharpness(net, batches, F.cross_entropy, 0.0) == 0.0
-    assert m_sharpness(net, batches, lambda outputs, _: 0 * outputs.sum(), 0.1) == 0.0
+@pytest.mark.parametrize("name", [*NETWORKS, *TRANSFORMERS])
+@pytest.mark.parametrize("grad_mode", [True, False])
+def test_m_sharpness_vanishes_with_the_radius_and_at_a_stationary_point(name, grad_mode):
+    """To the last bit: both losses come from the same kernels, whatever grad mode the caller is in."""
+    net, batches = problem(name)
+    with torch.set_grad_enabled(grad_mode):
+        assert m_sharpness(net, batches, F.cross_entropy, 0.0) == 0.0
+        assert m_sharpness(net, batches, lambda outputs, _: 0 * outputs.sum(), 0.1) == 0.0
 
 
 @pytest.fixture
