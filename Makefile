@@ -30,7 +30,7 @@ demo: .venv/.ready ## Train every method on real digits and render results/demo/
 
 .PHONY: test
 test: .venv/.ready ## Run the tests, on two cores at once
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	@$(RUN) -m pytest -n 2
 
 .PHONY: test-slow
 test-slow: .venv/.ready ## Run the tests marked slow

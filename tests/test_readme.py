@@ -13,6 +13,7 @@ import pytest
 from llqr_sam.data.registry import DATASETS
 from llqr_sam.methods.factory import STRUCTURES
 from llqr_sam.models.registry import ARCHS
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -39,7 +40,7 @@ def test_python_commands_run(command, tmp_path):
     if is_training or command[1] == "scripts/render_tables.py":
         extra.append(f"paths.results={tmp_path}")
     run = subprocess.run(
-        [sys.executable, *command[1:], *extra], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
+        [sys.executable, *command[1:], *extra], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
