@@ -18,7 +18,7 @@ def test_the_oldest_versions_are_the_lower_bounds():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     promised = {}
-    for text in (*project["dependencies"], *extras["suite"], *extras["dev"]):
+    for text in (*project["dependencies"], *extras["suite"], *extras["sharpness"], *extras["dev"]):
         requirement = Requirement(text)
         for bound in requirement.specifier:
             if bound.operator == ">=":
