@@ -37,6 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[local.Worker]:
             workers.append(self)
 
     monkeypatch.setattr(local, "Worker", Recording)
+    monkeypatch.setattr(local, "PATIENCE", PATIENCE)  # none is killed because the machine is busy
     return workers
 
 
