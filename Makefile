@@ -30,7 +30,7 @@ demo: .venv/.ready ## Train every method on real digits and render results/demo/
 
 .PHONY: test
 test: .venv/.ready ## Run the tests, on two cores at once
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	@$(RUN) -m pytest -n 2
 
 .PHONY: test-slow
 test-slow: .venv/.ready ## Run the tests marked slow
@@ -62,6 +62,22 @@ nmt: .venv/.nmt ## Add fairseq to .venv, for translation
 .PHONY: test-nmt
 test-nmt: .venv/.nmt ## Run the tests that need fairseq
 	@$(RUN) -m pytest -m nmt
+
+.PHONY: test-wheel
+test-wheel: .venv/.ready ## Build the wheel, install it alone with torch, run the README's example there
+	@$(RUN) -m pytest -m wheel tests/integration
+
+OLDEST := .venv-oldest/bin/python
+.venv-oldest/.ready: pyproject.toml constraints-oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: the oldest versions need Python 3.11. Name it: make PYTHON=/path/to/python3.11 test-oldest"; exit 2; }
+	@echo "Setting up .venv-oldest (minutes and gigabytes, once)"
+	@$(PYTHON) -m venv .venv-oldest
+	@$(OLDEST) -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[suite,dev]' 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+.PHONY: test-oldest
+test-oldest: .venv-oldest/.ready ## Run the tests of what computes under the oldest versions that pyproject.toml allows
+	@$(OLDEST) -m pytest -n 2 tests/methods tests/oracles tests/control tests/engine
 
 .PHONY: status
 status: .venv/.ready ## What runs or has failed in the tables that have begun
@@ -99,4 +115,4 @@ reproduce-gpu: .venv/.ready ## The paper's runs in order of value on a GPU; minu
 
 .PHONY: clean
 clean: ## Remove what building and running leave behind; results/ and data/ stay
-	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache outputs
+	@rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache outputs

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the real data and the authors' numbers are."""
+"""What all tests share: one thread, repeatable draws, and where the real data and the authors' numbers are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from hypothesis import HealthCheck, settings
+
+# One thread in this process and in all that it starts, before torch and NumPy are loaded. The number of threads sets
+# the order in which numbers are summed, and tests compare runs of different processes bit for bit.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+
+# No example has a time limit, and all machines draw the same ones.
+settings.register_profile("anywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("anywhere")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -31,6 +39,8 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     """Every test starts from the same random state."""
+    import torch
+
     torch.manual_seed(0)
 
 

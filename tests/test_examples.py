@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import PATIENCE
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 
@@ -19,8 +20,7 @@ def test_example_trains(path):
         [sys.executable, "-W", "error::UserWarning", path],
         capture_output=True,
         text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=PATIENCE,
         cwd=path.parent.parent,
     )
     assert run.returncode == 0, run.stderr

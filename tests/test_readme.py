@@ -13,17 +13,19 @@ import pytest
 from llqr_sam.data.registry import DATASETS
 from llqr_sam.methods.factory import STRUCTURES
 from llqr_sam.models.registry import ARCHS
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
 
 
-def _blocks(language: str) -> list[str]:
+def blocks(language: str) -> list[str]:
+    """What the README's fences of a language hold."""
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def _commands(program: str) -> list[list[str]]:
-    words = [shlex.split(line, comments=True) for block in _blocks("bash") for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
     return [line for line in words if line and line[0] == program]
 
 
@@ -39,7 +41,7 @@ def test_python_commands_run(command, tmp_path):
     if is_training or command[1] == "scripts/render_tables.py":
         extra.append(f"paths.results={tmp_path}")
     run = subprocess.run(
-        [sys.executable, *command[1:], *extra], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
+        [sys.executable, *command[1:], *extra], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
@@ -63,7 +65,7 @@ def test_make_help_lists_every_task():
     assert all(f"make {target} " in shown for target in targets)
 
 
-@pytest.mark.parametrize("code", _blocks("python"))
+@pytest.mark.parametrize("code", blocks("python"))
 def test_python_examples_run(code):
     exec(compile(code, "README.md", "exec"), {})
 

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -127,15 +127,26 @@ def top_eigenvalues(hessian: TrainingHessian) -> list[float]:
 
 
 def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: float) -> float:
-    """Mean rise of a minibatch's loss at distance rho up its own gradient."""
+    """Mean rise of a minibatch's loss at distance rho up its own gradient; exactly 0 at rho = 0.
+
+    Both losses are evaluated with gradients enabled. Without them attention takes an inference kernel, which rounds
+    differently.
+    """
     rises = []
     for inputs, targets in batches:
+
+        def loss_at(point: dict[str, Tensor], batch: Batch = (inputs, targets)) -> Tensor:
+            return loss_fn(functional_call(model, point, (batch[0],)), batch[1])
+
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
-        loss = loss_fn(functional_call(model, theta, (inputs,)), targets)
-        gradients = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
-        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-        scale = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # at a stationary point nothing is perturbed
-        with torch.no_grad():
-            perturbed = {name: p + scale * g for (name, p), g in zip(theta.items(), gradients, strict=True)}
-            rises.append(loss_fn(functional_call(model, perturbed, (inputs,)), targets) - loss)
+        with torch.enable_grad():
+            loss = loss_at(theta)
+            gradients = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
+            norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+            scale = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # at a stationary point nothing is perturbed
+            perturbed = {
+                name: (p.detach() + scale * g).requires_grad_()
+                for (name, p), g in zip(theta.items(), gradients, strict=True)
+            }
+            rises.append(loss_at(perturbed).detach() - loss.detach())
     return float(torch.stack(rises).mean())

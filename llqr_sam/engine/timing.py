@@ -80,12 +80,17 @@ class RefreshTime:
     peak_mib: float | None
 
     @property
-    def seconds(self) -> list[float]:
-        """With all T inner steps: the longer refresh and T - n further steps.
+    def seconds(self) -> list[float] | None:
+        """With all T inner steps: the longer refresh and T - n further steps; ``None`` if T cannot be composed.
 
         A disturbance only ever adds time, so a step costs what it does between the quickest refreshes of each length.
+        On a busy machine the longer ones may all be the quicker ones. Then nothing is known of a step.
         """
+        if self.timed == self.inner_steps:
+            return self.longer
         step = (min(self.longer) - min(self.first)) / max(1, self.timed - 1)
+        if step <= 0:
+            return None
         return [longer + (self.inner_steps - self.timed) * step for longer in self.longer]
 
 
@@ -113,6 +118,11 @@ class Timing:
         """Create or replace the file ``path``, atomically."""
         with replacing(path) as file:
             file.write(to_json(self).encode())
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the refresh, if the methods have one, can be composed."""
+        return self.refresh is None or self.refresh.seconds is not None
 
     def of(self, method: str) -> StepTime | None:
         """The step of a method, if it was measured."""

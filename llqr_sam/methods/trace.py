@@ -66,6 +66,7 @@ class Trace:
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             whole = make_fx(functionalize(values_and_push, remove="mutations"), _REPLACED)(leaves, tangents)
         _require_fixed_shapes(whole.graph)
+        _drop_zeros(whole.graph)
         whole.graph.eliminate_dead_code()
         self._at_point, self._at_tangent, self._count = _cut(whole, len(leaves))
 
@@ -148,6 +149,32 @@ def _require_fixed_shapes(graph: fx.Graph) -> None:
         if node.target is torch.ops.aten.index.Tensor and not any(_is_mask(index) for index in node.args[1]):
             continue  # tagged for masks; indices have a shape of their own
         raise UntraceableError(f"the shape of what {node.target} returns depends on the data")
+
+
+def _drop_zeros(graph: fx.Graph) -> None:
+    """Takes what is made of zero tangents alone out of sums, where each product would add it again."""
+    aten = torch.ops.aten
+    zeros = {node for node in graph.nodes if node.target is aten.zeros.default}
+    for node in graph.nodes:
+        of_zero = node.target in _LINEAR and node.args[0] in zeros
+        if of_zero or (node.target is aten.mul.Tensor and zeros.intersection(node.args)):
+            zeros.add(node)
+        elif node.target is aten.add.Tensor and not node.kwargs:
+            for zero, other in (node.args, node.args[::-1]):
+                if zero in zeros and isinstance(other, fx.Node) and _alike(node, other):
+                    node.replace_all_uses_with(other)
+                    break
+
+
+_LINEAR = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("alias", "clone", "detach", "expand", "neg", "permute", "t", "unsqueeze", "view", "_to_copy")
+)
+"""Operations that map zero to zero, whatever their other arguments."""
+
+
+def _alike(a: fx.Node, b: fx.Node) -> bool:
+    return bool(a.meta["val"].shape == b.meta["val"].shape and a.meta["val"].dtype == b.meta["val"].dtype)
 
 
 def _is_mask(index: fx.Node | None) -> bool:

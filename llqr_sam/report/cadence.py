@@ -26,6 +26,7 @@ from llqr_sam.report.paper import ARCHS, METHODS
 PAPER = Path(__file__).resolve().parents[2] / "results" / "paper" / "table10_cadence.csv"
 NAMES = {**ARCHS, "vit_tiny": "ViT-Ti/16"}  # at the 224 x 224 of this table
 LABELS = {**METHODS, "sgdm": "SGD"}  # as printed there
+BUSY = "not measurable: machine busy"
 HEADS = ("Method", "Interval", "Updates", "Epoch, s", "vs. SGD", "vs. SAM", "Update, s")
 COLUMNS = (
     *("arch", "method", "update_interval", "updates"),
@@ -69,6 +70,7 @@ class Figure:
     paper: float | None
     is_ratio: bool
     has_value: bool = True  # a method without a metric has no updates
+    missing: str = "not measured"  # in the place of ours
 
     @property
     def text(self) -> str:
@@ -76,7 +78,7 @@ class Figure:
         if not self.has_value:
             return "-"
         ours = self.ours
-        return f"{_number(ours.median)} ({_number(ours.low)}-{_number(ours.high)})" if ours else "not measured"
+        return f"{_number(ours.median)} ({_number(ours.low)}-{_number(ours.high)})" if ours else self.missing
 
     @property
     def paper_text(self) -> str:
@@ -86,7 +88,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """A method at an interval; ``None`` where it was not measured."""
+    """A method at an interval; ``None`` where it was not measured, or what was measured composes to no refresh."""
 
     method: str
     interval: int | None  # of a method with a metric
@@ -96,15 +98,19 @@ class Row:
     vs_sam: Spread | None
     update: Spread | None
     paper: PaperRow | None
+    measurable: bool = True  # what was measured composes to a refresh
 
     def figures(self) -> tuple[Figure, ...]:
         """The cells after the counts: epoch, both ratios, update."""
         paper = asdict(self.paper) if self.paper else {}
+        missing = "not measured" if self.measurable else BUSY
         return (
-            Figure(self.epoch, paper.get("epoch"), is_ratio=False),
-            Figure(self.vs_sgd, paper.get("vs_sgd"), is_ratio=True),
-            Figure(self.vs_sam, paper.get("vs_sam"), is_ratio=True),
-            Figure(self.update, paper.get("update"), is_ratio=False, has_value=self.interval is not None),
+            Figure(self.epoch, paper.get("epoch"), is_ratio=False, missing=missing),
+            Figure(self.vs_sgd, paper.get("vs_sgd"), is_ratio=True, missing=missing),
+            Figure(self.vs_sam, paper.get("vs_sam"), is_ratio=True, missing=missing),
+            Figure(
+                self.update, paper.get("update"), is_ratio=False, has_value=self.interval is not None, missing=missing
+            ),
         )
 
 
@@ -270,7 +276,8 @@ def _rows(
 
 def _row(steps: int, method: str, interval: int | None, timing: Timing | None, paper: PaperRow | None) -> Row:
     updates = math.ceil(steps / interval) if interval else None
-    refresh = timing.refresh.seconds if timing and timing.refresh and interval else None
+    timed = timing.refresh if timing and interval else None
+    refresh = timed.seconds if timed else None
     epoch = _epoch(timing, method, steps, updates, refresh)
     ratios = []
     for unit in ("sgdm", "sam"):
@@ -285,6 +292,7 @@ def _row(steps: int, method: str, interval: int | None, timing: Timing | None, p
         vs_sam=ratios[1],
         update=Spread.of(refresh) if refresh else None,
         paper=paper,
+        measurable=timed is None or refresh is not None,
     )
 
 

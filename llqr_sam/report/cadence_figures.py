@@ -50,16 +50,16 @@ def figure_06(results: Path, folder: Path) -> list[Path]:
     """
     groups: defaultdict[tuple[str, ...], list[Timing]] = defaultdict(list)
     for timing in _timings(results):
-        if timing.refresh is not None:
+        if timing.refresh is not None and timing.measurable:
             what = (timing.refresh.structure, timing.refresh.divergence, f"batch {timing.batch}", timing.device)
             groups[what].append(timing)
     if not groups:
-        raise NoRecords(f"no refresh was measured; python train.py table={TABLE}")
+        raise NoRecords(f"no refresh was measured whole or can be composed; python train.py table={TABLE}")
     figure = Figure(figsize=(8.6, 5.6), layout="constrained")
     axes = figure.add_subplot()
     inks = [colour(method) for method in ("llqr_sam", "llqr_f_sam", "fisher_sam", "f_sam", "llqr")]
     for number, (names, timings) in enumerate(groups.items()):
-        refreshes = [Spread.of(timing.refresh.seconds) for timing in timings if timing.refresh]
+        refreshes = [Spread.of(t.refresh.seconds) for t in timings if t.refresh and t.refresh.seconds]
         ink, marker = inks[number % len(inks)], MARKERS[number % len(MARKERS)]
         _draw_sizes(axes, timings, refreshes, f"refresh: {', '.join(names)}", ink, marker)
     for batch, device in dict.fromkeys((timing.batch, timing.device) for timing in _timings(results)):

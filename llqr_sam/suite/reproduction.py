@@ -105,8 +105,8 @@ class Timings:
     @property
     def next_file(self) -> Path | None:
         """What it writes next; ``None`` when each network is measured, or left out on this device."""
-        waiting = (network.path for network in self._found().networks if not network.reason)
-        return next((path for path in waiting if not path.exists()), None)
+        waiting = (network for network in self._found().networks if not network.reason)
+        return next((network.path for network in waiting if not network.measured), None)
 
     def lines(self) -> Iterator[str]:
         """What is known of it: a line a network."""

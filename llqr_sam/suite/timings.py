@@ -19,13 +19,15 @@ from omegaconf import DictConfig
 from llqr_sam.data.registry import info
 from llqr_sam.engine import devices
 from llqr_sam.engine.settings import RunSettings
-from llqr_sam.engine.timing import Effort, measure, timing_name
+from llqr_sam.engine.timing import SCHEMA_VERSION, Effort, Timing, measure, timing_name
+from llqr_sam.engine.typed_json import read_all
 from llqr_sam.models.registry import build
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import plan
 from llqr_sam.suite.launch import check_device
 
 MEMORY = Path("/proc/meminfo")
+ATTEMPTS = 3  # measurements of a network before the machine is taken to be too busy
 
 
 def timings_folder(results: Path) -> Path:
@@ -48,9 +50,14 @@ class Measurement:
         return self.runs[0].arch.name
 
     @property
+    def measured(self) -> bool:
+        """Whether its record is there. One whose refresh cannot be composed does not count and is replaced."""
+        return self.path.exists() and all(t.measurable for t in read_all(Timing, [self.path], SCHEMA_VERSION)[0])
+
+    @property
     def state(self) -> str:
         """Measured, left out or not measured."""
-        if self.path.exists():
+        if self.measured:
             return f"measured: {self.path}"
         return f"left out: {self.reason}" if self.reason else "not measured"
 
@@ -73,25 +80,47 @@ class Measurements:
         """Measure what is missing, smallest first; a line each on standard error.
 
         Returns:
-            Exit status: 1 if a network did not fit into the device's memory.
+            Exit status: 1 if a network did not fit into the device's memory, or the machine was too busy.
         """
         status = 0
         for network in self.networks:
-            if network.path.exists() or network.reason:
+            if network.measured or network.reason:
                 _say(f"{network.arch}: {network.state}")
                 continue
             _say(f"{network.arch}: measuring")
             try:
-                timing = measure(network.runs, info(network.runs[0].dataset.name), network.effort, self.device)
+                _measure(network, self.device).write(network.path)
+                _say(f"{network.arch}: measured: {network.path}")
             except torch.OutOfMemoryError:
                 _say(f"{network.arch}: not measured: out of memory at table.timing.batch={network.effort.batch}")
                 status = 1
-                continue
+            except MachineBusy as error:
+                _say(f"{network.arch}: not measured: {error}")
+                status = 1
             finally:
                 _free(self.device)
-            timing.write(network.path)
-            _say(f"{network.arch}: measured: {network.path}")
         return status
+
+
+class MachineBusy(Exception):
+    """What else the machine does takes longer than what is measured."""
+
+
+def _measure(network: Measurement, device: torch.device) -> Timing:
+    """The first of ``ATTEMPTS`` measurements whose refresh can be composed.
+
+    Raises:
+        MachineBusy: none of them is such.
+        torch.OutOfMemoryError: the device's memory does not hold the network.
+    """
+    for _ in range(ATTEMPTS):
+        timing = measure(network.runs, info(network.runs[0].dataset.name), network.effort, device)
+        if timing.measurable:
+            return timing
+    raise MachineBusy(
+        f"in {ATTEMPTS} measurements a refresh of {network.effort.inner_steps} inner steps took no longer than one of "
+        "1; try again when the machine is less busy"
+    )
 
 
 def check_timed_here(config: DictConfig) -> None:

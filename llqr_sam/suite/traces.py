@@ -62,7 +62,7 @@ class Epochs:
         """Seconds to the end at the pace so far, if there was an evaluation."""
         if not self.done:
             return None
-        return max(0.0, self.seconds / self.done * (self.planned - self.done) - (now - self.time))
+        return max(0.0, self.seconds / self.done * (self.planned - self.done) - max(0.0, now - self.time))
 
 
 class ProgressFile(Observer):

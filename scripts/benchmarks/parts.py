@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,12 +25,16 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
     zero = {name: torch.zeros_like(p) for name, p in problem.model.named_parameters()}
     learners = {type(block.learner(zero, metric._descent)) for block in metric._blocks}
     curvature = divergence_module.HessianCurvature if divergence == "newton" else divergence_module.FisherCurvature
-    device, seconds = problem.device, defaultdict[str, float](float)
-    with ExitStack() as timed:
-        timed.enter_context(_timed(device, seconds, "linearisation and gradient", curvature, "__init__"))
-        timed.enter_context(_timed(device, seconds, "curvature products", curvature, "product"))
+    device, seconds, nested = problem.device, defaultdict[str, float](float), list[float]()
+
+    def timed(part: str, owner: type, *methods: str) -> AbstractContextManager[None]:
+        return _timed(partial(_timing, device=device, seconds=seconds, nested=nested, part=part), owner, methods)
+
+    with ExitStack() as stack:
+        stack.enter_context(timed("linearisation and gradient", curvature, "__init__"))
+        stack.enter_context(timed("curvature products", curvature, "product"))
         for learner in learners:
-            timed.enter_context(_timed(device, seconds, "U g and heavy ball", learner, "apply", "descend", "factors"))
+            stack.enter_context(timed("U g and heavy ball", learner, "apply", "descend", "factors"))
         start = clock(device)
         metric.refresh(*refresh)
         whole = clock(device) - start
@@ -37,11 +42,13 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
 
 
 @contextmanager
-def _timed(device: torch.device, seconds: dict[str, float], part: str, owner: type, *methods: str) -> Iterator[None]:
-    """Adds the time of the class's methods, their kernels included, to a part while the context is open."""
+def _timed(
+    timing: Callable[[Callable[..., Any]], Callable[..., Any]], owner: type, methods: Sequence[str]
+) -> Iterator[None]:
+    """Has the class's methods timed while the context is open."""
     originals = {name: getattr(owner, name) for name in methods}
     for name, original in originals.items():
-        setattr(owner, name, _timing(original, device, seconds, part))
+        setattr(owner, name, timing(original))
     try:
         yield
     finally:
@@ -50,13 +57,22 @@ def _timed(device: torch.device, seconds: dict[str, float], part: str, owner: ty
 
 
 def _timing(
-    original: Callable[..., Any], device: torch.device, seconds: dict[str, float], part: str
+    original: Callable[..., Any], device: torch.device, seconds: dict[str, float], nested: list[float], part: str
 ) -> Callable[..., Any]:
+    """The method, adding its time to a part, kernels included; ``nested`` has the time of timed calls in each open one.
+
+    A call within a call counts once, in the inner one's part, so that parts never add up to more than the whole.
+    """
+
     def method(*arguments: Any, **keywords: Any) -> Any:
         start = clock(device)
+        nested.append(0.0)
         try:
             return original(*arguments, **keywords)
         finally:
-            seconds[part] += clock(device) - start
+            elapsed = clock(device) - start
+            seconds[part] += elapsed - nested.pop()
+            if nested:
+                nested[-1] += elapsed
 
     return method

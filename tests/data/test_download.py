@@ -27,6 +27,7 @@ from tests.data.archives import (
     write_tar,
     write_zip,
 )
+from tests.waiting import PATIENCE
 
 
 def visible(folder: Path) -> list[str]:
@@ -162,7 +163,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         f"print(prepare('cifar100', Path({str(root)!r}), archive=Path({str(archive)!r}), source={source!r})[1])"
     )
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = sorted(process.communicate(timeout=120)[0].strip() for process in running)
+    answers = sorted(process.communicate(timeout=PATIENCE)[0].strip() for process in running)
     assert answers == ["False", "True"]
     assert [process.returncode for process in running] == [0, 0]
     assert len(read_cifar("cifar100", 100, None, root).train_labels) == 6
@@ -184,7 +185,7 @@ def test_waits_for_the_lock(tmp_path: Path) -> None:
         waiting.join(0.3)
         assert answers == []
         (tmp_path / "cifar100.npz").touch()
-    waiting.join(10)
+    waiting.join(PATIENCE)
     assert answers == [False]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from llqr_sam.data.registry import DATASETS, info
 from llqr_sam.data.streams import MissingDataError, Splits
+from tests.waiting import PATIENCE
 
 
 def test_known_without_touching_data() -> None:
@@ -89,5 +90,5 @@ def test_batch_crop_differs_from_image_crop(load_with: Callable[..., Splits]) ->
 def test_importing_data_stays_light() -> None:
     """scikit-learn, torchvision and timm are imported by who needs them."""
     code = "import sys, llqr_sam.data; print({'sklearn', 'torchvision', 'timm'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.strip() == "set()", result.stderr

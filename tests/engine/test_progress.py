@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.progress import Bar, Lines, progress
+from llqr_sam.engine.progress import REDRAW, Bar, Lines, progress
 from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
 
 CURVE = [CurvePoint(1, 20, 0.05, 1.5, 1.25, 60.0, 2.0), CurvePoint(2, 40, 0.02, 1.0, 1.75, 55.5, 65.0)]
@@ -111,11 +111,19 @@ def test_an_interrupted_bar_gives_the_terminal_back() -> None:
     bar.close()
 
 
-def test_a_step_costs_next_to_nothing() -> None:
-    bar = Bar(Console(file=io.StringIO(), force_terminal=True))
+def test_a_step_between_two_drawings_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: here the clock stands still, then goes on."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    bar = Bar(Console(file=stream, force_terminal=True, width=160))
     bar.on_start(run_info())
-    begun = time.perf_counter()
-    for step in range(10_000):
+    bar.on_step(1, 1.0)
+    drawn = stream.getvalue()
+    for step in range(2, 39):
         bar.on_step(step, 1.0)
-    assert time.perf_counter() - begun < 0.5
+    assert stream.getvalue() == drawn
+    now += REDRAW
+    bar.on_step(39, 1.0)
+    assert "step 39/40" in stream.getvalue().removeprefix(drawn)
     bar.close()

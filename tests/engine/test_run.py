@@ -19,6 +19,7 @@ from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer, RunInfo
 from llqr_sam.engine.record import CurvePoint, read_record
 from llqr_sam.engine.run import execute
+from tests.waiting import PATIENCE
 
 from .conftest import StopAt
 
@@ -129,12 +130,11 @@ def test_ctrl_c_saves_and_exits(signum: signal.Signals, make_settings: Any, make
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "training\n"
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     found = CheckpointStore(options.workspace / settings.run_id / "checkpoints").load_latest()
     assert found is not None
     assert found[0] >= 5

@@ -161,5 +161,14 @@ def test_a_refresh_is_composed_linearly_in_its_inner_steps() -> None:
     assert refresh_time(50, [1.5], [27.0]).seconds == [27.0]  # timed whole, so what was measured
 
 
+@pytest.mark.parametrize("longer", [3.0, 2.5], ids=["no longer", "shorter"])
+def test_what_a_busy_machine_hides_is_not_composed(longer: float, timing: Timing) -> None:
+    """The slope between 1 and n inner steps would be zero or negative. Timed whole there is nothing to compose."""
+    assert refresh_time(5, [3.0, 4.0], [longer, 9.0]).seconds is None
+    assert refresh_time(50, [3.0, 4.0], [longer, 9.0]).seconds == [longer, 9.0]
+    assert not dataclasses.replace(timing, refresh=refresh_time(5, [3.0], [longer])).measurable
+    assert dataclasses.replace(timing, refresh=None).measurable
+
+
 def test_a_disturbed_round_changes_its_own_figure_alone() -> None:
     assert refresh_time(5, [1.5, 1.5, 9.0], [3.5, 8.5, 3.5]).seconds == pytest.approx([26.0, 31.0, 26.0])

@@ -19,6 +19,7 @@ from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import Record, read_record
 from llqr_sam.engine.run import RunOptions, execute
 from llqr_sam.engine.wandb_logger import WandbLogger
+from tests.waiting import PATIENCE, wait_for
 
 from . import wandb_files
 
@@ -32,10 +33,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def closed_files(options: RunOptions) -> list[Path]:
     """The runs' files in the order they were begun; W&B's own process ends one a little after finish() has returned."""
     paths = sorted(options.workspace.rglob("run-*.wandb"), key=lambda path: path.parent.name)
-    deadline = time.monotonic() + 20
-    while not all(wandb_files.is_closed(path) for path in paths):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: all(wandb_files.is_closed(path) for path in paths))
     return paths
 
 
@@ -196,7 +194,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
     assert read_record(options.record_path).status == "finished"
     assert done.stderr.count("Weights & Biases failed and is switched off for this run") == 1

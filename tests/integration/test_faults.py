@@ -26,6 +26,7 @@ from llqr_sam.suite.traces import read_failure
 from llqr_sam.suite.worker import SlurmRun
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, start, words_in
+from tests.waiting import PATIENCE
 
 EPOCH = 20  # steps, of digits in minibatches of 64
 
@@ -79,7 +80,7 @@ def test_a_run_killed(where, straight, tmp_path, caplog):
     """By kill -9 after step 27: the checkpoint of step 26 is whole, and the lock of the dead is no obstacle."""
     job = job_in(tmp_path, "checkpoint_minutes=0")
     child = start("-c", CHILD, job.to_json(), str(EPOCH + 7), where)
-    _, errors = child.communicate(timeout=120)
+    _, errors = child.communicate(timeout=PATIENCE)
     assert child.returncode == -signal.SIGKILL, errors
     store = CheckpointStore(job.folder / "checkpoints")
     found = store.load_latest()
@@ -105,7 +106,7 @@ def test_a_checkpoint_that_is_not_whole_is_named(how, straight, tmp_path):
     newest = job.folder / "checkpoints" / f"step_{EPOCH + 7:09d}.pt"
     os.truncate(newest, 1000)
     process = start("train.py", *words_in(tmp_path, *WORDS, how))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     said = errors if how == "launch=inline" else (job.folder / "log.txt").read_text()
     assert f"checkpoint {newest} is damaged and not used: its SHA-256 is not the one in {newest.name}.sha256" in said
     assert process.returncode == 0

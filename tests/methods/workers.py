@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PATIENCE = 120  # seconds
+from tests.waiting import PATIENCE
 
 
 class Workers:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llqr_sam.models.registry import ARCHS, build, image_sizes, takes_width
+from tests.waiting import PATIENCE
 
 PARAMETERS = [  # arch, classes, image side, channels, parameters; and where the number is from
     ("small_cnn", 10, 8, 1, 33_658),
@@ -75,7 +76,7 @@ def test_impossible_requests_get_one_sentence(arguments: dict[str, object], word
 
 def test_importing_models_imports_neither_timm_nor_torchvision() -> None:
     code = "import sys, llqr_sam.models; print({'timm', 'torchvision'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.strip() == "set()", result.stderr
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import re
 
 import pytest
 
+from llqr_sam.engine.timing import RefreshTime
 from llqr_sam.report.cadence import (
     PAPER,
     Section,
@@ -56,6 +59,23 @@ def test_every_row_of_the_paper_stands_beside_ours(sections):
         assert len(read_paper()) == len(list(csv.DictReader(file)))
     shown = [row.paper for section in sections for row in section.rows if row.paper]
     assert sorted(map(repr, shown)) == sorted(map(repr, read_paper().values()))
+
+
+def test_what_cannot_be_composed_is_said_and_never_printed():
+    """A record of a busy machine: two refreshes of 5 inner steps, both quicker than those of one."""
+    timing = timing_of("vit_base", 86_567_656)
+    refresh = RefreshTime("ngd", "diagonal", 50, 5, [100.0, 200.0], [90.0, 180.0], None)
+    sections = cadence(TABLE, [dataclasses.replace(timing, refresh=refresh)])
+    text = to_markdown(TABLE, sections)
+    assert "| LLQR | 50 | 32 | not measurable: machine busy<br>paper " in text
+    assert "not measurable: machine busy" in to_latex(TABLE, sections)
+    printed = [text, to_latex(TABLE, sections), to_csv(sections), *overview(sections)]
+    assert not re.search(r"(?<!\d)-\d", "\n".join(printed)), "a negative number"
+    (base,) = [section for section in sections if section.timing]
+    for row in base.rows:
+        known = row.interval is None
+        assert [spread is not None for spread in (row.epoch, row.vs_sgd, row.vs_sam)] == [known] * 3
+        assert row.update is None
 
 
 def test_csv_opens_with_the_columns_of_the_papers_file(sections):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
@@ -42,6 +44,18 @@ def test_figure_06_fits_the_power(tmp_path, drawn):
         "refresh: diagonal, ngd, batch 2, a CPU, grows with P^1.50",
         "SGD step: batch 2, a CPU, grows with P^1.50",
     ]
+
+
+def test_a_refresh_that_cannot_be_composed_is_not_drawn(tmp_path, drawn):
+    """ViT-S was measured on a busy machine: no power is fitted through one size."""
+    small, _ = write_timings(tmp_path)
+    refresh = dataclasses.replace(small.refresh, timed=5, first=[9.0, 9.0], longer=[8.0, 8.0])
+    dataclasses.replace(small, refresh=refresh).write(tmp_path / "timings" / "vit_small.json")
+    figure_05(tmp_path, tmp_path / "figures")
+    figure_06(tmp_path, tmp_path / "figures")
+    legends = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn]
+    assert legends[0] == ["SGD", "AdamW", "SAM"]
+    assert legends[1][0] == "refresh: diagonal, ngd, batch 2, a CPU"
 
 
 @pytest.mark.parametrize("figure", [figure_05, figure_06])

@@ -21,6 +21,7 @@ from llqr_sam.suite.errors import UsageError
 from tests.report.timings import write_timings
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
+from tests.waiting import PATIENCE
 
 RUNS = plan_of("table=7")  # FisherSAM, LLQR^Delta+SAM, LLQR+SAM, five seeds each
 TABLES = ("7", "10")
@@ -228,9 +229,11 @@ def in_chromium(file: Path, picture: Path, size: str, *options: str) -> str:
     common = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
     common.append(f"--window-size={size}")
     for option in options:
-        subprocess.run([*common, option, file.as_uri()], check=True, capture_output=True, timeout=120)
-    subprocess.run([*common, f"--screenshot={picture}", file.as_uri()], check=True, capture_output=True, timeout=120)
-    dumped = subprocess.run([*common, "--dump-dom", file.as_uri()], check=True, capture_output=True, timeout=120)
+        subprocess.run([*common, option, file.as_uri()], check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run(
+        [*common, f"--screenshot={picture}", file.as_uri()], check=True, capture_output=True, timeout=PATIENCE
+    )
+    dumped = subprocess.run([*common, "--dump-dom", file.as_uri()], check=True, capture_output=True, timeout=PATIENCE)
     return html.unescape(dumped.stdout.decode())
 
 

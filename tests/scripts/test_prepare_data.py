@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.data.archives import cifar100_members, write_tar
+from tests.waiting import PATIENCE
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/prepare_data.py"
 
 
 def prepare_data(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_imagenet_explains_itself(tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from llqr_sam.suite.compose import compose_config
@@ -34,25 +31,11 @@ def jobs_of(folder: Path, *words: str) -> list[Job]:
 
 
 def start(*command: str) -> subprocess.Popen[str]:
-    """A Python process of its own, one thread, its output piped."""
+    """A Python process of its own, its output piped."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Return when ``condition`` holds.
-
-    Raises:
-        TimeoutError: it never did.
-    """
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("the condition never held")
-        time.sleep(0.05)

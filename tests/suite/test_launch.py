@@ -19,6 +19,7 @@ from llqr_sam.suite.lock import RunLock
 from llqr_sam.suite.status import Status
 from tests.suite.jobs import start, words_in
 from tests.suite.records import write_record
+from tests.waiting import PATIENCE
 
 
 def run(words: list[str], folder: Path) -> int:
@@ -189,7 +190,7 @@ def test_two_launches_that_race_train_each_run_once(tmp_path):
     words = ["table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2,3]", "protocol.epochs=2"]
     command = ["train.py", *words_in(tmp_path, *words)]
     racers = [start(*command, *how) for how in ([], ["launch=local"], ["launch=local", "launch.workers=1"])]
-    outputs = [racer.communicate(timeout=120) for racer in racers]
+    outputs = [racer.communicate(timeout=PATIENCE) for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0], outputs
     done = [read_record(path) for path in records(tmp_path)]
     assert len(done) == 4

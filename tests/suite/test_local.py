@@ -15,7 +15,8 @@ from llqr_sam.suite.local import Pool, places
 from llqr_sam.suite.lock import holder
 from llqr_sam.suite.snapshot import SOURCE
 from llqr_sam.suite.traces import read_progress
-from tests.suite.jobs import jobs_of, start, wait_for, words_in
+from tests.suite.jobs import jobs_of, start, words_in
+from tests.waiting import PATIENCE, wait_for
 
 TABLE = ("table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2]")
 ONE = [{"OMP_NUM_THREADS": "1"}]
@@ -36,6 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[local.Worker]:
             workers.append(self)
 
     monkeypatch.setattr(local, "Worker", Recording)
+    monkeypatch.setattr(local, "PATIENCE", PATIENCE)  # none is killed because the machine is busy
     return workers
 
 
@@ -111,12 +113,12 @@ def test_a_worker_that_cuda_refuses_is_replaced(tmp_path, monkeypatch, started):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_every_run_and_ends(tmp_path):
-    words = words_in(tmp_path, *TABLE, "protocol.epochs=100", "launch=local")
+    words = words_in(tmp_path, *TABLE, "protocol.epochs=10000", "launch=local")
     launcher = start("train.py", *words)
-    jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=100")
+    jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=10000")
     wait_for(lambda: all((epochs := read_progress(job.folder)) and epochs.done for job in jobs[:2]))
     launcher.send_signal(signal.SIGINT)
-    _, error = launcher.communicate(timeout=30)
+    _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 130, error
     assert "interrupted: the same command continues" in error
     for job in jobs[:2]:
@@ -128,7 +130,7 @@ def test_ctrl_c_saves_every_run_and_ends(tmp_path):
 def test_a_missing_data_set_stops_the_launch_with_one_line(tmp_path):
     words = words_in(tmp_path, "table=8", "arch=resnet18", "optim=sgdm", "table.seeds=[0,1]", "launch=local")
     launcher = start("train.py", *words, f"paths.data={tmp_path}/none")
-    _, error = launcher.communicate(timeout=60)
+    _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 2, error
     assert error.splitlines()[-1].startswith("error: ")
     assert "prepare_data.py cifar" in error

@@ -17,7 +17,8 @@ import pytest
 
 from llqr_sam.suite import lock as locks
 from llqr_sam.suite.lock import LeftAlone, Owner, RunLock, holder
-from tests.suite.jobs import start, wait_for
+from tests.suite.jobs import start
+from tests.waiting import PATIENCE, wait_for
 
 FREE = 2**22 + 1  # a process number higher than any
 
@@ -170,7 +171,7 @@ def test_the_heart_beats(tmp_path):
     with RunLock(tmp_path, stale_minutes=0.02):  # a beat every 0.3 s
         (path,) = tmp_path.iterdir()
         before = path.stat().st_mtime_ns
-        wait_for(lambda: path.stat().st_mtime_ns > before, 5)
+        wait_for(lambda: path.stat().st_mtime_ns > before)
 
 
 def test_a_lock_that_was_lost_stops_the_run_and_is_not_released(tmp_path):
@@ -179,7 +180,7 @@ def test_a_lock_that_was_lost_stops_the_run_and_is_not_released(tmp_path):
     with RunLock(tmp_path, stale_minutes=0.02) as lock:
         lock._request_stop = asked.set
         other = write_lock(tmp_path)
-        assert asked.wait(5)
+        assert asked.wait(PATIENCE)
     assert holder(tmp_path, 10) == other
 
 
@@ -193,7 +194,7 @@ def test_how_a_lock_was_lost_is_said(how, tmp_path, caplog):
             shutil.rmtree(folder)
         else:
             other = write_lock(folder)
-        assert asked.wait(5)
+        assert asked.wait(PATIENCE)
         if how == "the folder is removed":
             assert f"run: {folder}/lock.json has been removed: it stops here" in caplog.text
             lock.on_save()
@@ -207,8 +208,11 @@ RACER = """
 import sys, time
 from pathlib import Path
 from llqr_sam.suite.lock import LeftAlone, RunLock
-folder, start = Path(sys.argv[1]), float(sys.argv[2])
-wins = 0
+folder = Path(sys.argv[1])
+(folder / f"{sys.argv[2]}.ready").touch()
+while not (folder / "start").exists():
+    time.sleep(0.01)
+start = time.time()
 for turn in range(20):
     time.sleep(max(0, start + 0.1 * turn - time.time()))
     try:
@@ -224,10 +228,11 @@ for turn in range(20):
 def test_of_processes_that_race_one_wins(tmp_path, stale):
     for turn in range(20 * stale):
         write_lock(tmp_path / str(turn), age=100)
-    begin = time.time() + 4
-    racers = [start("-c", RACER, str(tmp_path), str(begin)) for _ in range(4)]
+    racers = [start("-c", RACER, str(tmp_path), str(number)) for number in range(4)]
+    wait_for(lambda: len(list(tmp_path.glob("*.ready"))) == 4)
+    (tmp_path / "start").touch()
     for racer in racers:
-        assert racer.wait(60) == 0, racer.stderr and racer.stderr.read()
+        assert racer.wait(PATIENCE) == 0, racer.stderr and racer.stderr.read()
     # Whoever comes after the winner is through may have it once more: the winners of a turn never overlap.
     for turn in range(20):
         times = sorted(int(path.stem) for path in (tmp_path / str(turn)).glob("*.winner"))

@@ -19,8 +19,9 @@ from llqr_sam.suite.job import Job
 from llqr_sam.suite.lock import LeftAlone, RunLock, holder
 from llqr_sam.suite.ranks import train
 from llqr_sam.suite.traces import read_failure, read_progress
-from tests.suite.jobs import jobs_of, start, wait_for, words_in
+from tests.suite.jobs import jobs_of, start, words_in
 from tests.suite.test_lock import write_lock
+from tests.waiting import PATIENCE, wait_for
 
 SMALL = ("arch.width=4", "protocol.methods.interval=8")
 LONG = (*SMALL, "optim=llqr_sam", "optim.inner_steps=2", "optim.shard=true", "devices=2", "protocol.epochs=4")
@@ -38,7 +39,7 @@ def job_of(folder: Path, *words: str) -> Job:
 def record_of(folder: Path, *words: str) -> Record:
     """Train to the end."""
     process = start(*command(folder, *words))
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
     return read_record(job_of(folder, *words).options.record_path)
 
@@ -82,7 +83,7 @@ def test_two_processes_are_one(tmp_path, words):
     (expected,), (found,) = one.metrics.curve, two.metrics.curve
     assert found.train_loss == pytest.approx(expected.train_loss, abs=1e-5)
     assert found.test_loss == pytest.approx(expected.test_loss, abs=1e-5)
-    assert two.metrics.best == one.metrics.best
+    assert found.top1 == pytest.approx(expected.top1, abs=0.5)  # one or two of 500 images may lie on a border
     for refresh, expected_refresh in zip(two.refreshes, one.refreshes, strict=True):
         assert refresh.objective_after == pytest.approx(expected_refresh.objective_after, rel=1e-3)
 
@@ -94,7 +95,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, straight, signum):
     launcher = start(*command(tmp_path, *LONG))
     wait_for(lambda: begun(job))
     launcher.send_signal(signum)
-    _, error = launcher.communicate(timeout=60)
+    _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 130, error
     assert error.splitlines()[-1].startswith(f"interrupted: stopped by {signum.name} after step ")
     assert holder(job.folder, 10) is None
@@ -110,7 +111,7 @@ def test_a_run_that_ends_on_another_number_of_devices_records_that(tmp_path):
     launcher = start(*command(tmp_path, *words, "devices=2"))
     wait_for(lambda: begun(job))
     launcher.send_signal(signal.SIGTERM)
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=PATIENCE)
     progress = read_progress(job.folder)
     assert progress is not None
     assert progress.devices == 2
@@ -129,7 +130,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     wait_for(lambda: begun(job))
 
     os.kill(numbers_of(launcher)[rank], signal.SIGKILL)
-    _, error = launcher.communicate(timeout=60)
+    _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1, error
     assert error.splitlines()[-1] == f"{job.run_id}: rank {rank} ended with SIGKILL; the next launch continues the run"
     assert "Traceback" not in error
@@ -147,7 +148,7 @@ def test_ranks_whose_launcher_is_killed_save_the_run_and_end(tmp_path, straight)
     numbers = numbers_of(launcher)
     launcher.kill()
     launcher.wait()
-    wait_for(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers), 30)
+    wait_for(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers))
     assert holder(job.folder, 10) is None
     assert record_of(tmp_path, *LONG).weights_sha256 == straight.weights_sha256
 
@@ -182,12 +183,12 @@ def test_all_ranks_hear_that_a_run_is_somebody_elses(tmp_path):
 @pytest.mark.parametrize("minutes", [0, 10])
 def test_all_ranks_end_when_the_first_one_loses_the_lock(minutes, tmp_path):
     """At its next checkpoint, or when all stop because its heart finds another's lock."""
-    words = [*LONG, "protocol.epochs=100", "stale_minutes=0.02", f"checkpoint_minutes={minutes}"]
+    words = [*LONG, "protocol.epochs=10000", "stale_minutes=0.02", f"checkpoint_minutes={minutes}"]
     job = job_of(tmp_path, *words)
     process = start(*command(tmp_path, *words))
     wait_for(lambda: begun(job))
     other = write_lock(job.folder)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     assert f"{job.run_id}: taken over by {other}: left alone" in error
     assert (process.returncode, holder(job.folder, 10)) == (0, other)
     assert job.outcome() is None
@@ -230,7 +231,7 @@ def test_what_does_not_divide_is_refused():
 
 def test_fewer_gpus_than_devices_is_one_line(tmp_path):
     launcher = start(*command(tmp_path, "devices=4", "device=cuda"))
-    _, error = launcher.communicate(timeout=60)
+    _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 2
     assert error.startswith("error: devices=4 on one machine: this one has ")
     assert error.count("\n") == 1

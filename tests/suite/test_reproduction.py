@@ -110,14 +110,16 @@ def test_a_benchmark_longer_than_a_slice_does_not_stop_the_list(tmp_path, monkey
         return re.findall(r"^(?:Cost|Runs)", capsys.readouterr().err, re.MULTILINE)
 
     assert begun(0.005) == ["Cost"]
+    (mark,) = figures.iterdir()
+    short = float(mark.read_text())
     assert begun(1e-5) == ["Runs"], "no more time than before"
     assert begun(0.02) == ["Cost"], "four times as much"
-    (mark,) = figures.iterdir()
-    assert float(mark.read_text()) == pytest.approx(1.2, abs=0.1)
+    longest = float(mark.read_text())
+    assert 0 < short <= 0.3 < longest <= 1.2, "seconds of what was given, less what went by before it began"
     while len(records(tmp_path)) < 2:
         assert begun(0.005)[0] == "Runs"
     assert begun(0.005) == ["Cost"], "nothing else is left"
-    assert float(mark.read_text()) == pytest.approx(1.2, abs=0.1), "the longest"
+    assert float(mark.read_text()) == longest
     bench.write_text("print('{}')")
     assert listed.run() == 0
     assert [path.suffix for path in figures.iterdir()] == [".json"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.suite.snapshot import SOURCE, Snapshot, environment
-from tests.suite.jobs import start, wait_for, words_in
+from tests.suite.jobs import start, words_in
+from tests.waiting import PATIENCE, wait_for
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_launch_that_was_killed_keeps_nothing(tmp_path):
     launcher = start("train.py", *words_in(tmp_path, *words))
     wait_for(lambda: list(tmp_path.glob("work/snapshots/*.json")))
     launcher.kill()
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=PATIENCE)
     assert len(kept(tmp_path)) == 1
     with Snapshot(tmp_path / "work", tmp_path):
         pass

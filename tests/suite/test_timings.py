@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
+from llqr_sam.engine.timing import read_timings
 from llqr_sam.suite import timings
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
@@ -60,15 +64,67 @@ def test_a_mistake_is_named(words, message):
         of(*words)
 
 
+def small(folder: Path) -> Measurements:
+    """Another table of the same kind: ResNet-18, four channels wide, on CIFAR-10's images; all T inner steps timed."""
+    words = ("table.datasets=[cifar10]", "table.archs=[resnet18]", "arch.width=4", f"paths.results={folder}")
+    effort = ("table.timing.batch=2", "table.timing.rounds=1", "optim.inner_steps=2", "optim=llqr")
+    return of(*words, *effort)
+
+
 def test_measures_once(tmp_path, capsys):
-    """Another table of the same kind: ResNet-18, four channels wide, on CIFAR-10's images."""
-    words = ("table.datasets=[cifar10]", "table.archs=[resnet18]", "arch.width=4", f"paths.results={tmp_path}")
-    effort = ("table.timing.batch=2", "table.timing.rounds=1", "table.timing.inner_steps=2", "optim=llqr")
-    assert of(*words, *effort).measure() == 0
+    assert small(tmp_path).measure() == 0
     (path,) = (tmp_path / "timings").iterdir()
     written = path.stat().st_mtime_ns
-    assert of(*words, *effort).measure() == 0
+    assert small(tmp_path).measure() == 0
     assert path.stat().st_mtime_ns == written
     assert capsys.readouterr().err.splitlines() == [
         *("resnet18: measuring", f"resnet18: measured: {path}", f"resnet18: measured: {path}")
     ]
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """``busy(n)``: in the next n measurements a refresh of 5 inner steps is no longer than one of 1, of T = 50."""
+    left = 0
+    measure = timings.measure
+
+    def measured(*arguments):
+        nonlocal left
+        left -= 1
+        found = measure(*arguments)
+        disturbed = dataclasses.replace(found.refresh, inner_steps=50, timed=5, first=[2.0], longer=[1.0])
+        return found if left < 0 else dataclasses.replace(found, refresh=disturbed)
+
+    def disturb(count):
+        nonlocal left
+        left = count
+
+    monkeypatch.setattr(timings, "measure", measured)
+    return disturb
+
+
+def test_what_a_busy_machine_hides_is_measured_again(busy, tmp_path):
+    busy(2)
+    assert small(tmp_path).measure() == 0
+    ((found,), _) = read_timings(tmp_path / "timings")
+    assert found.measurable
+
+
+def test_a_machine_that_stays_busy_is_refused_with_one_line(busy, tmp_path, capsys):
+    busy(3)
+    assert small(tmp_path).measure() == 1
+    assert not (tmp_path / "timings").exists()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("resnet18: not measured: in 3 measurements a refresh of 2 inner steps took no longer than ")
+    assert last.endswith("; try again when the machine is less busy")
+
+
+def test_an_old_record_that_cannot_be_composed_is_replaced(busy, tmp_path):
+    assert small(tmp_path).measure() == 0
+    ((found,), _) = read_timings(tmp_path / "timings")
+    (network,) = small(tmp_path).networks
+    disturbed = dataclasses.replace(found.refresh, inner_steps=50, timed=5, first=[2.0], longer=[1.0])
+    dataclasses.replace(found, refresh=disturbed).write(network.path)
+    assert network.state == "not measured"
+    assert small(tmp_path).measure() == 0
+    assert network.state == f"measured: {network.path}"

@@ -16,7 +16,8 @@ from llqr_sam.suite.attempt import attempt
 from llqr_sam.suite.lock import RunLock
 from llqr_sam.suite.uploads import OfflineRun, UploadError, log_table, waiting
 from tests.engine import wandb_files
-from tests.suite.jobs import REPOSITORY, jobs_of, wait_for
+from tests.suite.jobs import REPOSITORY, jobs_of
+from tests.waiting import wait_for
 
 
 class StopAtOnce(Observer):

@@ -17,7 +17,8 @@ from llqr_sam.engine.record import read_record
 from llqr_sam.suite.lock import RunLock, holder
 from llqr_sam.suite.traces import read_failure, read_progress
 from llqr_sam.suite.worker import Reply, SlurmRun, carry_out
-from tests.suite.jobs import REPOSITORY, jobs_of, start, wait_for
+from tests.suite.jobs import REPOSITORY, jobs_of, start
+from tests.waiting import PATIENCE, wait_for
 
 WORKER = [sys.executable, "-m", "llqr_sam.suite.worker"]
 
@@ -26,7 +27,6 @@ def worker() -> subprocess.Popen[str]:
     return subprocess.Popen(
         WORKER,
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -43,7 +43,7 @@ def test_a_worker_takes_a_run_a_line(tmp_path):
         process.stdin.write(f"{first.to_json()}\n{second.to_json()}\n")
         process.stdin.flush()
         replies = [Reply(**json.loads(process.stdout.readline())) for _ in range(2)]
-    rest, errors = process.communicate(timeout=30)
+    rest, errors = process.communicate(timeout=PATIENCE)
     assert [reply.kind for reply in replies] == ["finished", "left"]
     assert replies[0].reason.startswith("best ")
     assert read_record(first.options.record_path).status == "finished"
@@ -53,7 +53,7 @@ def test_a_worker_takes_a_run_a_line(tmp_path):
 
 def test_a_worker_whose_launcher_dies_right_after_handing_over_ends_too(tmp_path):
     (job,) = jobs_of(tmp_path, "optim=sgdm", "protocol.epochs=10000")
-    worker().communicate(job.to_json() + "\n", timeout=60)
+    worker().communicate(job.to_json() + "\n", timeout=PATIENCE)
     assert job.outcome() is None
     assert holder(job.folder, 10) is None
 
@@ -71,7 +71,7 @@ def test_failures_and_mistakes_are_replies(tmp_path):
 
 @pytest.mark.parametrize("how", ["signal", "launcher dies"])
 def test_a_worker_that_must_end_saves_its_run(tmp_path, how):
-    (job,) = jobs_of(tmp_path, "optim=sgdm", "protocol.epochs=200")
+    (job,) = jobs_of(tmp_path, "optim=sgdm", "protocol.epochs=10000")
     process = worker()
     assert process.stdin is not None
     process.stdin.write(job.to_json() + "\n")
@@ -81,7 +81,7 @@ def test_a_worker_that_must_end_saves_its_run(tmp_path, how):
         process.send_signal(signal.SIGTERM)
     else:
         process.stdin.close()
-    process.wait(30)
+    process.wait(PATIENCE)
     *_, last = (job.folder / "log.txt").read_text().splitlines()
     assert last.startswith("interrupted: stopped by SIGTERM after step ")
     assert CheckpointStore(job.folder / "checkpoints").load_latest() is not None
@@ -100,7 +100,7 @@ def scontrol(folder: Path, state: str) -> Path:
 @pytest.mark.parametrize(("state", "requeues"), [("RUNNING", True), ("COMPLETING", False)])
 def test_a_preempted_slurm_job_saves_and_requeues_itself(tmp_path, state, requeues):
     """And one that was cancelled only saves (SLURM says COMPLETING of it)."""
-    (job,) = jobs_of(tmp_path, "optim=sgdm", "protocol.epochs=200")
+    (job,) = jobs_of(tmp_path, "optim=sgdm", "protocol.epochs=10000")
     code = "import sys; from llqr_sam.suite.worker import SlurmRun; SlurmRun(sys.argv[1])()"
     slurm = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "1"}
     path = {"PATH": f"{scontrol(tmp_path, state)}:{os.environ['PATH']}"}
@@ -110,7 +110,7 @@ def test_a_preempted_slurm_job_saves_and_requeues_itself(tmp_path, state, requeu
         process = start("-c", code, job.to_json())
     wait_for(lambda: (epochs := read_progress(job.folder)) and epochs.done)
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(30) == (0 if requeues else 1)
+    assert process.wait(PATIENCE) == (0 if requeues else 1)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked == ["show job 8_1", "requeue 8_1"][: 1 + requeues]
     assert holder(job.folder, 10) is None

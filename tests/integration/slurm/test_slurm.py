@@ -17,7 +17,8 @@ from llqr_sam.engine.record import Record, read_records
 from llqr_sam.suite.lock import holder
 from llqr_sam.suite.snapshot import Snapshot
 from llqr_sam.suite.traces import read_progress
-from tests.suite.jobs import REPOSITORY, wait_for
+from tests.suite.jobs import REPOSITORY
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
