@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from llqr_sam.data import registry as data
 from llqr_sam.data.translation import CORPORA
@@ -81,6 +82,8 @@ def run_settings(config: DictConfig) -> RunSettings:
             seed=config.seed,
         )
         settings.validate()
+    except OmegaConfBaseException:  # some are ValueErrors too, and know their key
+        raise
     except ValueError as error:
         raise UsageError(str(error)) from error
     return settings

@@ -180,7 +180,7 @@ def test_one_graph_for_training_and_one_for_testing(
     assert counter.frame_count == 1
     trainer._evaluate()
     assert counter.frame_count == 2
-    trainer._epoch()
+    trainer._stretch()
     assert counter.frame_count == 2
 
 
