@@ -117,6 +117,7 @@ class RefreshPoint:
     relative_change: float | None  # |U g - g| / |g|
     fallbacks: int  # perturbations since the last refresh that fell back to the Euclidean norm
     seconds: float
+    unreplayed: str | None = None  # why its products came from no replayed trace, and cost about twice as much
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,8 @@ class Trainer:
                 report = metric.refresh(self._formatted(inputs), targets, self.task.loss)
         except RefreshError as error:
             raise Diverged(f"the refresh before step {step} failed: {error}") from error
+        if report.unreplayed and not self.progress.refreshes:
+            logger.info("refreshes of U replay no trace of this network, and cost more for it: %s", report.unreplayed)
         if not report.accepted:
             logger.warning("the refresh before step %d was not finite: U stays as it was", step)
         point = RefreshPoint(
@@ -292,6 +294,7 @@ class Trainer:
             relative_change=report.relative_change,
             fallbacks=report.fallbacks,
             seconds=report.seconds,
+            unreplayed=report.unreplayed or None,
         )
         self.progress.refreshes.append(point)
         for observer in self.observers:

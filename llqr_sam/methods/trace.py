@@ -25,8 +25,8 @@ _SETTABLE = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _REPLACED: Mapping[Any, Callable[..., Any]] = {
     # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
     torch.ops.aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
-    # The functional copy has no derivative of its own.
-    torch.ops.aten.copy.default: lambda old, new, non_blocking=False: new.to(old).expand_as(old),
+    # The functional copy has no derivative of its own; it is laid out in memory as what it replaces.
+    torch.ops.aten.copy.default: lambda old, new, non_blocking=False: _laid_out_as(old, new.to(old).expand_as(old)),
 }
 """Operations that a trace holds in another form."""
 
@@ -179,6 +179,12 @@ def _alike(a: fx.Node, b: fx.Node) -> bool:
 
 def _is_mask(index: fx.Node | None) -> bool:
     return index is not None and index.meta["val"].dtype in (torch.bool, torch.uint8)
+
+
+def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
+    if new.stride() == old.stride():
+        return new
+    return torch.zeros_like(old) + new
 
 
 def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
