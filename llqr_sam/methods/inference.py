@@ -72,8 +72,15 @@ def enter_inference(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _checkpoints_off() -> Iterator[None]:
-    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms."""
-    replaced = {"_checkpoint_hook": lambda frame: contextlib.nullcontext(), "CheckpointFunction": _Kept}
+    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms.
+
+    Whoever has imported the generator of the other form by name still meets the hook.
+    """
+    replaced = {
+        "_checkpoint_without_reentrant_generator": _nothing_around,
+        "_checkpoint_hook": lambda frame: contextlib.nullcontext(),
+        "CheckpointFunction": _Kept,
+    }
     originals = {name: getattr(torch.utils.checkpoint, name) for name in replaced}
     try:
         for name, replacement in replaced.items():
@@ -82,6 +89,11 @@ def _checkpoints_off() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(torch.utils.checkpoint, name, original)
+
+
+def _nothing_around(*arguments: Any, **keywords: Any) -> Iterator[None]:
+    """What ``torch.utils.checkpoint`` does before and after it calls its function."""
+    yield
 
 
 class _Kept:
