@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llqr_sam.methods.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OutputFisher
-from llqr_sam.methods.point import LossFunction
+from llqr_sam.methods.point import LossFunction, unchanged_loss
 
 KINDS: dict[str, type[Likelihood]] = {"categorical": Categorical, "gaussian": Gaussian, "bernoulli": Bernoulli}
 LOSSES: dict[str, tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Tensor], ...]]] = {
@@ -180,7 +180,7 @@ def at_outputs(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> tuple[Te
     """The loss and u, its gradient at the outputs and shaped like them; the outputs are not changed."""
     with torch.enable_grad():
         z = outputs.detach().requires_grad_()
-        loss = loss_fn(z.clone(), targets).sum()
+        loss = unchanged_loss(loss_fn, z.clone(), targets).sum()
         (u,) = torch.autograd.grad(loss, z, materialize_grads=True)
     return loss.detach(), u
 

@@ -87,8 +87,8 @@ class FisherCurvature:
                 loss, list(point.parameters.values()), retain_graph=True, materialize_grads=True
             )
             self._push = (linearize or JacobianReplay())(self._point, self._outputs)
+            self._output_fisher, count = likelihood.fisher(self._outputs.detach(), targets)
         self.gradient: Named = dict(zip(point.parameters, gradients, strict=True))
-        self._output_fisher, count = likelihood.fisher(self._outputs.detach(), targets)
         self._scale = 1.0 if reduction == "sum" else count.to(self._outputs.dtype).reciprocal()
 
     def product(self, v: Named) -> Named:

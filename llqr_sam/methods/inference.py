@@ -27,20 +27,20 @@ def differentiable_inference(model: nn.Module) -> Iterator[None]:
     and activation checkpoints store what they would compute again: the second call would come after this context has
     closed, and so in another state. ``chunk_size`` is the way to save that memory in a refresh.
 
-    A module may keep tensors between calls in inference mode and drop them in ``train()``, so ``train()`` comes first.
+    What the modules keep between calls in inference mode is dropped at the end, and the caller's random numbers stay
+    his where a network or a loss draws some.
     """
     modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device.type
+    device = next(model.parameters()).device
     recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
     cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()  # no 2nd derivative
     try:
-        model.train()
-        model.eval()
-        for module in modes:
-            module.training = False  # also where a module's own train() ignores the mode
+        with torch.no_grad():
+            enter_inference(model)
         with (
             torch.enable_grad(),
-            torch.autocast(device, enabled=False),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.autocast(device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             cudnn,
             torch.compiler.set_stance("force_eager"),
@@ -49,17 +49,38 @@ def differentiable_inference(model: nn.Module) -> Iterator[None]:
         ):
             yield
     finally:
-        for module, mode in modes.items():
-            if module.training != mode:
-                module.train(mode)
+        with torch.no_grad():
+            model.train()
+            for module, mode in modes.items():
+                if module.training != mode:
+                    module.train(mode)
         for module, mode in modes.items():
             module.training = mode
 
 
+def enter_inference(model: nn.Module) -> None:
+    """Puts every module in inference mode, by way of training mode.
+
+    A module may compute tensors in ``eval()``, or keep those of a call in inference mode, and drop them in ``train()``;
+    wherever it keeps them, they then belong to the parameters and the graph of the call that follows.
+    """
+    model.train()
+    model.eval()
+    for module in model.modules():
+        module.training = False  # also where a module's own train() ignores the mode
+
+
 @contextlib.contextmanager
 def _checkpoints_off() -> Iterator[None]:
-    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms."""
-    replaced = {"_checkpoint_hook": lambda frame: contextlib.nullcontext(), "CheckpointFunction": _Kept}
+    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms.
+
+    Whoever has imported the generator of the other form by name still meets the hook.
+    """
+    replaced = {
+        "_checkpoint_without_reentrant_generator": _nothing_around,
+        "_checkpoint_hook": lambda frame: contextlib.nullcontext(),
+        "CheckpointFunction": _Kept,
+    }
     originals = {name: getattr(torch.utils.checkpoint, name) for name in replaced}
     try:
         for name, replacement in replaced.items():
@@ -68,6 +89,11 @@ def _checkpoints_off() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(torch.utils.checkpoint, name, original)
+
+
+def _nothing_around(*arguments: Any, **keywords: Any) -> Iterator[None]:
+    """What ``torch.utils.checkpoint`` does before and after it calls its function."""
+    yield
 
 
 class _Kept:

@@ -2,8 +2,8 @@
 
 Double backward is the derivative of u -> J' u, which is linear in u; it works for whatever has second derivatives.
 Forward mode costs less once it is traced (replay.py). The trace is held against the network's own J' u, parameter by
-parameter for a random u, at each point; double backward relies on backward passes that autograd sees into, which is
-tested once.
+parameter for a random u, at each point, and its J v once against the same J' u; double backward relies on backward
+passes that autograd sees into, which is tested once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.diagnosis import require_adjoint, require_second_derivatives
-from llqr_sam.methods.named import Named
+from llqr_sam.methods.diagnosis import agreeing, require_adjoint, require_second_derivatives
+from llqr_sam.methods.named import Named, dot
 from llqr_sam.methods.point import Point
 from llqr_sam.methods.replay import Push, Replay, agree, random_like
 from llqr_sam.methods.trace import Replayed, Signature, Trace
@@ -38,7 +38,8 @@ class DoubleBackward:
         if not self._tested:
             require_adjoint([outputs], parameters)
             self._tested = True
-        u = torch.zeros_like(outputs, requires_grad=True)
+        (u,) = random_like([outputs])  # not 0, where some backward passes, linear as they are, take a logarithm
+        u.requires_grad_()
         pulled = pull(point, outputs, u, create_graph=True)
         graphs = {name: t for name, t in zip(point.parameters, pulled, strict=True) if t.requires_grad}
         require_second_derivatives(graphs.values())
@@ -78,7 +79,18 @@ class JacobianReplay:
 
         def verify(trace: Trace, replayed: Replayed) -> bool:
             us = random_like([outputs])
-            return agree(replayed.pull(us, point.parameters), pull(point, outputs, us[0]))
+            pulled = pull(point, outputs, us[0])
+            if not agree(replayed.pull(us, point.parameters), pulled):
+                return False
+            # Its J' u is the backward pass of its J v. Operations exist whose two derivatives differ, at every point.
+            if trace.verified_for is None:
+                v = dict(zip(point.parameters, random_like(pulled), strict=True))
+                (pushed,) = replayed.push(v)
+                rounding = 100 * torch.finfo(pushed.dtype).eps * torch.linalg.vector_norm(pushed)
+                if not agreeing((us[0] * pushed).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding):
+                    return False
+                trace.verified_for = "J v"
+            return True
 
         replayed = self._replay(point, [outputs], verify)
         return self._double_backward(point, outputs) if replayed is None else replayed.push

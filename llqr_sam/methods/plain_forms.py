@@ -89,4 +89,21 @@ def embedding_bag(
     return total / sizes.clamp_min(1).unsqueeze(1)
 
 
-_FORMS: Mapping[Any, Callable[..., Any]] = {functional.embedding_bag: embedding_bag}
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """``torch.nn.functional.hardsigmoid`` out of operations with second derivatives.
+
+    Args:
+        input: Any tensor.
+        inplace: Whether the result is written to ``input``.
+
+    Returns:
+        ``clamp(input + 3, 0, 6) / 6``.
+    """
+    found = functional.relu6(input + 3) / 6
+    return input.copy_(found) if inplace else found
+
+
+_FORMS: Mapping[Any, Callable[..., Any]] = {
+    functional.embedding_bag: embedding_bag,
+    functional.hardsigmoid: hardsigmoid,
+}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from llqr_sam.methods.diagnosis import UnsupportedModuleError
+from llqr_sam.methods.inference import enter_inference
 from llqr_sam.methods.module_attributes import unchanged_attributes
 from llqr_sam.methods.named import HALF, Named
 from llqr_sam.methods.trees import mapped
@@ -139,7 +140,7 @@ class LossPoint(Point):
             ValueError: it returns more than one number.
         """
         assert self.loss_fn is not None
-        loss = self.loss_fn(outputs, self.targets)
+        loss = unchanged_loss(self.loss_fn, outputs, self.targets)
         if not isinstance(loss, Tensor):
             raise TypeError(f"loss_fn must return the mean loss, a 0-d tensor, not {type(loss).__name__}.")
         if loss.numel() != 1:
@@ -163,6 +164,7 @@ class _Call(nn.Module):
         self._make = [make]  # in a list, since a loss that is a module shall not be a part of this one
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        enter_inference(self.network)
         outputs = self.network(*arguments, **keywords)
         if not isinstance(outputs, Tensor):
             raise TypeError(
@@ -170,6 +172,15 @@ class _Call(nn.Module):
                 "wrap it in a module that returns its logits."
             )
         return self._make[0](outputs)
+
+
+def unchanged_loss(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tensor:
+    """``loss_fn(outputs, targets)``; a loss that is a module keeps its buffers and attributes as they were."""
+    if not isinstance(loss_fn, nn.Module):
+        return loss_fn(outputs, targets)
+    with unchanged_attributes(loss_fn):
+        loss: Tensor = functional_call(loss_fn, _fresh(dict(loss_fn.named_buffers())), (outputs, targets))
+    return loss
 
 
 def point_of(model: nn.Module, inputs: Any) -> Point:

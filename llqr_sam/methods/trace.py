@@ -174,11 +174,18 @@ _LINEAR = frozenset(
 
 
 def _alike(a: fx.Node, b: fx.Node) -> bool:
-    return bool(a.meta["val"].shape == b.meta["val"].shape and a.meta["val"].dtype == b.meta["val"].dtype)
+    """Also in memory layout: the operations that follow were traced with that of the sum, and views depend on it."""
+    x, y = _value(a), _value(b)
+    return bool((x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()))
 
 
 def _is_mask(index: fx.Node | None) -> bool:
-    return index is not None and index.meta["val"].dtype in (torch.bool, torch.uint8)
+    return index is not None and _value(index).dtype in (torch.bool, torch.uint8)
+
+
+def _value(node: fx.Node) -> Any:
+    """What a node returned while it was traced, or the constant it stands for, of which torch 2.6 notes nothing."""
+    return node.meta["val"] if "val" in node.meta else getattr(node.graph.owning_module, str(node.target))
 
 
 def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:

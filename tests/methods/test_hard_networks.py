@@ -423,6 +423,97 @@ def test_no_grad_inside_the_network(divergence):
         torch.testing.assert_close(h.double(), theirs, rtol=1e-4, atol=1e-5)
 
 
+class PaddedBelow(nn.Module):
+    """An embedding by ``torch.embedding``, whose forward mode moves the padding row and whose backward does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(9, 6)), nn.Linear(6, 5)
+
+    def forward(self, tokens):
+        return self.last(torch.embedding(self.weight, tokens, 0).tanh().sum(1))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_operations_whose_two_derivatives_differ(divergence):
+    """J' u of the trace was right and J v was not: off by 10 %."""
+    torch.manual_seed(1)
+    net = PaddedBelow().double()
+    check(net, torch.randint(0, 3, (6, 3)), torch.randint(0, 5, (6,)), divergence, replayed=False)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_transformer_layers_are_replayed(divergence):
+    """A zero tangent was taken out of a sum whose memory layout the next view needed."""
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+            self.layers, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(6, 5)
+
+        def forward(self, x):
+            return self.last(self.layers(x).mean(1))
+
+    x, y = blob(3, 4, 6), torch.randint(0, 5, (3,))
+    assert not LLQR(Encoder().double(), divergence=divergence, inner_steps=1).refresh(x, y, mean_loss).unreplayed
+
+
+ORDER = torch.tensor([5, 1, 3, 0, 2, 4])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_constants_outside_the_registry_are_replayed(divergence):
+    """An index that is a global, of which torch 2.6 notes no type in a trace."""
+
+    class Ordered(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)[ORDER]
+
+    check(Ordered(4, 5).double(), blob(6, 4), torch.randint(0, 5, (6,)), divergence, replayed=True)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_hard_sigmoids(divergence, inplace):
+    """torch's kernel, in every MobileNetV3, has one derivative only."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(4, 6), nn.Hardsigmoid(inplace), nn.Linear(6, 5)).double()
+    plain = nn.Sequential(net[0], nn.Hardtanh(-3, 3), nn.Linear(6, 5)).double()
+    with torch.no_grad():
+        plain[2].weight.copy_(net[2].weight / 6)
+        plain[2].bias.copy_(net[2].bias + net[2].weight.sum(1) / 2)
+    x, y = 3 * blob(7, 4), torch.randint(0, 5, (7,))
+    ours, theirs = (LLQR(n, divergence=divergence)._curvature.at(x, y, mean_loss) for n in (net, plain))
+    v = {n: torch.randn_like(p) for n, p in net.named_parameters() if n.startswith("0")}
+    zeros = {n: torch.zeros_like(p) for n, p in net.named_parameters() if n.startswith("2")}
+    found, expected = ours.product(v | zeros), theirs.product(v | zeros)
+    for name in v:
+        torch.testing.assert_close(ours.gradient[name], theirs.gradient[name], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_backward_passes_that_take_a_logarithm(chunk_size):
+    """logcumsumexp's takes that of u: at u = 0 its derivative is no number, though it is linear in u."""
+
+    class Cumulated(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).logcumsumexp(1)
+
+    class Plain(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).exp().cumsum(1).log()
+
+    net, plain = Cumulated(4, 5).double(), Plain(4, 5).double()
+    plain.load_state_dict(net.state_dict())
+    x, y = blob(6, 4), torch.randint(0, 5, (6,))
+    v = {n: torch.randn_like(p) for n, p in net.named_parameters()}
+    ours, theirs = (LLQR(n, chunk_size=chunk_size)._curvature.at(x, y, mean_loss).product(v) for n in (net, plain))
+    for name in v:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
+
+
 class Flagged(nn.Module):
     """A part that a flag cuts off: its values stay, its derivative goes."""
 
