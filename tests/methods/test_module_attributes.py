@@ -1,5 +1,4 @@
-<<<<<<< HEAD
-"""Calls that leave nothing on the modules."""
+"""Calls that leave nothing behind: on the modules, in the objects that they hold, or on a loss that is a module."""
 
 from __future__ import annotations
 
@@ -8,8 +7,12 @@ from collections import OrderedDict, defaultdict
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from llqr_sam import LLQR
 from llqr_sam.methods.module_attributes import unchanged_attributes
+from tests.methods.networks import mean_loss
+from tests.methods.test_hard_networks import DIVERGENCES, blob, check
 
 
 class Keeper(nn.Module):
@@ -59,19 +62,6 @@ def test_containers_may_hold_each_other():
         net.items.clear()
     assert net.items[0] == 1
     assert net.items[1] is net.items
-=======
-"""A refresh leaves nothing behind in the objects that a network holds, nor on a loss that is a module."""
-
-from __future__ import annotations
-
-import pytest
-import torch
-from torch import nn
-from torch.nn import functional
-
-from llqr_sam import LLQR
-from tests.methods.networks import mean_loss
-from tests.methods.test_hard_networks import DIVERGENCES, blob, check
 
 
 class Box:
@@ -141,4 +131,3 @@ def test_a_refresh_leaves_nothing_on_the_loss(divergence, chunk_size, in_place):
             metric.refresh(x, y, loss_fn)
     assert not loss_fn.mean.any()
     assert not hasattr(loss_fn, "last")
->>>>>>> h_e
