@@ -8,16 +8,14 @@ way, where it is used itself, relies on backward passes that autograd sees into,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from llqr_sam.methods.diagnosis import require_adjoint, require_second_derivatives
 from llqr_sam.methods.named import Named
 from llqr_sam.methods.point import LossFunction, LossPoint
-from llqr_sam.methods.replay import Push, Replay, agree, random_like
-from llqr_sam.methods.trace import Replayed, Signature, Trace
+from llqr_sam.methods.replay import Push, Replaying, agree, random_like
+from llqr_sam.methods.trace import Replayed, Trace
 
 
 def reverse_over_reverse(point: LossPoint) -> tuple[Named, Push]:
@@ -67,22 +65,12 @@ class ReverseOverReverse:
         return reverse_over_reverse(point)
 
 
-class HessianReplay:
+class HessianReplay(Replaying):
     """g, and v -> H v by forward over reverse where the network can be replayed; by reverse over reverse elsewhere."""
 
     def __init__(self) -> None:
-        self._replay = Replay()
+        super().__init__()
         self._reverse_over_reverse = ReverseOverReverse()
-
-    @property
-    def refusal(self) -> str:
-        """Why the latest point was not replayed; empty where it was."""
-        return self._replay.refusal
-
-    @property
-    def traces(self) -> Mapping[Signature, Trace]:
-        """Those that are kept."""
-        return self._replay.traces
 
     def __call__(self, point: LossPoint) -> tuple[Named, Push]:
         """At a point.

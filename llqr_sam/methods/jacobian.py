@@ -8,16 +8,14 @@ passes that autograd sees into, which is tested once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from llqr_sam.methods.diagnosis import agreeing, require_adjoint, require_second_derivatives
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.methods.point import Point
-from llqr_sam.methods.replay import Push, Replay, agree, random_like
-from llqr_sam.methods.trace import Replayed, Signature, Trace
+from llqr_sam.methods.replay import Push, Replaying, agree, random_like
+from llqr_sam.methods.trace import Replayed, Trace
 
 
 class DoubleBackward:
@@ -53,22 +51,12 @@ class DoubleBackward:
         return push
 
 
-class JacobianReplay:
+class JacobianReplay(Replaying):
     """v -> J v in forward mode where the network can be replayed; by double backward elsewhere."""
 
     def __init__(self) -> None:
-        self._replay = Replay()
+        super().__init__()
         self._double_backward = DoubleBackward()
-
-    @property
-    def refusal(self) -> str:
-        """Why the latest point was not replayed; empty where it was."""
-        return self._replay.refusal
-
-    @property
-    def traces(self) -> Mapping[Signature, Trace]:
-        """Those that are kept."""
-        return self._replay.traces
 
     def __call__(self, point: Point, outputs: Tensor) -> Push:
         """At a point whose outputs, with their graph, are given.

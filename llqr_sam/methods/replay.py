@@ -12,7 +12,7 @@ therefore compared with the network's own; a difference means tracing again, and
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -85,6 +85,23 @@ class Replay:
         except UntraceableError as error:
             return str(error)
         return self.traces.get(key) or self._refused.get(key)
+
+
+class Replaying:
+    """Products that come from a replay where the network has one."""
+
+    def __init__(self) -> None:
+        self._replay = Replay()
+
+    @property
+    def refusal(self) -> str:
+        """Why the latest point was not replayed; empty where it was."""
+        return self._replay.refusal
+
+    @property
+    def traces(self) -> Mapping[Signature, Trace]:
+        """Those that are kept."""
+        return self._replay.traces
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
