@@ -21,6 +21,7 @@ from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.jacobian import DoubleBackward, JacobianReplay
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.point import LossFunction, point_of
+from llqr_sam.methods.replay import Replaying
 
 
 class DivergenceCurvature:
@@ -54,7 +55,8 @@ class DivergenceCurvature:
     @property
     def refusal(self) -> str:
         """Why the latest products do not come from a replayed trace; empty where they do."""
-        return (self._differentiate if self._divergence == "newton" else self._linearize).refusal
+        used = self._differentiate if self._divergence == "newton" else self._linearize
+        return used.refusal if isinstance(used, Replaying) else "chunk_size is given"
 
     def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         """g and H at the model's present parameters on that minibatch."""

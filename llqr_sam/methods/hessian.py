@@ -45,8 +45,6 @@ def reverse_over_reverse(point: LossPoint) -> tuple[Named, Push]:
 class ReverseOverReverse:
     """``reverse_over_reverse``, for one network, after a test of the backward passes that it goes through."""
 
-    refusal = "chunk_size is given"
-
     def __init__(self) -> None:
         self._tested: LossFunction | None = None
 

@@ -21,8 +21,6 @@ from llqr_sam.methods.trace import Replayed, Trace
 class DoubleBackward:
     """v -> J v for one network without a trace, which costs less for a single product."""
 
-    refusal = "chunk_size is given"
-
     def __init__(self) -> None:
         self._tested = False
 

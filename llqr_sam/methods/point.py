@@ -190,33 +190,33 @@ def point_of(model: nn.Module, inputs: Any) -> Point:
     replaced: Named = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            frozen[name] = single(parameter.detach())
+            frozen[name] = _single(parameter.detach())
         elif parameter.dtype in HALF or parameter._backward_hooks:
-            parameters[name] = single(parameter.detach()).requires_grad_()
+            parameters[name] = _single(parameter.detach()).requires_grad_()
             replaced[name] = parameter
         else:
             parameters[name] = parameter
-    buffers = {name: single(buffer) for name, buffer in model.named_buffers()}
-    inputs = single(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+    buffers = {name: _single(buffer) for name, buffer in model.named_buffers()}
+    inputs = _single(dict(inputs) if isinstance(inputs, Mapping) else inputs)
     return Point(model, parameters, frozen, buffers, inputs, replaced)
 
 
 def loss_point_of(model: nn.Module, inputs: Any, targets: Any, loss_fn: LossFunction) -> LossPoint:
     """The same, with a loss."""
     at = point_of(model, inputs)
-    return LossPoint(model, at.parameters, at.frozen, at.buffers, at.inputs, at.replaced, single(targets), loss_fn)
+    return LossPoint(model, at.parameters, at.frozen, at.buffers, at.inputs, at.replaced, _single(targets), loss_fn)
 
 
-def single(tree: Any) -> Any:
+def _single(tree: Any) -> Any:
     """Half-precision tensors in float32, those of inference mode as ordinary ones; everything else as it is.
 
     Args:
         tree: A tensor, or tuples, lists and mappings of them in any nesting.
     """
-    return mapped(_single, tree)
+    return mapped(_single_tensor, tree)
 
 
-def _single(tensor: Tensor) -> Tensor:
+def _single_tensor(tensor: Tensor) -> Tensor:
     tensor = tensor.clone() if tensor.is_inference() else tensor
     return tensor.float() if tensor.dtype in HALF else tensor
 
