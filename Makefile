@@ -113,6 +113,20 @@ bench: .venv/.ready ## Cost of each method and of a refresh, as ratios to a grad
 reproduce-gpu: .venv/.ready ## The paper's runs in order of value on a GPU; minutes=10 limits a call, the next continues
 	@$(RUN) scripts/reproduce_gpu.py $(WORDS)
 
+.PHONY: gpu-window
+gpu-window: .venv/.ready ## What a few minutes on a GPU are for, in order of value, packed in one archive; minutes=12
+	@$(RUN) scripts/gpu_window.py $(WORDS)
+
+# What travels with the tracked files to a machine without a network: docs/reproduction.md.
+TARGET_PYTHON ?= $(RUN)
+.PHONY: window
+window: .venv/.ready ## Put together in window/ what a machine without a network lacks: packages and the commit's name
+	@rm -rf window/wheels window/packages && mkdir -p window
+	@$(TARGET_PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir window/wheels 'hydra-core>=1.3,<1.4' 2> >(grep -v '^WARNING: Location' >&2)
+	@for wheel in window/wheels/*.whl; do $(RUN) -m zipfile -e "$$wheel" window/packages; done && rm -r window/wheels
+	@echo "$$(git rev-parse HEAD)$$(git diff --quiet HEAD -- llqr_sam || echo -dirty)" > window/commit
+	@du -sh window | sed 's/\t.*/ in window\//'
+
 .PHONY: clean
 clean: ## Remove what building and running leave behind; results/ and data/ stay
 	@rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache outputs

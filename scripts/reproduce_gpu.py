@@ -13,49 +13,16 @@ them the same command goes on with what is left. A run that failed is left alone
 
 from __future__ import annotations
 
-import math
 import sys
 
-from llqr_sam.suite.errors import UsageError, exit_status
-from llqr_sam.suite.reproduction import Reproduction
-from llqr_sam.suite.words import keys, unknown
+from llqr_sam.suite.errors import exit_status
+from llqr_sam.suite.list_command import ListCommand
+from llqr_sam.suite.words import CONF
 
 
 def main() -> int:
     """Read the words, run or show the list."""
-    own = {"minutes": "", "parts": ""}
-    words = []
-    for word in sys.argv[1:]:
-        key, equals, value = word.partition("=")
-        if key in own:
-            own[key] = value
-        elif equals and key.isidentifier() and key not in keys():
-            raise UsageError(unknown(key, own))
-        else:
-            words.append(word)
-    minutes, parts = _minutes(own["minutes"]), _numbers(own["parts"])
-    reproduction = Reproduction(words, parts)
-    config = reproduction.config
-    status = 0 if config.dry_run or config.status else reproduction.run(minutes)
-    print(*reproduction.lines(), sep="\n")
-    return status
-
-
-def _minutes(text: str) -> float | None:
-    try:
-        minutes = float(text) if text else None
-    except ValueError:
-        minutes = math.nan
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise UsageError(f"minutes={text} must be a number > 0.")
-    return minutes
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",") if text]
-    except ValueError as error:
-        raise UsageError(f"parts={text} must be numbers of parts, like parts=1,3.") from error
+    return ListCommand.read(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
 
 
 if __name__ == "__main__":

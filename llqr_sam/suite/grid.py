@@ -14,7 +14,7 @@ from llqr_sam.suite.choices import SCORES, Choice, apply, candidates, check_sele
 from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.resolve import run_settings
-from llqr_sam.suite.words import parsed, values
+from llqr_sam.suite.words import merged, parsed, values
 
 # The words that say which run of a table is meant; with table=N they pick rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
@@ -120,7 +120,8 @@ def _axes(table: DictConfig) -> str:
 
 def _runs(config: DictConfig, words: Sequence[str], chosen: dict[str, list[str]]) -> Iterator[Planned]:
     """The runs of a table, cell by cell in the order of its file, or of a selection, candidate by candidate."""
-    common = [word for word in words if word.partition("=")[0].partition(".")[0] != "table" and not _is_axis(word)]
+    given = [word for word in words if word.partition("=")[0].partition(".")[0] != "table" and not _is_axis(word)]
+    common = merged(config.table.words, given)
     for dataset, arch in product(config.table.datasets, config.table.archs):
         cells = [cell for cell in _cells(config, dataset, arch) if _matches(cell, chosen)]
         if not cells:

@@ -67,6 +67,11 @@ def sweep(words: Sequence[str]) -> list[list[str]]:
     return [list(combination) for combination in product(*axes)]
 
 
+def merged(own: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Words by key, the last of each key: what is given replaces what is there."""
+    return list({word.partition("=")[0]: word for word in (*own, *given)}.values())
+
+
 def values(override: Override) -> list[str]:
     """The value of a word, or the values it sweeps over, as text without quotes."""
     if override.is_sweep_override():

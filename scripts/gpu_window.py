@@ -1,0 +1,84 @@
+"""Run conf/gpu_window.yaml, what a few minutes on a GPU are for, in order of value, and pack what it made.
+
+    python scripts/gpu_window.py dry_run=true                       the steps, and what of them is done
+    python scripts/gpu_window.py minutes=12                         twelve minutes; the same command goes on from there
+    python scripts/gpu_window.py minutes=9 archive=/out/window.tar.gz parts=1,2
+
+A trial without a GPU:
+
+    python scripts/gpu_window.py minutes=2 device=cpu precision=default dataset=digits arch=small_cnn protocol.epochs=2 \
+        "table.datasets=[digits]" "table.archs=[small_cnn]"
+
+The archive (archive=, default gpu_window.tar.gz) is made anew every 15 seconds and unpacks into any checkout: records
+and outputs under results/, logs of runs under window/logs/. What was carried here is taken from window/
+(docs/reproduction.md says who puts it there): window/commit, which the records get; window/pieces/<data set>/, which
+are joined to data/<data set>.npz; and window/sample/, the images of the tests.
+
+Further words are those of train.py and hold for every run and output; those of table. are for the runs of tables. Exit
+status: 0, also when the time is up; 1 a step failed; 2 a mistake in the command; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from llqr_sam.data.pieces import join
+
+from llqr_sam.suite.archive import Archive
+from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.suite.list_command import ListCommand
+from llqr_sam.suite.step_list import StepList
+from llqr_sam.suite.words import CONF
+
+CARRIED = Path("window")
+ARCHIVE = "gpu_window.tar.gz"
+
+
+def main() -> int:
+    """Take what was carried here, read the words, run or show the list, pack what there is."""
+    command = ListCommand.read(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
+    if command.shows:
+        return command.carry_out()
+    take_settings()
+    take_data(Path(command.steps.config.paths.data))
+    archive = Path(command.own["archive"] or ARCHIVE)
+    try:
+        with Archive(archive, lambda: packed(command.steps)):
+            return command.carry_out()
+    except OSError as error:
+        raise UsageError(f"archive={archive} cannot be written: {error.strerror}.") from error
+
+
+def take_settings() -> None:
+    """The commit of this code and the place of the tests' images, for all processes of the list."""
+    commit, sample = CARRIED / "commit", CARRIED / "sample"
+    if commit.is_file():
+        os.environ.setdefault("LLQR_SAM_COMMIT", commit.read_text().strip())
+    if sample.is_dir():
+        os.environ.setdefault("LLQR_SAM_DATA", str(sample.resolve()))
+
+
+def take_data(root: Path) -> None:
+    """Join the pieces of data sets; one that cannot be joined is said so, and the steps without it go on."""
+    for folder in sorted((CARRIED / "pieces").glob("*/")):
+        try:
+            print(f"{folder.name}: {join(folder, root / f'{folder.name}.npz')}", file=sys.stderr, flush=True)
+        except (ValueError, OSError) as error:
+            print(f"failed: the pieces of {folder.name}: {error}", file=sys.stderr, flush=True)
+
+
+def packed(steps: StepList) -> Iterator[tuple[Path, str]]:
+    """What the steps have left: results under ``results/``, logs and failures of runs under ``window/logs/``."""
+    paths = steps.config.paths
+    for path in steps.files():
+        if path.is_relative_to(paths.results):
+            yield path, str("results" / path.relative_to(paths.results))
+        else:
+            yield path, str(CARRIED / "logs" / path.relative_to(paths.workspace))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
