@@ -6,8 +6,8 @@
 
 A trial without a GPU:
 
-    python scripts/gpu_window.py minutes=2 device=cpu precision=default dataset=digits arch=small_cnn protocol.epochs=2 \
-        "table.datasets=[digits]" "table.archs=[small_cnn]"
+    python scripts/gpu_window.py minutes=2 device=cpu precision=default dataset=digits arch=small_cnn \
+        protocol.epochs=2 "table.datasets=[digits]" "table.archs=[small_cnn]"
 
 The archive (archive=, default gpu_window.tar.gz) is made anew every 15 seconds and unpacks into any checkout: records
 and outputs under results/, logs of runs under window/logs/. What was carried here is taken from window/

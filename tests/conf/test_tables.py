@@ -14,7 +14,9 @@ from llqr_sam.suite.words import CONF, groups
 from tests.suite.plans import plan_of, settings_of
 
 TIMED = ("10",)  # networks and methods that are timed, not trained
-RUNS = {"1": 140, "2": 140, "3": 36, "4": 160, "5": 18, "6": 20, "7": 15, "8": 60, "demo": 27}
+RUNS = {"1": 140, "2": 140, "3": 36, "4": 160, "5": 18, "6": 20, "7": 15, "8": 60}
+OURS = {"demo": 27, "epochs_15": 6, "epochs_30": 3}  # tables that are not the paper's
+RUNS |= OURS
 
 
 def test_the_tables_are_these():
@@ -25,10 +27,10 @@ def test_the_tables_are_these():
 def test_runs_of_a_table(number, count):
     runs = plan_of(f"table={number}")
     assert len(runs) == count == len({run.run_id for run in runs})
-    assert {run.folder for run in runs} == {"demo" if number == "demo" else f"table_0{number}"}
+    assert {run.folder for run in runs} == {number if number in OURS else f"table_0{number}"}
 
 
-@pytest.mark.parametrize("number", [number for number in RUNS if number != "demo"])
+@pytest.mark.parametrize("number", [number for number in RUNS if number not in OURS])
 def test_cells_are_those_of_the_paper(number):
     """Every accuracy of the table in results/paper/accuracy.csv has its cell and its seeds, and vice versa."""
     planned = Counter(run.cell for run in plan_of(f"table={number}"))
@@ -58,6 +60,22 @@ def test_a_cell_is_a_run_without_flags():
     cell = run.cell
     words = (f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}", "geometry=newton", "seed=3")
     assert settings_of(*words).run_id == run.run_id
+
+
+@pytest.mark.parametrize("epochs", [15, 30])
+def test_a_short_schedule_is_the_papers_compressed_and_no_run_of_the_papers(epochs):
+    """Its words hold for every run; the command's replace them; the rest is the run of the same method in Table 2."""
+    runs = plan_of(f"table=epochs_{epochs}")
+    papers = {run.run_id for number in RUNS if number not in OURS for run in plan_of(f"table={number}")}
+    assert not papers & {run.run_id for run in runs}
+    assert not [table for table, _ in read_accuracy() if table.startswith("epochs")], "no value of the paper beside it"
+    for run in runs:
+        same = settings_of("dataset=cifar100", "arch=resnet18", f"optim={run.cell.method}", "precision=fast")
+        same.protocol.epochs = epochs
+        assert run.settings == same
+    (changed, *_) = plan_of(f"table=epochs_{epochs}", "precision=default", "protocol.epochs=2")
+    assert changed.settings.precision == settings_of("precision=default").precision
+    assert changed.settings.protocol.epochs == 2
 
 
 def test_label_noise_of_table_8():
