@@ -12,7 +12,7 @@ A trial without a GPU:
 The archive (archive=, default gpu_window.tar.gz) is made anew every 15 seconds and unpacks into any checkout: records
 and outputs under results/, logs of runs under window/logs/. What was carried here is taken from window/
 (docs/reproduction.md says who puts it there): window/commit, which the records get; window/pieces/<data set>/, which
-are joined to data/<data set>.npz; and window/sample/, the images of the tests.
+are joined to data/<data set>.npz with those of earlier calls; and window/sample/, the images of the tests.
 
 Further words are those of train.py and hold for every run and output; those of table. are for the runs of tables. Exit
 status: 0, also when the time is up; 1 a step failed; 2 a mistake in the command; 130 interrupted.
@@ -21,6 +21,7 @@ status: 0, also when the time is up; 1 a step failed; 2 a mistake in the command
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +63,21 @@ def take_settings() -> None:
 
 
 def take_data(root: Path) -> None:
-    """Join the pieces of data sets; one that cannot be joined is said so, and the steps without it go on."""
-    for folder in sorted((CARRIED / "pieces").glob("*/")):
+    """Add the pieces that came now to those of earlier calls, and join them; the steps go on without what is not whole.
+
+    Args:
+        root: Where data sets are.
+    """
+    for carried in sorted((CARRIED / "pieces").glob("*/")):
+        pieces, archive = root / "pieces" / carried.name, root / f"{carried.name}.npz"
         try:
-            print(f"{folder.name}: {join(folder, root / f'{folder.name}.npz')}", file=sys.stderr, flush=True)
-        except (ValueError, OSError) as error:
-            print(f"failed: the pieces of {folder.name}: {error}", file=sys.stderr, flush=True)
+            shutil.copytree(carried, pieces, dirs_exist_ok=True)
+            joined = join(pieces, archive)
+        except (ValueError, OSError, shutil.Error) as error:
+            say(f"failed: the pieces of {carried.name}: {error}")
+        else:
+            train, test = (f"{joined.train:,} of {joined.all_train:,}", f"{joined.test:,} of {joined.all_test:,}")
+            say(f"{archive} has {train} training images and {test} test images")
 
 
 def packed(steps: StepList) -> Iterator[tuple[Path, str]]:
@@ -78,6 +88,11 @@ def packed(steps: StepList) -> Iterator[tuple[Path, str]]:
             yield path, str("results" / path.relative_to(paths.results))
         else:
             yield path, str(CARRIED / "logs" / path.relative_to(paths.workspace))
+
+
+def say(line: str) -> None:
+    """To whoever waits."""
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
