@@ -14,7 +14,6 @@ from itertools import product
 from math import sqrt
 
 import numpy as np
-from scipy.stats import t as student
 
 LEVEL = 0.95
 EXACT = 6  # up to so many seeds all n^n resamples are taken
@@ -68,6 +67,8 @@ class Sample:
         n, mean, std = len(self.values), self.mean, self.std
         if mean is None or std is None:
             return None
+        from scipy.stats import t as student  # half a second that a table without results need not wait
+
         half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / sqrt(n)
         return Interval(mean - half, mean + half)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from llqr_sam.data import pieces
 from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.streams import MissingDataError, Splits
 
@@ -20,8 +19,7 @@ from llqr_sam.data.streams import MissingDataError, Splits
 def real_cifar10(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """5,000 + 1,000 real images as an ``.npz``."""
     target = tmp_path_factory.mktemp("cifar10") / "cifar10.npz"
-    tool, source = shared / "tools/unpack_cifar.py", shared / "data/cifar10_sample"
-    subprocess.run([sys.executable, tool, source, target], check=True, capture_output=True)
+    pieces.join(shared / "data/cifar10_sample", target)
     return target
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from llqr_sam.data import pieces
 from llqr_sam.engine import devices
 from llqr_sam.engine.losses import LossLog
 from llqr_sam.engine.run import RunOptions, _prepare
@@ -35,8 +34,7 @@ Make = Callable[..., Trainer]
 def images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """640 + 256 real CIFAR-10 images as a file of arrays."""
     folder = tmp_path_factory.mktemp("cifar")
-    tool, source = shared / "tools/unpack_cifar.py", shared / "data/cifar10_sample"
-    subprocess.run([sys.executable, str(tool), str(source), str(folder / "all.npz")], check=True, capture_output=True)
+    pieces.join(shared / "data/cifar10_sample", folder / "all.npz")
     with np.load(folder / "all.npz") as arrays:
         sizes = {"train": 32 * STEPS, "test": 256}
         few = {f"{kind}_{part}": arrays[f"{kind}_{part}"][:size] for kind in "xy" for part, size in sizes.items()}

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("wandb")
+
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import Record, read_record
 from llqr_sam.engine.run import RunOptions, execute

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from llqr_sam.report.samples import EXACT, Interval, Sample
+
+stats = pytest.importorskip("scipy.stats")
 
 
 def sample(*values: float) -> Sample:

@@ -1,0 +1,153 @@
+"""CIFAR in pieces: bit for bit what was split, from all pieces or from those that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from llqr_sam.data.cifar import read_cifar
+from llqr_sam.data.pieces import Joined, join, split
+from llqr_sam.data.streams import MissingDataError
+
+
+def write(path: Path, train: int, test: int) -> dict[str, Any]:
+    """An array file of random images; the label of an image is its number, so that none can be mistaken."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "x_train": random.integers(0, 256, (train, 32, 32, 3), dtype=np.uint8),
+        "y_train": np.arange(train),
+        "x_test": random.integers(0, 256, (test, 32, 32, 3), dtype=np.uint8),
+        "y_test": np.arange(test),
+    }
+    np.savez(path, **arrays)
+    return arrays
+
+
+def read(path: Path) -> dict[str, Any]:
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@settings(max_examples=25)
+@given(train=st.integers(1, 230), test=st.integers(1, 120), most=st.integers(30, 150))
+def test_what_was_split_is_joined(train: int, test: int, most: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("pieces")
+    arrays = write(folder / "a.npz", train, test)
+    files = split(folder / "a.npz", folder / "pieces", most)
+    assert len(files) == 1 + -(-train // most) + -(-test // most)
+    assert sorted(files) == sorted((folder / "pieces").iterdir())
+    assert join(folder / "pieces", folder / "b.npz") == Joined(train, train, test, test)
+    joined = read(folder / "b.npz")
+    assert joined.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(joined[name], array)
+        assert joined[name].dtype == array.dtype
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(0, [*range(40, 100)]), (1, [*range(40), *range(80, 100)]), (2, range(80))])
+def test_labels_are_those_of_the_pieces_that_are_there(tmp_path: Path, lost: int, kept: list[int]) -> None:
+    arrays = write(tmp_path / "a.npz", 100, 10)
+    split(tmp_path / "a.npz", tmp_path / "pieces", 40)
+    (tmp_path / "pieces" / f"train_{lost}.webp").unlink()
+    assert join(tmp_path / "pieces", tmp_path / "b.npz") == Joined(len(kept), 100, 10, 10)
+    joined = read(tmp_path / "b.npz")
+    assert joined["y_train"].tolist() == list(kept)
+    np.testing.assert_array_equal(joined["x_train"], arrays["x_train"][joined["y_train"]])
+
+
+def test_the_first_images_alone(tmp_path: Path) -> None:
+    arrays = write(tmp_path / "a.npz", 100, 10)
+    split(tmp_path / "a.npz", tmp_path / "few", images=(7, 3))
+    assert join(tmp_path / "few", tmp_path / "b.npz") == Joined(7, 7, 3, 3)
+    np.testing.assert_array_equal(read(tmp_path / "b.npz")["x_test"], arrays["x_test"][:3])
+
+
+def test_a_later_join_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    write(tmp_path / "a.npz", 100, 10)
+    split(tmp_path / "a.npz", tmp_path / "pieces", 40)
+    late = (tmp_path / "pieces" / "train_1.webp").rename(tmp_path / "late.webp")
+    assert join(tmp_path / "pieces", tmp_path / "b.npz").train == 60
+    late.rename(tmp_path / "pieces" / "train_1.webp")
+    assert join(tmp_path / "pieces", tmp_path / "b.npz").train == 100
+    assert len(read(tmp_path / "b.npz")["y_train"]) == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz", "pieces"]
+
+
+def test_the_real_sample_without_a_size_of_pieces(shared: Path, tmp_path: Path) -> None:
+    """Its labels.npz says nothing of that, and holds more than labels."""
+    assert join(shared / "data/cifar10_sample", tmp_path / "cifar10.npz") == Joined(5000, 5000, 1000, 1000)
+    arrays = read_cifar("cifar10", 10, None, tmp_path)
+    assert arrays.train_labels.bincount().tolist() == [500] * 10
+
+
+def spoil_labels(folder: Path, **changes: Any) -> None:
+    arrays = read(folder / "labels.npz") | changes
+    np.savez(folder / "labels.npz", **{name: array for name, array in arrays.items() if array is not None})
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:500])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "labels.npz").unlink(), "has no labels.npz"),
+        (lambda folder: shorten(folder / "labels.npz"), "labels.npz is not an .npz with y_train and y_test"),
+        (lambda folder: spoil_labels(folder, y_test=None), "labels.npz is not an .npz with y_train and y_test"),
+        (lambda folder: spoil_labels(folder, y_test=np.zeros(10)), "y_test in .* integers .* not float64"),
+        (lambda folder: spoil_labels(folder, y_test=np.zeros((10, 1), int)), r"y_test in .* not int64 of \(10, 1\)"),
+        (lambda folder: spoil_labels(folder, images_per_piece=np.int64(0)), "images_per_piece in .* >= 1, not 0"),
+        (lambda folder: spoil_labels(folder, images_per_piece=np.array([1, 2])), "labels.npz is not an .npz"),
+        (lambda folder: (folder / "test_0.webp").unlink(), "no piece of the test images"),
+        (lambda folder: shorten(folder / "train_1.webp"), "train_1.webp is not a readable image"),
+        (lambda folder: (folder / "train_1.webp").write_text("text"), "train_1.webp is not a readable image"),
+        (lambda folder: spoil_labels(folder, y_train=np.arange(80)), "80 labels in y_train, none for train_2.webp"),
+        (
+            lambda folder: Image.new("RGB", (3200, 64)).save(folder / "train_1.webp"),
+            "train_1.webp must be 3200 x 32 pixels for its 40 labels, not 3200 x 64",
+        ),
+    ],
+)
+def test_what_cannot_be_joined_gets_one_sentence(tmp_path: Path, spoil: Any, words: str) -> None:
+    """And an older file stays as it was."""
+    write(tmp_path / "a.npz", 100, 10)
+    split(tmp_path / "a.npz", tmp_path / "pieces", 40)
+    (tmp_path / "b.npz").write_text("older")
+    spoil(tmp_path / "pieces")
+    with pytest.raises((ValueError, MissingDataError), match=words) as caught:
+        join(tmp_path / "pieces", tmp_path / "b.npz")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "b.npz").read_text() == "older"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"archive": Path("nowhere.npz")}, "nowhere.npz does not exist"),
+        ({"images": (101, 10)}, "cannot give 101 train images: it must be between 1 and its 100"),
+        ({"images": (1, 0)}, "cannot give 0 test images: it must be between 1 and its 10"),
+        ({"most": 0}, "must have between 1 and 51100"),
+        ({"most": 51_101}, "must have between 1 and 51100"),
+    ],
+)
+def test_what_cannot_be_split_gets_one_sentence(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    write(tmp_path / "a.npz", 100, 10)
+    with pytest.raises((ValueError, MissingDataError), match=words):
+        split(**{"archive": tmp_path / "a.npz", "folder": tmp_path / "pieces", **options})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_pieces_are_not_mixed_with_others(tmp_path: Path) -> None:
+    write(tmp_path / "a.npz", 5, 5)
+    (tmp_path / "pieces").mkdir()
+    split(tmp_path / "a.npz", tmp_path / "pieces")
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        split(tmp_path / "a.npz", tmp_path / "pieces")
