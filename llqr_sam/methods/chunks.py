@@ -83,6 +83,7 @@ class ChunkedCurvature:
         minibatch: The whole.
         likelihood: Under "ngd", the predictive distribution; ``None`` under "newton".
         summed: H is a sum over distributions ("ngd" with reduction "sum") and not a mean.
+        eps: Spacing of the numbers that the network computes with, where they are coarser than its outputs' dtype.
 
     Raises:
         ValueError: the inputs have no samples to split, or the chunks do not add up to the whole.
@@ -96,10 +97,11 @@ class ChunkedCurvature:
         likelihood: Likelihood | None,
         *,
         summed: bool,
+        eps: float = 0.0,
     ) -> None:
         self._curvature_at = curvature_at
         self._chunks = minibatch.chunks()
-        parts = _Whole(evaluated, minibatch, likelihood).parts(self._chunks)
+        parts = _Whole(evaluated, minibatch, likelihood, eps).parts(self._chunks)
         shares, count = [part.share for part in parts], sum(part.count for part in parts)
         if summed:
             self._weights = [1.0] * len(shares)
@@ -140,8 +142,8 @@ class _Whole:
     have terms that no chunk has. The loss itself shows what depends on no output, such as a penalty on the weights.
     """
 
-    def __init__(self, evaluated: Evaluated, minibatch: Minibatch, likelihood: Likelihood | None) -> None:
-        self._evaluated, self._minibatch, self._likelihood = evaluated, minibatch, likelihood
+    def __init__(self, evaluated: Evaluated, minibatch: Minibatch, likelihood: Likelihood | None, eps: float) -> None:
+        self._evaluated, self._minibatch, self._likelihood, self._eps = evaluated, minibatch, likelihood, eps
         self._places = (1.0,) if likelihood is not None else (1.0, 0.5)
 
     def parts(self, chunks: list[tuple[Any, Any]]) -> list[_Part]:
@@ -166,7 +168,8 @@ class _Whole:
             whole = [u[rows] for u in gradients]
             parts.append(self._evaluated(inputs, partial(self._part, targets, z[rows], whole)))
         together, scale = sum(part.loss for part in parts), sum(abs(part.loss) for part in parts)
-        if abs(together - loss) > torch.finfo(z.dtype).eps ** 0.5 * scale:
+        # The loss is computed from the same outputs, but may have terms that the network left somewhere.
+        if abs(together - loss) > max(torch.finfo(z.dtype).eps ** 0.5, self._eps) * scale:
             raise ValueError(self._complaint("the losses of the chunks do not add up to that of the whole"))
         return parts
 
@@ -179,7 +182,8 @@ class _Whole:
     def _part(self, targets: Any, rows: Tensor, whole: list[Tensor], outputs: Tensor) -> _Part:
         """Of a chunk with these outputs, given its rows of the whole's outputs and of the gradients at each place."""
         precision = torch.finfo(rows.dtype).eps
-        if outputs.shape != rows.shape or _differ(outputs, rows, precision**0.3):  # kernels depend on the batch size
+        rounding = max(precision**0.3, 4 * self._eps)  # kernels depend on the batch size
+        if outputs.shape != rows.shape or _differ(outputs, rows, rounding):
             raise ValueError(
                 self._complaint("the outputs of a chunk are not its rows of the whole minibatch's outputs")
             )

@@ -9,12 +9,14 @@ with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the 
     Newton  H v = d2 l v         l the mean loss
 
 Both have batch-norm in inference mode, dropout off, and the plain attention kernels: the fused ones have neither a
-forward-mode nor a second derivative (METHODS section 2). A network in half precision is linearised in float32.
+forward-mode nor a second derivative (METHODS section 2). A network in half precision is linearised in float32, or
+under autocast, as ``precision`` says; loss, likelihood and M are float32 either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -28,6 +30,7 @@ from llqr_sam.methods.jacobian import JacobianReplay, pull
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.named import Named
 from llqr_sam.methods.point import LossFunction, LossPoint, Point, loss_point_of
+from llqr_sam.methods.precision import WHOLE, Precision
 from llqr_sam.methods.replay import Push
 
 Divergence = Literal["ngd", "newton"]
@@ -62,6 +65,7 @@ class FisherCurvature:
         reduction: "sum" over samples (authors' code) or "mean".
         linearize: How J v is computed: a ``JacobianReplay`` (kept, it traces the network once for all its refreshes)
             for many products, a ``DoubleBackward`` for one. Default: a replay of its own.
+        precision: That of g, J v and J' u.
 
     Raises:
         UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
@@ -76,11 +80,13 @@ class FisherCurvature:
         likelihood: Likelihood,
         reduction: Reduction,
         linearize: Linearize | None = None,
+        precision: Precision = WHOLE,
     ) -> None:
-        point = loss_point_of(model, inputs, targets, loss_fn)
+        point = loss_point_of(model, inputs, targets, loss_fn, precision)
         self._point: Point = point.without_loss()
-        self._explained = partial(explained, model, point.outputs)
-        with differentiable_inference(model), self._explained():
+        self._explained = partial(explained, model, replace(self._point, precision=WHOLE).outputs)
+        self._products = partial(precision.products, point.device)
+        with differentiable_inference(model), self._explained(), self._products():
             self._outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
             point.require_differentiable(loss)
             gradients = torch.autograd.grad(
@@ -93,10 +99,11 @@ class FisherCurvature:
 
     def product(self, v: Named) -> Named:
         """H v: forward, M, backward."""
-        with self._explained():
-            (pushed,) = self._push(v)
-        u = self._output_fisher(pushed) * self._scale
-        return dict(zip(self._point.parameters, pull(self._point, self._outputs, u), strict=True))
+        with self._products():
+            with self._explained():
+                (pushed,) = self._push(v)
+            u = self._output_fisher(pushed) * self._scale
+            return dict(zip(self._point.parameters, pull(self._point, self._outputs, u), strict=True))
 
 
 class HessianCurvature:
@@ -106,6 +113,7 @@ class HessianCurvature:
         model, inputs, targets, loss_fn: As for ``FisherCurvature``.
         differentiate: How g and H v are computed: a ``HessianReplay`` (kept, it traces the network once for all its
             refreshes) for many products, ``reverse_over_reverse`` for one. Default: the latter.
+        precision: That of g and H v.
 
     Raises:
         UnsupportedModuleError: a module on the way, or the loss, has no second derivative.
@@ -118,13 +126,15 @@ class HessianCurvature:
         targets: Any,
         loss_fn: LossFunction,
         differentiate: Differentiate = reverse_over_reverse,
+        precision: Precision = WHOLE,
     ) -> None:
-        point = loss_point_of(model, inputs, targets, loss_fn)
-        self._explained = partial(explained, model, point.outputs, point.loss_of)
-        with differentiable_inference(model), self._explained():
+        point = loss_point_of(model, inputs, targets, loss_fn, precision)
+        self._explained = partial(explained, model, replace(point, precision=WHOLE).outputs, point.loss_of)
+        self._products = partial(precision.products, point.device)
+        with differentiable_inference(model), self._explained(), self._products():
             self.gradient, self._push = differentiate(point)
 
     def product(self, v: Named) -> Named:
         """H v."""
-        with self._explained():
+        with self._products(), self._explained():
             return dict(zip(self.gradient, self._push(v), strict=True))

@@ -41,8 +41,12 @@ def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
         waiting += following
 
 
-def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
     """Refuses values whose J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
+
+    Args:
+        values, leaves: z and x.
+        eps: Spacing of the numbers that z was computed with, where it is coarser than its dtype's.
 
     Raises:
         RuntimeError: some backward pass on the way has no derivative, or works outside autograd.
@@ -63,18 +67,19 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
     backward = _total(g.detach().abs().square().sum() for g in reached)
     forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=bool(graphs)))
     size = _total(u.detach().abs().square().sum() for u in us).sqrt() * backward.sqrt()
-    if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size):
+    if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size, eps):
         raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
 
 
-def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0) -> bool:
+def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, eps: float = 0.0) -> bool:
     """Whether u' (J v) and v' (J' u) are one, as they are for one J; what is not finite says nothing.
 
     Args:
         forward, backward: The two.
         rounding: Difference that is none.
+        eps: Spacing of the numbers that they were computed with, where it is coarser than their dtype's.
     """
-    tolerance = 1e-6 if forward.dtype == torch.float64 else 1e-2
+    tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 4 * eps)
     return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)
 
 

@@ -21,6 +21,7 @@ from llqr_sam.methods.inference import differentiable_inference
 from llqr_sam.methods.jacobian import DoubleBackward, JacobianReplay
 from llqr_sam.methods.likelihoods import Likelihood
 from llqr_sam.methods.point import LossFunction, point_of
+from llqr_sam.methods.precision import WHOLE, Precision
 from llqr_sam.methods.replay import Replaying
 
 
@@ -33,6 +34,7 @@ class DivergenceCurvature:
         reduction: Of the per-sample curvatures under "ngd".
         likelihood: Predictive distribution under "ngd".
         chunk_size: Samples that are linearised at a time; ``None`` is the whole minibatch.
+        precision: That of the linearisation.
     """
 
     def __init__(
@@ -42,12 +44,13 @@ class DivergenceCurvature:
         reduction: Reduction,
         likelihood: Likelihood,
         chunk_size: int | None,
+        precision: Precision = WHOLE,
     ) -> None:
         self.summed = divergence == "ngd" and reduction == "sum"
         """Whether H is a sum over samples and not a mean."""
         self._model, self._divergence, self._chunk_size = model, divergence, chunk_size
         self._reduction: Reduction = reduction
-        self._likelihood = likelihood
+        self._likelihood, self._precision = likelihood, precision
         whole = chunk_size is None
         self._linearize = JacobianReplay() if whole else DoubleBackward()
         self._differentiate = HessianReplay() if whole else ReverseOverReverse()
@@ -68,16 +71,18 @@ class DivergenceCurvature:
             Minibatch(inputs, targets, loss_fn, self._chunk_size),
             self._likelihood if self._divergence == "ngd" else None,
             summed=self.summed,
+            eps=self._precision.eps,
         )
 
     def _evaluated(self, inputs: Any, make: Callable[[Tensor], Any]) -> Any:
         """What ``make`` returns for the outputs, without a graph."""
-        with differentiable_inference(self._model), torch.no_grad():
-            return point_of(self._model, inputs).evaluated(make)
+        point = point_of(self._model, inputs, self._precision)
+        with differentiable_inference(self._model), torch.no_grad(), self._precision.products(point.device):
+            return point.evaluated(make)
 
     def _whole(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         if self._divergence == "newton":
-            return HessianCurvature(self._model, inputs, targets, loss_fn, self._differentiate)
+            return HessianCurvature(self._model, inputs, targets, loss_fn, self._differentiate, self._precision)
         return FisherCurvature(
-            self._model, inputs, targets, loss_fn, self._likelihood, self._reduction, self._linearize
+            self._model, inputs, targets, loss_fn, self._likelihood, self._reduction, self._linearize, self._precision
         )

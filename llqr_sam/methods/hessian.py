@@ -57,7 +57,7 @@ class ReverseOverReverse:
         if self._tested is None or self._tested != point.loss_fn:
             parameters = list(point.parameters.values())
             outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
-            require_adjoint([outputs], parameters)
+            require_adjoint([outputs], parameters, point.precision.eps)
             require_adjoint([loss], [outputs])
             self._tested = point.loss_fn
         return reverse_over_reverse(point)
@@ -85,7 +85,7 @@ class HessianReplay(Replaying):
         def verify(trace: Trace, replayed: Replayed) -> bool:
             if trace.verified_for == point.loss_fn:
                 return True
-            if not agree(replayed.push(_direction(point)), exact or _one_product(point)):
+            if not agree(replayed.push(_direction(point)), exact or _one_product(point), point.precision.eps):
                 return False
             trace.verified_for = point.loss_fn
             return True

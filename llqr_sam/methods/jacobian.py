@@ -32,7 +32,7 @@ class DoubleBackward:
         """
         parameters = list(point.parameters.values())
         if not self._tested:
-            require_adjoint([outputs], parameters)
+            require_adjoint([outputs], parameters, point.precision.eps)
             self._tested = True
         (u,) = random_like([outputs])  # not 0, where some backward passes, linear as they are, take a logarithm
         u.requires_grad_()
@@ -66,14 +66,17 @@ class JacobianReplay(Replaying):
         def verify(trace: Trace, replayed: Replayed) -> bool:
             us = random_like([outputs])
             pulled = pull(point, outputs, us[0])
-            if not agree(replayed.pull(us, point.parameters), pulled):
+            eps = point.precision.eps
+            if not agree(replayed.pull(us, point.parameters), pulled, eps):
                 return False
             # Its J' u is the backward pass of its J v. Operations exist whose two derivatives differ, at every point.
             if trace.verified_for is None:
                 v = dict(zip(point.parameters, random_like(pulled), strict=True))
                 (pushed,) = replayed.push(v)
-                rounding = 100 * torch.finfo(pushed.dtype).eps * torch.linalg.vector_norm(pushed)
-                if not agreeing((us[0] * pushed).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding):
+                # u is random and has norm 1: u' (J v) is about |J v| / sqrt(entries), and rounding is eps of that.
+                share = max(100 * torch.finfo(pushed.dtype).eps, 8 * eps / max(1, pushed.numel()) ** 0.5)
+                rounding = share * torch.linalg.vector_norm(pushed)
+                if not agreeing((us[0] * pushed).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding, eps):
                     return False
                 trace.verified_for = "J v"
             return True

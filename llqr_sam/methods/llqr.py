@@ -34,6 +34,7 @@ from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.methods.parameters import Parameters
 from llqr_sam.methods.point import LossFunction
+from llqr_sam.methods.precision import CurvatureDtype, precision_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,6 +105,8 @@ class LLQR(Metric):
         chunk_size: Samples that a refresh linearises at a time, which bounds its memory and about doubles its time; the
             loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
         apply_dtype: Of the matrix products in U v, such as ``torch.bfloat16``; U learns in float32 all the same.
+        curvature_dtype: Of the network in a refresh, so of H v and g: ``torch.bfloat16`` calls it under autocast,
+            "tf32" allows TF32's rounding on a GPU, ``None`` is float32 whole. U and J are float32 all the same.
         process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
             Default: those of a ``DistributedDataParallel`` model, else this process alone.
         shard: Spread U's blocks over the ranks (the paper's S), instead of a copy on each. Every rank must then ask
@@ -137,6 +140,7 @@ class LLQR(Metric):
         likelihood: LikelihoodName | Likelihood = "categorical",
         chunk_size: int | None = None,
         apply_dtype: torch.dtype | None = None,
+        curvature_dtype: CurvatureDtype = None,
         process_group: dist.ProcessGroup | None = None,
         shard: bool = False,
     ) -> None:
@@ -157,19 +161,17 @@ class LLQR(Metric):
         self.divergence, self.structure = divergence, structure
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.reduction = reduction
-        self.likelihood = likelihood_of(likelihood)
+        self.likelihood, self.chunk_size = likelihood_of(likelihood), chunk_size
         self._compared = Compared(self.likelihood)
-        self.chunk_size = chunk_size
-        self._curvature = self._curvature_of_model()
-        self.steps = 0
+        self.steps = self._failures_in_a_row = self._reported_fallbacks = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
         self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
         with ordinary_tensors():
             self._blocks = assemble(self.model, structure, self._shards, apply_dtype)
         self._parameters = Parameters(self.model)
-        self._failures_in_a_row = 0
-        self._reported_fallbacks = 0
+        self._precision = precision_of(curvature_dtype, self._parameters.dtype)
+        self._curvature = self._curvature_of_model()
 
     def refresh_due(self, step: int) -> bool:
         """Whether U is refreshed before that optimizer step: every ``interval`` steps, first at 0."""
@@ -329,7 +331,9 @@ class LLQR(Metric):
         self._curvature = self._curvature_of_model()
 
     def _curvature_of_model(self) -> DivergenceCurvature:
-        return DivergenceCurvature(self.model, self.divergence, self.reduction, self._compared, self.chunk_size)
+        return DivergenceCurvature(
+            self.model, self.divergence, self.reduction, self._compared, self.chunk_size, self._precision
+        )
 
     def _delta(self, learners: list[Learner], g: Named) -> Named:
         """delta = -U g."""

@@ -21,7 +21,7 @@ class Parameters:
         self._model = model
         self._shapes = _shapes(model)
         first = self._first()
-        self.device, self._dtype = first.device, dtype_of_factors(first)
+        self.device, self.dtype = first.device, dtype_of_factors(first)
 
     @property
     def names(self) -> frozenset[str]:
@@ -72,9 +72,9 @@ class Parameters:
 
     def _require_in_place(self) -> None:
         p = self._first()
-        if (p.device, dtype_of_factors(p)) != (self.device, self._dtype):
+        if (p.device, dtype_of_factors(p)) != (self.device, self.dtype):
             raise ValueError(
-                f"the model is now {p.dtype} on {p.device}, but U is {self._dtype} on {self.device}; "
+                f"the model is now {p.dtype} on {p.device}, but U is {self.dtype} on {self.device}; "
                 "build LLQR after moving the model."
             )
 

@@ -19,6 +19,7 @@ from llqr_sam.methods.diagnosis import UnsupportedModuleError
 from llqr_sam.methods.inference import enter_inference
 from llqr_sam.methods.module_attributes import unchanged_attributes
 from llqr_sam.methods.named import HALF, Named
+from llqr_sam.methods.precision import WHOLE, Precision
 from llqr_sam.methods.trees import mapped
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -35,6 +36,7 @@ class Point:
         buffers: Its buffers; each call gets copies, which it may write to.
         inputs: A tensor, a tuple of positional arguments or a dictionary of keywords.
         replaced: The parameters for which ``parameters`` has another leaf.
+        precision: That of the call; the outputs are float32 at least.
     """
 
     varying: ClassVar[tuple[str, ...]] = ("parameters", "frozen", "buffers", "inputs")
@@ -46,6 +48,12 @@ class Point:
     buffers: Named
     inputs: Any
     replaced: Named = field(default_factory=dict)
+    precision: Precision = WHOLE
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coordinates are."""
+        return next(iter(self.parameters.values())).device
 
     def outputs(self, parameters: Named | None = None) -> Tensor:
         """What the network returns, at these or at other parameters.
@@ -71,7 +79,7 @@ class Point:
         inputs = _fresh(self.inputs)
         arguments = () if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
         keywords = inputs if isinstance(inputs, dict) else {}
-        call = _Call(self.model, make)
+        call = _Call(self.model, make, self.precision, self.device)
         with unchanged_attributes(self.model):
             try:
                 made = functional_call(call, {f"network.{name}": x for name, x in tensors.items()}, arguments, keywords)
@@ -125,7 +133,7 @@ class LossPoint(Point):
 
     def without_loss(self) -> Point:
         """The same place, its outputs the values."""
-        return Point(self.model, self.parameters, self.frozen, self.buffers, self.inputs, self.replaced)
+        return Point(self.model, self.parameters, self.frozen, self.buffers, self.inputs, self.replaced, self.precision)
 
     def loss(self, parameters: Named | None = None) -> Tensor:
         """The mean loss, at these or at other parameters."""
@@ -158,19 +166,25 @@ class LossPoint(Point):
 class _Call(nn.Module):
     """The network, and what is made of its outputs, as one module: both see the same parameters."""
 
-    def __init__(self, network: nn.Module, make: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self, network: nn.Module, make: Callable[[Tensor], Any], precision: Precision, device: torch.device
+    ) -> None:
         super().__init__()
         self.network = network
+        self._precision, self._device = precision, device
         self._make = [make]  # in a list, since a loss that is a module shall not be a part of this one
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         enter_inference(self.network)
-        outputs = self.network(*arguments, **keywords)
+        with self._precision.network(self._device):
+            outputs = self.network(*arguments, **keywords)
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"LLQR needs a model that returns one tensor of outputs, not {type(outputs).__name__}; "
                 "wrap it in a module that returns its logits."
             )
+        if self._precision.autocast is not None and outputs.dtype in HALF:
+            outputs = outputs.float()
         return self._make[0](outputs)
 
 
@@ -183,8 +197,8 @@ def unchanged_loss(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tens
     return loss
 
 
-def point_of(model: nn.Module, inputs: Any) -> Point:
-    """The model as it stands, in float32 at least."""
+def point_of(model: nn.Module, inputs: Any, precision: Precision = WHOLE) -> Point:
+    """The model as it stands, its tensors in float32 at least, called in that precision."""
     parameters: Named = {}
     frozen: Named = {}
     replaced: Named = {}
@@ -198,13 +212,17 @@ def point_of(model: nn.Module, inputs: Any) -> Point:
             parameters[name] = parameter
     buffers = {name: _single(buffer) for name, buffer in model.named_buffers()}
     inputs = _single(dict(inputs) if isinstance(inputs, Mapping) else inputs)
-    return Point(model, parameters, frozen, buffers, inputs, replaced)
+    return Point(model, parameters, frozen, buffers, inputs, replaced, precision)
 
 
-def loss_point_of(model: nn.Module, inputs: Any, targets: Any, loss_fn: LossFunction) -> LossPoint:
+def loss_point_of(
+    model: nn.Module, inputs: Any, targets: Any, loss_fn: LossFunction, precision: Precision = WHOLE
+) -> LossPoint:
     """The same, with a loss."""
-    at = point_of(model, inputs)
-    return LossPoint(model, at.parameters, at.frozen, at.buffers, at.inputs, at.replaced, _single(targets), loss_fn)
+    at = point_of(model, inputs, precision)
+    return LossPoint(
+        model, at.parameters, at.frozen, at.buffers, at.inputs, at.replaced, precision, _single(targets), loss_fn
+    )
 
 
 def _single(tree: Any) -> Any:

@@ -65,7 +65,7 @@ class Replay:
             try:
                 trace = self.traces.pop(key, None) or Trace(point)
                 replayed = trace.at(point)
-                if agree(replayed.values, values) and verify(trace, replayed):
+                if agree(replayed.values, values, point.precision.eps) and verify(trace, replayed):
                     _keep(self.traces, key, trace, KEPT)
                     return replayed
                 reason = "the trace has other values or derivatives than the network"
@@ -104,16 +104,21 @@ class Replaying:
         return self._replay.traces
 
 
-def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
     """Whether two computations of the same tensors are one up to rounding, tensor by tensor.
 
     A tensor far smaller than the others may be all rounding. Values that are not finite say nothing.
+
+    Args:
+        found, expected: The two.
+        eps: Spacing of the numbers that they were computed with, where it is coarser than their dtype's.
     """
     expected = [t.detach() for t in expected]
     sizes = torch.stack(torch._foreach_norm(expected))
     whole = torch.linalg.vector_norm(sizes)
     differences = torch.stack(torch._foreach_norm(torch._foreach_sub(list(found), expected)))
     relative, rounding = (1e-7, 1e-11) if whole.dtype == torch.float64 else (1e-3, 1e-5)
+    relative, rounding = max(relative, 8 * eps), max(rounding, eps)
     return not bool(torch.isfinite(whole)) or bool((differences <= relative * sizes + rounding * whole).all())
 
 

@@ -127,7 +127,7 @@ class Replayed:
 
 
 def signature(point: Point) -> Signature:
-    """What a trace is made for: the network, the shapes and types of all tensors, and all plain values.
+    """What a trace is made for: the network, its precision, the shapes and types of all tensors, and all plain values.
 
     Raises:
         UntraceableError: an input is neither a tensor nor a plain value.
@@ -138,7 +138,7 @@ def signature(point: Point) -> Signature:
         if not isinstance(x, (Tensor, *_SETTABLE)):
             raise UntraceableError(f"an input of type {type(x).__name__} is no tensor")
         kinds.append((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x)
-    return id(point.model), str(structure), *kinds
+    return id(point.model), point.precision, str(structure), *kinds
 
 
 def _require_fixed_shapes(graph: fx.Graph) -> None:
