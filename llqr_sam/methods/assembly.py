@@ -52,7 +52,9 @@ def assemble(
         kind(same, dtype=dtype, device=first.device, apply_dtype=apply_dtype) for (kind, _, _), same in alike.items()
     ]
     if vectors:
-        blocks.append(Diagonal(vectors, joint=structure == "diagonal", dtype=dtype, device=first.device))
+        diagonal = Diagonal(vectors, joint=structure == "diagonal", dtype=dtype, device=first.device)
+        diagonal.lay_out(dict(model.named_parameters()))
+        blocks.append(diagonal)
     if not blocks:
         raise ValueError(f"shard=True leaves rank {shards.rank} of {shards.size} without a parameter; use fewer ranks.")
     return blocks

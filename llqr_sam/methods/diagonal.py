@@ -1,4 +1,8 @@
-"""Elementwise U: one flat vector of scales for any number of tensors."""
+"""Elementwise U: one flat vector of scales for any number of tensors.
+
+Each tensor's scales lie in the memory order of the parameter (channels_last, say): operations on lists of tensors are
+one kernel on a GPU only where the lists agree in strides, tensor by tensor.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +42,31 @@ class Diagonal(Block):
         """Of each part, which clip it shares, ``[parts]``."""
         self.group_count = len(groups)
         size = sum(shape.numel() for shape in self._shapes.values())
-        self.factors = {"d": torch.ones(1, size, dtype=dtype, device=device)}
-        self._scales = self.views(self.factors["d"])
+        self._strides = {name: torch.empty(shape, device="meta").stride() for name, shape in self._shapes.items()}
+        self._set(torch.ones(1, size, dtype=dtype, device=device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which would keep views as tensors of their own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_scales", "_rounded")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._scales = self.views(self.factors["d"])  # a pickle keeps views as tensors of their own
+        self._set(self.factors["d"])
+
+    def lay_out(self, like: Mapping[str, Tensor]) -> None:
+        """Puts d in the memory order of these tensors; its values, and those of earlier views, stay."""
+        strides = {name: torch.empty_like(like[name], device="meta").stride() for name in self._shapes}
+        if strides == self._strides:
+            return
+        before, self._strides = self._scales, strides
+        self._set(torch.empty_like(self.factors["d"]))
+        torch._foreach_copy_(list(self._scales.values()), list(before.values()))
 
     def views(self, flat: Tensor) -> Named:
-        """``[1, P]`` -> named tensors that share its memory."""
+        """``[1, P]`` -> named tensors that share its memory, each in its parameter's memory order."""
         pieces = torch.split(flat.squeeze(0), [shape.numel() for shape in self._shapes.values()])
-        return {name: x.view(shape) for x, (name, shape) in zip(pieces, self._shapes.items(), strict=True)}
+        shapes = zip(pieces, self._shapes.items(), strict=True)
+        return {name: x.as_strided(shape, self._strides[name]) for x, (name, shape) in shapes}
 
     def parts(self, views: Named) -> list[Tensor]:
         """``views`` cut into the parts that are clipped."""
@@ -56,7 +74,8 @@ class Diagonal(Block):
         return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
 
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
-        """See ``Block``."""
+        """See ``Block``; d takes the memory order of the gradient."""
+        self.lay_out(gradient)
         return DiagonalLearner(self, gradient, descent)
 
     def apply(self, named: Mapping[str, Tensor]) -> Named:
@@ -82,10 +101,28 @@ class Diagonal(Block):
         if self._joint:
             self.factors["d"].clamp_min_(self.floor)
 
+    def _set(self, d: Tensor) -> None:
+        """Makes ``[1, P]`` the factor."""
+        self.factors = {"d": d}
+        self._scales = self.views(d)
+        self._rounded: dict[torch.dtype, tuple[int, Named]] = {}
+
     def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
         """d and x of the entries that belong to this block, alike in order and dtype."""
         gradients = {name: named[name] for name in self._shapes if name in named}
-        return [self._scales[name].to(x.dtype) for name, x in gradients.items()], gradients
+        scales = {dtype: self._in(dtype) for dtype in {x.dtype for x in gradients.values()}}
+        return [scales[x.dtype][name] for name, x in gradients.items()], gradients
+
+    def _in(self, dtype: torch.dtype) -> Named:
+        """d in that dtype, rounded once after each change of it."""
+        d = self.factors["d"]
+        if dtype == d.dtype:
+            return self._scales
+        version, rounded = self._rounded.get(dtype, (None, {}))
+        if version != d._version:
+            rounded = self.views(d.to(dtype))
+            self._rounded[dtype] = d._version, rounded
+        return rounded
 
 
 class DiagonalLearner:

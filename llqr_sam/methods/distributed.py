@@ -52,6 +52,10 @@ class Ranks:
         """Whether a 0-d boolean is true on every rank."""
         return bool(holds)
 
+    def same(self, value: Any) -> bool:
+        """Whether every rank has an equal value."""
+        return True
+
     def keep_first_(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites each tensor with the first rank's."""
 
@@ -93,6 +97,12 @@ class Group(Ranks):
         doubts = (~holds).to(torch.float32)
         dist.all_reduce(doubts, group=self._group)
         return not bool(doubts)
+
+    def same(self, value: Any) -> bool:
+        """See ``Ranks``."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._group)
+        return all(other == value for other in values)
 
     def keep_first_(self, tensors: Iterable[Tensor]) -> None:
         """See ``Ranks``."""

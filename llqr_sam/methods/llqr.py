@@ -217,7 +217,7 @@ class LLQR(Metric):
         if not own.gradient:
             raise ValueError("the preconditioner minibatch is empty.")
         curvature = self._ranks.pooled(own, summed=self._curvature.summed)
-        g = curvature.gradient
+        g = curvature.gradient = self._parameters.laid_out(curvature.gradient, self._replicas)
         learners = [block.learner(g, self._descent) for block in self._blocks]
         before = torch.zeros(())
         for step in range(self.inner_steps):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.named import Named, dot, follow, single
+from llqr_sam.methods.named import Named, dot, follow, single, squared_norm
 
 Norm = Literal["metric", "euclidean"]
 NORMS: tuple[Norm, ...] = ("metric", "euclidean")
@@ -91,17 +91,15 @@ class Metric:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)
         mv = single(applied)
-        if norm == "euclidean" or applied is v:
-            squared = dot(mv, mv)
-        else:  # wanted only where v' M v will not do: without the products' memory
-            squared = torch.stack(torch._foreach_norm(list(mv.values()))).square().sum()
-        if norm == "metric":
-            quadratic = squared if applied is v else dot(v, mv)
-            usable = torch.isfinite(quadratic) & (quadratic > 0)
+        squared = squared_norm(mv)
+        if norm == "metric" and applied is not v:  # for the identity both norms are the same
+            quadratic = torch.nan_to_num(dot(v, mv), nan=0.0, posinf=0.0, neginf=0.0)
+            squared = torch.where(quadratic > 0, quadratic, squared)
             so_far = torch.as_tensor(self._fallbacks, device=squared.device)  # the model may have moved
-            self._fallbacks = so_far + (~usable & (squared > 0))
-            squared = torch.where(usable, quadratic, squared)
-        scale = rho / torch.sqrt(squared + TINY)
+            self._fallbacks = so_far + (squared > quadratic)
+        scale = torch.rsqrt(squared + TINY)
+        if rho != 1:  # the step of ``SharpnessAware`` has a radius for each group, and wants a unit vector
+            scale = rho * scale
         if any(x is v[name] for name, x in mv.items()):
             return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
         torch._foreach_mul_(list(mv.values()), scale)
@@ -140,16 +138,27 @@ class FisherDiagonal(Metric):
 
     def observe(self, gradients: Named) -> None:
         """Takes the Fisher diagonal from this minibatch."""
-        gradients = single(gradients)
+        self._inverse = {}
+        if not gradients:
+            return
+        g = list(single(gradients).values())
+        inverse = torch._foreach_mul(g, g)
         if self.form == "authors":
-            self._inverse = {name: 1 / (g.square() + self.eta) for name, g in gradients.items()}
+            torch._foreach_add_(inverse, self.eta)
         else:
-            self._inverse = {name: 1 / (1 + self.eta * g.square()) for name, g in gradients.items()}
+            torch._foreach_mul_(inverse, self.eta)
+            torch._foreach_add_(inverse, 1.0)
+        torch._foreach_reciprocal_(inverse)
+        self._inverse = dict(zip(gradients, inverse, strict=True))
 
     def apply(self, v: Named) -> Named:
         """M v."""
-        absent = 1 / self.eta if self.form == "authors" else 1.0
-        return {name: self._inverse.get(name, absent) * x for name, x in v.items()}
+        known = {name: x for name, x in v.items() if name in self._inverse}
+        absent = {name: x / self.eta if self.form == "authors" else 1.0 * x for name, x in v.items() if name not in known}
+        if not known:
+            return absent
+        seen = torch._foreach_mul([self._inverse[name] for name in known], list(known.values()))
+        return {**dict(zip(known, seen, strict=True)), **absent}
 
 
 class Adaptive(Metric):
@@ -170,13 +179,18 @@ class Adaptive(Metric):
             raise ValueError(f"eta={eta} must be >= 0.")
         self.model, self.eta = unwrapped(model), eta
 
+    @torch.no_grad()
     def apply(self, v: Named) -> Named:
         """T^2 v at the present parameters."""
         parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
-        return {
-            name: x if name.endswith("bias") else (parameters[name].detach().abs() + self.eta).square() * x
-            for name, x in v.items()
-        }
+        weights = single({name: parameters[name] for name in v if not name.endswith("bias")})
+        if not weights:
+            return v
+        scales = torch._foreach_abs(list(weights.values()))
+        torch._foreach_add_(scales, self.eta)
+        torch._foreach_mul_(scales, scales)
+        torch._foreach_mul_(scales, [v[name] for name in weights])
+        return {**v, **dict(zip(weights, scales, strict=True))}
 
 
 class GradientNoise(Metric):
@@ -217,12 +231,24 @@ class GradientNoise(Metric):
         for name, g in gradients.items():
             if name not in self._mean:
                 self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
-            self._mean[name].lerp_(g, 1 - self.decay)
-            self._variance[name].lerp_((g - self._mean[name]).square(), 1 - self.decay)
+        if not gradients:
+            return
+        g, mean = list(gradients.values()), [self._mean[name] for name in gradients]
+        torch._foreach_lerp_(mean, g, 1 - self.decay)
+        squares = torch._foreach_sub(g, mean)
+        torch._foreach_mul_(squares, squares)
+        torch._foreach_lerp_([self._variance[name] for name in gradients], squares, 1 - self.decay)
 
     def apply(self, v: Named) -> Named:
         """M v."""
-        return {name: x / (self._variance.get(name, 0.0) + self.delta) for name, x in v.items()}
+        known = {name: x for name, x in v.items() if name in self._variance}
+        absent = {name: x / self.delta for name, x in v.items() if name not in known}
+        if not known:
+            return absent
+        d = torch._foreach_add([self._variance[name] for name in known], self.delta)
+        torch._foreach_reciprocal_(d)
+        torch._foreach_mul_(d, list(known.values()))
+        return {**dict(zip(known, d, strict=True)), **absent}
 
     def state_dict(self) -> dict[str, Any]:
         """Both averages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -35,12 +36,40 @@ def follow(averages: Named, gradients: Named) -> None:
 
 def single(named: Named) -> Named:
     """Half precision in float32, where small squares do not vanish; ``named`` itself where nothing is in half."""
-    if not any(t.dtype in HALF for t in named.values()):
+    half = {name: t for name, t in named.items() if t.dtype in HALF}
+    if not half:
         return named
-    return {name: t.float() if t.dtype in HALF else t for name, t in named.items()}
+    wide = [torch.empty_like(t, dtype=torch.float32) for t in half.values()]
+    torch._foreach_copy_(wide, list(half.values()))
+    return {**named, **dict(zip(half, wide, strict=True))}
+
+
+def squared_norm(a: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the squares of all entries; 0-d, in their dtype and on their device, without their products' memory."""
+    tensors = [t.coalesce().values() if t.is_sparse else t for t in a.values()]
+    return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
 
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-    """Inner product over all entries of two dictionaries with the same names; 0-d, on their device."""
+    """Inner product over all entries of two dictionaries with the same names; 0-d, in their dtype, on their device.
+
+    A sum for each tensor would be as many kernels on a GPU; norms of all tensors are one. With p the products and
+    p+ their positive part, sum p = 2 |p+|_1 - |p|_1: as exact as a plain sum, and not finite where that is not.
+    """
+    if a is b:
+        return squared_norm(a)
     products = torch._foreach_mul(list(a.values()), [b[name] for name in a])
-    return torch.stack([product.sum() for product in products]).sum()
+    sums = _norms(products, 1)
+    torch._foreach_clamp_min_(products, 0)
+    torch._foreach_lerp_(sums, _norms(products, 1), 2.0)
+    return torch.stack(sums).sum(dtype=_widest(products))
+
+
+def _norms(tensors: list[Tensor], order: int) -> list[Tensor]:
+    """Each tensor's norm, 0-d; on the CPU, which adds one entry after the other, in float64."""
+    return list(torch._foreach_norm(tensors, order, dtype=torch.float64 if tensors[0].is_cpu else None))
+
+
+def _widest(tensors: list[Tensor]) -> torch.dtype:
+    """The dtype that holds all of theirs."""
+    return functools.reduce(torch.promote_types, {t.dtype for t in tensors})

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.layout import EMBEDDINGS
 from llqr_sam.methods.named import Named
 
@@ -66,6 +67,22 @@ class Parameters:
                     f"parameter {name} {change} after this LLQR was built; build a new one for the model as it is."
                 )
         self._require_in_place()
+
+    def laid_out(self, named: Named, ranks: Ranks) -> Named:
+        """The same values, each tensor in the memory order of its parameter, as ``.grad`` has them.
+
+        Args:
+            named: Parameter name -> tensor shaped like it.
+            ranks: That hold one U, of whose memory they exchange; contiguous where their parameters differ in order.
+        """
+        present = {name: p for name, p in self._model.named_parameters() if name in named}
+        like = {name: torch.empty_like(p, device="meta", dtype=named[name].dtype) for name, p in present.items()}
+        if not ranks.same([x.stride() for x in like.values()]):
+            like = {name: x.contiguous() for name, x in like.items()}
+        return {
+            name: x if x.stride() == like[name].stride() else torch.empty_like(like[name], device=x.device).copy_(x)
+            for name, x in named.items()
+        }
 
     def _first(self) -> nn.Parameter:
         return next(p for name, p in self._model.named_parameters() if name in self._shapes)

@@ -105,6 +105,7 @@ class SharpnessAware(Optimizer):
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
         self._saved: dict[Tensor, Tensor] = {}
+        self._statistics: dict[Tensor, Tensor] = {}
         self._known: list[dict[str, Tensor]] = []
 
     @property
@@ -232,7 +233,7 @@ class SharpnessAware(Optimizer):
         """For copies and pickles: everything but the hooks, as torch has it, and memory that is written before use."""
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_optimizer_")}
         kept.pop("step", None)  # a learning-rate scheduler puts one of its own here
-        return {**kept, "_saved": {}}
+        return {**kept, "_saved": {}, "_statistics": {}}
 
     def _parts(self) -> dict[str, str]:
         """What this optimizer is composed of, by the names of the classes."""
@@ -334,7 +335,9 @@ class SharpnessAware(Optimizer):
 
     def _unless_recording(self, batch_norm_pass: str) -> contextlib.AbstractContextManager[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
-        return contextlib.nullcontext() if self.batch_norm == batch_norm_pass else frozen_statistics(self.model)
+        if self.batch_norm == batch_norm_pass:
+            return contextlib.nullcontext()
+        return frozen_statistics(self.model, self._statistics)
 
 
 def _require_plain(base: Optimizer) -> None:
