@@ -142,7 +142,9 @@ class Section:
         refresh = timing.refresh
         if refresh is not None:
             of = "" if refresh.timed == refresh.inner_steps else f", composed from refreshes of 1 and {refresh.timed}"
-            words.append(f"{refresh.divergence}, {refresh.structure}, T = {refresh.inner_steps}{of}")
+            products = timing.precision.get("refresh")  # None, and absent in older records: float32
+            rounded = f", products in {products}" if products else ""
+            words.append(f"{refresh.divergence}, {refresh.structure}, T = {refresh.inner_steps}{of}{rounded}")
         commit = (timing.git_commit or "unknown")[:7]
         words.append(
             f"torch {timing.packages.get('torch', 'unknown')}, commit {commit}{'+' if timing.git_dirty else ''}"

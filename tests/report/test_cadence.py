@@ -100,6 +100,13 @@ def test_markdown(sections):
     assert "1 of 4 networks measured. Command: `python train.py table=10`." in text
 
 
+@pytest.mark.parametrize(("refresh", "said"), [(None, "T = 50;"), ("tf32", "T = 50, products in tf32;")])
+def test_a_measurement_says_in_what_its_refreshes_are_computed(refresh, said):
+    timing = replace(timing_of("vit_base", 1), precision={"autocast": "bfloat16", "refresh": refresh})
+    (section,) = [s for s in cadence(TABLE, [timing]) if s.timing is not None]
+    assert f"batch 2, bfloat16; ngd, diagonal, {said}" in section.where()
+
+
 def test_latex(sections):
     text = to_latex(TABLE, sections)
     assert r"LLQR+SAM & 500 & 4 & 5,400 (3,600-7,200) & 2.25 (2.25-2.25) & 1.12 (1.12-1.12) & 150.00" in text

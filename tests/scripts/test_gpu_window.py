@@ -140,7 +140,7 @@ _SIZES = {"train": 150, "test": 30}
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("minuts=3", "error: unknown key minuts. Keys here: archive, arch, "),
+        ("minuts=3", "error: unknown key minuts. Keys here: arch, archive, "),
         ("parts=9", "error: parts=9 is not possible: the list has parts 1 to 6."),
         ("archive=/dev/null/a.tar.gz", "error: archive=/dev/null/a.tar.gz cannot be written: "),
     ],
