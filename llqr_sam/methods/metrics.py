@@ -154,7 +154,8 @@ class FisherDiagonal(Metric):
     def apply(self, v: Named) -> Named:
         """M v."""
         known = {name: x for name, x in v.items() if name in self._inverse}
-        absent = {name: x / self.eta if self.form == "authors" else 1.0 * x for name, x in v.items() if name not in known}
+        most = 1 / self.eta if self.form == "authors" else 1.0  # M where g is zero
+        absent = {name: most * x for name, x in v.items() if name not in known}
         if not known:
             return absent
         seen = torch._foreach_mul([self._inverse[name] for name in known], list(known.values()))
@@ -233,9 +234,9 @@ class GradientNoise(Metric):
                 self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
         if not gradients:
             return
-        g, mean = list(gradients.values()), [self._mean[name] for name in gradients]
-        torch._foreach_lerp_(mean, g, 1 - self.decay)
-        squares = torch._foreach_sub(g, mean)
+        present, mean = list(gradients.values()), [self._mean[name] for name in gradients]
+        torch._foreach_lerp_(mean, present, 1 - self.decay)
+        squares = torch._foreach_sub(present, mean)
         torch._foreach_mul_(squares, squares)
         torch._foreach_lerp_([self._variance[name] for name in gradients], squares, 1 - self.decay)
 

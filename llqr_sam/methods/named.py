@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -65,11 +65,11 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(sums).sum(dtype=_widest(products))
 
 
-def _norms(tensors: list[Tensor], order: int) -> list[Tensor]:
+def _norms(tensors: Sequence[Tensor], order: int) -> list[Tensor]:
     """Each tensor's norm, 0-d; on the CPU, which adds one entry after the other, in float64."""
-    return list(torch._foreach_norm(tensors, order, dtype=torch.float64 if tensors[0].is_cpu else None))
+    return list(torch._foreach_norm(list(tensors), order, dtype=torch.float64 if tensors[0].is_cpu else None))
 
 
-def _widest(tensors: list[Tensor]) -> torch.dtype:
+def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
     """The dtype that holds all of theirs."""
     return functools.reduce(torch.promote_types, {t.dtype for t in tensors})

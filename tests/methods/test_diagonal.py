@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -88,3 +91,22 @@ def test_clips_parts_alone_and_takes_scalars():
         weight, bias = moved["weight"][2 * i : 2 * i + 2], moved["bias"][2 * i : 2 * i + 2]
         assert float(torch.cat([weight.reshape(-1), bias]).norm()) == pytest.approx(1e-3)
     assert float(moved["scale"].abs()) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_memory_order_changes_no_value(how):
+    """Of d by name, of its products, nor of a copy; the order is that of the tensors it was laid out like."""
+    shape = (2, 3, 4, 4)
+    block = Diagonal([Vector("w", torch.Size(shape), "w")], joint=True, dtype=torch.float64, device=torch.device("cpu"))
+    block.factors["d"].copy_(torch.rand(1, 96))
+    d = block.named_factors()["w"]["d"].clone()
+    like = torch.zeros(shape, dtype=torch.float64).to(memory_format=torch.channels_last)
+    block.lay_out({"w": like})
+    for present in (block, how(block)):
+        assert present.named_factors()["w"]["d"].stride() == like.stride()
+        assert torch.equal(present.named_factors()["w"]["d"], d)
+        for x in (torch.randn_like(like), torch.randn(shape).bfloat16()):
+            assert torch.equal(present.apply({"w": x})["w"], d.to(x.dtype) * x)
+        present.named_factors()["w"]["d"].fill_(3.0)
+        assert present.factors["d"].eq(3).all(), "views share the factor's memory"
+        assert present.apply({"w": torch.ones(shape).bfloat16()})["w"].eq(3).all(), "rounded anew after a change"

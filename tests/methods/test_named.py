@@ -56,3 +56,32 @@ def test_averages_follow_their_gradients():
     assert all(alike(averages[name], gradients[name]) for name in ("cast", "formatted", "same"))
     assert averages["same"] is before["same"]
     assert averages["absent"] is before["absent"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("same", [True, False])
+def test_dot_is_as_exact_as_a_plain_sum(dtype, same):
+    """A million entries, as a plain loop over them would round; a scalar, an empty tensor and another stride beside."""
+    shapes = (1_000_000,), (), (0, 3), (2, 3, 4, 4)
+    a = {str(i): torch.randn(shape, dtype=dtype) + 0.1 for i, shape in enumerate(shapes)}
+    a["3"] = a["3"].to(memory_format=torch.channels_last)
+    b = a if same else {name: torch.randn_like(x) for name, x in a.items()}
+    products = [x.double() * b[name].double() for name, x in a.items()]
+    found = dot(a, b)
+    assert (found.dtype, found.shape) == (dtype, ())
+    size = float(sum(p.abs().sum() for p in products))
+    assert abs(float(found) - float(sum(p.sum() for p in products))) < 4 * torch.finfo(dtype).eps * size
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_dot_is_not_finite_where_an_entry_is_not(bad):
+    a, b = {"x": torch.tensor([1.0, bad]), "y": torch.ones(3)}, {"x": torch.ones(2), "y": -torch.ones(3)}
+    assert not dot(a, b).isfinite()
+    assert not dot(a, a).isfinite()
+
+
+def test_dot_of_mixed_dtypes_is_in_the_widest():
+    a = {"x": torch.ones(3), "y": torch.full((2,), 2.0, dtype=torch.float64)}
+    b = {"x": torch.full((3,), 2.0), "y": torch.ones(2, dtype=torch.float64)}
+    assert dot(a, b) == 10
+    assert dot(a, b).dtype == torch.float64
