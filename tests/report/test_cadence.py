@@ -102,7 +102,7 @@ def test_markdown(sections):
 
 @pytest.mark.parametrize(("refresh", "said"), [(None, "T = 50;"), ("tf32", "T = 50, products in tf32;")])
 def test_a_measurement_says_in_what_its_refreshes_are_computed(refresh, said):
-    timing = replace(timing_of("vit_base", 1), precision={"autocast": "bfloat16", "refresh": refresh})
+    timing = dataclasses.replace(timing_of("vit_base", 1), precision={"autocast": "bfloat16", "refresh": refresh})
     (section,) = [s for s in cadence(TABLE, [timing]) if s.timing is not None]
     assert f"batch 2, bfloat16; ngd, diagonal, {said}" in section.where()
 
