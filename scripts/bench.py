@@ -5,6 +5,8 @@ python scripts/bench.py --width 64 --batch 32 --divergences ngd --json
 python scripts/bench.py --arch vit_base --image-size 224 --classes 1000 --batch 64 --device cuda
 python scripts/bench.py --study parts                          where a refresh spends its time
 python scripts/bench.py --study memory --chunk-size 8          what memory a refresh takes
+python scripts/bench.py --study precision                      rounding in a refresh: what it does to U g, what it saves
+python scripts/bench.py --study precision --data cifar100.npz  the same of a ResNet-18 trained on CIFAR-100
 python scripts/bench.py --study scaling                        batch, width, depth, parameter count
 python scripts/bench.py --study scaling --sweeps parameters --structures diagonal --inner-steps 5      12 GiB
 """
@@ -16,13 +18,16 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from benchmarks.memory import memory
 from benchmarks.parts import parts
+from benchmarks.precision import Trained, effects, speeds
 from benchmarks.problem import Problem, machine
 from benchmarks.scaling import SWEEPS, Point, exponents, scaling
+from benchmarks.steps import INNER_STEPS as STEPS_OF_REFRESH
 from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
@@ -73,6 +78,16 @@ def study_memory(options: argparse.Namespace) -> dict[str, Any]:
     return {"MiB": [memory(problem, *case, options.chunk_size) for case in cases]}
 
 
+def study_precision(options: argparse.Namespace) -> dict[str, Any]:
+    """The network in each precision while U is learned: U g on a trained network, and time."""
+    cases = [(s, d) for d in options.divergences for s in options.structures]
+    problem = _problem(options)
+    ratios = [speeds(problem, *case, options.inner_steps, options.rounds) for case in cases]
+    trained = Trained(options.data, options.batch, options.train_steps, problem.device)
+    changes = [effects(trained, *case, STEPS_OF_REFRESH) for case in cases]
+    return {f"percent of U g, {trained.name}": changes, "refresh, ratio to float32": ratios}
+
+
 def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Refreshes along the sweeps, and the exponent in the parameter count."""
     found: dict[str, Any] = {}
@@ -103,7 +118,13 @@ def _title(options: argparse.Namespace) -> str:
     return _problem(options).title(f"{options.arch}{width}")
 
 
-STUDIES = {"steps": study_steps, "parts": study_parts, "memory": study_memory, "scaling": study_scaling}
+STUDIES = {
+    "steps": study_steps,
+    "parts": study_parts,
+    "memory": study_memory,
+    "precision": study_precision,
+    "scaling": study_scaling,
+}
 
 
 def some_of(choices: Iterable[str]) -> Callable[[str], list[str]]:
@@ -141,6 +162,12 @@ def main() -> int:
     parser.add_argument("--structures", type=some_of(get_args(Structure)), default="diagonal,diag_kfac,kfac,ekfac")
     parser.add_argument("--divergences", type=some_of(get_args(Divergence)), default="ngd,newton")
     parser.add_argument("--chunk-size", type=int, default=None, help="samples a refresh linearises at a time (memory)")
+    parser.add_argument(
+        "--data", type=Path, default=None, help=".npz of CIFAR to train on; default: digits (precision)"
+    )
+    parser.add_argument(
+        "--train-steps", type=int, default=400, help="of the network before its U is learned (precision)"
+    )
     parser.add_argument("--sweeps", type=some_of(SWEEPS), default=",".join(SWEEPS), help="of --study scaling")
     parser.add_argument("--inner-steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)

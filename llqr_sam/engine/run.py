@@ -119,7 +119,12 @@ def _prepare(
         splits,
         model,
         factory.build(
-            settings.optim, model, process_group=team.group, shard=options.shard, fused=settings.precision.fused
+            settings.optim,
+            model,
+            process_group=team.group,
+            shard=options.shard,
+            fused=settings.precision.fused,
+            curvature_dtype=settings.precision.curvature_dtype,
         ),
         device,
         store=CheckpointStore(folder / "checkpoints"),

@@ -11,10 +11,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from llqr_sam.engine.evaluate_every import EvaluateEvery
 from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.methods.precision import CurvatureDtype
 
 AUTOCASTS = ("float32", "bfloat16")
+REFRESHES: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
+"""In what the network is differentiated when U is refreshed, and what ``LLQR`` calls it."""
 
 
 @dataclass
@@ -73,6 +78,17 @@ class PrecisionSettings:
     accumulate: int = 1  # micro-batches a minibatch is split into
     cuda_graphs: bool | None = None  # replay each gradient evaluation as one CUDA graph
     fused: bool | None = None  # base optimizer in one kernel; null: PyTorch's choice for the device
+    refresh: str | None = None  # float32 (kept as null) | tf32 | bfloat16: the network in refreshes of U
+
+    def __post_init__(self) -> None:
+        """One text for each meaning: it is in the run's id, which float32 leaves as it always was."""
+        if self.refresh == "float32":
+            self.refresh = None
+
+    @property
+    def curvature_dtype(self) -> CurvatureDtype:
+        """``refresh`` as ``LLQR`` takes it."""
+        return REFRESHES[self.refresh or "float32"]
 
 
 @dataclass
@@ -100,6 +116,8 @@ class RunSettings:
         autocast, accumulate, batch = self.precision.autocast, self.precision.accumulate, self.protocol.batch_size
         if autocast not in AUTOCASTS:
             raise ValueError(f"precision.autocast={autocast} is not known. Choose from: {', '.join(AUTOCASTS)}.")
+        if (refresh := self.precision.refresh or "float32") not in REFRESHES:
+            raise ValueError(f"precision.refresh={refresh} is not known. Choose from: {', '.join(REFRESHES)}.")
         if batch is not None and not 1 <= accumulate <= batch:
             raise ValueError(f"precision.accumulate={accumulate} must be from 1 to protocol.batch_size={batch}.")
         if self.precision.cuda_graphs and accumulate > 1:

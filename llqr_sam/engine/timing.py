@@ -210,7 +210,8 @@ class _Timed:
     ) -> None:
         self._batch = batch
         self._smoothing = run.protocol.label_smoothing
-        self._method = factory.build(run.optim, model, fused=run.precision.fused)
+        precision = run.precision
+        self._method = factory.build(run.optim, model, fused=precision.fused, curvature_dtype=precision.curvature_dtype)
         for group in self._method.optimizer.param_groups:
             group["lr"] = 0.0
         self._minibatch = Minibatch(
@@ -219,8 +220,8 @@ class _Timed:
             self._method.optimizer.zero_grad,
             Stopwatch(device),
             device,
-            bfloat16=run.precision.autocast == "bfloat16",
-            accumulate=run.precision.accumulate,
+            bfloat16=precision.autocast == "bfloat16",
+            accumulate=precision.accumulate,
             run=evaluation,
         )
 

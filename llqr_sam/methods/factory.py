@@ -19,6 +19,7 @@ from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.likelihoods import LikelihoodName
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import NORMS, Adaptive, FisherDiagonal, GradientNoise, Metric
+from llqr_sam.methods.precision import CurvatureDtype
 from llqr_sam.methods.sharpness import BATCH_NORM_PASSES, SharpnessAware
 
 BASES = ("sgd", "adam", "adamw")
@@ -148,6 +149,7 @@ def build(
     process_group: dist.ProcessGroup | None = None,
     shard: bool = False,
     fused: bool | None = None,
+    curvature_dtype: CurvatureDtype = None,
 ) -> Method:
     """The method's optimizer over the model's trainable parameters.
 
@@ -157,15 +159,17 @@ def build(
         process_group: Ranks that learn one metric U together.
         shard: Spread U over them.
         fused: Whether the base optimizer is one kernel; ``None``: PyTorch's choice for the device.
+        curvature_dtype: Of the network when U is refreshed, as ``LLQR`` takes it; without a U it changes nothing.
 
     Raises:
-        ValueError: the specification does not validate.
+        ValueError: the specification does not validate, or ``LLQR`` knows no such ``curvature_dtype``.
     """
     spec.validate()
     base = _base(spec, model, fused)
     if spec.probe is None and not spec.uses_llqr:
         return Method(base, None)
-    metric = _metric(spec, model, process_group, shard) if spec.uses_llqr else None
+    given = {"process_group": process_group, "shard": shard, "curvature_dtype": curvature_dtype}
+    metric = _metric(spec, model, given) if spec.uses_llqr else None
     transport = metric if spec.transport == "llqr" else None
     if spec.probe is None:
         return Method(SharpnessAware(base, rho=0.0, transport=transport, model=model), metric)
@@ -191,9 +195,9 @@ def _base(spec: MethodSpec, model: nn.Module, fused: bool | None) -> Optimizer:
     return kind(parameters, lr=spec.lr, betas=betas, weight_decay=spec.weight_decay, fused=fused)
 
 
-def _metric(spec: MethodSpec, model: nn.Module, process_group: dist.ProcessGroup | None, shard: bool) -> LLQR:
-    given = _given(spec, *(field for field in FIELDS_OF_LLQR if field != "refresh_batch"))
-    return LLQR(model, process_group=process_group, shard=shard, **given)
+def _metric(spec: MethodSpec, model: nn.Module, given: dict[str, Any]) -> LLQR:
+    specified = _given(spec, *(field for field in FIELDS_OF_LLQR if field != "refresh_batch"))
+    return LLQR(model, **specified, **given)
 
 
 def _probe(spec: MethodSpec, model: nn.Module) -> Metric:

@@ -12,7 +12,15 @@ from omegaconf.errors import OmegaConfBaseException
 from llqr_sam.data import registry as data
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.schedules import SCHEDULES
-from llqr_sam.engine.settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings, RunSettings
+from llqr_sam.engine.settings import (
+    AUTOCASTS,
+    REFRESHES,
+    ArchSettings,
+    DatasetSettings,
+    PrecisionSettings,
+    ProtocolSettings,
+    RunSettings,
+)
 from llqr_sam.methods.factory import MethodSpec
 from llqr_sam.models import registry as models
 from llqr_sam.models.transformer import TRANSFORMERS
@@ -24,7 +32,8 @@ Part = TypeVar("Part")
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "dataset.crop": ("image", "batch"),
     "protocol.schedule": SCHEDULES,
-    "precision.autocast": ("float32", "bfloat16"),
+    "precision.autocast": AUTOCASTS,
+    "precision.refresh": tuple(REFRESHES),
     "logger.mode": ("offline", "online"),
     "retry": (None, "failed"),
 }

@@ -1,0 +1,148 @@
+"""What rounding in a refresh does to U g, and what it saves.
+
+A network is trained for some hundred steps, and U learned on it once, from the identity and without averaging, with the
+network in float32, under bfloat16 autocast, and in TF32. A CPU has no TF32: there, operands of matrix products and
+convolutions are rounded to its 10 bits of mantissa. g is always the same, in float32. The rounding is to be held against
+what another minibatch of the same size does to U g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from benchmarks.problem import Problem
+from llqr_sam.data.arrays import ImageArrays
+from llqr_sam.data.cifar import read_cifar
+from llqr_sam.data.digits import read_digits
+from llqr_sam.engine.measure import Row, time_rows
+from llqr_sam.methods.assembly import Structure
+from llqr_sam.methods.llqr import LLQR
+from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.precision import CurvatureDtype, Precision
+from llqr_sam.models.registry import build
+
+PRECISIONS: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """The nearest number of TF32; other dtypes as they are."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    return ((tensor.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+class RoundedProducts(TorchDispatchMode):
+    """Rounds what is multiplied."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in PRODUCTS:
+            args = tree_map_only(Tensor, rounded, args)
+        return func(*args, **(kwargs or {}))
+
+
+class EmulatedTF32(Precision):
+    """TF32 where there is none."""
+
+    @contextmanager
+    def products(self, device: torch.device) -> Iterator[None]:
+        with RoundedProducts():
+            yield
+
+
+class Trained:
+    """A trained network and minibatches: ResNet-18 of width 16 on an ``.npz`` of CIFAR, else the small CNN on digits.
+
+    Args:
+        path: The ``.npz``.
+        batch: Samples in a minibatch.
+        steps: Of SGD with momentum, rate 0.05.
+        device: Where.
+    """
+
+    def __init__(self, path: Path | None, batch: int, steps: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        data: ImageArrays = read_cifar(path.stem, 100, path, path.parent) if path else read_digits()
+        self._images = (data.train_images.float() / 255 - 0.5) / 0.25
+        self._labels, self._batch, self._device = data.train_labels, batch, device
+        arch, width = ("resnet18", 16) if path else ("small_cnn", None)
+        self.name = f"{arch} on {path.stem if path else 'digits'} after {steps} steps"
+        _, channels, side, _ = self._images.shape
+        classes = int(self._labels.max()) + 1
+        self.model: nn.Module = build(arch, classes=classes, image_size=side, channels=channels, width=width).to(device)
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            images, labels = self.minibatch()
+            loss = cross_entropy(self.model(images), labels)
+            torch.autograd.backward(loss)
+            optimizer.step()
+        self.name += f" (training loss {float(loss):.2f})"
+
+    def minibatch(self) -> tuple[Tensor, Tensor]:
+        """Random images and their labels."""
+        rows = torch.randint(0, len(self._labels), (self._batch,))
+        return self._images[rows].to(self._device), self._labels[rows].to(self._device)
+
+
+def effects(trained: Trained, structure: Structure, divergence: str, inner_steps: int) -> dict[str, Any]:
+    """Relative changes of U g in percent: by U itself, by each precision, by another minibatch."""
+    torch.manual_seed(1)
+    first, second = trained.minibatch(), trained.minibatch()
+
+    def learned(precision: CurvatureDtype, minibatch: tuple[Tensor, Tensor]) -> LLQR:
+        metric = LLQR(
+            trained.model,
+            divergence=divergence,
+            structure=structure,
+            inner_steps=inner_steps,
+            ema=0.0,
+            curvature_dtype=precision,
+        )
+        if precision == "tf32" and minibatch[0].device.type == "cpu":
+            metric._precision = EmulatedTF32(eps=metric._precision.eps)
+            metric._curvature = metric._curvature_of_model()
+        report = metric.refresh(*minibatch, cross_entropy)
+        assert not report.unreplayed, report.unreplayed
+        return metric
+
+    whole = learned(None, first)
+    g = {n: t.detach() for n, t in whole._curvature.at(*first, cross_entropy).gradient.items()}
+    ug = whole.apply(g)
+    lower = {name: learned(precision, first).apply(g) for name, precision in PRECISIONS.items() if precision}
+    return {
+        "U": f"{divergence}, {structure}",
+        "U against the identity": _percent(ug, g, g),
+        **{name: _percent(other, ug, ug) for name, other in lower.items()},
+        "another minibatch": _percent(learned(None, second).apply(g), ug, ug),
+    }
+
+
+def speeds(problem: Problem, structure: Structure, divergence: str, inner_steps: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of an inner step in float32, and the ratio of each precision that this device has to it."""
+    rows = []
+    for name, precision in PRECISIONS.items():
+        if name != "tf32" or problem.device.type == "cuda":
+            kind: dict[str, Any] = {"structure": structure, "divergence": divergence, "inner_steps": inner_steps}
+            metric = LLQR(problem.model, **kind, curvature_dtype=precision)
+            refresh = partial(metric.refresh, problem.inputs, problem.targets, problem.loss_fn)
+            rows.append(Row(name, refresh, share=inner_steps))
+    time_rows(rows, rounds, problem.device)
+    ratios = {row.name: row.ratio(rows[0]) for row in rows[1:]}
+    return {"refresh": f"{divergence}, {structure}", "float32, ms": 1e3 * rows[0].median, **ratios}
+
+
+def _percent(a: Named, b: Named, unit: Named) -> float:
+    """100 |a - b| / |unit|."""
+    difference = {name: a[name] - b[name] for name in unit}
+    return float(100 * (dot(difference, difference) / dot(unit, unit)).sqrt())
