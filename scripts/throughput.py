@@ -3,6 +3,8 @@
     python scripts/throughput.py dataset=cifar100 optim=sam precision=fast              three epochs
     python scripts/throughput.py dataset=cifar100 optim=sam precision=fast --profile    kernels of twenty steps by time
 
+With precision.compile=true and precision.deterministic=true, --time-kernels says what it costs that Inductor chooses
+kernels by rule: it then chooses by timing them, while PyTorch's own kernels stay deterministic.
 Words are those of train.py; nothing is left behind.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from llqr_sam.data import registry as data
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine import devices
+from llqr_sam.engine.compilation import inductor_times_kernels
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.observer import Observer, RunInfo
 from llqr_sam.engine.progress import progress
@@ -62,6 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    parser.add_argument("--time-kernels", action="store_true", help="let Inductor choose kernels by timing them")
     arguments = parser.parse_intermixed_args()
     words = [f"protocol.epochs={EPOCHS}", *arguments.words]
     config = compose_config(words)
@@ -74,8 +79,14 @@ def main() -> int:
         raise UsageError(f"devices={config.devices} has no use here: a throughput is that of one device.")
     if config.protocol.epochs < 2 and not arguments.profile:
         raise UsageError(f"protocol.epochs={config.protocol.epochs} must be >= 2: the first epoch warms up.")
+    if arguments.time_kernels and not (config.precision.compile and config.precision.deterministic):
+        raise UsageError(
+            "--time-kernels has no use without precision.compile=true precision.deterministic=true: "
+            "Inductor chooses by rule with both alone."
+        )
     check_device(config)
-    with tempfile.TemporaryDirectory() as folder:
+    choice = inductor_times_kernels() if arguments.time_kernels else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, choice:
         options = RunOptions(
             Path(folder),
             Path(folder) / "record.json",
@@ -86,6 +97,8 @@ def main() -> int:
         )
         try:
             print(*(profiled if arguments.profile else measured)(runs[0], options), sep="\n")
+            if arguments.time_kernels:
+                print("Inductor chose kernels by timing them")
         except FileNotFoundError as error:
             raise UsageError(str(error)) from error
         except Interrupted:

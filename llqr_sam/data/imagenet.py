@@ -31,6 +31,7 @@ from llqr_sam.data.streams import (
     WHOLE,
     DatasetInfo,
     MissingDataError,
+    Samples,
     Share,
     Splits,
     check_batch_size,
@@ -86,6 +87,7 @@ def load_imagenet(
         ),
         FileTestBatches(_Views(test, seed, known.image_size, random=False), delivery, batch_size, share),
         fingerprint,
+        Samples(len(train.names), len(test.names)),
     )
 
 

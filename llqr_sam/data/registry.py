@@ -14,18 +14,19 @@ from llqr_sam.data.digits import read_digits
 from llqr_sam.data.folders import read_tinyimagenet
 from llqr_sam.data.imagenet import load_imagenet
 from llqr_sam.data.label_noise import flip_labels
-from llqr_sam.data.streams import WHOLE, DatasetInfo, Share, Splits
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CIFAR, _TINYIMAGENET = Samples(50_000, 10_000), Samples(100_000, 10_000)
 
 _INFOS = {
     known.name: known
     for known in (
-        DatasetInfo("digits", 10, 8, 1, (0.3053,), (0.3758,)),
-        DatasetInfo("cifar10", 10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        DatasetInfo("cifar100", 100, 32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-        DatasetInfo("tinyimagenet", 200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
-        DatasetInfo("imagenet", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD),
+        DatasetInfo("digits", 10, 8, 1, (0.3053,), (0.3758,), Samples(1_297, 500)),
+        DatasetInfo("cifar10", 10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _CIFAR),
+        DatasetInfo("cifar100", 100, 32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), _CIFAR),
+        DatasetInfo("tinyimagenet", 200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), _TINYIMAGENET),
+        DatasetInfo("imagenet", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, Samples(1_281_167, 50_000)),
     )
 }
 
@@ -107,7 +108,8 @@ def load(
     part = share.of(len(arrays.test_labels))
     held_out = arrays.test_images[part].to(device), arrays.test_labels[part].to(device)
     test = ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH)
-    return Splits(found, train, test, arrays.fingerprint())
+    samples = Samples(len(arrays.train_labels), len(arrays.test_labels))
+    return Splits(found, train, test, arrays.fingerprint(), samples)
 
 
 def _check(name: str, crop: str, label_noise: float) -> None:

@@ -19,10 +19,18 @@ class MissingDataError(FileNotFoundError):
 
 
 @dataclass(frozen=True)
+class Samples:
+    """How many samples there are to train on and to test on."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """What is known of a data set without touching it.
 
-    ``mean`` and ``std`` hold one value a channel, for pixels in [0, 1].
+    ``mean`` and ``std`` hold one value a channel, for pixels in [0, 1]; ``whole`` counts the official images.
     """
 
     name: str
@@ -31,6 +39,7 @@ class DatasetInfo:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    whole: Samples
 
 
 @dataclass(frozen=True)
@@ -94,13 +103,15 @@ class Splits:
     """A loaded data set.
 
     ``info.classes`` is the number of classes found, which a sample of a data set may lower; ``fingerprint`` a SHA-256
-    of all samples before label noise, or of their names where they are only read in training.
+    of all samples before label noise, or of their names where they are only read in training; ``samples`` counts those
+    of all shares.
     """
 
     info: DatasetInfo
     train: TrainStream
     test: TestBatches
     fingerprint: str
+    samples: Samples
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llqr_sam.data.bitext import LANGUAGES
 from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import MissingDataError, check_sample_size
+from llqr_sam.data.streams import MissingDataError, Samples, check_sample_size
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 CORPORA: tuple[str, ...] = ("iwslt14", "multi30k")
@@ -118,6 +118,11 @@ class Corpus:
     train: PairStream
     valid: PairBatches
     fingerprint: str  # SHA-256 of the dictionaries and the binarised training and validation text
+
+    @property
+    def samples(self) -> Samples:
+        """Pairs to train on and to validate on, which is what the network is tested on in training."""
+        return Samples(self.train.size, self.valid.size)
 
 
 def load_corpus(

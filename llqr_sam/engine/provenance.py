@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGES = ("llqr-sam", "torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core", "wandb", "fairseq")
+VARIABLE = "LLQR_SAM_COMMIT"
 TIMEOUT = 10  # seconds; git on a slow network file system must not hold a run up
 
 
 def git_state(folder: Path = PACKAGE) -> tuple[str | None, bool]:
     """Commit of the checkout that ``folder`` is tracked in, and whether anything in ``folder`` differs from it.
 
-    ``(None, False)`` where there is no checkout, no commit or no git: an installed package may lie inside somebody
-    else's repository, which says nothing about it.
+    Where there is no checkout, no commit or no git, whoever copied the code can say it in the environment:
+    ``LLQR_SAM_COMMIT`` is the commit, with ``-dirty`` behind it if the code was changed. Without that it is
+    ``(None, False)``: an installed package may lie inside somebody else's repository, which says nothing about it.
+
+    Raises:
+        ValueError: there is no checkout, and ``LLQR_SAM_COMMIT`` is no such thing.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit or not _git(folder, "ls-files", "."):
-        return None, False
+        return _told(os.environ.get(VARIABLE, ""))
     return commit, bool(_git(folder, "status", "--porcelain", "--", "."))
+
+
+def _told(value: str) -> tuple[str | None, bool]:
+    """What the environment says of the code."""
+    if not value:
+        return None, False
+    match = re.fullmatch(r"([0-9a-f]{40})(-dirty)?", value)
+    if match is None:
+        raise ValueError(
+            f"{VARIABLE}={value!r} must be a commit of 40 hexadecimal digits, or one with -dirty behind it."
+        )
+    return match[1], match[2] is not None
 
 
 def packages() -> dict[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llqr_sam.data.streams import Samples
 from llqr_sam.engine.atomic import creating
 from llqr_sam.engine.typed_json import read, read_all, to_json
 
@@ -168,6 +169,7 @@ class Record:
     sharpness: Sharpness | None = None  # where it was asked for
     devices: int = 1  # that trained it together, at its end
     data_sha256: str | None = None  # of all samples (of ImageNet's names): what the run was trained and tested on
+    samples: Samples | None = None  # how many those are; translation: pairs, the validation's; None in older records
 
     @property
     def device_seconds(self) -> float:

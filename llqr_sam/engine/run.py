@@ -172,6 +172,7 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
         sharpness=_sharpness(trainer, options) if status == "finished" else None,
         devices=trainer.team.size,
         data_sha256=trainer.splits.fingerprint,
+        samples=trainer.splits.samples,
     )
 
 

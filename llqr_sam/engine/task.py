@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import Share, Splits, TrainStream, open_batches
+from llqr_sam.data.streams import Samples, Share, Splits, TrainStream, open_batches
 from llqr_sam.engine.evaluation import evaluate
 from llqr_sam.engine.record import Scoring
 from llqr_sam.engine.settings import RunSettings
@@ -45,6 +45,10 @@ class HasTrain(Protocol):
     @property
     def fingerprint(self) -> str:
         """A hash of all samples as they are stored; of those that are only read in training, of their names."""
+
+    @property
+    def samples(self) -> Samples:
+        """How many samples there are, of all ranks."""
 
 
 Loaded = TypeVar("Loaded", bound=HasTrain)

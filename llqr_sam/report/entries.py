@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from llqr_sam.data.streams import Samples
 from llqr_sam.engine.record import Accuracy, Record
 from llqr_sam.report.paper import PaperValue
 from llqr_sam.report.samples import Sample
@@ -64,6 +65,11 @@ class Entry:
     def radii(self) -> set[float]:
         """Radii at which its finished runs measured m-sharpness."""
         return {record.sharpness.rho for record in self.finished.values() if record.sharpness is not None}
+
+    @property
+    def samples(self) -> set[Samples]:
+        """How many images its finished runs had, those whose records say it."""
+        return {record.samples for record in self.finished.values() if record.samples is not None}
 
     def epochs(self, kind: EntryKind) -> Sample:
         """The epochs at which they were reached."""

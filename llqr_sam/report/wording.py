@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
+from llqr_sam.data.registry import DATASETS as IMAGES
+from llqr_sam.data.registry import info
 from llqr_sam.report.entries import Entry, EntryKind, Table
 from llqr_sam.report.paper import ARCHS, DATASETS, METHODS
 from llqr_sam.report.samples import Sample
@@ -27,6 +30,7 @@ def caption(table: Table) -> str:
     other = OTHER[table.kind]
     what = f"{METRICS[table.metric]}, {KINDS[table.kind]}"
     said = [f"{what}{_best_of(table)}: mean ± sample standard deviation (finished of planned seeds)."]
+    said += partial_data(table)
     if other in lines:
         said.append(f'"{other}": {KINDS[other]}.')
     if DELTA in lines:
@@ -41,6 +45,20 @@ def caption(table: Table) -> str:
     if any(entry.paper_is_outside for entry in table.entries):
         said.append("†: it is outside the 95 % t interval of our mean best.")
     return " ".join(said)
+
+
+def partial_data(table: Table) -> list[str]:
+    """A sentence for each data set that finished runs had fewer images of than there are."""
+    said = []
+    for name in dict.fromkeys(entry.cell.dataset for entry in table.entries if entry.cell.dataset in IMAGES):
+        whole = info(name).whole
+        found = {samples for entry in table.entries if entry.cell.dataset == name for samples in entry.samples}
+        for samples in sorted(found, key=astuple):
+            if samples.train < whole.train or samples.test < whole.test:
+                of_test = f" of {whole.test:,}" * (samples.test < whole.test)
+                trained = f"{samples.train:,} of {DATASETS[name]}'s {whole.train:,} images"
+                said.append(f"Trained on {trained}, tested on {samples.test:,}{of_test}.")
+    return said
 
 
 def _best_of(table: Table) -> str:

@@ -38,8 +38,8 @@ def launch(status: Status, config: DictConfig) -> int:
 
     Raises:
         UsageError: the device, a data set, the SLURM profile or SLURM is not there, the workspace or the results cannot
-            be written, a setting of the launcher or of a single run is impossible, or a run has a record or checkpoint
-            of other data than those here.
+            be written, ``LLQR_SAM_COMMIT`` is no commit, a setting of the launcher or of a single run is impossible, or
+            a run has a record or checkpoint of other data than those here.
 
     In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
     record and is no failure. A run that somebody else trains is left alone.
@@ -63,6 +63,7 @@ def launch(status: Status, config: DictConfig) -> int:
         return 0
     _check_fairseq(chosen)
     _check_sharpness(chosen)
+    check_code()
     check_places(config)
     if config.launch.name == "inline":
         check_device(config)
@@ -244,6 +245,14 @@ def check_device(config: DictConfig) -> None:
         raise UsageError(
             f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
         )
+
+
+def check_code() -> None:
+    """Refuse a commit that no record can have, before anything is trained or measured."""
+    try:
+        provenance.git_state()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_places(config: DictConfig) -> None:

@@ -24,7 +24,7 @@ from llqr_sam.engine.typed_json import read_all
 from llqr_sam.models.registry import build
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import plan
-from llqr_sam.suite.launch import check_device
+from llqr_sam.suite.launch import check_code, check_device
 
 MEMORY = Path("/proc/meminfo")
 ATTEMPTS = 3  # measurements of a network before the machine is taken to be too busy
@@ -144,14 +144,15 @@ def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
     """The networks that a table of times and the words ask for.
 
     Raises:
-        UsageError: an impossible value, no such device or one that cannot do what the precision asks for, or a launcher
-            or number of devices that has no use here.
+        UsageError: an impossible value, no such device or one that cannot do what the precision asks for, a launcher or
+            number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
     """
     check_timed_here(config)
     if config.devices > 1:
         raise UsageError(
             f"devices={config.devices} has no use with table={config.table.number}: it times one. Use devices=1."
         )
+    check_code()
     check_device(config)
     device = devices.resolve(config.device)
     timing = config.table.timing

@@ -12,7 +12,7 @@ from PIL import Image
 
 from llqr_sam.data.imagenet import _random_box, central_view, random_view
 from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import MissingDataError, Splits
+from llqr_sam.data.streams import MissingDataError, Samples, Splits
 from llqr_sam.torchvision_compat import ensure_torchvision
 
 
@@ -26,6 +26,7 @@ def test_real_sample(sample: Path, load_with: Callable[..., Splits]) -> None:
     """Labels follow the sorted wnids; every test image once; a training epoch without repetition."""
     splits = load_with("imagenet", path=sample, batch_size=64)
     assert (splits.info.classes, splits.train.size, splits.test.size) == (10, 300, 100)
+    assert splits.samples == Samples(300, 100)
     tests = list(splits.test)
     assert [len(labels) for _, labels in tests] == [64, 36]
     assert torch.cat([labels for _, labels in tests]).tolist() == [label for label in range(10) for _ in range(10)]

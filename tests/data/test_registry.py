@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llqr_sam.data.registry import DATASETS, info
-from llqr_sam.data.streams import MissingDataError, Splits
+from llqr_sam.data.streams import MissingDataError, Share, Splits
 from tests.waiting import PATIENCE
 
 
@@ -25,6 +25,12 @@ def test_known_without_touching_data() -> None:
         "imagenet": (1000, 224, 3),
     }
     assert all(len(info(name).mean) == len(info(name).std) == info(name).channels for name in DATASETS)
+
+
+def test_digits_are_whole(load_with: Callable[..., Splits]) -> None:
+    """In every share of them."""
+    for share in (Share(), Share(1, 3)):
+        assert load_with("digits", share=share).samples == info("digits").whole
 
 
 def test_cifar_normalisation_is_the_authors() -> None:

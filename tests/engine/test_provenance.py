@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llqr_sam.engine.provenance import git_state, packages
+from llqr_sam.engine.provenance import VARIABLE, git_state, packages
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 @pytest.fixture
@@ -53,6 +58,31 @@ def test_no_checkout_no_commit_no_git(tmp_path: Path, monkeypatch: pytest.Monkey
     assert git_state(tmp_path) == (None, False)
     monkeypatch.setenv("PATH", "")
     assert git_state(tmp_path) == (None, False)
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+def test_code_without_a_checkout_is_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, state in ((COMMIT, (COMMIT, False)), (f"{COMMIT}-dirty", (COMMIT, True)), ("", (None, False))):
+        monkeypatch.setenv(VARIABLE, value)
+        assert git_state(tmp_path) == state
+
+
+@pytest.mark.parametrize("value", ["main", COMMIT[:7], COMMIT.upper(), f"{COMMIT}+", f"{COMMIT}\n", f" {COMMIT}"])
+def test_what_is_no_commit_is_refused(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(ValueError, match="^LLQR_SAM_COMMIT='.*' must be a commit of 40 hexadecimal digits"):
+        git_state(tmp_path)
+
+
+@pytest.mark.parametrize("value", [COMMIT, f"{COMMIT}-dirty", "main"])
+def test_a_checkout_knows_better_than_the_environment(
+    value: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = git_state(checkout / "package")
+    monkeypatch.setenv(VARIABLE, value)
+    assert git_state(checkout / "package") == plain
 
 
 def test_versions() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llqr_sam.data.streams import Samples
 from llqr_sam.engine.record import (
     SCHEMA_VERSION,
     Accuracy,
@@ -81,6 +82,14 @@ def test_a_translation_is_read_as_it_was_written(record: Record, tmp_path: Path)
 def test_reads_what_it_wrote(record: Record, tmp_path: Path) -> None:
     record.write(tmp_path / "a.json")
     assert read_record(tmp_path / "a.json") == record
+
+
+def test_samples_are_read_back_and_older_records_have_none(record: Record, tmp_path: Path) -> None:
+    assert "samples" not in json.loads(record.to_json())
+    written = dataclasses.replace(record, samples=Samples(20_000, 10_000))
+    written.write(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["samples"] == {"train": 20_000, "test": 10_000}
+    assert read_record(tmp_path / "a.json") == written
 
 
 def test_a_record_is_never_written_over(record: Record, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from llqr_sam.data import registry as data
+from llqr_sam.engine import provenance
 from llqr_sam.engine.checkpoint import CheckpointStore
 from llqr_sam.engine.evaluation import weights_sha256
 from llqr_sam.engine.interruption import Interrupted
@@ -36,6 +37,7 @@ def test_the_record_is_on_disk_and_the_checkpoints_are_gone(make_settings: Any, 
     state = torch.load(folder / "weights.pt", weights_only=True)
     assert weights_sha256(state) == record.weights_sha256
     assert record.parameters > 0
+    assert record.samples == data.info("digits").whole
 
 
 def test_weights_are_kept_only_when_asked(make_settings: Any, make_options: Any) -> None:
@@ -164,6 +166,20 @@ def test_the_commit_may_be_given(make_settings: Any, make_options: Any) -> None:
     """A queued run is computed with the code of its launch, not with the checkout of today."""
     record = execute(make_settings(epochs=1), make_options(git=("abc", True)))
     assert (record.git_commit, record.git_dirty) == ("abc", True)
+
+
+def test_the_commit_may_be_told_by_the_environment(
+    make_settings: Any, make_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no checkout; what is no commit stops the run before it trains."""
+    monkeypatch.setattr(provenance, "_git", lambda folder, *arguments: None)
+    monkeypatch.setenv("LLQR_SAM_COMMIT", "a" * 40 + "-dirty")
+    record = execute(make_settings(epochs=1), make_options("told"))
+    assert (record.git_commit, record.git_dirty) == ("a" * 40, True)
+    monkeypatch.setenv("LLQR_SAM_COMMIT", "main")
+    with pytest.raises(ValueError, match="LLQR_SAM_COMMIT='main'"):
+        execute(make_settings(epochs=1), make_options("refused"))
+    assert not make_options("refused").record_path.exists()
 
 
 def test_a_signal_while_data_are_loaded_stops_after_the_first_step(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from llqr_sam.data.streams import Samples
 from llqr_sam.data.translation import IGNORED, Corpus, load_corpus
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import read_record
@@ -153,6 +154,7 @@ def test_scores_are_in_the_record_and_the_best_weights_are_kept(captions: Path, 
     assert scoring is not None
     assert scoring.sacrebleu_signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a")
     assert 0 <= scoring.copy_bleu < 5
+    assert record.samples == Samples(600, 40)
     best = record.metrics.best
     assert best.bleu == best.score == max(point.bleu or 0.0 for point in curve)
     folder = tmp_path / settings.run_id

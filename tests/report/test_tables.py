@@ -5,6 +5,10 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pytest
+
+from llqr_sam.data.registry import info
+from llqr_sam.data.streams import Samples
 from llqr_sam.engine.record import Sharpness
 from llqr_sam.report.entries import Table, build_table
 from llqr_sam.report.paper import read_accuracy
@@ -15,6 +19,7 @@ from tests.suite.plans import plan_of
 from tests.suite.records import record_of, write_record
 
 RUNS = plan_of("table=7")  # FisherSAM, LLQR^Delta+SAM, LLQR+SAM, five seeds each
+WHOLE = info("cifar100").whole
 
 
 def table(results: Path) -> Table:
@@ -101,6 +106,40 @@ def test_a_paper_value_outside_our_interval_is_marked(tmp_path):
     assert "†: it is outside the 95 % t interval" in to_markdown(found)
     assert r"80.89 $\pm$ 0.31 $^\dagger$" in to_latex(found)
     assert next(csv.DictReader(io.StringIO(to_csv(found))))["paper_outside"] == "yes"
+
+
+def of_samples(results: Path, *found: Samples | None) -> Table:
+    """Of FisherSAM's first seeds, trained on so many images."""
+    for run, samples in zip(RUNS, found, strict=False):
+        record_of(run, [80.0], samples=samples).write(results / "runs" / run.folder / f"{run.run_id}.json")
+    return build_table("7", "Probe alone", "command", Status.of(RUNS, results), read_accuracy())
+
+
+@pytest.mark.parametrize("found", [(), (None, None), (WHOLE, WHOLE, None)])
+def test_a_table_of_whole_data_does_not_say_so(tmp_path, found):
+    table = of_samples(tmp_path, *found)
+    assert all("rained on" not in text for text in (to_markdown(table), to_latex(table)))
+
+
+@pytest.mark.parametrize(
+    ("found", "sentences"),
+    [
+        ([Samples(20_000, 10_000)], ["Trained on 20,000 of CIFAR-100's 50,000 images, tested on 10,000."]),
+        ([Samples(50_000, 9_000)], ["Trained on 50,000 of CIFAR-100's 50,000 images, tested on 9,000 of 10,000."]),
+        (
+            [Samples(40_000, 10_000), WHOLE, None, Samples(600, 200), Samples(40_000, 10_000)],
+            [
+                "Trained on 600 of CIFAR-100's 50,000 images, tested on 200 of 10,000.",
+                "Trained on 40,000 of CIFAR-100's 50,000 images, tested on 10,000.",
+            ],
+        ),
+    ],
+)
+def test_fewer_images_than_the_data_set_has_are_said(tmp_path, found, sentences):
+    table = of_samples(tmp_path, *found)
+    for text in (to_markdown(table), to_latex(table)):
+        assert text.count("Trained on") == len(sentences)
+        assert " ".join(sentences) in text
 
 
 def test_what_was_selected_is_said(tmp_path):

@@ -37,8 +37,12 @@ def test_it_says_how_fast_and_that_a_cpus_peak_is_not_known(tmp_path):
         (("devices=2",), "error: devices=2 has no use here: a throughput is that of one device."),
         (("dataset=cifar100", "paths.data=nowhere"), "error: dataset=cifar100 is not at nowhere/cifar100.npz"),
         (("dataset=multi30k",), "error: dataset=multi30k has no images to count a second."),
+        (
+            ("--time-kernels", "precision.compile=true"),
+            "error: --time-kernels has no use without precision.compile=true precision.deterministic=true",
+        ),
     ],
-    ids=["epochs", "devices", "data", "text"],
+    ids=["epochs", "devices", "data", "text", "kernels"],
 )
 def test_a_mistake_is_one_line(tmp_path, words, line):
     done = subprocess.run(
@@ -52,3 +56,12 @@ def test_a_mistake_is_one_line(tmp_path, words, line):
 @pytest.mark.slow
 def test_it_profiles_steps(tmp_path):
     assert "aten::" in measure(tmp_path, "--profile")
+
+
+@pytest.mark.slow
+def test_it_measures_with_kernels_that_were_timed(tmp_path):
+    """And says so; without the option it does not."""
+    words = ("precision.compile=true", "precision.deterministic=true")
+    said = "Inductor chose kernels by timing them"
+    assert measure(tmp_path, *words, "--time-kernels").splitlines()[-1] == said
+    assert said not in measure(tmp_path, *words)

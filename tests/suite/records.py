@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from llqr_sam.data.streams import Samples
 from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
 from llqr_sam.suite.grid import Planned
 
@@ -17,6 +18,7 @@ def record_of(
     hours: float = 0.0,
     data: str | None = None,
     epochs: Sequence[float] = (),
+    samples: Samples | None = None,
 ) -> Record:
     """A record of ``run`` with the given test accuracies in percent, one an epoch or after ``epochs``, on such data."""
     curve = [
@@ -41,6 +43,7 @@ def record_of(
         started="2026-01-01T00:00:00+00:00",
         resumes=0,
         data_sha256=data,
+        samples=samples,
     )
 
 

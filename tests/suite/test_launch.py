@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llqr_sam.engine import provenance
 from llqr_sam.engine.interruption import Interrupted
 from llqr_sam.engine.record import read_record
 from llqr_sam.suite import attempt as attempting
@@ -119,6 +120,14 @@ def test_a_record_that_cannot_be_read_is_not_trained_anew(tmp_path, capsys):
     assert f"failed: its record cannot be read ({path}: Is a directory)" in capsys.readouterr().err
     with pytest.raises(UsageError, match=f"{path}: Is a directory"):
         run([*words, "retry=failed"], tmp_path)
+
+
+def test_a_commit_that_no_record_can_have_stops_a_table(tmp_path, monkeypatch):
+    """Where there is no checkout; before any of its runs."""
+    monkeypatch.setattr(provenance, "_git", lambda folder, *arguments: None)
+    monkeypatch.setenv("LLQR_SAM_COMMIT", "main")
+    with pytest.raises(UsageError, match="^LLQR_SAM_COMMIT='main' must be a commit"):
+        run(["table=demo", "optim=sgdm"], tmp_path)
 
 
 def test_an_absent_device_is_a_usage_error(tmp_path):

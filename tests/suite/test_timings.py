@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llqr_sam.engine import provenance
 from llqr_sam.engine.timing import read_timings
 from llqr_sam.suite import timings
 from llqr_sam.suite.compose import compose_config
@@ -62,6 +63,13 @@ def test_words_choose_methods_batch_and_structure():
 def test_a_mistake_is_named(words, message):
     with pytest.raises(UsageError, match=message):
         of(*words)
+
+
+def test_a_commit_that_no_record_can_have_is_named(monkeypatch):
+    monkeypatch.setattr(provenance, "_git", lambda folder, *arguments: None)
+    monkeypatch.setenv("LLQR_SAM_COMMIT", "main")
+    with pytest.raises(UsageError, match="^LLQR_SAM_COMMIT='main' must be a commit"):
+        of()
 
 
 def small(folder: Path) -> Measurements:
