@@ -78,6 +78,7 @@ def test_its_archive_gives_the_tables_on_another_checkout(unpacked, tmp_path):
     rendered = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "render_tables.py"), "table=epochs_30", *TINY, *TABLE],
         cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
     )
