@@ -31,7 +31,7 @@ from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.guard import Guard
-from llqr_sam.suite.launch import check_choices, check_device, check_places
+from llqr_sam.suite.launch import check_choices, check_code, check_device, check_places
 from llqr_sam.suite.same_data import Comparison, check_paths
 from llqr_sam.suite.status import Status
 from llqr_sam.suite.steps import Ended, Output, Step, Timings, Trainer, Training
@@ -122,6 +122,7 @@ class StepList:
             UsageError: the device cannot do what the precision asks for, a place cannot be written, a data set is not
                 there or not the one of the records.
         """
+        check_code()
         check_device(self.config)
         check_places(self.config)
         deadline, guard, failed = Deadline(minutes), Guard(), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -16,11 +17,13 @@ import pytest
 
 from llqr_sam.data.pieces import split
 from llqr_sam.engine.record import read_records
+from llqr_sam.suite.step_list import StepList
 from llqr_sam.suite.words import CONF
 from tests.waiting import wait_for
 
 REPOSITORY = CONF.parent
 SCRIPT = REPOSITORY / "scripts" / "gpu_window.py"
+LIST = CONF / "gpu_window.yaml"
 ABSENT = ("submitit", "wandb", "curvlinops", "pytorch_optimizer")
 TINY = ["device=cpu", "precision=default", "dataset=digits", "arch=small_cnn", "protocol.epochs=1"]
 TABLE = ["table.datasets=[digits]", "table.archs=[small_cnn]"]
@@ -142,7 +145,7 @@ _SIZES = {"train": 150, "test": 30}
     ("word", "line"),
     [
         ("minuts=3", "error: unknown key minuts. Keys here: arch, archive, "),
-        ("parts=9", "error: parts=9 is not possible: the list has parts 1 to 6."),
+        ("parts=9", "error: parts=9 is not possible: the list has parts 1 to 7."),
         ("archive=/dev/null/a.tar.gz", "error: archive=/dev/null/a.tar.gz cannot be written: "),
     ],
 )
@@ -155,6 +158,18 @@ def test_a_mistake_is_one_line_and_status_2(word, line, monkeypatch, capsys, tmp
     assert (ended.value.code, output.out) == (2, "")
     assert output.err.startswith(line)
     assert output.err.count("\n") == 1
+
+
+def test_each_gpu_test_is_in_one_of_its_two_parts():
+    """Those that compile apart from the others, each file by its name."""
+    marked = {path for path in (REPOSITORY / "tests").rglob("test_*.py") if re.search(r"pytest\.mark\.gpu", path.read_text())}
+    commands = [
+        step.command for part in StepList(LIST, ["device=cpu"]).parts for step in part.steps if "gpu_tests" in step.name
+    ]
+    named = [{REPOSITORY / word for word in command if word.startswith("tests/")} for command in commands]
+    assert named[0] | named[1] == marked
+    plain, compiled = (command[command.index("-k") + 1] for command in commands)
+    assert plain == " and ".join(f"not {word}" for word in compiled.split(" or "))
 
 
 def test_it_is_shown_and_not_begun(monkeypatch, capsys, tmp_path):
