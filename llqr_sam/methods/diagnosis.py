@@ -79,7 +79,7 @@ def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, 
         rounding: Difference that is none.
         eps: Spacing of the numbers that they were computed with, where it is coarser than their dtype's.
     """
-    tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 4 * eps)
+    tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 2 * eps)
     return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)
 
 

@@ -74,7 +74,7 @@ class JacobianReplay(Replaying):
                 v = dict(zip(point.parameters, random_like(pulled), strict=True))
                 (pushed,) = replayed.push(v)
                 # u is random and has norm 1: u' (J v) is about |J v| / sqrt(entries), and rounding is eps of that.
-                share = max(100 * torch.finfo(pushed.dtype).eps, 8 * eps / max(1, pushed.numel()) ** 0.5)
+                share = max(100 * torch.finfo(pushed.dtype).eps, 2 * eps / max(1, pushed.numel()) ** 0.5)
                 rounding = share * torch.linalg.vector_norm(pushed)
                 if not agreeing((us[0] * pushed).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding, eps):
                     return False

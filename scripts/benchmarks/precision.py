@@ -2,8 +2,8 @@
 
 A network is trained for some hundred steps, and U learned on it once, from the identity and without averaging, with the
 network in float32, under bfloat16 autocast, and in TF32. A CPU has no TF32: there, operands of matrix products and
-convolutions are rounded to its 10 bits of mantissa. g is always the same, in float32. The rounding is to be held against
-what another minibatch of the same size does to U g.
+convolutions are rounded to its 10 bits of mantissa. g is always the same, in float32. What rounding does to U g is to
+be held against what another minibatch of the same size does to it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -43,10 +44,10 @@ def rounded(tensor: Tensor) -> Tensor:
 
 
 class RoundedProducts(TorchDispatchMode):
-    """Rounds what is multiplied."""
+    """Rounds what is multiplied, but not while a trace is made, which would hold the rounding and not the product."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in PRODUCTS:
+        if func.overloadpacket.__name__ in PRODUCTS and get_proxy_mode() is None:
             args = tree_map_only(Tensor, rounded, args)
         return func(*args, **(kwargs or {}))
 
@@ -87,7 +88,7 @@ class Trained:
             loss = cross_entropy(self.model(images), labels)
             torch.autograd.backward(loss)
             optimizer.step()
-        self.name += f" (training loss {float(loss):.2f})"
+        self.name += f" (training loss {loss.item():.2f})"
 
     def minibatch(self) -> tuple[Tensor, Tensor]:
         """Random images and their labels."""

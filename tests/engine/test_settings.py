@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
+
+from llqr_sam.engine.settings import PrecisionSettings
 
 
 def test_the_run_id_names_the_run_and_hashes_the_rest(make_settings: Any) -> None:
@@ -20,6 +24,7 @@ def test_the_run_id_names_the_run_and_hashes_the_rest(make_settings: Any) -> Non
         {"epochs": 3},
         {"milestones": [1]},
         {"autocast": "bfloat16"},
+        {"refresh": "bfloat16"},
         {"optim": {"inner_lr": 2e-3}},
         {"optim": {"structure": "ekfac"}},
     ],
@@ -43,6 +48,7 @@ def test_what_a_run_has_no_use_for_is_not_kept(make_settings: Any) -> None:
     ("change", "message"),
     [
         ({"autocast": "bf16"}, r"precision\.autocast=bf16 is not known. Choose from: float32, bfloat16"),
+        ({"refresh": "bf16"}, r"precision\.refresh=bf16 is not known. Choose from: float32, tf32, bfloat16"),
         ({"accumulate": 0}, r"precision\.accumulate=0 must be from 1 to protocol\.batch_size=64"),
         ({"accumulate": 65}, r"precision\.accumulate=65 must be from 1 to protocol\.batch_size=64"),
         ({"epochs": 0}, r"protocol\.epochs=0 must be >= 1"),
@@ -53,6 +59,13 @@ def test_an_impossible_value_is_named(change: dict[str, Any], message: str, make
     with pytest.raises(ValueError, match=message) as raised:
         make_settings(**change).validate()
     assert "\n" not in str(raised.value)
+
+
+def test_a_float32_refresh_is_what_there_was_before_the_choice() -> None:
+    """It is not in the id; the others are, as they are written."""
+    assert asdict(PrecisionSettings(refresh="float32")) == asdict(PrecisionSettings())
+    dtypes = {text: PrecisionSettings(refresh=text).curvature_dtype for text in (None, "float32", "tf32", "bfloat16")}
+    assert dtypes == {None: None, "float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 
 
 def test_the_method_is_checked_too(make_settings: Any) -> None:

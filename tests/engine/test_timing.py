@@ -79,6 +79,14 @@ def test_the_base_optimizer_is_fused_where_the_record_says_so(word: str, built: 
         assert all(group["fused"] is runs[0].precision.fused for group in base.param_groups)
 
 
+def test_refreshes_are_timed_in_the_precision_that_is_asked_for(built: list[Method]) -> None:
+    timing = measure(with_precision("precision.refresh=bfloat16"), info("cifar10"), ONE_ROUND, CPU)
+    assert timing.precision["refresh"] == "bfloat16"
+    metrics = [method.metric for method in built if method.metric is not None]
+    assert metrics
+    assert {metric._precision.autocast for metric in metrics} == {torch.bfloat16}
+
+
 def test_a_compiled_network_is_the_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
     """One graph of fixed shapes for all methods."""
     compiler, counter = torch.compile, CompileCounterWithBackend("eager")

@@ -51,6 +51,15 @@ def test_llqr_sam_probes_and_transports_in_one_metric():
     assert method.optimizer.probe is method.optimizer.transport is method.metric
 
 
+def test_the_curvatures_dtype_reaches_the_metric_where_there_is_one():
+    spec = replace(SAM, probe="llqr", transport="llqr", **U)
+    metric = build(spec, nn.Linear(2, 2), curvature_dtype=torch.bfloat16).metric
+    assert metric._precision.autocast is torch.bfloat16
+    assert build(SGD, nn.Linear(2, 2), curvature_dtype=torch.bfloat16).metric is None
+    with pytest.raises(ValueError, match="curvature_dtype=float8 is not known"):
+        build(spec, nn.Linear(2, 2), curvature_dtype="float8")
+
+
 def test_llqr_probe_sam_only_probes():
     method = build(replace(SAM, probe="llqr", **U), nn.Linear(2, 2))
     assert method.optimizer.probe is method.metric

@@ -29,6 +29,7 @@ REFUSED = {
     "protocol.warmup_epochs=20 protocol.epochs=20": ["protocol.warmup_epochs=20", "protocol.epochs=20"],
     "protocol.milestones=[3,2]": ["protocol.milestones=[3, 2]"],
     "precision.autocast=float16": ["precision.autocast=float16", "bfloat16"],
+    "precision.refresh=float16": ["precision.refresh=float16", "float32, tf32, bfloat16"],
     "precision.accumulate=0": ["precision.accumulate=0", ">= 1"],
     "seed=-1": ["seed=-1"],
     "dataset=iwslt14 arch=resnet18": ["arch=resnet18", "sentences", "transformer_iwslt"],
@@ -95,6 +96,13 @@ IDS = {  # as of commit b4c28ea
 def test_a_run_keeps_its_id(words, run_id):
     """Or its record would no longer be found: a new setting leaves the ids of runs that do not use it."""
     assert settings_of(*words.split()).run_id == run_id
+
+
+def test_the_precision_of_refreshes_is_part_of_its_id_unless_float32():
+    ids = {text: settings_of(f"precision.refresh={text}").run_id for text in ("float32", "tf32", "bfloat16")}
+    assert ids["float32"] == settings_of().run_id
+    assert len(set(ids.values())) == 3
+    assert "refresh" not in settings_of("precision.refresh=float32").as_dict()["precision"]
 
 
 def test_how_often_a_run_is_evaluated_is_part_of_its_id():
