@@ -367,6 +367,26 @@ def test_a_checkpoint_on_other_data_is_refused(
     assert len(record.data_sha256) == 64
 
 
+@pytest.mark.parametrize("refresh", ["float32", "bfloat16"])
+def test_refreshes_call_the_network_in_the_precision_that_is_asked_for(
+    refresh: str, make_settings: Any, make_options: Any
+) -> None:
+    """In the training steps nothing changes."""
+    dtypes: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+
+    def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and torch.is_grad_enabled():
+            dtypes[module.training].add(output.dtype)
+
+    handle = register_module_forward_hook(hook)
+    try:
+        settings = make_settings("llqr", {"interval": 20}, refresh=refresh)
+        assert execute(settings, make_options("whole")).status == "finished"
+    finally:
+        handle.remove()
+    assert dtypes == {True: {torch.float32}, False: {getattr(torch, refresh)}}
+
+
 @contextlib.contextmanager
 def watched(sees: Callable[[Tensor, Tensor], bool]) -> Iterator[list[bool]]:
     """What ``sees`` says of input and output of each convolution in a training pass."""

@@ -31,8 +31,8 @@ def single(name):
 
 def small(name):
     """A network of the suite, with a minibatch."""
-    side, channels, count = {"small_cnn": (8, 1, 16), "resnet18": (32, 3, 8), "vit_tiny": (64, 3, 2)}[name]
-    width = {"resnet18": 16}.get(name)
+    side, channels, count = {"small_cnn": (8, 1, 16), "resnet18": (32, 3, 16), "vit_tiny": (64, 3, 2)}[name]
+    width = {"resnet18": 8}.get(name)
     net = build(name, classes=5, image_size=side, channels=channels, width=width)
     if name == "vit_tiny":
         net.blocks = net.blocks[:2]
