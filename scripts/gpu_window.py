@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llqr_sam.data.pieces import join
-
 from llqr_sam.suite.archive import Archive
 from llqr_sam.suite.errors import UsageError, exit_status
 from llqr_sam.suite.list_command import ListCommand
