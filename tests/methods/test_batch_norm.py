@@ -53,3 +53,24 @@ def test_evaluation_mode_is_left_alone():
     expected = net(x)
     with frozen_statistics(net):
         assert torch.equal(net(x), expected)
+
+
+def test_memory_serves_the_network_as_it_is():
+    """It is used again, and a layer that was replaced, frozen or cast since then is restored like any other."""
+    net, x, memory = _net(), torch.randn(4, 1, 4, 4), {}
+
+    def restored():
+        before = _statistics(net)
+        with frozen_statistics(net, memory):
+            net(x.to(net[0].weight.dtype))
+        assert all(torch.equal(b, before[n]) for n, b in net.named_buffers())
+        return [id(copy) for copy in memory.values()]
+
+    assert restored() == restored()
+    net[1] = nn.BatchNorm2d(2)
+    restored()
+    net[4].eval()
+    assert len(restored()) == 3, "what is not recorded any more is not kept"
+    net.double()
+    restored()
+    assert {copy.dtype for copy in memory.values()} == {torch.float64, torch.int64}
