@@ -21,7 +21,7 @@ from llqr_sam.control.rollout import adjoint, rollout
 from llqr_sam.control.stages import LayerwiseLQR
 from llqr_sam.methods.blocks import Factors
 from llqr_sam.methods.layout import Kernel
-from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.named import Named
 
 
 def relaxed_objective(
@@ -44,7 +44,8 @@ def relaxed_objective(
     trajectory = rollout(problem, delta)
     costate = adjoint(problem, trajectory)
     flat = [(name, key) for name, own in leaves.items() for key in own]
-    pulled = torch.autograd.grad(-dot(costate, transported), [leaves[name][key] for name, key in flat])
+    outputs, along = list(transported.values()), [-costate[name] for name in transported]
+    pulled = torch.autograd.grad(outputs, [leaves[name][key] for name, key in flat], along)
     gradient: dict[str, Factors] = {name: {} for name in leaves}
     for (name, key), part in zip(flat, pulled, strict=True):
         gradient[name][key] = part

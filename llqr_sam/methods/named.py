@@ -54,8 +54,8 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     """Inner product over all entries of two dictionaries with the same names; 0-d, in their dtype, on their device.
 
     A sum for each tensor would be as many kernels on a GPU; norms of all tensors are one. With p the products and
-    p+ their positive part, sum p = 2 |p+|_1 - |p|_1, which is not finite where a product is not. Its
-    rounding is relative to |p|_1.
+    p+ their positive part, sum p = 2 |p+|_1 - |p|_1, which is not finite where a product is not. Its rounding is
+    relative to |p|_1. It works in place: no gradient flows through it.
     """
     if a is b:
         return squared_norm(a)
