@@ -6,7 +6,7 @@ python scripts/bench.py --arch vit_base --image-size 224 --classes 1000 --batch 
 python scripts/bench.py --study parts                          where a refresh spends its time
 python scripts/bench.py --study memory --chunk-size 8          what memory a refresh takes
 python scripts/bench.py --study precision                      rounding in a refresh: what it does to U g, what it saves
-python scripts/bench.py --study precision --data cifar100.npz  the same of a ResNet-18 trained on CIFAR-100
+python scripts/bench.py --study precision --data cifar100.npz --train-steps 300    of a ResNet-18 on CIFAR-100
 python scripts/bench.py --study scaling                        batch, width, depth, parameter count
 python scripts/bench.py --study scaling --sweeps parameters --structures diagonal --inner-steps 5      12 GiB
 """
@@ -166,7 +166,7 @@ def main() -> int:
         "--data", type=Path, default=None, help=".npz of CIFAR to train on; default: digits (precision)"
     )
     parser.add_argument(
-        "--train-steps", type=int, default=400, help="of the network before its U is learned (precision)"
+        "--train-steps", type=int, default=40, help="of the network before its U is learned (precision)"
     )
     parser.add_argument("--sweeps", type=some_of(SWEEPS), default=",".join(SWEEPS), help="of --study scaling")
     parser.add_argument("--inner-steps", type=int, default=20)

@@ -104,7 +104,10 @@ class RunSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dict without the settings this run has no use for (``None``)."""
-        return _without_none(asdict(self))
+        tree = asdict(self)
+        if not self.optim.uses_llqr:
+            del tree["precision"]["refresh"]
+        return _without_none(tree)
 
     def validate(self) -> None:
         """Check the method and what the trainer alone knows of; data, network and schedule check their own.

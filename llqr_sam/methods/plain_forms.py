@@ -157,9 +157,11 @@ def multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> tu
 
 
 def _mixed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a half-precision input, the first argument, meets float32 tensors."""
+    """Whether a half-precision input, the first of the arguments by position, meets float32 tensors."""
     others = (*args[1:], *kwargs.values())
-    return args[0].dtype in HALF and any(isinstance(x, Tensor) and x.dtype == torch.float32 for x in others)
+    return any(x.dtype in HALF for x in args[:1]) and any(
+        isinstance(x, Tensor) and x.dtype == torch.float32 for x in others
+    )
 
 
 _NORMALISATIONS = frozenset(

@@ -3,7 +3,8 @@
 A network is trained for some hundred steps, and U learned on it once, from the identity and without averaging, with the
 network in float32, under bfloat16 autocast, and in TF32. A CPU has no TF32: there, operands of matrix products and
 convolutions are rounded to its 10 bits of mantissa. g is always the same, in float32. What rounding does to U g is to
-be held against what another minibatch of the same size does to it.
+be held against what another minibatch of the same size does to it. A network that has learned all of its data is no
+measure: its curvature vanishes, and U stays the identity.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from llqr_sam.data.registry import DATASETS
@@ -133,3 +134,5 @@ def test_precisions_differ_from_the_default_only_where_they_say():
     bfloat16 = settings_of("precision=bfloat16").precision
     assert (bfloat16.autocast, bfloat16.channels_last, bfloat16.accumulate) == ("bfloat16", True, default.accumulate)
     assert settings_of("precision=deterministic").precision.deterministic
+    assert bfloat16.curvature_dtype is settings_of("precision=deterministic").precision.curvature_dtype is None
+    assert settings_of("precision=fast").precision.curvature_dtype is torch.bfloat16

@@ -72,6 +72,31 @@ def test_a_part_within_a_part_counts_once(monkeypatch):
     assert not nested
 
 
+def test_tf32_is_emulated_in_products_alone(monkeypatch):
+    """Ten bits of mantissa, the nearest ones, in what is multiplied; the rest stays as it is."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from benchmarks.precision import RoundedProducts, rounded
+
+    x, y = torch.randn(2, 40, 40)
+    assert torch.equal(rounded(rounded(x)), rounded(x))
+    assert 2**-12 < float(((rounded(x) - x) / x).abs().max()) <= 2**-11
+    assert torch.equal(rounded(x.bfloat16().float()), x.bfloat16().float())
+    with RoundedProducts():
+        assert torch.equal(x @ y, rounded(x) @ rounded(y))
+        assert torch.equal(x * y + x, (x * y).add(x))
+    assert not torch.equal(x @ y, rounded(x) @ rounded(y))
+
+
+def test_rounding_is_held_against_another_minibatch(monkeypatch):
+    """U learned on the digits, where equal pixels tie in max-pooling and any rounding decides."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from benchmarks.precision import Trained, effects
+
+    trained = Trained(None, batch=32, steps=20, device=torch.device("cpu"))
+    found = effects(trained, "kfac", "ngd", inner_steps=5)
+    assert 0 < max(found["tf32"], found["bfloat16"]) < found["another minibatch"] / 5
+
+
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [

@@ -103,6 +103,7 @@ def test_the_precision_of_refreshes_is_part_of_its_id_unless_float32():
     assert ids["float32"] == settings_of().run_id
     assert len(set(ids.values())) == 3
     assert "refresh" not in settings_of("precision.refresh=float32").as_dict()["precision"]
+    assert settings_of("optim=sam", "precision.refresh=tf32").run_id == settings_of("optim=sam").run_id  # has no U
 
 
 def test_how_often_a_run_is_evaluated_is_part_of_its_id():
