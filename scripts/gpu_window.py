@@ -75,8 +75,7 @@ def take_data(root: Path) -> None:
         except (ValueError, OSError, shutil.Error) as error:
             say(f"failed: the pieces of {carried.name}: {error}")
         else:
-            train, test = (f"{joined.train:,} of {joined.all_train:,}", f"{joined.test:,} of {joined.all_test:,}")
-            say(f"{archive} has {train} training images and {test} test images")
+            say(f"{archive} has {joined}")
 
 
 def packed(steps: StepList) -> Iterator[tuple[Path, str]]:

@@ -75,11 +75,7 @@ def carry(options: argparse.Namespace) -> str:
         files = split(archive, options.split, images=options.images and tuple(options.images))
         largest = max(file.stat().st_size for file in files) / 1e6
         return f"{options.dataset} is in {options.split}: {len(files)} files of at most {largest:.1f} MB"
-    found = join(options.join, archive)
-    return (
-        f"{options.dataset} is at {archive}: {found.train:,} of {found.all_train:,} training images "
-        f"and {found.test:,} of {found.all_test:,} test images"
-    )
+    return f"{options.dataset} is at {archive}: {join(options.join, archive)}"
 
 
 def show(done: int, total: int | None) -> None:

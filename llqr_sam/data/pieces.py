@@ -38,6 +38,10 @@ class Joined:
     test: int
     all_test: int
 
+    def __str__(self) -> str:
+        train, test = f"{self.train:,} of {self.all_train:,}", f"{self.test:,} of {self.all_test:,}"
+        return f"{train} training images and {test} test images"
+
 
 def split(archive: Path, folder: Path, most: int = _MOST, images: tuple[int, int] | None = None) -> list[Path]:
     """Write an array file as pieces; the folder is there whole or not at all.

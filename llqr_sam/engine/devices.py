@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def of_rank(name: str, rank: int, ranks: int) -> torch.device:
         hint = "" if count else "; device=cpu runs as many processes on the CPU"
         raise DeviceError(f"devices={ranks} on one machine: this one has {count} CUDA device(s){hint}")
     return torch.device("cuda", rank)
+
+
+def slug(name: str) -> str:
+    """A device's name as part of a file's: ``nvidia-h100-80gb-hbm3``."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def describe(device: torch.device, count: int = 1) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +32,21 @@ class Interrupted(Exception):
         return type(self), (self.step, self.checkpoint, self.signum)  # an exception's own way is to repeat its message
 
 
+@contextlib.contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, the signals of ``SIGNALS`` go to ``handler``; afterwards to whoever handled them before.
+
+    Args:
+        handler: As ``signal.signal`` takes it. Only a process's main thread can set one.
+    """
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
 class StopRequest:
     """A flag that the trainer looks at between steps."""
 
@@ -53,12 +68,8 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        try:
+        with handled(self._handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def pass_on(self) -> None:
         """Send a signal that came too late for a checkpoint once more, to whoever handled it before.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -138,7 +137,7 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
     what = [spec.divergence, spec.structure] if spec else []
     content = [[run.as_dict() for run in runs], asdict(effort), devices.describe(device), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    place = re.sub(r"[^a-z0-9]+", "-", devices.describe(device).lower()).strip("-")
+    place = devices.slug(devices.describe(device))
     return "-".join(str(part) for part in [runs[0].arch.name, place, f"b{effort.batch}", *what, digest])
 
 

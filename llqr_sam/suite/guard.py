@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from llqr_sam.suite.local import SIGNALS
+from llqr_sam.engine.interruption import handled
 
 GRACE = 30.0  # seconds from SIGTERM, upon which a run is saved, to SIGKILL
 
@@ -55,12 +55,8 @@ class Guard:
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
         """Inside, SIGINT and a scheduler's signals reach the process in hand; a second SIGINT kills it."""
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        try:
+        with handled(self._handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextlib.contextmanager
     def limited(self, pid: int, seconds: float | None) -> Iterator[Watched]:

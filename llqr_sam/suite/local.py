@@ -21,13 +21,13 @@ from types import FrameType
 
 import torch
 
+from llqr_sam.engine.interruption import handled
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.job import Job
 from llqr_sam.suite.snapshot import environment
 from llqr_sam.suite.worker import Reply
 
 PATIENCE = 10.0  # seconds that an idle worker may take to end
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Worker:
@@ -106,19 +106,17 @@ class Pool:
             KeyboardInterrupt: Ctrl-C came twice: the workers were killed.
         """
         waiting = deque(jobs)
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        try:
-            self._fill(waiting)
-            while self._selector.get_map():
-                for key, _ in self._selector.select(timeout=1.0):
-                    yield self._collect(key.data)
-                if self._killed:
-                    raise KeyboardInterrupt
+        with handled(self._handle):
+            try:
                 self._fill(waiting)
-        finally:
-            self._close()
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+                while self._selector.get_map():
+                    for key, _ in self._selector.select(timeout=1.0):
+                        yield self._collect(key.data)
+                    if self._killed:
+                        raise KeyboardInterrupt
+                    self._fill(waiting)
+            finally:
+                self._close()
 
     def stop(self) -> None:
         """Start no more runs, and let those that train save themselves and end."""

@@ -148,9 +148,7 @@ class TableConfig:
 
     number: str = MISSING
     title: str = MISSING
-    words: list[str] = field(
-        default_factory=list
-    )  # of all its runs, such as protocol.epochs=15; the command's go first
+    words: list[str] = field(default_factory=list)  # of all its runs: protocol.epochs=15; the command's go first
     datasets: list[str] = MISSING
     archs: list[str] = MISSING
     methods: list[TableMethod] = MISSING

@@ -15,7 +15,6 @@ Within a part the order is outputs, timings, the table's runs, runs.
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
@@ -28,13 +27,14 @@ from omegaconf import OmegaConf
 
 from llqr_sam.engine import devices
 from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.dispatch import places
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned, plan
 from llqr_sam.suite.guard import Guard
 from llqr_sam.suite.launch import check_choices, check_code, check_device, check_places
 from llqr_sam.suite.same_data import Comparison, check_paths
 from llqr_sam.suite.status import Status
-from llqr_sam.suite.steps import Ended, Output, Step, Timings, Trainer, Training
+from llqr_sam.suite.steps import Ended, OneWorker, Output, Step, Timings, Training
 from llqr_sam.suite.words import merged
 
 MORE = 1.1  # times what a step was cut off after: less is not worth another try in its turn
@@ -90,13 +90,13 @@ class StepList:
     """
 
     def __init__(
-        self, path: Path, words: Sequence[str] = (), parts: Sequence[int] = (), trainer: Trainer | None = None
+        self, path: Path, words: Sequence[str] = (), parts: Sequence[int] = (), trainer: OneWorker | None = None
     ) -> None:
         tree: Any = OmegaConf.to_container(OmegaConf.load(path))
         count = len(tree["parts"])
         if not set(parts) <= set(range(1, count + 1)):
             raise UsageError(f"parts={','.join(map(str, parts))} is not possible: the list has parts 1 to {count}.")
-        self.trainer = trainer or Trainer()
+        self.trainer = trainer or OneWorker()
         self._name, self._given = path.stem, list(words)
         self._plain = [word for word in words if not word.startswith("table.")]
         self._own: list[str] = tree["words"]
@@ -168,8 +168,7 @@ class StepList:
         runs = [training.run for part in self.parts for training in part.trainings]
         check_paths([run.data_path], self.config)
         same = [other for other in runs if (other.cell.dataset, other.data_path) == (run.cell.dataset, run.data_path)]
-        paths = self.config.paths
-        Comparison.of(Status.of(same, Path(paths.results), Path(paths.workspace)), self.config).check()
+        Comparison.of(Status.of(same, *places(self.config)), self.config).check()
 
     def _missing(self, deadline: Deadline) -> Iterator[tuple[Part, Step]]:
         """What is not done when its turn comes, each once: one that fails now has had its turn.
@@ -209,7 +208,7 @@ class StepList:
         for word in shlex.split(command):
             filled += words if word == "{words}" else [word.replace("{device}", self.config.device)]
         suffix = "json" if "--json" in filled else "txt"
-        place = re.sub(r"[^a-z0-9]+", "-", _device_name(self.config.device).lower()).strip("-")
+        place = devices.slug(_device_name(self.config.device))
         return Output(name, tuple(filled), Path(self.config.paths.results) / "bench" / f"{name}-{place}.{suffix}")
 
     def _of_table(self, number: str) -> Iterator[Training]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from llqr_sam.engine.atomic import replacing
 from llqr_sam.suite.compose import compose_config
+from llqr_sam.suite.dispatch import places
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.guard import Guard
@@ -73,17 +74,17 @@ class Step(Protocol):
         ...
 
 
-class Trainer:
+class OneWorker:
     """One worker, to which runs are handed one after another; one that ends is replaced."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def train(self, job_of: Planned, config: DictConfig, guard: Guard, seconds: float | None) -> Ended:
+    def train(self, run: Planned, config: DictConfig, guard: Guard, seconds: float | None) -> Ended:
         """Train a run or go on with it."""
-        status = Status.of([job_of], Path(config.paths.results), Path(config.paths.workspace), config.stale_minutes)
+        status = Status.of([run], *places(config))
         worker = self._worker or Worker(environment(SOURCE))
-        worker.give(make_job(job_of, status, config, Path()))
+        worker.give(make_job(run, status, config, Path()))
         with guard.limited(worker.process.pid, seconds) as watched:
             reply = worker.reply()
         self._worker = worker
@@ -118,7 +119,7 @@ class Training:
     words: str
     run: Planned
     config: DictConfig
-    trainer: Trainer
+    trainer: OneWorker
     tried: float = 0.0
 
     @property
@@ -147,8 +148,7 @@ class Training:
         return self.trainer.train(self.run, self.config, guard, seconds)
 
     def _status(self) -> Status:
-        paths = self.config.paths
-        return Status.of([self.run], Path(paths.results), Path(paths.workspace), self.config.stale_minutes)
+        return Status.of([self.run], *places(self.config))
 
 
 @dataclass(frozen=True)

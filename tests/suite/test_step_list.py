@@ -19,7 +19,7 @@ from llqr_sam.suite.compose import compose_config
 from llqr_sam.suite.errors import UsageError
 from llqr_sam.suite.grid import Planned
 from llqr_sam.suite.step_list import StepList
-from llqr_sam.suite.steps import Ended, Timings, Trainer
+from llqr_sam.suite.steps import Ended, OneWorker, Timings
 from llqr_sam.suite.timings import measurements
 from llqr_sam.suite.traces import note_failure
 from llqr_sam.suite.words import CONF
@@ -32,7 +32,7 @@ TINY = ["device=cpu", "dataset=digits", "arch=small_cnn", "precision=default", "
 TINY += ["protocol.batch_size=432", "protocol.methods.interval=100", "optim.inner_steps=1"]
 
 
-class Scripted(Trainer):
+class Scripted(OneWorker):
     """Ends runs at once: as ``outcomes`` say by optimizer, else with a record."""
 
     def __init__(self, **outcomes: str) -> None:
@@ -275,7 +275,7 @@ def test_a_run_that_fails_or_is_killed_leaves_its_reason_and_the_next_goes_on(tm
     path = written(tmp_path, {"title": "Runs", "runs": runs}, words=(*TINY[:-1], "logger=none"))
     listed = StepList(path, places(tmp_path))
     bad, killed, good = (training.run for training in listed.parts[0].trainings)
-    train, begun = Trainer.train, []
+    train, begun = OneWorker.train, []
 
     def kill_second(trainer, run, config, guard, seconds):
         begun.append(run.run_id)
@@ -284,7 +284,7 @@ def test_a_run_that_fails_or_is_killed_leaves_its_reason_and_the_next_goes_on(tm
         return train(trainer, run, config, guard, seconds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train", kill_second)
+        patch.setattr(OneWorker, "train", kill_second)
         assert listed.run() == 1
     said = capsys.readouterr().err
     assert f"failed: {bad.run_id}: ValueError: dataset.path={tmp_path}/bad.npz is not an .npz" in said
