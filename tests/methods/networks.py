@@ -80,3 +80,16 @@ NETWORKS = {"mlp": mlp, "conv": conv, "transformer": transformer, "recurrent": r
 def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy over the last axis, mean over samples and tokens, with label smoothing."""
     return torch.nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), label_smoothing=0.1)
+
+
+class Flagged(nn.Module):
+    """A part that a flag cuts off: its values stay, its derivative goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 5)
+        self.frozen = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        return self.last(h.detach() if self.frozen else h)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from llqr_sam import LLQR, UnsupportedModuleError
 from llqr_sam.methods.module_attributes import unchanged_attributes
-from tests.methods.networks import mean_loss
+from tests.methods.networks import Flagged, mean_loss
 
 DIVERGENCES = ["ngd", "newton"]
 
@@ -512,19 +512,6 @@ def test_backward_passes_that_take_a_logarithm(chunk_size):
     ours, theirs = (LLQR(n, chunk_size=chunk_size)._curvature.at(x, y, mean_loss).product(v) for n in (net, plain))
     for name in v:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
-
-
-class Flagged(nn.Module):
-    """A part that a flag cuts off: its values stay, its derivative goes."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 5)
-        self.frozen = True
-
-    def forward(self, x):
-        h = self.first(x).tanh()
-        return self.last(h.detach() if self.frozen else h)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -17,7 +17,7 @@ from llqr_sam.methods.point import point_of
 from llqr_sam.methods.precision import WHOLE, Precision, precision_of
 from llqr_sam.methods.trace import signature
 from llqr_sam.models.registry import build
-from tests.methods.networks import NETWORKS, mean_loss
+from tests.methods.networks import NETWORKS, Flagged, mean_loss
 
 DIVERGENCES = ["ngd", "newton"]
 BFLOAT16 = torch.bfloat16
@@ -174,19 +174,6 @@ def test_samples_that_see_each_other_have_no_chunks_in_bfloat16_either():
     metric = LLQR(Centred(4, 5), inner_steps=1, chunk_size=4, curvature_dtype=BFLOAT16)
     with pytest.raises(ValueError, match="the outputs of a chunk are not its rows"):
         metric.refresh(torch.randn(8, 4), torch.randint(0, 5, (8,)), mean_loss)
-
-
-class Flagged(nn.Module):
-    """A part that a flag cuts off: its values stay, its derivative goes."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 5)
-        self.frozen = True
-
-    def forward(self, x):
-        h = self.first(x).tanh()
-        return self.last(h.detach() if self.frozen else h)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
