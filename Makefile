@@ -77,7 +77,7 @@ OLDEST := .venv-oldest/bin/python
 
 .PHONY: test-oldest
 test-oldest: .venv-oldest/.ready ## Run the tests of what computes under the oldest versions that pyproject.toml allows
-	@$(OLDEST) -m pytest -n 2 tests/methods tests/oracles tests/control tests/engine
+	@$(OLDEST) -m pytest -n 2 tests/methods tests/oracles tests/studies/theory/control tests/engine
 
 .PHONY: status
 status: .venv/.ready ## What runs or has failed in the tables that have begun

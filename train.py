@@ -29,16 +29,16 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llqr_sam.engine.timing import read_timings
-from llqr_sam.report.cadence import cadence, overview
-from llqr_sam.suite.dispatch import dispatch, places
-from llqr_sam.suite.errors import JobError, exit_status
-from llqr_sam.suite.grid import plan
-from llqr_sam.suite.overview import every_table
-from llqr_sam.suite.schema import register
-from llqr_sam.suite.sweep import pooled_sweep
-from llqr_sam.suite.timings import is_timed, measurements, timings_folder
-from llqr_sam.suite.words import checked_arguments
+from llqr_sam.studies.table_10.measurements import measurements, timings_folder
+from llqr_sam.studies.table_10.table import cadence, overview
+from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.suite.config.command_line import checked_arguments
+from llqr_sam.suite.config.errors import JobError, exit_status
+from llqr_sam.suite.config.schema import register
+from llqr_sam.suite.launch.dispatch import dispatch, places
+from llqr_sam.suite.launch.sweep import pooled_sweep
+from llqr_sam.suite.plan.plan import is_timed, plan
+from llqr_sam.suite.status.overview import every_table
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
 

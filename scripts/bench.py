@@ -32,13 +32,13 @@ from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
-from llqr_sam.engine.devices import arithmetic, resolve
-from llqr_sam.engine.measure import Row
-from llqr_sam.methods.assembly import Structure
-from llqr_sam.methods.curvature import Divergence
+from llqr_sam.engine.devices.device import arithmetic, resolve
+from llqr_sam.engine.measurements.rounds import Row
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.curvature.products import Divergence
 from llqr_sam.models.registry import build
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError, exit_status
 
 
 def study_steps(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from llqr_sam.report.curves import TABLES
-from llqr_sam.report.drawing import NoRecords
-from llqr_sam.report.figures import TITLES, Draw, drawers
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status, where_possible
+from llqr_sam.report.figures.curves import TABLES
+from llqr_sam.report.figures.drawing import NoRecords
+from llqr_sam.studies.figures import TITLES, Draw, drawers
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
         for number in sorted(set(numbers)):
             works[number]()
         return 0
-    _, passed = where_possible({f"figure={number}": works.pop(number) for number in TABLES})  # before the long ones
+    _, passed = try_each({f"figure={number}": works.pop(number) for number in TABLES})  # before the long ones
     for work in works.values():
         work()
     for line in passed:

@@ -27,11 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llqr_sam.data.pieces import join
-from llqr_sam.suite.archive import Archive
-from llqr_sam.suite.errors import UsageError, exit_status
-from llqr_sam.suite.list_command import ListCommand
-from llqr_sam.suite.step_list import StepList
-from llqr_sam.suite.words import CONF
+from llqr_sam.repository import CONF
+from llqr_sam.studies.gpu_window.archive import Archive
+from llqr_sam.studies.gpu_window.list_command import ListCommand
+from llqr_sam.studies.gpu_window.step_list import StepList
+from llqr_sam.suite.config.errors import UsageError, exit_status
 
 CARRIED = Path("window")
 ARCHIVE = "gpu_window.tar.gz"

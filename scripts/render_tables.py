@@ -17,18 +17,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from llqr_sam.engine.record import read_records
-from llqr_sam.engine.timing import read_timings
-from llqr_sam.report.cadence import cadence, write_cadence
-from llqr_sam.report.collect import collect
-from llqr_sam.report.curves import draw_curves
-from llqr_sam.report.entries import EntryKind
-from llqr_sam.report.tables import RENDERERS, write_table
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status, where_possible
-from llqr_sam.suite.grid import plan
-from llqr_sam.suite.timings import is_timed, timings_folder
-from llqr_sam.suite.words import groups
+from llqr_sam.engine.records.record import read_records
+from llqr_sam.report.figures.curves import draw_curves
+from llqr_sam.report.tables.collect import collect
+from llqr_sam.report.tables.entries import EntryKind
+from llqr_sam.report.tables.write import RENDERERS, write_table
+from llqr_sam.studies.table_10.measurements import timings_folder
+from llqr_sam.studies.table_10.table import cadence, write_cadence
+from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.suite.config.command_line import groups
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
+from llqr_sam.suite.plan.plan import is_timed, plan
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
     else:
         tables = {f"table={number}": [f"table={number}", *words] for number in groups()["table"]}
         works = {name: partial(render, table, arguments.entry) for name, table in tables.items()}
-        damage, passed = where_possible(works)
+        damage, passed = try_each(works)
     results = Path(compose_config([word for word in words if word.startswith("paths.")]).paths.results)
     for line in dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]):
         print(line, file=sys.stderr)

@@ -13,9 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.report.page import write_page
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status
+from llqr_sam.report.page.page import write_page
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError, exit_status
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import sys
 
-from llqr_sam.suite.errors import exit_status
-from llqr_sam.suite.list_command import ListCommand
-from llqr_sam.suite.words import CONF
+from llqr_sam.repository import CONF
+from llqr_sam.studies.gpu_window.list_command import ListCommand
+from llqr_sam.suite.config.errors import exit_status
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.report.storage import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, write_table_9
-from llqr_sam.suite.errors import UsageError, did_you_mean, exit_status
+from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, write_table_9
+from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status
 
 WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
 OUTPUT = "results/tables/table_09"

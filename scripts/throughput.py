@@ -21,18 +21,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from llqr_sam.data import registry as data
 from llqr_sam.data.translation import CORPORA
-from llqr_sam.engine import devices
-from llqr_sam.engine.compilation import inductor_times_kernels
-from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.progress import progress
-from llqr_sam.engine.run import RunOptions, execute
-from llqr_sam.engine.throughput import cost, throughput
+from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.compilation import inductor_times_kernels
+from llqr_sam.engine.loop.interruption import Interrupted
+from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.measurements.throughput import cost, throughput
+from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.observers.progress import progress
 from llqr_sam.models import registry as models
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status
-from llqr_sam.suite.grid import Planned, plan
-from llqr_sam.suite.launch import check_device
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.launch.launch import check_device
+from llqr_sam.suite.plan.plan import Planned, plan
 
 EPOCHS = 3
 WARM_UP, PROFILED = 20, 20  # steps

@@ -13,10 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError, exit_status
-from llqr_sam.suite.grid import table_folder
-from llqr_sam.suite.uploads import UploadError, log_table, waiting
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.plan.plan import table_folder
+from llqr_sam.suite.status.uploads import UploadError, log_table, waiting
 
 
 def main() -> int:

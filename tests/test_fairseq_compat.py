@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq, fairseq_installed
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.errors import UsageError
-from llqr_sam.suite.launch import launch
-from llqr_sam.suite.status import Status
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.launch.launch import launch
+from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of
 
 

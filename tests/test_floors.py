@@ -5,22 +5,39 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "llqr_sam"
+from llqr_sam.repository import PACKAGE
+
 FLOORS = {
+    "studies": 5,
     "report": 4,
     "suite": 3,
     "engine": 2,
-    "control": 2,
-    "potholes": 2,
     "methods": 1,
     "data": 1,
     "models": 1,
+    "repository": 0,
     "torchvision_compat": 0,
     "fairseq_compat": 0,
+}
+# Inside a room a file imports from its own part and from those before it.
+PARTS = {
+    "methods": (
+        ("named", "batch_norm", "mixed_precision"),
+        ("curvature",),
+        ("distributed",),
+        ("blocks", "metrics", "directions"),
+        ("llqr", "sharpness_aware"),
+        ("factory",),
+    ),
+    "engine": (("settings",), ("records",), ("devices",), ("measurements", "observers"), ("tasks",), ("loop",)),
+    "suite": (("config",), ("plan",), ("run",), ("status",), ("launch",)),
+    "report": (("tables",), ("figures",), ("page",)),
+    "studies": (("theory", "table_9"), ("table_10",), ("gpu_window", "figures")),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -54,6 +71,27 @@ def test_imports_go_down(path):
         return
     for other in _rooms_imported(path) - {room}:
         assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("room", sorted(PARTS))
+def test_imports_inside_a_room_run_one_way(room):
+    level = {part: number for number, parts in enumerate(PARTS[room]) for part in parts}
+    for path in (path for path in FILES if _room(path) == room and path.stem != "__init__"):
+        part = _module(path).split(".")[2]
+        assert part in level, f"{path.relative_to(PACKAGE)} is in no part of {room} that this test knows"
+        parts = {name.split(".")[2] for name in _imports(path) if name.startswith(f"llqr_sam.{room}.")}
+        for other in parts & set(level) - {part}:
+            assert level[other] < level[part], f"{path.relative_to(PACKAGE)} imports {room}/{other}"
+
+
+def test_no_files_import_each_other():
+    modules = {_module(path): path for path in FILES}
+    graph = {module: _imports(path) & set(modules) - {module} for module, path in modules.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if _room(p) == "methods"], ids=lambda path: path.stem)

@@ -40,11 +40,11 @@ def test_they_are_all_found_without_the_packages_that_others_need(tmp_path: Path
     words = ("--collect-only", "-q", "-m", "gpu")  # prints a line for each file: its name and how many are in it
     found, plain = pytest_of("-p", "hiding", *words, PYTHONPATH=path), pytest_of(*words, PYTHONPATH=path)
     assert found == plain
-    assert "tests/engine/test_fast.py: " in found
+    assert "tests/engine/loop/test_fast.py: " in found
 
 
 def test_they_and_only_they_skip_without_a_gpu() -> None:
-    printed = pytest_of("-m", "", "-rs", "tests/engine/test_losses.py", CUDA_VISIBLE_DEVICES="")
+    printed = pytest_of("-m", "", "-rs", "tests/engine/loop/test_losses.py", CUDA_VISIBLE_DEVICES="")
     (line,) = (line for line in printed.splitlines() if line.startswith("SKIPPED"))
     assert line.startswith("SKIPPED [1] ")
     assert line.endswith(": needs a CUDA device")

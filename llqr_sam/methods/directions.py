@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llqr_sam.methods.named import Named, follow, single
+from llqr_sam.methods.named import Named, float32_if_half, follow
 
 
 class Direction:
@@ -67,7 +67,7 @@ class Friendly(_Averaging):
 
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
-        gradients = single(gradients)
+        gradients = float32_if_half(gradients)
         follow(self.average, gradients)
         known = {name: g for name, g in gradients.items() if name in self.average}
         self._start(gradients)
@@ -97,7 +97,7 @@ class VarianceSuppressed(_Averaging):
 
     def __call__(self, gradients: Named) -> Named:
         """See the class."""
-        gradients = single(gradients)
+        gradients = float32_if_half(gradients)
         follow(self.average, gradients)
         self._start(gradients)
         m = [self.average[name] for name in gradients]

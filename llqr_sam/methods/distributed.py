@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from llqr_sam.methods.curvature import Curvature
+from llqr_sam.methods.curvature.products import Curvature
 from llqr_sam.methods.named import Named
 
 Item = TypeVar("Item")

@@ -13,14 +13,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from llqr_sam.methods.assembly import Structure
-from llqr_sam.methods.curvature import Divergence, Reduction
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.curvature.likelihoods import LikelihoodName
+from llqr_sam.methods.curvature.precision import CurvatureDtype
+from llqr_sam.methods.curvature.products import Divergence, Reduction
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
-from llqr_sam.methods.likelihoods import LikelihoodName
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import NORMS, Adaptive, FisherDiagonal, GradientNoise, Metric
-from llqr_sam.methods.precision import CurvatureDtype
-from llqr_sam.methods.sharpness import BATCH_NORM_PASSES, SharpnessAware
+from llqr_sam.methods.sharpness_aware import BATCH_NORM_PASSES, SharpnessAware
 
 BASES = ("sgd", "adam", "adamw")
 DIRECTIONS = ("gradient", "friendly", "variance_suppressed")

@@ -21,20 +21,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llqr_sam.methods.agreement import Compared
-from llqr_sam.methods.assembly import Structure, assemble
-from llqr_sam.methods.blocks import Factors, Learner
-from llqr_sam.methods.curvature import Curvature, Divergence, Reduction
-from llqr_sam.methods.descent import HeavyBall
+from llqr_sam.methods.blocks.assembly import Structure, assemble
+from llqr_sam.methods.blocks.block import Factors, Learner
+from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.parameters import Parameters
+from llqr_sam.methods.curvature.agreement import Compared
+from llqr_sam.methods.curvature.divergence import DivergenceCurvature
+from llqr_sam.methods.curvature.inference import ordinary_tensors
+from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
+from llqr_sam.methods.curvature.point import LossFunction
+from llqr_sam.methods.curvature.precision import CurvatureDtype, precision_of
+from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Group, Ranks, ranks_of, unwrapped
-from llqr_sam.methods.divergence import DivergenceCurvature
-from llqr_sam.methods.inference import ordinary_tensors
-from llqr_sam.methods.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
-from llqr_sam.methods.parameters import Parameters
-from llqr_sam.methods.point import LossFunction
-from llqr_sam.methods.precision import CurvatureDtype, precision_of
 
 P = ParamSpec("P")
 R = TypeVar("R")

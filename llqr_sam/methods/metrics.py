@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.named import Named, dot, follow, single, squared_norm
+from llqr_sam.methods.named import Named, dot, float32_if_half, follow, squared_norm
 
 Norm = Literal["metric", "euclidean"]
 NORMS: tuple[Norm, ...] = ("metric", "euclidean")
@@ -90,7 +90,7 @@ class Metric:
         if norm not in NORMS:
             raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
         applied = self.apply(v)
-        mv = single(applied)
+        mv = float32_if_half(applied)
         squared = squared_norm(mv)
         if norm == "metric" and applied is not v:  # for the identity both norms are the same
             quadratic = torch.nan_to_num(dot(v, mv), nan=0.0, posinf=0.0, neginf=0.0)
@@ -141,7 +141,7 @@ class FisherDiagonal(Metric):
         self._inverse = {}
         if not gradients:
             return
-        g = list(single(gradients).values())
+        g = list(float32_if_half(gradients).values())
         inverse = torch._foreach_mul(g, g)
         if self.form == "authors":
             torch._foreach_add_(inverse, self.eta)
@@ -184,7 +184,7 @@ class Adaptive(Metric):
     def apply(self, v: Named) -> Named:
         """T^2 v at the present parameters."""
         parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
-        weights = single({name: parameters[name] for name in v if not name.endswith("bias")})
+        weights = float32_if_half({name: parameters[name] for name in v if not name.endswith("bias")})
         if not weights:
             return v
         scales = torch._foreach_abs(list(weights.values()))
@@ -226,7 +226,7 @@ class GradientNoise(Metric):
 
     def observe(self, gradients: Named) -> None:
         """Updates the running mean and variance of the gradient."""
-        gradients = single(gradients)
+        gradients = float32_if_half(gradients)
         follow(self._mean, gradients)
         follow(self._variance, gradients)
         for name, g in gradients.items():

@@ -34,7 +34,7 @@ def follow(averages: Named, gradients: Named) -> None:
             averages[name] = torch.empty_like(g).copy_(average)
 
 
-def single(named: Named) -> Named:
+def float32_if_half(named: Named) -> Named:
     """Half precision in float32, where small squares do not vanish; ``named`` itself where nothing is in half."""
     half = {name: t for name, t in named.items() if t.dtype in HALF}
     if not half:

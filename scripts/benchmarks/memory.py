@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from benchmarks.problem import Problem
-from llqr_sam.engine.measure import peak_mib
-from llqr_sam.methods.assembly import Structure
+from llqr_sam.engine.measurements.rounds import peak_mib
+from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 
 

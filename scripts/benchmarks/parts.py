@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.problem import Problem
-from llqr_sam.engine.measure import clock
-from llqr_sam.methods import divergence as divergence_module
-from llqr_sam.methods.assembly import Structure
+from llqr_sam.engine.measurements.rounds import clock
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.curvature import divergence as divergence_module
 from llqr_sam.methods.llqr import LLQR
 
 

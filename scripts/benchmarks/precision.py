@@ -26,11 +26,11 @@ from benchmarks.problem import Problem
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
-from llqr_sam.engine.measure import Row, time_rows
-from llqr_sam.methods.assembly import Structure
+from llqr_sam.engine.measurements.rounds import Row, time_rows
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.curvature.precision import CurvatureDtype, Precision
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.named import Named, dot
-from llqr_sam.methods.precision import CurvatureDtype, Precision
 from llqr_sam.models.registry import build
 
 PRECISIONS: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}

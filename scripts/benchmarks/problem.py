@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.engine.devices import describe
+from llqr_sam.engine.devices.device import describe
 
 
 class Problem:

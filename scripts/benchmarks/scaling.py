@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.problem import Problem
-from llqr_sam.engine.measure import Row, exponent, time_rows
-from llqr_sam.methods.assembly import Structure
+from llqr_sam.engine.measurements.rounds import Row, exponent, time_rows
+from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
 from llqr_sam.torchvision_compat import ensure_torchvision

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 
 from benchmarks.problem import Problem
-from llqr_sam.engine.measure import Row, time_rows
-from llqr_sam.methods.assembly import Structure
-from llqr_sam.methods.blocks import KernelBlock
+from llqr_sam.engine.measurements.rounds import Row, time_rows
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.blocks.block import KernelBlock
 from llqr_sam.methods.llqr import LLQR
-from llqr_sam.methods.sharpness import SharpnessAware
+from llqr_sam.methods.sharpness_aware import SharpnessAware
 
 INNER_STEPS = 50  # T of the paper; a refresh is timed with fewer
 

@@ -15,7 +15,8 @@ from llqr_sam.methods.factory import STRUCTURES
 from llqr_sam.methods.metrics import GradientNoise
 from llqr_sam.models.registry import ARCHS
 from llqr_sam.models.transformer import TRANSFORMERS
-from llqr_sam.suite.words import CONF, groups
+from llqr_sam.repository import CONF
+from llqr_sam.suite.config.command_line import groups
 from tests.suite.plans import settings_of
 
 FILES = sorted(CONF.rglob("*.yaml"))

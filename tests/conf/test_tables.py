@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
-from llqr_sam.report.paper import ACCURACY, read_accuracy
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.words import CONF, groups
+from llqr_sam.report.tables.paper_numbers import ACCURACY, read_accuracy
+from llqr_sam.repository import CONF
+from llqr_sam.suite.config.command_line import groups
+from llqr_sam.suite.config.compose import compose_config
 from tests.suite.plans import plan_of, settings_of
 
 TIMED = ("10",)  # networks and methods that are timed, not trained

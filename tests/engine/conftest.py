@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
-from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.record import CurvePoint
-from llqr_sam.engine.run import RunOptions
-from llqr_sam.engine.settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings, RunSettings
+from llqr_sam.engine.loop.run import RunOptions
+from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.records.record import CurvePoint
+from llqr_sam.engine.settings.run_settings import (
+    ArchSettings,
+    DatasetSettings,
+    PrecisionSettings,
+    ProtocolSettings,
+    RunSettings,
+)
 from llqr_sam.methods.factory import MethodSpec
 
 SGD = {"base": "sgd", "lr": 0.05, "weight_decay": 5e-4, "momentum": 0.9}

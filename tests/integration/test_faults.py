@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from llqr_sam.engine.checkpoint import CheckpointStore
-from llqr_sam.engine.closure import Minibatch
-from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.record import Record, read_record
-from llqr_sam.engine.run import execute
-from llqr_sam.suite.attempt import attempt
-from llqr_sam.suite.job import Job
-from llqr_sam.suite.lock import holder
-from llqr_sam.suite.traces import read_failure
-from llqr_sam.suite.worker import SlurmRun
+from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
+from llqr_sam.engine.loop.interruption import Interrupted
+from llqr_sam.engine.loop.run import execute
+from llqr_sam.engine.records.checkpoint import CheckpointStore
+from llqr_sam.engine.records.record import Record, read_record
+from llqr_sam.suite.run.attempt import attempt
+from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.lock import holder
+from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.worker import SlurmRun
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, start, words_in
 from tests.waiting import PATIENCE
@@ -47,10 +47,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 CHILD = """
 import os, signal, sys
-from llqr_sam.engine import checkpoint
-from llqr_sam.engine.trainer import Trainer
-from llqr_sam.suite.attempt import attempt
-from llqr_sam.suite.job import Job
+from llqr_sam.engine.records import checkpoint
+from llqr_sam.engine.loop.trainer import Trainer
+from llqr_sam.suite.run.attempt import attempt
+from llqr_sam.suite.run.job import Job
 
 step, where = int(sys.argv[2]), sys.argv[3]
 write, take = checkpoint._HashingFile.write, Trainer._step
@@ -158,9 +158,9 @@ def test_a_disk_without_room_for_the_last_checkpoint(straight, small_disk, tmp_p
 def test_a_signal_during_the_perturbed_pass(straight, tmp_path, monkeypatch):
     """USR2 while the weights stand at theta + eps: what is saved is the state after the whole step."""
     step, passes = EPOCH + 7, []
-    call = Minibatch.__call__
+    call = GradientEvaluation.__call__
 
-    def warned(self: Minibatch) -> torch.Tensor:
+    def warned(self: GradientEvaluation) -> torch.Tensor:
         passes.append(1)
         if len(passes) == 2 * step:
             os.kill(os.getpid(), signal.SIGUSR2)
@@ -168,7 +168,7 @@ def test_a_signal_during_the_perturbed_pass(straight, tmp_path, monkeypatch):
 
     signalled, stopped = job_in(tmp_path / "signalled"), job_in(tmp_path / "stopped")
     with monkeypatch.context() as patch:
-        patch.setattr(Minibatch, "__call__", warned)
+        patch.setattr(GradientEvaluation, "__call__", warned)
         with pytest.raises(Interrupted) as raised:
             attempt(signalled)
     assert (raised.value.step, raised.value.signum) == (step, signal.SIGUSR2)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from llqr_sam import LLQR, UnsupportedModuleError
-from llqr_sam.methods.module_attributes import unchanged_attributes
+from llqr_sam.methods.curvature.module_attributes import unchanged_attributes
 from tests.methods.networks import Flagged, mean_loss
 
 DIVERGENCES = ["ngd", "newton"]
@@ -642,7 +642,7 @@ def test_scripted_networks(divergence):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_few_shapes_are_kept(divergence, monkeypatch):
     """Minibatches of 32 and 31 in turn cost a trace each time."""
-    from llqr_sam.methods import replay
+    from llqr_sam.methods.curvature import forward_trace as replay
 
     made = []
     trace = replay.Trace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.methods.named import alike, dot, follow, single
+from llqr_sam.methods.named import alike, dot, float32_if_half, follow
 
 
 def test_dot_goes_by_name_not_by_order():
@@ -17,8 +17,8 @@ def test_dot_goes_by_name_not_by_order():
 def test_single_widens_half_precision_alone():
     """A dictionary without half precision is returned itself: nothing is copied."""
     plain = {"x": torch.ones(2), "y": torch.ones(2, dtype=torch.float64)}
-    assert single(plain) is plain
-    mixed = single({**plain, "h": torch.full((2,), 1e-7, dtype=torch.float16)})
+    assert float32_if_half(plain) is plain
+    mixed = float32_if_half({**plain, "h": torch.full((2,), 1e-7, dtype=torch.float16)})
     assert mixed["h"].dtype == torch.float32
     assert all(mixed[name] is plain[name] for name in plain)
     assert dot({"h": mixed["h"]}, {"h": mixed["h"]}) > 0

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llqr_sam.methods.curvature import FisherCurvature, HessianCurvature
-from llqr_sam.methods.likelihoods import Categorical
+from llqr_sam.methods.curvature.likelihoods import Categorical
+from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.torchvision_compat import ensure_torchvision
 from tests.methods.networks import NETWORKS, mean_loss

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llqr_sam.engine.interruption import Interrupted
-from llqr_sam.engine.losses import LossLog
-from llqr_sam.engine.observer import Observer, RunInfo
-from llqr_sam.engine.run import RunOptions, execute
+from llqr_sam.engine.loop.interruption import Interrupted
+from llqr_sam.engine.loop.losses import LossLog
+from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.observers.observer import Observer, RunInfo
 from tests.suite.plans import settings_of
 
 pytestmark = pytest.mark.nmt
@@ -126,7 +126,7 @@ def test_losses_are_those_of_fairseq_train(
 @pytest.fixture
 def made_networks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The initial weights of every network that a run builds."""
-    from llqr_sam.engine import translation
+    from llqr_sam.engine.tasks import translation
 
     build, made = translation.build_transformer, []
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llqr_sam import LLQR
-from llqr_sam.methods.assembly import Structure
+from llqr_sam.methods.blocks.assembly import Structure
 from tests.methods.networks import NETWORKS, mean_loss
 
 RATE = 1e-3

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from llqr_sam import LLQR
-from llqr_sam.methods.layout import Kernel, Vector, layout
+from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
 from llqr_sam.models.registry import build
 from tests.methods.networks import NETWORKS
 

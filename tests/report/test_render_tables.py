@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.suite import words as words_module
+from llqr_sam.suite.config import command_line as words_module
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 

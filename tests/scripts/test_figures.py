@@ -1,4 +1,4 @@
-"""scripts/figures.py, as it is run; what it draws is tested in tests/report/test_landscapes.py."""
+"""scripts/figures.py, as it is run; what it draws is tested in tests/studies/theory/potholes/test_figures.py."""
 
 from __future__ import annotations
 

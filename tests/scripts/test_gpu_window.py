@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from llqr_sam.data.pieces import split
-from llqr_sam.engine.record import read_records
-from llqr_sam.suite.step_list import StepList
-from llqr_sam.suite.words import CONF
+from llqr_sam.engine.records.record import read_records
+from llqr_sam.repository import CONF
+from llqr_sam.studies.gpu_window.step_list import StepList
 from tests.waiting import wait_for
 
 REPOSITORY = CONF.parent

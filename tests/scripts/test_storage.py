@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.report.storage import PAPER
+from llqr_sam.studies.table_9 import PAPER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

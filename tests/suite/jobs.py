@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.grid import plan
-from llqr_sam.suite.job import Job
-from llqr_sam.suite.launch import make_job
-from llqr_sam.suite.status import Status
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.launch.launch import make_job
+from llqr_sam.suite.plan.plan import plan
+from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.status.status import Status
 
 WORDS = ("logger=none", "device=cpu")
 REPOSITORY = Path(__file__).resolve().parents[2]

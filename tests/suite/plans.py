@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from llqr_sam.engine.settings import RunSettings
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.grid import Planned, plan
+from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.plan.plan import Planned, plan
 
 
 @cache

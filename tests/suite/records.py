@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from llqr_sam.data.streams import Samples
-from llqr_sam.engine.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
-from llqr_sam.suite.grid import Planned
+from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
+from llqr_sam.suite.plan.plan import Planned
 
 
 def record_of(

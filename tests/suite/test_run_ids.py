@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from llqr_sam.suite.compose import compose_config
-from llqr_sam.suite.grid import Planned, plan
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.plan.plan import Planned, plan
 
 RUNS = {
     "": "digits-small_cnn-llqr_sam-ngd-s0-384c5736",

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.engine.record import Record, read_records
-from llqr_sam.suite.lock import holder
-from llqr_sam.suite.snapshot import Snapshot
-from llqr_sam.suite.traces import read_progress
+from llqr_sam.engine.records.record import Record, read_records
+from llqr_sam.suite.run.code_snapshot import Snapshot
+from llqr_sam.suite.run.lock import holder
+from llqr_sam.suite.run.run_folder import read_progress
 from tests.suite.jobs import REPOSITORY
 from tests.waiting import wait_for
 

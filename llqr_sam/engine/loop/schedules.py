@@ -1,0 +1,76 @@
+"""The learning rate as a function of the optimizer step.
+
+Stateless, so a resumed run needs nothing but its step. The trainer writes the value to every parameter group before
+each step; torch's own schedulers work on the same groups for whoever uses the methods as a library.
+
+    cosine    1/2 (1 + cos(pi t / T))         t, T counted after warm-up; reaches 0 at the end of training
+    step      gamma^k                         k milestones passed, in epochs from the start of training
+    constant  1
+
+Warm-up multiplies none of these: the first W steps take (step + 1) / W of the base rate, linearly.
+
+    inverse_sqrt  step / W for step < W, then sqrt(W / step)     fairseq's; W = warmup_steps, and step 0 does nothing
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+
+from llqr_sam.engine.settings.run_settings import ProtocolSettings
+
+SCHEDULES = ("cosine", "step", "constant", "inverse_sqrt")
+
+
+class LearningRate:
+    """Learning rate of each step of a run.
+
+    Args:
+        protocol: Schedule, epochs, warm-up and milestones.
+        base_lr: Rate at factor 1, > 0.
+        steps_per_epoch: Optimizer steps in an epoch, >= 1.
+
+    Raises:
+        ValueError: the schedule has another name, or the warm-up is not shorter than the training.
+    """
+
+    def __init__(self, protocol: ProtocolSettings, base_lr: float, steps_per_epoch: int) -> None:
+        if protocol.schedule not in SCHEDULES:
+            raise ValueError(
+                f"protocol.schedule={protocol.schedule} is not a schedule. Choose from: {', '.join(SCHEDULES)}"
+            )
+        if not 0 <= protocol.warmup_epochs < protocol.epochs:
+            raise ValueError(
+                f"protocol.warmup_epochs={protocol.warmup_epochs} must be in [0, protocol.epochs={protocol.epochs})"
+            )
+        if (protocol.schedule == "inverse_sqrt") != (protocol.warmup_steps is not None):
+            raise ValueError(
+                f"protocol.warmup_steps={protocol.warmup_steps} does not fit protocol.schedule={protocol.schedule}: "
+                "inverse_sqrt needs it, and no other schedule has a use for it."
+            )
+        if protocol.warmup_steps is not None and (protocol.warmup_steps < 1 or protocol.warmup_epochs):
+            raise ValueError(
+                f"protocol.warmup_steps={protocol.warmup_steps} must be >= 1, and "
+                f"protocol.warmup_epochs={protocol.warmup_epochs} 0 beside it."
+            )
+        self.base_lr = base_lr
+        self.schedule = protocol.schedule
+        self.gamma = protocol.gamma
+        self.total = protocol.epochs * steps_per_epoch
+        self.warmup = protocol.warmup_steps or round(protocol.warmup_epochs * steps_per_epoch)
+        self.milestones = sorted(epoch * steps_per_epoch for epoch in protocol.milestones)
+
+    def at(self, step: int) -> float:
+        """Rate of optimizer step ``step``, counted from 0."""
+        return self.base_lr * self._factor(step)
+
+    def _factor(self, step: int) -> float:
+        if self.schedule == "inverse_sqrt":
+            return min(step / self.warmup, math.sqrt(self.warmup / max(step, 1)))
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / (self.total - self.warmup)))
+        if self.schedule == "step":
+            return float(self.gamma ** bisect.bisect_right(self.milestones, step))
+        return 1.0

@@ -1,0 +1,79 @@
+"""Wall time of a run, split by what it was spent on.
+
+On the CPU a part is timed by the clock. On a GPU the clock would only see kernels being queued, so a part is a pair
+of CUDA events in the stream; their distance is read later, at a moment when the run waits for the device anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+
+from llqr_sam.engine.records.record import Seconds
+
+PARTS = ("data", "first_pass", "second_pass", "refresh", "evaluation")
+
+
+class Stopwatch:
+    """Seconds by part, and in all since it was made.
+
+    Args:
+        device: Where the timed work runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._device = device
+        self._started = time.perf_counter()
+        self._before = 0.0  # total of the interrupted runs that this one continues
+        self._parts = dict.fromkeys(PARTS, 0.0)
+        self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._free: list[torch.cuda.Event] = []
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Add the time of the block to ``part``, one of ``PARTS``."""
+        if self._cuda:
+            start = self._mark()
+            yield
+            self._pending.append((part, start, self._mark()))
+        else:
+            begun = time.perf_counter()
+            yield
+            self._parts[part] += time.perf_counter() - begun
+
+    def settle(self) -> None:
+        """Read the pending events. Waits for the device: call it where the run does so anyway."""
+        if not self._pending:
+            return
+        self._pending[-1][2].synchronize()
+        for part, start, end in self._pending:
+            self._parts[part] += start.elapsed_time(end) / 1000  # milliseconds
+            self._free += (start, end)
+        self._pending.clear()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the run started, over resumes, without waiting for the device."""
+        return self._before + time.perf_counter() - self._started
+
+    def seconds(self) -> Seconds:
+        """All parts and the total."""
+        self.settle()
+        return Seconds(**self._parts, total=self.total)
+
+    def resume(self, earlier: Seconds) -> None:
+        """Add what the run had already spent when it was interrupted."""
+        parts = asdict(earlier)
+        self._before += parts.pop("total")
+        for part, seconds in parts.items():
+            self._parts[part] += seconds
+
+    def _mark(self) -> torch.cuda.Event:
+        event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event

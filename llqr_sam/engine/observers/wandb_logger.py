@@ -1,0 +1,144 @@
+"""The numbers of a run in Weights & Biases, live.
+
+The record is the truth and this is a convenience: offline unless told otherwise, and a failure of any kind ends the
+logging with one warning, never the run; a server that does not answer costs ``PATIENCE`` at the start and at the end.
+
+A row is an evaluation or a refresh. A run is the same whenever it is trained, so row k is row k in every attempt at it.
+One that continues therefore tells its rows from the first on: the offline files of each attempt are whole, and online
+those that the server has are passed over. Either way a run that was preempted shows one curve, without gaps or
+repetitions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.records.record import CurvePoint, Record, RefreshPoint
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # seconds for a server to answer, and for what is left to reach it when the run ends
+
+
+class WandbLogger(Observer):
+    """Logs evaluations, refreshes and the summary of one run.
+
+    Args:
+        project: Project the run is filed under.
+        mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads; ``online`` needs an account.
+        folder: Where the files go; by default the run's folder in the workspace.
+        group: What the run is one of: the cell of a table.
+        job_type: What it does: the method.
+        tags: Further words to find it by.
+
+    The W&B run has the record's run id, so a run that is continued continues there too.
+    """
+
+    def __init__(
+        self,
+        project: str = "llqr-sam",
+        *,
+        mode: Literal["offline", "online"] = "offline",
+        folder: Path | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self._arguments = {"project": project, "mode": mode, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._folder = folder
+        self._run: Any = None
+        self._rows = 0  # told so far
+        self._known = 0  # of them, those that the server had at the start
+
+    def on_start(self, run: RunInfo) -> None:
+        self._guard(lambda: self._open(run))
+        for point in _in_order(run.curve, run.refreshes):
+            self._log(point)
+
+    def on_refresh(self, point: RefreshPoint) -> None:
+        self._log(point)
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        self._log(point)
+
+    def on_end(self, record: Record) -> None:
+        if self._run is not None:
+            summary = {
+                "status": record.status,
+                "best_top1": record.metrics.best.top1,
+                "last_top1": record.metrics.last.top1,
+                **({} if record.metrics.best.bleu is None else {"best_bleu": record.metrics.best.bleu}),
+                "weights_sha256": record.weights_sha256,
+                "seconds": asdict(record.seconds),
+            }
+            self._guard(lambda: self._run.summary.update(summary))
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._guard(lambda: self._run.finish())
+            self._run = None
+
+    def _open(self, run: RunInfo) -> None:
+        folder = self._folder or run.folder
+        config = run.config | {"git_commit": run.git_commit, "device": run.device, "parameters": run.parameters}
+        self._run = open_run(folder, id=run.run_id, name=run.run_id, config=config, **self._arguments)
+        self._known = self._run.starting_step
+        self._run.define_metric("*", step_metric="step")
+
+    def _log(self, point: CurvePoint | RefreshPoint) -> None:
+        self._rows += 1
+        if self._run is None or self._rows <= self._known:
+            return
+        values = asdict(point)
+        step = values.pop("step")
+        row = {f"{_kind(point)}/{name}": value for name, value in values.items()}
+        self._guard(lambda: self._run.log({"step": step} | row))
+
+    def _guard(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            logger.warning("Weights & Biases failed and is switched off for this run: %s", reason)
+            self._run = None
+
+
+def open_run(folder: Path, **arguments: Any) -> Any:
+    """A W&B run whose files go to ``folder/wandb``, with an end to all waiting.
+
+    Args:
+        folder: Made if missing.
+        arguments: Of ``wandb.init``.
+
+    Raises:
+        Exception: whatever W&B raises, for instance where it is not installed or its server does not answer.
+    """
+    import wandb  # a second to import, and not needed without this logger
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        init_timeout=PATIENCE,
+        login_timeout=PATIENCE,
+        finish_timeout=PATIENCE,
+        finish_timeout_raises=True,
+    )
+    # create_new: never somebody else's run, nor one of ours that failed
+    return wandb.init(dir=str(folder), resume="allow", reinit="create_new", settings=settings, **arguments)
+
+
+def _in_order(curve: Iterable[CurvePoint], refreshes: Iterable[RefreshPoint]) -> list[CurvePoint | RefreshPoint]:
+    """As they happened: an evaluation comes before the refresh that its last step makes due."""
+    return sorted([*curve, *refreshes], key=lambda point: (point.step, _kind(point) == "refresh"))
+
+
+def _kind(point: CurvePoint | RefreshPoint) -> str:
+    return "epoch" if isinstance(point, CurvePoint) else "refresh"

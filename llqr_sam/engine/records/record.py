@@ -1,0 +1,209 @@
+"""The run record: all that a table is made from, one JSON file a run.
+
+A record is written once, at the end of a run, never half and never over another (``atomic.py``). Equal runs give equal
+bytes but for times. A number that is not finite is ``null``, and a key that has a default is left out
+where it has that value; a record that does not fit the dataclasses below, key by key and type by type, is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llqr_sam.data.streams import Samples
+from llqr_sam.engine.records.atomic import creating
+from llqr_sam.engine.records.typed_json import read, read_all, to_json
+
+SCHEMA_VERSION = 1
+
+
+def epoch_words(epoch: float) -> str:
+    """``17``, or ``5.13`` in the middle of one."""
+    return f"{round(epoch, 2):.10g}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Test top-1 in percent and the epochs after which it was reached (``None`` and 0: there was no evaluation)."""
+
+    top1: float | None
+    epoch: int | float  # whole where an epoch was
+    bleu: float | None = None  # translation: at that epoch
+
+    @property
+    def score(self) -> float | None:
+        """What runs are compared by: BLEU for translation, else top-1."""
+        return self.top1 if self.bleu is None else self.bleu
+
+    @property
+    def words(self) -> str:
+        """The score with its unit: ``81.82 %``, ``34.24 BLEU``."""
+        return f"{self.score:.2f} {'%' if self.bleu is None else 'BLEU'}"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluation; in translation on the validation pairs, and per token where others count samples."""
+
+    epoch: int | float  # finished epochs: step / steps per epoch, a whole number where one is
+    step: int  # finished optimizer steps
+    lr: float  # learning rate of the last step
+    train_loss: float | None  # mean over the minibatches since the evaluation before, at theta
+    test_loss: float | None  # mean cross-entropy over the test samples
+    top1: float  # percent
+    seconds: float  # since the start of the run, over resumes
+    perplexity: float | None = None  # translation: exp(test_loss)
+    token_error: float | None = None  # translation: percent of tokens, 100 - top1
+    bleu: float | None = None  # translation: fairseq's, of tokenised text; where the schedule asks for it
+    sacrebleu: float | None = None  # translation: of detokenised text
+
+    @property
+    def score(self) -> float | None:
+        """What evaluations are compared by: BLEU for translation (``None``: not scored), else top-1."""
+        return self.top1 if self.perplexity is None else self.bleu
+
+    @property
+    def unit(self) -> str:
+        """Of the score."""
+        return "%" if self.perplexity is None else "BLEU"
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """This evaluation as the best or the last one."""
+        return Accuracy(self.top1, self.epoch, self.bleu)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How translations were scored, and what copying the source scores."""
+
+    sacrebleu_signature: str
+    copy_bleu: float
+    copy_sacrebleu: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Best and last test score, and how they were reached."""
+
+    best: Accuracy
+    last: Accuracy
+    curve: list[CurvePoint]
+    scoring: Scoring | None = None  # translation
+    best_of: int | None = None  # evaluations with a score; None in records of before: ``scored`` counts
+
+    @classmethod
+    def from_curve(cls, curve: list[CurvePoint], scoring: Scoring | None = None) -> Metrics:
+        """Best is the first evaluation that reaches the maximum, last the last one that was scored."""
+        scored = [point for point in curve if point.score is not None]
+        if not scored:
+            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=list(curve), scoring=scoring, best_of=0)
+        best, last = max(scored, key=lambda point: point.score or 0.0), scored[-1]
+        return cls(best.accuracy, last.accuracy, list(curve), scoring, len(scored))
+
+    @property
+    def scored(self) -> int:
+        """Evaluations that the best is the best of."""
+        return sum(point.score is not None for point in self.curve)
+
+
+@dataclass(frozen=True)
+class RefreshPoint:
+    """What one refresh of LLQR's U did (METHODS section 2)."""
+
+    step: int  # optimizer steps finished before it
+    objective_before: float | None  # J(U)
+    objective_after: float | None
+    relative_change: float | None  # |U g - g| / |g|
+    fallbacks: int  # perturbations since the last refresh that fell back to the Euclidean norm
+    seconds: float
+    unreplayed: str | None = None  # why its products came from no replayed trace, and cost about twice as much
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """How flat the training loss is at the end (llqr_sam.engine.measurements.flatness has the definitions)."""
+
+    eigenvalues: list[float]  # of the Hessian, the largest, largest first
+    trace: float | None  # of the Hessian
+    m_sharpness: float | None
+    rho: float  # of m-sharpness
+    m: int  # samples in its minibatches
+    samples: int  # training samples that all of it is measured on
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Wall time of a run by part; what the parts leave of the total is updates, checkpoints and start-up."""
+
+    data: float
+    first_pass: float
+    second_pass: float
+    refresh: float
+    evaluation: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run, ended."""
+
+    schema: int
+    run_id: str
+    status: Literal["finished", "diverged"]
+    error: str | None
+    config: dict[str, Any]  # RunSettings.as_dict()
+    git_commit: str | None
+    git_dirty: bool
+    packages: dict[str, str]
+    device: str
+    parameters: int
+    metrics: Metrics
+    refreshes: list[RefreshPoint]
+    weights_sha256: str
+    seconds: Seconds
+    started: str  # ISO 8601, UTC
+    resumes: int
+    sharpness: Sharpness | None = None  # where it was asked for
+    devices: int = 1  # that trained it together, at its end
+    data_sha256: str | None = None  # of all samples (of ImageNet's names): what the run was trained and tested on
+    samples: Samples | None = None  # how many those are; translation: pairs, the validation's; None in older records
+
+    @property
+    def device_seconds(self) -> float:
+        """What it cost."""
+        return self.seconds.total * self.devices
+
+    def to_json(self) -> str:
+        """Sorted keys, one space of indent, a newline at the end."""
+        return to_json(self)
+
+    def write(self, path: Path) -> Path:
+        """Create the file ``path``, or where that is taken the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
+
+        Returns:
+            The file: whole, and new.
+        """
+        free, number = path, 1
+        while True:
+            try:
+                with creating(free) as file:
+                    file.write(self.to_json().encode())
+                return free
+            except FileExistsError:
+                if not free.exists():
+                    raise  # a folder above it is a file
+                number += 1
+                free = path.with_suffix(f".{number}{path.suffix}")
+
+
+def read_record(path: Path) -> Record:
+    """One record, as ``typed_json.read`` reads it."""
+    return read(Record, path, SCHEMA_VERSION)
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """Every ``*.json`` under ``folder``, in the order of their paths, as ``typed_json.read_all`` reads them."""
+    return read_all(Record, sorted(folder.rglob("*.json")), SCHEMA_VERSION)

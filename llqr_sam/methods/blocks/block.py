@@ -1,0 +1,268 @@
+"""Block structures of U: how each is applied, and how its factors learn.
+
+A block holds all parameters of one matrix shape, stacked, so that one batched product serves them all.
+Notation (layout.py): W = X' is a kernel's gradient, ``[K, n, m]``; C is dJ/d(delta) in the same shape,
+delta = -U W; the pull-back of J to each factor is in closed form.
+
+    diagonal    U x = d * x                                dJ/dd = -x * C
+    kfac        U W = B W A'                               dJ/dA = -C' B W      dJ/dB = -C (W A')'
+    ekfac       U W = Q_B E Q_A', E = D * S,               dJ/dD = -F * S
+                S = Q_B' W Q_A, F = Q_B' C Q_A             dJ/dQ_B = -[C Q_A E' + W Q_A (D * F)']
+                                                           dJ/dQ_A = -[C' Q_B E + W' Q_B (D * F)]
+    diag_kfac   U W = b W a'  (outer product, elementwise)  dJ/da = -sum_n (C * b W), dJ/db = -sum_m (C * W a')
+    dense       U w = U w, w = vec W                       dJ/dU = -c w'
+
+All start at the identity. Factors are free: neither orthogonality nor symmetry is enforced (authors' code).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.layout import Kernel
+from llqr_sam.methods.named import Named
+
+Factors = dict[str, Tensor]
+
+
+class Learner(Protocol):
+    """The factors of one block during the inner loop of a refresh."""
+
+    def apply(self) -> Named:
+        """U g under the present factors, name -> tensor; the caller may overwrite it, and so may ``descend``."""
+        ...
+
+    def descend(self, c: Named) -> None:
+        """One heavy-ball step on J, given c = g + H delta."""
+        ...
+
+    def factors(self) -> Factors:
+        """The factors learned so far."""
+        ...
+
+
+class Block(ABC):
+    """U restricted to parameters that are treated alike."""
+
+    factors: Factors
+    """Name -> stacked factor, first axis K."""
+
+    @abstractmethod
+    def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
+        """Starts an inner loop at the present factors for that gradient, momentum zero."""
+
+    @abstractmethod
+    def named_factors(self) -> dict[str, Factors]:
+        """Parameter name -> its own factors (views)."""
+
+    @abstractmethod
+    def apply(self, named: Mapping[str, Tensor]) -> Named:
+        """U x on the entries of ``named`` that belong to this block, in their own dtype."""
+
+    def apply_(self, named: Mapping[str, Tensor]) -> None:
+        """Overwrites x with U x on the entries of ``named`` that belong to this block."""
+        transported = self.apply(named)
+        if transported:
+            torch._foreach_copy_([named[name] for name in transported], list(transported.values()))
+
+    def average(self, learned: Factors, ema: float) -> None:
+        """U <- ema U + (1 - ema) U_T, factor by factor."""
+        for name, factor in self.factors.items():
+            factor.mul_(ema).add_(learned[name], alpha=1 - ema)
+
+
+class KernelLearner(Protocol):
+    """A ``Learner`` of stacked kernels, ``[K, n, m]``."""
+
+    def apply(self) -> Tensor:
+        """U g under the present factors, in memory of its own."""
+        ...
+
+    def descend(self, c: Tensor) -> None:
+        """One heavy-ball step on J, given C = g + H delta."""
+        ...
+
+    def factors(self) -> Factors:
+        """The factors learned so far."""
+        ...
+
+
+class KernelBlock(Block):
+    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
+
+    Args:
+        kernels: The parameters it covers.
+        dtype, device: Of the factors.
+        apply_dtype: Of the products in ``apply``; default ``dtype``. The factors themselves learn in ``dtype``.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        apply_dtype: torch.dtype | None = None,
+    ) -> None:
+        self._kernels = list(kernels)
+        self.count = sum(kernel.parts for kernel in kernels)
+        self.n, self.m = kernels[0].n, kernels[0].m
+        self._blank = torch.zeros((), dtype=dtype, device=device)
+        self.factors = self.identity()
+        self._apply_dtype = apply_dtype or dtype
+        self._rounded: tuple[list[int], Factors] = ([], {})
+
+    @abstractmethod
+    def identity(self) -> Factors:
+        """Factors of U = I."""
+
+    @abstractmethod
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        """U x under the given factors, stacked."""
+
+    @abstractmethod
+    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
+        """``learner`` for a stacked gradient."""
+
+    def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
+        """See ``Block``."""
+        return _Gathered(self, self.kernel_learner(self.gather(gradient), descent))
+
+    def apply(self, named: Mapping[str, Tensor]) -> Named:
+        """See ``Block``."""
+        transported = self.scatter(self.apply_stacked(self.gather(named)))
+        return {name: x.to(named[name].dtype) for name, x in transported.items() if name in named}
+
+    def apply_stacked(self, stacked: Tensor) -> Tensor:
+        """U x, stacked, with factors rounded to ``apply_dtype`` once after each change of theirs."""
+        if self._apply_dtype == stacked.dtype:
+            return self.product(self.factors, stacked)
+        versions = [factor._version for factor in self.factors.values()]
+        if self._rounded[0] != versions:
+            self._rounded = versions, {name: f.to(self._apply_dtype) for name, f in self.factors.items()}
+        return self.product(self._rounded[1], stacked.to(self._apply_dtype)).to(stacked.dtype)
+
+    def gather(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Named tensors -> ``[K, n, m]``; parameters that are absent count as zero."""
+        dtype = self._blank.dtype
+        return torch.cat(
+            [
+                kernel.matrices(named[kernel.name].to(dtype))
+                if kernel.name in named
+                else self._blank.expand(kernel.parts, self.n, self.m)
+                for kernel in self._kernels
+            ]
+        )
+
+    def scatter(self, stacked: Tensor) -> Named:
+        """``[K, n, m]`` -> named tensors; inverse of ``gather``."""
+        pieces = torch.split(stacked, [kernel.parts for kernel in self._kernels])
+        return {k.name: k.tensor(piece) for k, piece in zip(self._kernels, pieces, strict=True)}
+
+    def named_factors(self) -> dict[str, Factors]:
+        """See ``Block``; each factor keeps its axis of parts."""
+        pieces = {name: torch.split(f, [k.parts for k in self._kernels]) for name, f in self.factors.items()}
+        return {k.name: {name: p[i] for name, p in pieces.items()} for i, k in enumerate(self._kernels)}
+
+    def _eye(self, size: int) -> Tensor:
+        eye = torch.eye(size, dtype=self._blank.dtype, device=self._blank.device)
+        return eye.expand(self.count, size, size).contiguous()
+
+    def _ones(self, *shape: int) -> Tensor:
+        return self._blank.new_ones(self.count, *shape)
+
+
+class _Gathered:
+    """A learner of named tensors around one of stacked kernels."""
+
+    def __init__(self, block: KernelBlock, learner: KernelLearner) -> None:
+        self._block, self._learner = block, learner
+
+    def apply(self) -> Named:
+        """See ``Learner``."""
+        return self._block.scatter(self._learner.apply())
+
+    def descend(self, c: Named) -> None:
+        """See ``Learner``."""
+        self._learner.descend(self._block.gather(c))
+
+    def factors(self) -> Factors:
+        """See ``Learner``."""
+        return self._learner.factors()
+
+
+class FreeBlock(KernelBlock):
+    """A block whose factor gradients are cheap enough to be formed, so one learner serves all its kinds."""
+
+    @abstractmethod
+    def pullback(self, factors: Factors, x: Tensor, c: Tensor) -> Factors:
+        """dJ/dfactor for each factor."""
+
+    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
+        """See ``KernelBlock``."""
+        return FreeLearner(self, gradient, descent)
+
+
+class FreeLearner:
+    """Heavy ball on explicit factors."""
+
+    def __init__(self, block: FreeBlock, gradient: Tensor, descent: HeavyBall) -> None:
+        self._block, self._gradient, self._descent = block, gradient, descent
+        self._factors = {name: factor.clone() for name, factor in block.factors.items()}
+        self._buffers = {name: torch.zeros_like(factor) for name, factor in block.factors.items()}
+
+    def apply(self) -> Tensor:
+        """See ``KernelLearner``."""
+        return self._block.product(self._factors, self._gradient)
+
+    def descend(self, c: Tensor) -> None:
+        """See ``KernelLearner``."""
+        pulled = self._block.pullback(self._factors, self._gradient, c)
+        for name, gradient in pulled.items():
+            self._descent.step(self._factors[name], self._buffers[name], gradient)
+
+    def factors(self) -> Factors:
+        """See ``KernelLearner``."""
+        return self._factors
+
+
+class DiagKFAC(FreeBlock):
+    """U W = b W a', a over the fan-in and b over the fan-out."""
+
+    def identity(self) -> Factors:
+        """a = 1 ``[K, m]``, b = 1 ``[K, n]``."""
+        return {"a": self._ones(self.m), "b": self._ones(self.n)}
+
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        """b W a'."""
+        return stacked * factors["a"].unsqueeze(1) * factors["b"].unsqueeze(2)
+
+    def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
+        """dJ/da and dJ/db."""
+        cw = c * w
+        return {
+            "a": -torch.einsum("knm,kn->km", cw, factors["b"]),
+            "b": -torch.einsum("knm,km->kn", cw, factors["a"]),
+        }
+
+
+class Dense(FreeBlock):
+    """A full matrix on each vectorised kernel: (mn)^2 scalars, for tests and toys only."""
+
+    def identity(self) -> Factors:
+        """U = I, ``[K, nm, nm]``."""
+        return {"U": self._eye(self.n * self.m)}
+
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        """U vec W."""
+        return (factors["U"] @ stacked.flatten(1).unsqueeze(2)).view_as(stacked)
+
+    def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
+        """dJ/dU."""
+        return {"U": -c.flatten(1).unsqueeze(2) @ w.flatten(1).unsqueeze(1)}

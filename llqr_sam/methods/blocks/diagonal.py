@@ -1,0 +1,159 @@
+"""Elementwise U: one flat vector of scales for any number of tensors.
+
+Each tensor's scales lie in the memory order of the parameter (channels_last, say): operations on lists of tensors are
+one kernel on a GPU only where the lists agree in strides, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.blocks.block import Block, Factors, Learner
+from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.layout import Vector
+from llqr_sam.methods.named import Named
+
+
+class Diagonal(Block):
+    """U x = d * x for tensors of any shapes.
+
+    Args:
+        parameters: The tensors it covers.
+        joint: It is the whole of U, structure diagonal: the tensors of a layer are clipped as one vector, and entries
+            stay at least ``floor``. Beside kernels' blocks each tensor is clipped by itself, and entries may become
+            negative. In both cases a tensor of several parts is clipped part by part (authors' code).
+        dtype, device: Of the factor, ``[1, P]``, P their entries in all.
+    """
+
+    floor: ClassVar[float] = 1e-8
+    """Smallest entry after averaging under structure diagonal (authors' code)."""
+
+    def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
+        self._joint = joint
+        self._shapes = {p.name: p.shape for p in parameters}
+        self._parts = [p.parts for p in parameters]
+        keys = [(p.layer if joint else p.name, *slot) for p in parameters for slot in p.slots()]
+        groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        self.groups = torch.tensor([groups[key] for key in keys], device=device)
+        """Of each part, which clip it shares, ``[parts]``."""
+        self.group_count = len(groups)
+        size = sum(shape.numel() for shape in self._shapes.values())
+        self._strides = {name: torch.empty(shape, device="meta").stride() for name, shape in self._shapes.items()}
+        self._set(torch.ones(1, size, dtype=dtype, device=device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which would keep views as tensors of their own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_scales", "_rounded")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set(self.factors["d"])
+
+    def lay_out(self, like: Mapping[str, Tensor]) -> None:
+        """Puts d in the memory order of these tensors; its values, and those of earlier views, stay."""
+        strides = {name: torch.empty_like(like[name], device="meta").stride() for name in self._shapes}
+        if strides == self._strides:
+            return
+        before, self._strides = self._scales, strides
+        self._set(torch.empty_like(self.factors["d"]))
+        torch._foreach_copy_(list(self._scales.values()), list(before.values()))
+
+    def views(self, flat: Tensor) -> Named:
+        """``[1, P]`` -> named tensors that share its memory, each in its parameter's memory order."""
+        pieces = torch.split(flat.squeeze(0), [shape.numel() for shape in self._shapes.values()])
+        shapes = zip(pieces, self._shapes.items(), strict=True)
+        return {name: x.as_strided(shape, self._strides[name]) for x, (name, shape) in shapes}
+
+    def parts(self, views: Named) -> list[Tensor]:
+        """``views`` cut into the parts that are clipped."""
+        cut = zip(views.values(), self._parts, strict=True)
+        return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
+
+    def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
+        """See ``Block``; d takes the memory order of the gradient."""
+        self.lay_out(gradient)
+        return DiagonalLearner(self, gradient, descent)
+
+    def apply(self, named: Mapping[str, Tensor]) -> Named:
+        """d * x: one fused multiply over the tensors as they are."""
+        scales, gradients = self._paired(named)
+        if not gradients:
+            return {}
+        return dict(zip(gradients, torch._foreach_mul(scales, list(gradients.values())), strict=True))
+
+    def apply_(self, named: Mapping[str, Tensor]) -> None:
+        """The same fused multiply in place: nothing is allocated."""
+        scales, gradients = self._paired(named)
+        if gradients:
+            torch._foreach_mul_(list(gradients.values()), scales)
+
+    def named_factors(self) -> dict[str, Factors]:
+        """See ``Block``."""
+        return {name: {"d": d} for name, d in self._scales.items()}
+
+    def average(self, learned: Factors, ema: float) -> None:
+        """See ``Block``; under structure diagonal every entry is then at least ``floor``."""
+        super().average(learned, ema)
+        if self._joint:
+            self.factors["d"].clamp_min_(self.floor)
+
+    def _set(self, d: Tensor) -> None:
+        """Makes ``[1, P]`` the factor."""
+        self.factors = {"d": d}
+        self._scales = self.views(d)
+        self._rounded: dict[torch.dtype, tuple[int, Named]] = {}
+
+    def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
+        """d and x of the entries that belong to this block, alike in order and dtype."""
+        gradients = {name: named[name] for name in self._shapes if name in named}
+        scales = {dtype: self._in(dtype) for dtype in {x.dtype for x in gradients.values()}}
+        return [scales[x.dtype][name] for name, x in gradients.items()], gradients
+
+    def _in(self, dtype: torch.dtype) -> Named:
+        """d in that dtype, rounded once after each change of it."""
+        d = self.factors["d"]
+        if dtype == d.dtype:
+            return self._scales
+        version, rounded = self._rounded.get(dtype, (None, {}))
+        if version != d._version:
+            rounded = self.views(d.to(dtype))
+            self._rounded[dtype] = d._version, rounded
+        return rounded
+
+
+class DiagonalLearner:
+    """Heavy ball on d, dJ/dd = -g * c, with one vector of working memory for U g, c and the gradient in turn."""
+
+    def __init__(self, block: Diagonal, gradient: Named, descent: HeavyBall) -> None:
+        self._descent, self._groups = descent, block.groups
+        self._group_count = block.group_count
+        self._d = block.factors["d"].clone()
+        self._buffer, self._work = torch.zeros_like(self._d), torch.empty_like(self._d)
+        self._named_d, self._named_work = block.views(self._d), block.views(self._work)
+        self._parts = block.parts(self._named_work)
+        self._gradient = {name: gradient[name] for name in self._named_d}
+
+    def apply(self) -> Named:
+        """See ``Learner``."""
+        work = list(self._named_work.values())
+        torch._foreach_copy_(work, list(self._gradient.values()))
+        torch._foreach_mul_(work, list(self._named_d.values()))
+        return self._named_work
+
+    def descend(self, c: Named) -> None:
+        """See ``Learner``."""
+        work = list(self._named_work.values())
+        torch._foreach_copy_(work, [c[name] for name in self._named_work])
+        torch._foreach_mul_(work, list(self._gradient.values()))
+        squared = torch.stack(torch._foreach_norm(self._parts)).square()
+        by_group = squared.new_zeros(self._group_count).index_add_(0, self._groups, squared)
+        torch._foreach_mul_(self._parts, list(self._descent.clip(by_group).neg_()[self._groups].unbind()))
+        self._descent.move(self._d, self._buffer.mul_(self._descent.momentum).add_(self._work))
+
+    def factors(self) -> Factors:
+        """See ``Learner``."""
+        return {"d": self._d}

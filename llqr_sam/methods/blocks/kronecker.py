@@ -1,0 +1,165 @@
+"""Kronecker-factored blocks, and inner loops that never form an m x m product they can avoid.
+
+Everything is written for n <= m, the short side first; a tall kernel (n > m) is handled transposed, with its two
+sides exchanged. ``short`` is the square factor of the short side, ``[K, n, n]``, ``long`` that of the long side,
+``[K, m, m]``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.blocks.block import Factors, KernelBlock, KernelLearner
+from llqr_sam.methods.blocks.descent import HeavyBall
+
+
+class KFAC(KernelBlock):
+    """U W = B W A' (the paper's A X B'), A ``[K, m, m]`` on the fan-in, B ``[K, n, n]`` on the fan-out."""
+
+    def identity(self) -> Factors:
+        """A = I, B = I."""
+        return {"A": self._eye(self.m), "B": self._eye(self.n)}
+
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        """B W A'."""
+        return matmul(matmul(factors["B"], stacked), factors["A"].mT)
+
+    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
+        """See ``KernelBlock``."""
+        return KFACLearner(self.factors, gradient, descent)
+
+
+class KFACLearner:
+    """K-FAC's inner loop in O(mn min(m, n)) a step (METHODS section 2).
+
+    With W fixed, dJ/dlong = -(short' C)' W, so the momentum buffer is -Q' W and long_t = long_0 + R' W with
+    Q, R in R^{n x m}. Only W long' is needed on the way: W long_0' + (W W') R, an n x n product.
+    """
+
+    def __init__(self, factors: Factors, gradient: Tensor, descent: HeavyBall) -> None:
+        self._tall = gradient.shape[1] > gradient.shape[2]
+        self._short_name, self._long_name = ("A", "B") if self._tall else ("B", "A")
+        self._descent = descent
+        self._w = _short_side_first(gradient, self._tall).contiguous()
+        self._gram = self._w @ self._w.mT
+        self._short = factors[self._short_name].clone()
+        self._short_buffer = torch.zeros_like(self._short)
+        self._long_start = factors[self._long_name]
+        self._w_long_start = self._w @ self._long_start.mT
+        self._q = torch.zeros_like(self._w)
+        self._r = torch.zeros_like(self._w)
+        self._w_long = self._w_long_start
+
+    def apply(self) -> Tensor:
+        """short W long'."""
+        return _short_side_first(matmul(self._short, self._w_long), self._tall)
+
+    def descend(self, c: Tensor) -> None:
+        """See ``KernelLearner``."""
+        c = _short_side_first(c, self._tall)
+        p = matmul(self._short.mT, c)
+        squared_norm = (matmul(p, p.mT) * self._gram).sum((1, 2))  # |p' W|^2
+        clip = self._descent.clip(squared_norm).view(-1, 1, 1)
+        short_gradient = -matmul(c, self._w_long.mT)
+        self._descent.step(self._short, self._short_buffer, short_gradient)
+        self._q.mul_(self._descent.momentum).addcmul_(p, clip)
+        self._r.add_(self._q, alpha=self._descent.lr)
+        self._w_long = self._w_long_start + matmul(self._gram, self._r)
+
+    def factors(self) -> Factors:
+        """See ``KernelLearner``; the long factor is formed here, once."""
+        long = torch.baddbmm(self._long_start, self._r.mT, self._w)
+        return {self._short_name: self._short, self._long_name: long}
+
+
+class EKFAC(KernelBlock):
+    """U W = Q_B (D * (Q_B' W Q_A)) Q_A', Q_A ``[K, m, m]``, Q_B ``[K, n, n]``, D ``[K, n, m]``."""
+
+    def identity(self) -> Factors:
+        """Q_A = I, Q_B = I, D = 1."""
+        return {"Q_A": self._eye(self.m), "Q_B": self._eye(self.n), "D": self._ones(self.n, self.m)}
+
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        """Into the eigenbasis, scaled, and back."""
+        q_a, q_b = factors["Q_A"], factors["Q_B"]
+        inside = factors["D"] * matmul(matmul(q_b.mT, stacked), q_a)
+        return matmul(matmul(q_b, inside), q_a.mT)
+
+    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
+        """See ``KernelBlock``."""
+        return EKFACLearner(self.factors, gradient, descent)
+
+
+class EKFACLearner:
+    """E-KFAC's inner loop with four m^2 n products a step (METHODS section 2).
+
+    dJ/dlong = -[C; W]' [short E; short (D * F)], a product of 2n inner columns: its norm comes from Gram matrices, and
+    W long, which every step needs, follows the long side's momentum through W W' instead of being formed again.
+    """
+
+    def __init__(self, factors: Factors, gradient: Tensor, descent: HeavyBall) -> None:
+        self._tall = gradient.shape[1] > gradient.shape[2]
+        self._short_name, self._long_name = ("Q_A", "Q_B") if self._tall else ("Q_B", "Q_A")
+        self._descent = descent
+        self._w = _short_side_first(gradient, self._tall).contiguous()
+        self._short = factors[self._short_name].clone()
+        self._long = factors[self._long_name].clone()
+        self._scale = _short_side_first(factors["D"], self._tall).clone(memory_format=torch.contiguous_format)
+        self._short_buffer = torch.zeros_like(self._short)
+        self._long_buffer = torch.zeros_like(self._long)
+        self._scale_buffer = torch.zeros_like(self._scale)
+        self._gram = self._w @ self._w.mT
+        self._w_long = self._w @ self._long
+        self._w_long_buffer = torch.zeros_like(self._w_long)
+
+    def apply(self) -> Tensor:
+        """short (D * S) long', S = short' W long."""
+        scaled = self._scale * matmul(self._short.mT, self._w_long)
+        return _short_side_first(matmul(self._short, matmul(scaled, self._long.mT)), self._tall)
+
+    def descend(self, c: Tensor) -> None:
+        """See ``KernelLearner``."""
+        c = _short_side_first(c, self._tall)
+        s = matmul(self._short.mT, self._w_long)
+        c_long = matmul(c, self._long)
+        f = matmul(self._short.mT, c_long)
+        e, df = self._scale * s, self._scale * f
+        short_gradient = -(matmul(c_long, e.mT) + matmul(self._w_long, df.mT))
+        left = torch.cat([c, self._w], dim=1)
+        right = torch.cat([matmul(self._short, e), matmul(self._short, df)], dim=1)
+        self._descend_long(left, right)
+        self._descent.step(self._short, self._short_buffer, short_gradient)
+        self._descent.step(self._scale, self._scale_buffer, -(f * s))
+
+    def _descend_long(self, left: Tensor, right: Tensor) -> None:
+        """Long side's step, and W long brought along by the same momentum rule."""
+        descent = self._descent
+        clip = descent.step_product(self._long, self._long_buffer, left, right)
+        w_left = torch.cat([matmul(self._w, left[:, : self._w.shape[1]].mT), self._gram], dim=2)
+        self._w_long_buffer.baddbmm_(w_left, right * clip, beta=descent.momentum, alpha=-1)
+        descent.move(self._w_long, self._w_long_buffer)
+
+    def factors(self) -> Factors:
+        """See ``KernelLearner``."""
+        return {
+            self._short_name: self._short,
+            self._long_name: self._long,
+            "D": _short_side_first(self._scale, self._tall),
+        }
+
+
+def _short_side_first(matrices: Tensor, tall: bool) -> Tensor:
+    """``[K, n, m]`` as it is, or transposed where n > m; its own inverse."""
+    return matrices.mT if tall else matrices
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b for two stacks of matrices; one by one where a CPU's batched product leaves cores idle."""
+    if a.device.type == "cpu" and max(a[0].numel(), b[0].numel()) >= _LARGE:
+        return torch.stack([x @ y for x, y in zip(a, b, strict=True)])
+    return a @ b
+
+
+_LARGE = 2**21
+"""Entries of a matrix from which one product keeps all cores busy; measured, docs/performance.md."""

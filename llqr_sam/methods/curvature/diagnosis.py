@@ -1,0 +1,170 @@
+"""Whether second derivatives can be had, and what of a network stands in their way.
+
+Notation: z = f(x) is what an operation, a module or a loss makes of the tensors x, J = dz/dx. A second derivative flows
+through J' u, linear in u, whose own derivative in u must be J: a backward pass that works outside autograd has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from llqr_sam.methods.curvature.inference import differentiable_inference
+
+
+class UnsupportedModuleError(RuntimeError):
+    """A module, or a loss, that cannot be differentiated twice, and what to do about it."""
+
+
+def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
+    """Refuses gradients whose graph ends in a function marked ``once_differentiable``.
+
+    Autograd raises for such a function only where a derivative flows through its error node; a derivative in the
+    parameters goes round it, and comes out wrong without a word.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    waiting = [g.grad_fn for g in gradients if g.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("its backward pass is marked once_differentiable.")
+        following = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= following
+        waiting += following
+
+
+def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
+    """Refuses values whose J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
+
+    Args:
+        values, leaves: z and x.
+        eps: Spacing of the numbers that z was computed with, where it is coarser than its dtype's.
+
+    Raises:
+        RuntimeError: some backward pass on the way has no derivative, or works outside autograd.
+    """
+    values = [z for z in values if z.requires_grad]
+    leaves = [x for x in leaves if x.requires_grad]
+    if not values or not leaves:
+        return
+    generator = torch.Generator().manual_seed(0)  # at u = 1, the J' u of a softmax is zero; the caller's seed is his
+    us = [torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device).requires_grad_() for z in values]
+    with torch.enable_grad():
+        pulled = torch.autograd.grad(values, leaves, us, create_graph=True, allow_unused=True)
+    reached = [g for g in pulled if g is not None]
+    graphs = [g for g in reached if g.requires_grad]
+    require_second_derivatives(graphs)
+    along = [g.detach() for g in graphs]
+    pushed = torch.autograd.grad(graphs, us, along, retain_graph=True, materialize_grads=True) if graphs else ()
+    backward = _total(g.detach().abs().square().sum() for g in reached)
+    forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=bool(graphs)))
+    size = _total(u.detach().abs().square().sum() for u in us).sqrt() * backward.sqrt()
+    if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size, eps):
+        raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
+
+
+def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, eps: float = 0.0) -> bool:
+    """Whether u' (J v) and v' (J' u) are one, as they are for one J; what is not finite says nothing.
+
+    Args:
+        forward, backward: The two.
+        rounding: Difference that is none.
+        eps: Spacing of the numbers that they were computed with, where it is coarser than their dtype's.
+    """
+    tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 2 * eps)
+    return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)
+
+
+@contextlib.contextmanager
+def explained(
+    model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[None]:
+    """Turns autograd's complaint about a second derivative into the name of what it comes from.
+
+    Args:
+        model: The network.
+        outputs: Calls it as it was called.
+        loss: Of these outputs, where that is differentiated twice too.
+
+    Raises:
+        UnsupportedModuleError: an error inside the context, where some module of ``model``, or the loss, fails by
+            itself. Other errors pass unchanged, want of memory among them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a RuntimeError too
+        raise
+    except RuntimeError as error:
+        found = _first_failing(model, outputs, loss)
+        if found is None:
+            raise
+        culprit, way_out = found
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UnsupportedModuleError(
+            f"LLQR needs second derivatives, and {culprit} has none: {reason}. {way_out}"
+        ) from error
+
+
+def _first_failing(
+    model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None
+) -> tuple[str, str] | None:
+    """What fails by itself, and the way out: the first module, innermost first, else the loss."""
+    failing: list[str] = []
+
+    def watch(name: str, module: nn.Module) -> Any:
+        def probe(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+            if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
+                failing.append(name)
+
+        return module.register_forward_hook(probe, with_kwargs=True)
+
+    hooks = [watch(name, module) for name, module in model.named_modules()]
+    found: Tensor | None = None
+    try:
+        with differentiable_inference(model), contextlib.suppress(RuntimeError):
+            found = outputs()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if failing:
+        module = model.get_submodule(failing[0])
+        kind = type(module).__name__
+        where = ", in its own forward," if next(module.children(), None) is not None else ""
+        return (
+            f"module {failing[0] or '(the model)'} ({kind}){where}",
+            "Replace it, or its fused kernel, by plain differentiable operations.",
+        )
+    if loss is not None and found is not None:
+        z = found.detach().requires_grad_()
+        with contextlib.suppress(RuntimeError), torch.enable_grad():
+            if _fails(loss(z), [z]):
+                way_out = 'Write it in plain differentiable operations, or choose divergence="ngd", which needs none.'
+                return "the loss", way_out
+    return None
+
+
+def _fails(output: Any, leaves: list[Tensor]) -> bool:
+    """Whether an output of whatever nesting cannot be differentiated twice in these tensors."""
+    try:
+        require_adjoint(_tensors(output), leaves)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return True
+    return False
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return sum(terms, torch.zeros(()))

@@ -1,0 +1,105 @@
+"""The state in which a refresh calls the network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from llqr_sam.methods.curvature.plain_forms import PlainForms
+
+
+def ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
+    """Leaves ``torch.inference_mode``, whose tensors can take part in no gradient."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def differentiable_inference(model: nn.Module) -> Iterator[None]:
+    """Inference mode for every module, gradients on, and every operation in a form that has a second derivative.
+
+    Autocast is off, attention uses its plain kernel, nothing is compiled (a compiled graph has no second derivative),
+    and activation checkpoints store what they would compute again: the second call would come after this context has
+    closed, and so in another state. ``chunk_size`` is the way to save that memory in a refresh.
+
+    What the modules keep between calls in inference mode is dropped at the end, and the caller's random numbers stay
+    his where a network or a loss draws some.
+    """
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
+    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()  # no 2nd derivative
+    try:
+        with torch.no_grad():
+            enter_inference(model)
+        with (
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.autocast(device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            cudnn,
+            torch.compiler.set_stance("force_eager"),
+            _checkpoints_off(),
+            PlainForms(),
+        ):
+            yield
+    finally:
+        with torch.no_grad():
+            model.train()
+            for module, mode in modes.items():
+                if module.training != mode:
+                    module.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def enter_inference(model: nn.Module) -> None:
+    """Puts every module in inference mode, by way of training mode.
+
+    A module may compute tensors in ``eval()``, or keep those of a call in inference mode, and drop them in ``train()``;
+    wherever it keeps them, they then belong to the parameters and the graph of the call that follows.
+    """
+    model.train()
+    model.eval()
+    for module in model.modules():
+        module.training = False  # also where a module's own train() ignores the mode
+
+
+@contextlib.contextmanager
+def _checkpoints_off() -> Iterator[None]:
+    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms.
+
+    Whoever has imported the generator of the other form by name still meets the hook.
+    """
+    replaced = {
+        "_checkpoint_without_reentrant_generator": _nothing_around,
+        "_checkpoint_hook": lambda frame: contextlib.nullcontext(),
+        "CheckpointFunction": _Kept,
+    }
+    originals = {name: getattr(torch.utils.checkpoint, name) for name in replaced}
+    try:
+        for name, replacement in replaced.items():
+            setattr(torch.utils.checkpoint, name, replacement)
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch.utils.checkpoint, name, original)
+
+
+def _nothing_around(*arguments: Any, **keywords: Any) -> Iterator[None]:
+    """What ``torch.utils.checkpoint`` does before and after it calls its function."""
+    yield
+
+
+class _Kept:
+    """Stands in for ``torch.utils.checkpoint.CheckpointFunction``, the reentrant form."""
+
+    @staticmethod
+    def apply(function: Any, preserve_rng_state: bool, *arguments: Any) -> Any:
+        """Calls the function."""
+        return function(*arguments)

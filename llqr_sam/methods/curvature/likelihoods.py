@@ -1,0 +1,207 @@
+"""Predictive distributions: what the network's output means, for the natural gradient.
+
+The Fisher matrix of a predictive distribution needs only the distribution's own Fisher matrix at the outputs:
+F = J' M J with z = f(theta), J = dz/dtheta, and M block-diagonal over samples (or tokens). A likelihood supplies M.
+It is named, never guessed from the loss: label smoothing or a distillation loss leave the distribution as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.curvature.trees import tensors
+
+OutputFisher = Callable[[Tensor], Tensor]
+Mask = Callable[[Tensor, Any], Tensor]
+LikelihoodName = Literal["categorical", "gaussian", "bernoulli"]
+
+
+class Likelihood(Protocol):
+    """A predictive distribution per sample or token."""
+
+    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
+        """The map u -> M u at ``outputs``, and how many distributions there are (0-d tensor)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Softmax over the classes: M = diag p - p p' (METHODS section 2).
+
+    Args:
+        ignore_index: Positions with this integer target (padding) have no distribution: M is 0 there. The targets are
+            one integer tensor with an entry for each position of the outputs, flattened or not, alone or as the only
+            such tensor in a tuple or mapping. Where there is none, every position counts.
+        axis: Of the outputs, along which the classes lie: the last, or 1 in torch's layout of images, ``[N, C, H, W]``.
+        mask: ``mask(outputs, targets)``, bool, True where a position has a distribution; its shape is that of the
+            outputs without the axis of the classes, or flattened. It replaces ``ignore_index``.
+
+    Examples:
+        Categorical(ignore_index=0)                                          nn.CrossEntropyLoss(ignore_index=0)
+        Categorical(mask=lambda outputs, targets: targets["weights"] > 0)    a mapping says which positions count
+        Categorical(mask=lambda outputs, targets: pad(targets[:, 1:], (0, 1), value=-100) != -100)
+                                                                             a loss that predicts the next token
+    """
+
+    ignore_index: int = -100
+    axis: int = -1
+    mask: Mask | None = None
+
+    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
+        """See ``Likelihood``. Outputs ``[..., C]``, or with C at ``axis``, are logits or log-probabilities.
+
+        Raises:
+            ValueError: there is one class only, the targets say that the classes lie on another axis, or the mask is
+                not bool or of another shape.
+        """
+        self._require_classes(outputs, targets)
+        counted = self.counted(outputs, targets)
+        probabilities = torch.softmax(outputs, dim=self.axis)
+        kept = counted.unsqueeze(self.axis)
+
+        def product(u: Tensor) -> Tensor:
+            weighted = probabilities * u
+            return (weighted - probabilities * weighted.sum(dim=self.axis, keepdim=True)) * kept
+
+        return product, counted.sum()
+
+    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Which positions have a distribution: bool, of the outputs' shape without the axis of the classes.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        shape = _positions(outputs.shape, self.axis)
+        if self.mask is not None:
+            return _masked(self.mask, outputs, targets, shape)
+        integers = [t for tensor in tensors(targets) if (t := _laid_out(tensor, shape)) is not None and _integer(t)]
+        if len(integers) != 1:
+            return torch.ones(shape, dtype=torch.bool, device=outputs.device)
+        return integers[0] != self.ignore_index
+
+    def _require_classes(self, outputs: Tensor, targets: Any) -> None:
+        if outputs.ndim < 2 or outputs.shape[self.axis] == 1:
+            raise ValueError(
+                f"outputs {list(outputs.shape)} have no classes to choose from, as likelihood=categorical needs. "
+                'Choose likelihood="bernoulli" for yes-or-no logits, "gaussian" for a regression.'
+            )
+        named = [axis for axis in range(1, outputs.ndim) if _names_classes(targets, outputs.shape, axis)]
+        if named and self.axis % outputs.ndim not in named:
+            raise ValueError(
+                f"targets {list(targets.shape)} put the classes of outputs {list(outputs.shape)} on axis {named[0]}, "
+                f"and the likelihood on axis {self.axis}. Choose likelihood=Categorical(axis={named[0]})."
+            )
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """A yes or no for each output, a logit: M = diag p (1 - p); a sample is one row of the first axis.
+
+    Args:
+        mask: ``mask(outputs, targets)``, bool, shaped like the outputs: True where one counts. A row without any is no
+            sample. Default: all do.
+    """
+
+    mask: Mask | None = None
+
+    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
+        """See ``Likelihood``. Outputs ``[N, ...]``.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        counted = self.counted(outputs, targets)
+        probabilities = torch.sigmoid(outputs)
+        variances = probabilities * (1 - probabilities) * counted
+        return (lambda u: variances * u), _rows(counted)
+
+    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Which outputs count: bool, shaped like them."""
+        return _masked(self.mask, outputs, targets, outputs.shape)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Unit-variance normal around the output: M = I; a sample is one row of the first axis.
+
+    Args:
+        mask: As of ``Bernoulli``.
+    """
+
+    mask: Mask | None = None
+
+    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
+        """See ``Likelihood``. Outputs ``[N, ...]``.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        counted = self.counted(outputs, targets)
+        return (lambda u: u * counted), _rows(counted)
+
+    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Which outputs count: bool, shaped like them."""
+        return _masked(self.mask, outputs, targets, outputs.shape)
+
+
+def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
+    """The likelihood of that name, or the object itself.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if not isinstance(choice, str):
+        return choice
+    if choice not in _NAMED:
+        raise ValueError(f"likelihood={choice} is not known. Choose from: {', '.join(_NAMED)}.")
+    return _NAMED[choice]
+
+
+_NAMED: dict[str, Likelihood] = {"categorical": Categorical(), "gaussian": Gaussian(), "bernoulli": Bernoulli()}
+
+
+def _names_classes(targets: Any, shape: torch.Size, axis: int) -> bool:
+    """Whether targets are one integer for each position of outputs of that shape, the classes on that axis."""
+    return isinstance(targets, Tensor) and _integer(targets) and targets.shape == _positions(shape, axis)
+
+
+def _masked(mask: Mask | None, outputs: Tensor, targets: Any, shape: torch.Size) -> Tensor:
+    """The mask in that shape, all True where there is none."""
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=outputs.device)
+    counted = mask(outputs, targets)
+    laid_out = _laid_out(counted, shape)
+    if laid_out is None or counted.dtype != torch.bool:
+        raise ValueError(
+            f"the likelihood's mask is {counted.dtype} {list(counted.shape)}; it must be torch.bool {list(shape)}, an "
+            "entry for each distribution."
+        )
+    return laid_out
+
+
+def _rows(counted: Tensor) -> Tensor:
+    """How many rows of the first axis have an output that counts, 0-d."""
+    return (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
+
+
+def _positions(shape: torch.Size, axis: int) -> torch.Size:
+    """The outputs' shape without the axis of the classes."""
+    axis %= len(shape)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _laid_out(tensor: Tensor, shape: torch.Size) -> Tensor | None:
+    """The tensor in that shape, where it has it or one of the two is flat; a reshape of others might mix positions."""
+    flat = tensor.ndim == 1 or len(shape) == 1
+    if tensor.shape == shape or (flat and tensor.numel() == shape.numel()):
+        return tensor.reshape(shape)
+    return None
+
+
+def _integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

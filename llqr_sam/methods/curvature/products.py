@@ -1,0 +1,140 @@
+"""Curvature-vector products at a fixed point.
+
+A refresh needs H v for fifty v at one theta, so what depends on theta alone is computed once.
+
+Notation: z = f(theta) are the outputs, ``[N, C]`` (N samples or tokens, C classes); v and H v are name -> tensor
+with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the predictive distribution at z.
+
+    NGD     H v = s J' M J v     s = 1 (sum, the authors' code) or 1/N (mean); M = diag p - p p' for a softmax
+    Newton  H v = d2 l v         l the mean loss
+
+Both have batch-norm in inference mode, dropout off, and the plain attention kernels: the fused ones have neither a
+forward-mode nor a second derivative (METHODS section 2). A network in half precision is linearised in float32, or
+under autocast, as ``precision`` says; loss, likelihood and M are float32 either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llqr_sam.methods.curvature.diagnosis import explained
+from llqr_sam.methods.curvature.forward_trace import Push
+from llqr_sam.methods.curvature.hessian import reverse_over_reverse
+from llqr_sam.methods.curvature.inference import differentiable_inference
+from llqr_sam.methods.curvature.jacobian import JacobianReplay, pull
+from llqr_sam.methods.curvature.likelihoods import Likelihood
+from llqr_sam.methods.curvature.point import LossFunction, LossPoint, Point, loss_point_of
+from llqr_sam.methods.curvature.precision import WHOLE, Precision
+from llqr_sam.methods.named import Named
+
+Divergence = Literal["ngd", "newton"]
+Reduction = Literal["sum", "mean"]
+Linearize = Callable[[Point, Tensor], Push]
+Differentiate = Callable[[LossPoint], tuple[Named, Push]]
+
+
+class Curvature(Protocol):
+    """The loss to second order at one point."""
+
+    gradient: Named
+    """g, the gradient of the mean loss."""
+
+    def product(self, v: Named) -> Named:
+        """H v, shaped like v."""
+        ...
+
+
+class FisherCurvature:
+    """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient).
+
+    J v is a replayed forward-mode pass where the network has one, else two backward passes; J' u is a retained
+    backward pass.
+
+    Args:
+        model: Network; its trainable parameters are the coordinates.
+        inputs: Preconditioner minibatch; a tuple is spread over positional arguments, a mapping over keywords.
+        targets: Whatever ``loss_fn`` takes.
+        loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
+        likelihood: Predictive distribution.
+        reduction: "sum" over samples (authors' code) or "mean".
+        linearize: How J v is computed: a ``JacobianReplay`` (kept, it traces the network once for all its refreshes)
+            for many products, a ``DoubleBackward`` for one. Default: a replay of its own.
+        precision: That of g, J v and J' u.
+
+    Raises:
+        UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        targets: Any,
+        loss_fn: LossFunction,
+        likelihood: Likelihood,
+        reduction: Reduction,
+        linearize: Linearize | None = None,
+        precision: Precision = WHOLE,
+    ) -> None:
+        point = loss_point_of(model, inputs, targets, loss_fn, precision)
+        self._point: Point = point.without_loss()
+        self._explained = partial(explained, model, replace(self._point, precision=WHOLE).outputs)
+        self._products = partial(precision.products, point.device)
+        with differentiable_inference(model), self._explained(), self._products():
+            self._outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
+            point.require_differentiable(loss)
+            gradients = torch.autograd.grad(
+                loss, list(point.parameters.values()), retain_graph=True, materialize_grads=True
+            )
+            self._push = (linearize or JacobianReplay())(self._point, self._outputs)
+            self._output_fisher, count = likelihood.fisher(self._outputs.detach(), targets)
+        self.gradient: Named = dict(zip(point.parameters, gradients, strict=True))
+        self._scale = 1.0 if reduction == "sum" else count.to(self._outputs.dtype).reciprocal()
+
+    def product(self, v: Named) -> Named:
+        """H v: forward, M, backward."""
+        with self._products():
+            with self._explained():
+                (pushed,) = self._push(v)
+            u = self._output_fisher(pushed) * self._scale
+            return dict(zip(self._point.parameters, pull(self._point, self._outputs, u), strict=True))
+
+
+class HessianCurvature:
+    """H = the Hessian of the mean loss (Newton).
+
+    Args:
+        model, inputs, targets, loss_fn: As for ``FisherCurvature``.
+        differentiate: How g and H v are computed: a ``HessianReplay`` (kept, it traces the network once for all its
+            refreshes) for many products, ``reverse_over_reverse`` for one. Default: the latter.
+        precision: That of g and H v.
+
+    Raises:
+        UnsupportedModuleError: a module on the way, or the loss, has no second derivative.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        targets: Any,
+        loss_fn: LossFunction,
+        differentiate: Differentiate = reverse_over_reverse,
+        precision: Precision = WHOLE,
+    ) -> None:
+        point = loss_point_of(model, inputs, targets, loss_fn, precision)
+        self._explained = partial(explained, model, replace(point, precision=WHOLE).outputs, point.loss_of)
+        self._products = partial(precision.products, point.device)
+        with differentiable_inference(model), self._explained(), self._products():
+            self.gradient, self._push = differentiate(point)
+
+    def product(self, v: Named) -> Named:
+        """H v."""
+        with self._products(), self._explained():
+            return dict(zip(self.gradient, self._push(v), strict=True))

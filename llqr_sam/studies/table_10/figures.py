@@ -1,0 +1,140 @@
+"""Figures 5 and 6 from measured times: epochs by refresh interval, and a refresh by size of the network."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from llqr_sam.engine.measurements.rounds import exponent
+from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
+from llqr_sam.studies.table_10.measurements import timings_folder
+from llqr_sam.studies.table_10.table import LABELS, NAMES, Section, Spread, cadence
+from llqr_sam.studies.table_10.timing import Timing, read_timings
+from llqr_sam.suite.config.compose import compose_config
+
+TABLE = "10"
+PAPER_EXPONENT = "1.27 to 1.28"  # of the parameter count in a refresh's time (paper, section 5)
+MARKERS = "os^Dv"
+
+
+def figure_05(results: Path, folder: Path) -> list[Path]:
+    """Seconds an epoch takes by steps between refreshes, a panel a measurement; methods without U are level lines.
+
+    Raises:
+        NoRecords: nothing was measured.
+    """
+    table = compose_config([f"table={TABLE}"]).table
+    sections = [section for section in cadence(table, _timings(results)) if section.timing is not None]
+    columns = min(2, len(sections))
+    rows = -(-len(sections) // columns)
+    figure = Figure(figsize=(6.4 * columns, 0.5 + 4.4 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, section in zip(panels, sections, strict=False):
+        _draw_cadence(axes, section, list(table.timing.intervals))
+    for axes in panels[len(sections) :]:
+        axes.remove()
+    steps = f"{table.timing.steps_per_epoch:,} steps"
+    figure.suptitle(f"Epochs of {steps}, composed; bars: lowest to highest round", fontsize=11)
+    return [write_figure(figure, folder / "figure_05.png")]
+
+
+def figure_06(results: Path, folder: Path) -> list[Path]:
+    """Seconds of a refresh by number of parameters, with the power that it grows with where two sizes are measured.
+
+    Raises:
+        NoRecords: nothing was measured.
+    """
+    groups: defaultdict[tuple[str, ...], list[Timing]] = defaultdict(list)
+    for timing in _timings(results):
+        if timing.refresh is not None and timing.measurable:
+            what = (timing.refresh.structure, timing.refresh.divergence, f"batch {timing.batch}", timing.device)
+            groups[what].append(timing)
+    if not groups:
+        raise NoRecords(f"no refresh was measured whole or can be composed; python train.py table={TABLE}")
+    figure = Figure(figsize=(8.6, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    inks = [colour(method) for method in ("llqr_sam", "llqr_f_sam", "fisher_sam", "f_sam", "llqr")]
+    for number, (names, timings) in enumerate(groups.items()):
+        refreshes = [Spread.of(t.refresh.seconds) for t in timings if t.refresh and t.refresh.seconds]
+        ink, marker = inks[number % len(inks)], MARKERS[number % len(MARKERS)]
+        _draw_sizes(axes, timings, refreshes, f"refresh: {', '.join(names)}", ink, marker)
+    for batch, device in dict.fromkeys((timing.batch, timing.device) for timing in _timings(results)):
+        here = {t.arch: t for t in _timings(results) if (t.batch, t.device) == (batch, device) and t.of("sgdm")}
+        steps = [Spread.of(step.seconds) for timing in here.values() if (step := timing.of("sgdm"))]
+        _draw_sizes(axes, list(here.values()), steps, f"SGD step: batch {batch}, {device}", "#555555", "x")
+    named = {timing.parameters: NAMES[timing.arch] for timing in _timings(results)}
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(named), [f"{name}\n{size / 1e6:.1f}M" for size, name in named.items()])
+    axes.minorticks_off()
+    _plain_ticks(axes)
+    axes.set(xlabel="parameters P", ylabel="seconds, median of the rounds")
+    axes.margins(x=0.15)
+    axes.set_title(f"Time of one refresh; the paper fits a power of {PAPER_EXPONENT}", loc="left", fontsize=11)
+    tidy(axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9)
+    return [write_figure(figure, folder / "figure_06.png")]
+
+
+def _timings(results: Path) -> list[Timing]:
+    timings, _ = read_timings(timings_folder(results))
+    if not timings:
+        raise NoRecords(f"nothing was measured; python train.py table={TABLE}")
+    return timings
+
+
+def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> None:
+    for method in dict.fromkeys(row.method for row in section.rows):
+        rows = [row for row in section.rows if row.method == method and row.epoch]
+        spreads = [row.epoch for row in rows if row.epoch]
+        if not rows:
+            continue
+        ink, label = colour(method), LABELS[method]
+        if rows[0].interval is None:
+            style = ":" if method == "adamw" else "--"  # often upon SGD's line
+            axes.axhline(spreads[0].median, color=ink, linestyle=style, linewidth=1.8, label=label)
+            axes.axhspan(spreads[0].low, spreads[0].high, color=ink, alpha=0.12, linewidth=0)
+            continue
+        places = [row.interval or 0 for row in rows]
+        _draw_spreads(axes, places, spreads, label, ink, "o")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(intervals, [str(interval) for interval in intervals])
+    axes.minorticks_off()
+    _plain_ticks(axes)
+    axes.set(xlabel="optimizer steps between refreshes", ylabel="seconds an epoch")
+    timing = section.timing
+    assert timing is not None
+    of = f"{timing.refresh.structure}, " if timing.refresh else ""
+    axes.set_title(f"{section.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
+    tidy(axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=9, ncols=5)
+
+
+def _draw_sizes(
+    axes: Axes, timings: Sequence[Timing], spreads: Sequence[Spread], label: str, ink: str, marker: str
+) -> None:
+    sizes = [timing.parameters for timing in timings]
+    if len(set(sizes)) > 1:
+        label += f", grows with P^{exponent(sizes, [spread.median for spread in spreads]):.2f}"
+    _draw_spreads(axes, sizes, spreads, label, ink, marker)
+
+
+def _draw_spreads(
+    axes: Axes, places: Sequence[float], spreads: Sequence[Spread], label: str, ink: str, marker: str
+) -> None:
+    medians = [spread.median for spread in spreads]
+    bars = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+    axes.errorbar(places, medians, bars, color=ink, marker=marker, markersize=5, linewidth=1.6, capsize=3, label=label)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """1, 2, 3 and 5 times the powers of ten that a logarithmic axis reaches, written out."""
+    low, high = axes.get_ylim()
+    ticks = [mantissa * 10.0**power for power in range(-5, 7) for mantissa in (1, 2, 3, 5)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:,g}" for tick in ticks])

@@ -1,0 +1,197 @@
+"""A table of times: which of its networks are measured here, and measuring those that are not.
+
+A network is measured once for each device, batch and setting: ``results/timings/<name>.json``. On a kind of device
+with ``bytes_per_parameter`` the networks are those whose need fits into the free memory; naming some with ``arch=``
+or ``table.archs=`` takes these instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from llqr_sam.data.registry import info
+from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.records.typed_json import read_all
+from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.models.registry import build
+from llqr_sam.studies.table_10.timing import SCHEMA_VERSION, Effort, Timing, measure, timing_name
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.launch.launch import check_code, check_device
+from llqr_sam.suite.plan.plan import check_timed_here, plan
+
+MEMORY = Path("/proc/meminfo")
+ATTEMPTS = 3  # measurements of a network before the machine is taken to be too busy
+
+
+def timings_folder(results: Path) -> Path:
+    """Where measurements are."""
+    return results / "timings"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A network of the table on this device."""
+
+    runs: tuple[RunSettings, ...]  # its methods
+    effort: Effort
+    path: Path
+    reason: str | None  # why it is left out
+
+    @property
+    def arch(self) -> str:
+        """The network's name."""
+        return self.runs[0].arch.name
+
+    @property
+    def measured(self) -> bool:
+        """Whether its record is there. One whose refresh cannot be composed does not count and is replaced."""
+        return self.path.exists() and all(t.measurable for t in read_all(Timing, [self.path], SCHEMA_VERSION)[0])
+
+    @property
+    def state(self) -> str:
+        """Measured, left out or not measured."""
+        if self.measured:
+            return f"measured: {self.path}"
+        return f"left out: {self.reason}" if self.reason else "not measured"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The networks of a table on one device."""
+
+    device: torch.device
+    networks: tuple[Measurement, ...]
+
+    def lines(self) -> Iterator[str]:
+        """A line a network."""
+        first = self.networks[0]
+        yield f"on {devices.describe(self.device)}, batch {first.effort.batch}:"
+        for network in self.networks:
+            yield f"{network.arch:{max(len(each.arch) for each in self.networks)}}  {network.state}"
+
+    def measure(self) -> int:
+        """Measure what is missing, smallest first; a line each on standard error.
+
+        Returns:
+            Exit status: 1 if a network did not fit into the device's memory, or the machine was too busy.
+        """
+        status = 0
+        for network in self.networks:
+            if network.measured or network.reason:
+                _say(f"{network.arch}: {network.state}")
+                continue
+            _say(f"{network.arch}: measuring")
+            try:
+                _measure(network, self.device).write(network.path)
+                _say(f"{network.arch}: measured: {network.path}")
+            except torch.OutOfMemoryError:
+                _say(f"{network.arch}: not measured: out of memory at table.timing.batch={network.effort.batch}")
+                status = 1
+            except MachineBusy as error:
+                _say(f"{network.arch}: not measured: {error}")
+                status = 1
+            finally:
+                _free(self.device)
+        return status
+
+
+class MachineBusy(Exception):
+    """What else the machine does takes longer than what is measured."""
+
+
+def _measure(network: Measurement, device: torch.device) -> Timing:
+    """The first of ``ATTEMPTS`` measurements whose refresh can be composed.
+
+    Raises:
+        MachineBusy: none of them is such.
+        torch.OutOfMemoryError: the device's memory does not hold the network.
+    """
+    for _ in range(ATTEMPTS):
+        timing = measure(network.runs, info(network.runs[0].dataset.name), network.effort, device)
+        if timing.measurable:
+            return timing
+    raise MachineBusy(
+        f"in {ATTEMPTS} measurements a refresh of {network.effort.inner_steps} inner steps took no longer than one of "
+        "1; try again when the machine is less busy"
+    )
+
+
+def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
+    """The networks that a table of times and the words ask for.
+
+    Raises:
+        UsageError: an impossible value, no such device or one that cannot do what the precision asks for, a launcher or
+            number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
+    """
+    check_timed_here(config)
+    if config.devices > 1:
+        raise UsageError(
+            f"devices={config.devices} has no use with table={config.table.number}: it times one. Use devices=1."
+        )
+    check_code()
+    check_device(config)
+    device = devices.resolve(config.device)
+    timing = config.table.timing
+    kind = timing.gpu if device.type == "cuda" else timing.cpu
+    named = any(word.partition("=")[0] in ("arch", "table.archs") for word in words)
+    by_arch: dict[str, list[RunSettings]] = {}
+    for run in plan(config, words):
+        by_arch.setdefault(run.settings.arch.name, []).append(run.settings)
+    folder = timings_folder(Path(config.paths.results))
+    networks = []
+    for runs in by_arch.values():
+        effort = _effort(timing, kind, runs)
+        reason = None if named else _too_large(runs[0], kind.bytes_per_parameter)
+        networks.append(Measurement(tuple(runs), effort, folder / f"{timing_name(runs, effort, device)}.json", reason))
+    return Measurements(device, tuple(networks))
+
+
+def _effort(timing: DictConfig, kind: DictConfig, runs: Sequence[RunSettings]) -> Effort:
+    batch, rounds = timing.batch or kind.batch, timing.rounds
+    most = max((run.optim.inner_steps or 0 for run in runs), default=0)
+    inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0
+    for key, value, least in (
+        ("batch", batch, runs[0].precision.accumulate),
+        ("rounds", rounds, 1),
+        ("inner_steps", inner, min(2, most)),
+    ):
+        if value < least:
+            raise UsageError(f"table.timing.{key}={value} must be >= {least}.")
+    return Effort(batch=batch, rounds=rounds, steps=kind.steps, inner_steps=inner)
+
+
+def _too_large(run: RunSettings, bytes_per_parameter: int) -> str | None:
+    """Why a network does not fit into the free memory, if so."""
+    if not bytes_per_parameter or not MEMORY.exists():
+        return None
+    known = info(run.dataset.name)
+    with torch.device("meta"):
+        model = build(run.arch.name, classes=known.classes, image_size=known.image_size, channels=known.channels)
+    needed = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters()) / 2**30
+    free = _free_gib()
+    if needed <= free:
+        return None
+    return f"taken to need {needed:.0f} GiB, {free:.0f} GiB are free; arch={run.arch.name} measures it anyway"
+
+
+def _free_gib() -> float:
+    (line,) = [line for line in MEMORY.read_text().splitlines() if line.startswith("MemAvailable")]
+    return int(line.split()[1]) / 2**20
+
+
+def _free(device: torch.device) -> None:
+    """Give back what the last network held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,59 @@
+"""The exact solution of the layerwise problem, by the Riccati recursion (METHODS section 2; LLQR paper's reference).
+
+Notation as in stages.py; K_i and lambda_i are the quadratic and linear terms of the cost-to-go from stage i on.
+With S = R + B' K B and G = M + B' K A, K and lambda taken at i+1 and stage index i left out,
+
+    K_N = Q_N,            K_i = A' K A + Q - G' S^-1 G
+    lambda_N = dl/dx_N,   lambda_i = A' lambda - G' S^-1 B' lambda
+    delta theta_i = -S^-1 (G delta x_i + B' lambda)
+
+The result is -(H + damping I)^-1 g without H ever being formed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.named import Named
+from llqr_sam.studies.theory.control.stages import LayerwiseLQR, Stage
+
+
+def riccati(problem: LayerwiseLQR) -> Named:
+    """The controls at which J is stationary: its minimiser where H is positive definite.
+
+    Args:
+        problem: The layerwise problem; damp it (``damped``), as without damping S is singular almost always.
+
+    Returns:
+        Parameter name -> delta theta, shaped like the parameter.
+
+    Raises:
+        ValueError: S is singular at some stage.
+    """
+    K, costate = problem.terminal_cost, problem.terminal_gradient
+    policies: list[tuple[Tensor, Tensor]] = []
+    for stage in reversed(problem.stages):
+        gain, offset, K, costate = _backward(stage, K, costate)
+        policies.append((gain, offset))
+    x = costate.new_zeros(problem.stages[0].A.shape[1])
+    delta: Named = {}
+    for stage, (gain, offset) in zip(problem.stages, reversed(policies), strict=True):
+        u = -(gain @ x + offset)
+        delta |= stage.named(u)
+        x = stage.A @ x + stage.B @ u
+    return delta
+
+
+def _backward(stage: Stage, K: Tensor, costate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One stage back: the policy u = -(gain x + offset), and K and lambda before the stage."""
+    KB = K @ stage.B
+    S = stage.R + stage.B.T @ KB
+    G = stage.M + KB.T @ stage.A
+    pull = stage.B.T @ costate
+    solved, info = torch.linalg.solve_ex(S, torch.cat([G, pull.unsqueeze(1)], dim=1))
+    if info != 0:
+        raise ValueError(f"R + B'KB is singular for the stage of {', '.join(stage.shapes)}: damping must be > 0.")
+    gain, offset = solved[:, :-1], solved[:, -1]
+    before = stage.A.T @ K @ stage.A + stage.Q - G.T @ gain
+    return gain, offset, 0.5 * (before + before.T), stage.A.T @ costate - G.T @ offset

@@ -1,0 +1,242 @@
+"""A sequential network as a layerwise linear-quadratic problem, every operator a dense matrix.
+
+The training loop never needs this: it works on J(U) = g' delta + 1/2 delta' H delta (methods/llqr.py). Here is the
+problem that J comes from (LLQR paper; the paper's eqs. 8 and 9), so that the two can be held against each other.
+
+Notation: x_i is the activation of the *whole minibatch* before stage i, flattened to ``[X_i]``; theta_i are stage i's
+parameters, flattened to ``[P_i]``, and u_i = delta theta_i; x_{i+1} = f_i(x_i, theta_i), i = 0 .. N-1; l is the mean
+loss at x_N.
+
+    dynamics    delta x_{i+1} = A_i delta x_i + B_i u_i,  delta x_0 = 0
+    cost        q' delta x_N + 1/2 delta x_N' Q_N delta x_N
+                + sum_i 1/2 delta x_i' Q_i delta x_i + 1/2 u_i' R_i u_i + u_i' M_i delta x_i
+    ngd         Q_N = s (diag p - p p') per sample, all other costs zero
+    newton      Q_N = d2 l / dx_N2; Q_i, R_i, M_i the second derivatives of the Hamiltonian h_i = lambda_{i+1}' f_i,
+                with the costates lambda_N = q = dl/dx_N, lambda_i = A_i' lambda_{i+1}
+
+The minibatch x_0 does not move, so stage 0 has an empty state, X_0 = 0, and its input may be anything (tokens, too).
+A residual block is one stage.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.functional import hessian, jacobian
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
+from llqr_sam.methods.curvature.point import LossFunction
+from llqr_sam.methods.curvature.products import Divergence, Reduction
+from llqr_sam.methods.named import Named
+
+Shapes = Mapping[str, torch.Size]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the layerwise problem.
+
+    Attributes:
+        shapes: Parameter name -> shape; their order is that of theta_i.
+        A: df/dx, ``[X_{i+1}, X_i]``.
+        B: df/dtheta, ``[X_{i+1}, P_i]``.
+        Q: Cost of the state, ``[X_i, X_i]``, symmetric.
+        R: Cost of the control, ``[P_i, P_i]``, symmetric.
+        M: Cross term, ``[P_i, X_i]``.
+    """
+
+    shapes: Shapes
+    A: Tensor
+    B: Tensor
+    Q: Tensor
+    R: Tensor
+    M: Tensor
+
+    def flat(self, named: Mapping[str, Tensor]) -> Tensor:
+        """This stage's part of a named vector, ``[P_i]``."""
+        return torch.cat([self.B.new_empty(0), *(named[name].reshape(-1) for name in self.shapes)])
+
+    def named(self, flat: Tensor) -> Named:
+        """Inverse of ``flat``."""
+        return _unflatten(flat, self.shapes)
+
+
+@dataclass(frozen=True)
+class LayerwiseLQR:
+    """The whole problem.
+
+    Attributes:
+        stages: Dynamics and running costs, in order.
+        terminal_gradient: q = dl/dx_N, ``[X_N]``.
+        terminal_cost: Q_N, ``[X_N, X_N]``, symmetric.
+    """
+
+    stages: Sequence[Stage]
+    terminal_gradient: Tensor
+    terminal_cost: Tensor
+
+    def damped(self, damping: float) -> LayerwiseLQR:
+        """The same problem with lambda = ``damping`` added to the diagonal of every R_i, so to that of H."""
+        stages = [
+            replace(stage, R=stage.R + damping * torch.eye(len(stage.R), dtype=stage.R.dtype)) for stage in self.stages
+        ]
+        return replace(self, stages=stages)
+
+    def gradient(self) -> Named:
+        """g = dl/dtheta, stage by stage: B_i' lambda_{i+1}."""
+        costates = _costates([stage.A for stage in self.stages], self.terminal_gradient)
+        gradient: Named = {}
+        for stage, costate in zip(self.stages, costates[1:], strict=True):
+            gradient |= stage.named(stage.B.T @ costate)
+        return gradient
+
+
+def layerwise_lqr(
+    model: nn.Sequential,
+    inputs: Tensor,
+    targets: Tensor,
+    loss_fn: LossFunction,
+    *,
+    divergence: Divergence = "ngd",
+    reduction: Reduction = "sum",
+    likelihood: LikelihoodName | Likelihood = "categorical",
+    damping: float = 0.0,
+) -> LayerwiseLQR:
+    """Linearises a sequential network, inference mode as in methods/curvature.py, and writes out its costs.
+
+    Args:
+        model: Its direct children are the stages. float64. Left as it is.
+        inputs: Minibatch.
+        targets: Whatever ``loss_fn`` takes.
+        loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
+        divergence, reduction, likelihood, damping: As in ``LLQR``.
+
+    Returns:
+        The problem, dense: memory grows with the square of the minibatch's activations.
+
+    Raises:
+        ValueError: an unknown divergence, parameters that are not float64, or one shared by two stages.
+    """
+    if divergence not in get_args(Divergence):
+        raise ValueError(f"divergence={divergence} is not known. Choose from: {', '.join(get_args(Divergence))}.")
+    with sdpa_kernel(SDPBackend.MATH):
+        maps, outputs = _forward(copy.deepcopy(model).eval(), inputs)
+        jacobians = [stage_map.jacobian() for stage_map in maps]
+
+        def terminal_loss(flat: Tensor) -> Tensor:
+            return loss_fn(flat.view_as(outputs), targets)
+
+        terminal_gradient = _jacobian(terminal_loss, outputs.reshape(-1))
+        if divergence == "newton":
+            terminal_cost = _hessian(terminal_loss, outputs.reshape(-1))
+            costates = _costates([A for A, _ in jacobians], terminal_gradient)
+            costs = [m.hamiltonian_hessian(costate) for m, costate in zip(maps, costates[1:], strict=True)]
+        else:
+            terminal_cost = _output_fisher(outputs, targets, likelihood_of(likelihood), reduction)
+            costs = [outputs.new_zeros(size, size) for size in (len(m.point) for m in maps)]
+    stages = [Stage(m.shapes, A, B, *m.split(cost)) for m, (A, B), cost in zip(maps, jacobians, costs, strict=True)]
+    return LayerwiseLQR(stages, terminal_gradient, terminal_cost).damped(damping)
+
+
+@dataclass(frozen=True)
+class _StageMap:
+    """f_i as a map of one flat vector w = (x_i, theta_i) at one point."""
+
+    function: Callable[[Tensor], Tensor]
+    point: Tensor
+    states: int
+    shapes: Shapes
+
+    def jacobian(self) -> tuple[Tensor, Tensor]:
+        """A_i and B_i."""
+        A, B = _jacobian(self.function, self.point).tensor_split([self.states], dim=1)
+        return A, B
+
+    def hamiltonian_hessian(self, costate: Tensor) -> Tensor:
+        """Second derivative of lambda_{i+1}' f_i in (x_i, theta_i), ``[X_i + P_i, X_i + P_i]``."""
+        return _hessian(lambda w: costate @ self.function(w), self.point)
+
+    def split(self, cost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q_i, R_i and M_i out of one symmetric matrix on (x_i, theta_i)."""
+        x, theta = slice(None, self.states), slice(self.states, None)
+        return cost[x, x], cost[theta, theta], cost[theta, x]
+
+
+def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Tensor]:
+    """The stages at this minibatch, and the outputs."""
+    maps: list[_StageMap] = []
+    owner: dict[Tensor, str] = {}
+    state = inputs
+    children = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if n and "." not in n]
+    for name, module in children:
+        parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        for parameter in parameters.values():
+            if owner.setdefault(parameter, name) != name:
+                raise ValueError(
+                    f"stages {owner[parameter]} and {name} share a parameter; a control acts in one stage."
+                )
+        maps.append(_stage_map(name, module, parameters, state, fixed=not maps))
+        with torch.no_grad():
+            state = module(state)
+    return maps, state
+
+
+def _stage_map(name: str, module: nn.Module, parameters: Named, state: Tensor, *, fixed: bool) -> _StageMap:
+    shapes = {n: p.shape for n, p in parameters.items()}
+    for n, parameter in parameters.items():
+        if parameter.dtype != torch.float64:
+            raise ValueError(
+                f"parameter {name}.{n} is {parameter.dtype}, not torch.float64: call model.double() first."
+            )
+    x = torch.empty(0, dtype=torch.float64) if fixed else state.reshape(-1)
+    point = torch.cat([x, *(p.detach().reshape(-1) for p in parameters.values())])
+
+    def function(w: Tensor) -> Tensor:
+        argument = state if fixed else w[: len(x)].view_as(state)
+        outputs: Tensor = functional_call(module, _unflatten(w[len(x) :], shapes), (argument,))
+        return outputs.reshape(-1)
+
+    return _StageMap(function, point, len(x), {f"{name}.{n}": shape for n, shape in shapes.items()})
+
+
+def _costates(transitions: Sequence[Tensor], terminal: Tensor) -> list[Tensor]:
+    """lambda_0 .. lambda_N from lambda_N, by lambda_i = A_i' lambda_{i+1}."""
+    costates = [terminal]
+    for A in reversed(transitions):
+        costates.append(A.T @ costates[-1])
+    return costates[::-1]
+
+
+def _output_fisher(outputs: Tensor, targets: Tensor, likelihood: Likelihood, reduction: Reduction) -> Tensor:
+    """Q_N = s M, ``[X_N, X_N]``, column by column."""
+    product, count = likelihood.fisher(outputs, targets)
+    basis = torch.eye(outputs.numel(), dtype=outputs.dtype)
+    columns = vmap(lambda u: product(u.view_as(outputs)).reshape(-1))(basis)
+    return columns if reduction == "sum" else columns / count
+
+
+def _jacobian(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """First derivative, ``[*outputs, n]``, one backward pass a row."""
+    derivative: Tensor = jacobian(function, point)  # type: ignore[no-untyped-call]
+    return derivative
+
+
+def _hessian(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """Second derivative of a scalar function, ``[n, n]``, reverse over reverse, one backward pass a row.
+
+    ``torch.func.hessian`` would be faster, but is wrong (not even symmetric) for a layer norm as of torch 2.13.
+    """
+    derivative: Tensor = hessian(function, point)  # type: ignore[no-untyped-call]
+    return derivative
+
+
+def _unflatten(flat: Tensor, shapes: Shapes) -> Named:
+    pieces = torch.split(flat, [shape.numel() for shape in shapes.values()])
+    return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}

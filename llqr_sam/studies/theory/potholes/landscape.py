@@ -1,0 +1,221 @@
+"""A flat basin with a sharp ring around it, and the suite's own optimizers on it (paper, Figures 2 and 3).
+
+    f(theta) = sqrt(a) theta (1 - q) / (1 + c q),   q = (|theta| / R)^2p,   L(theta) = 1/2 |f(theta)|^2
+
+The paper gives no formula; this one is ours. L is zero at the origin, in a basin of curvature a, and on the circle
+|theta| = R, in a well of radial curvature 4 p^2 a / (1 + c)^2; between them is a crest. Beyond the ring L levels off
+to a / (2 c^2) |theta|^2, so that nothing overflows. With p = 4 and c = 0.2 the ring is 44 times as sharp as the basin.
+
+f is a network with two outputs, L its squared error, and a Gaussian its likelihood. LLQR learns its metric from that
+network as from any other; it is given nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.curvature.products import Divergence
+from llqr_sam.methods.llqr import LLQR, RefreshError
+from llqr_sam.methods.metrics import Metric
+from llqr_sam.methods.sharpness_aware import SharpnessAware
+from llqr_sam.studies.theory.potholes.fixed import Replicas
+
+METHODS = ("gd", "llqr", "sam", "llqr_sam")
+LEARNED, PROBING = ("llqr", "llqr_sam"), ("sam", "llqr_sam")
+
+
+@dataclass(frozen=True)
+class SharpRing:
+    """The landscape above.
+
+    Args:
+        flat: a, curvature of the basin.
+        radius: R of the ring.
+        power: p, how sharp the ring is.
+        leveling: c.
+    """
+
+    flat: float = 0.1
+    radius: float = 5.0
+    power: int = 4
+    leveling: float = 0.2
+
+    def outputs(self, theta: Tensor) -> Tensor:
+        """f, ``[B, 2]``, at theta ``[B, 2]``."""
+        q = (theta.square().sum(-1, keepdim=True) / self.radius**2) ** self.power
+        return math.sqrt(self.flat) * theta * (1 - q) / (1 + self.leveling * q)
+
+    def loss(self, theta: Tensor) -> Tensor:
+        """L, one a row."""
+        return 0.5 * self.outputs(theta).square().sum(-1)
+
+    @property
+    def sharpness(self) -> float:
+        """Radial curvature at the bottom of the ring."""
+        return 4 * self.power**2 * self.flat / (1 + self.leveling) ** 2
+
+    @property
+    def crest(self) -> float:
+        """Distance from the origin at which L is largest inside the ring, to 1e-4."""
+        r = torch.linspace(0, self.radius, int(self.radius * 1e4) + 1, dtype=torch.float64)
+        return float(r[self.loss(torch.stack([r, torch.zeros_like(r)], 1)).argmax()])
+
+    def points(self, radii: Sequence[float], angles: Sequence[float]) -> Tensor:
+        """Points at those polar coordinates, ``[B, 2]`` float64."""
+        r, phi = (torch.tensor(values, dtype=torch.float64) for values in (radii, angles))
+        return torch.stack([r * torch.cos(phi), r * torch.sin(phi)], dim=1)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How LLQR learns its metric here.
+
+    Everything is at LLQR's default but two things: U is refreshed before every step, for a run has only a few hundred
+    of them, and the clip is off, for one clip over many runs would tie them together.
+
+    Args:
+        interval, inner_steps, inner_lr, ema, divergence, structure: See ``LLQR``. "dense" needs one run a tensor.
+        history: "run": U starts at I and learns where the run goes. "basin": U was learned in the flat basin before and
+            stays, so that it is the average geometry that Assumption 4.1 supposes.
+    """
+
+    interval: int = 1
+    inner_steps: int = 50
+    inner_lr: float = 1e-3
+    ema: float = 0.95
+    divergence: Divergence = "ngd"
+    structure: Structure = "diagonal"
+    history: Literal["run", "basin"] = "run"
+
+    def metric(self, model: nn.Module) -> LLQR:
+        """A fresh LLQR."""
+        return LLQR(
+            model,
+            divergence=self.divergence,
+            structure=self.structure,
+            likelihood="gaussian",
+            interval=self.interval,
+            inner_steps=self.inner_steps,
+            inner_lr=self.inner_lr,
+            ema=self.ema,
+            clip_norm=1e9,
+        )
+
+    def learn_in_the_basin(self, points: Points, refreshes: int = 20) -> LLQR:
+        """A metric refreshed at points drawn within R/3 of the origin; the points are then back at their place."""
+        metric = replace(self, inner_lr=20.0, ema=0.5).metric(points)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            starts = [theta.clone() for theta in points.theta]
+            for _ in range(refreshes):
+                for theta in points.theta:
+                    draw = torch.rand(theta.shape, generator=generator, dtype=theta.dtype) + 0.1
+                    theta.copy_(draw * points.landscape.radius / 5)
+                metric.refresh(NOTHING, None, half_squared)
+            for theta, start in zip(points.theta, starts, strict=True):
+                theta.copy_(start)
+        return metric
+
+
+class Points(nn.Module):
+    """Independent points on the landscape: tensors ``[n, 2]``, one a setting of the optimizer."""
+
+    def __init__(self, landscape: SharpRing, starts: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.landscape = landscape
+        self.theta = nn.ParameterList([nn.Parameter(start.clone()) for start in starts])
+
+    def everything(self) -> Tensor:
+        """All points, ``[B, 2]``."""
+        return torch.cat(list(self.theta))
+
+    def forward(self, _: Tensor) -> Tensor:
+        """f at every point, ``[B, 2]``."""
+        return self.landscape.outputs(self.everything())
+
+
+NOTHING = torch.zeros(1, dtype=torch.float64)
+"""What the network is fed: its outputs depend on its parameters alone."""
+
+
+def half_squared(outputs: Tensor, _: object) -> Tensor:
+    """1/2 |f|^2 summed over points, so that each has its own gradient."""
+    return 0.5 * outputs.square().sum()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Learning rate and radius; a method without a probe ignores rho."""
+
+    eta: float
+    rho: float
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Runs of one method, together.
+
+    Args:
+        landscape: Where.
+        method: "gd", "llqr", "sam" or "llqr_sam".
+        settings: One for each tensor of starts.
+        learning: For the two with a metric.
+    """
+
+    landscape: SharpRing
+    method: str
+    settings: Sequence[Setting]
+    learning: Learning = field(default_factory=Learning)
+
+    def run(self, starts: Sequence[Tensor], steps: int, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """theta_0 ... theta_steps, ``[steps + 1, B, 2]``.
+
+        Args:
+            starts: ``[n, 2]`` float64 for each setting; B is their sum.
+            steps: How many.
+            noise: Gradient noise of each step, ``[B, 2]``. It belongs to the minibatch, loss L + xi' theta, so both
+                passes of a step see the same; refreshes of U see none.
+        """
+        points = Points(self.landscape, starts)
+        learned = self._learned(points)
+        metric = Replicas(learned or Metric())
+        probing = self.method in PROBING
+        groups = [
+            {"params": [theta], "lr": setting.eta, "rho": setting.rho if probing else 0.0}
+            for theta, setting in zip(points.theta, self.settings, strict=True)
+        ]
+        optimizer = SharpnessAware(torch.optim.SGD(groups, lr=1.0), probe=metric, transport=metric, model=points)
+        visited = [points.everything().detach()]
+        for step in range(steps):
+            tilt = None if noise is None else noise[step]
+
+            def closure(tilt: Tensor | None = tilt) -> Tensor:
+                optimizer.zero_grad()
+                loss = half_squared(points(NOTHING), None)
+                loss = loss if tilt is None else loss + (tilt * points.everything()).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+                return loss
+
+            if learned is not None and self.learning.history == "run":
+                with contextlib.suppress(RefreshError):  # U stays as it was, as it does at the first two failures
+                    learned.refresh_if_due(NOTHING, None, half_squared)
+            optimizer.step(closure)
+            visited.append(points.everything().detach())
+        return torch.stack(visited)
+
+    def _learned(self, points: Points) -> LLQR | None:
+        if self.method not in LEARNED:
+            return None
+        return (
+            self.learning.learn_in_the_basin(points)
+            if self.learning.history == "basin"
+            else self.learning.metric(points)
+        )

@@ -1,0 +1,165 @@
+"""The words of the command line, checked against conf/ and its schema before Hydra composes anything.
+
+Notation: a word is ``key=value``; where the key is a folder of conf/ (a group) the value is the name of a file in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from itertools import product
+from types import UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from llqr_sam.repository import CONF
+from llqr_sam.suite.config.errors import UsageError, did_you_mean
+from llqr_sam.suite.config.schema import Config
+
+_NOUNS = {
+    "dataset": "a data set",
+    "arch": "an architecture",
+    "optim": "an optimizer",
+    "structure": "a block structure",
+    "launch": "a way to launch",
+}
+
+
+def checked_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of train.py, flags first, every word checked.
+
+    Raises:
+        UsageError: a flag, group, key or choice that does not exist.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
+    words = list(parser.parse_intermixed_args(list(arguments)).overrides)
+    flags = [argument for argument in arguments if argument not in words]
+    return flags + checked_words(words)
+
+
+def checked_words(words: Sequence[str]) -> list[str]:
+    """The words, with the numbers of tables quoted: Hydra takes a bare ``table=2`` for an integer.
+
+    Raises:
+        UsageError: a group, key or choice that does not exist.
+    """
+    overrides = parsed(words)
+    with_table = any(override.key_or_group == "table" for override in overrides)
+    return [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
+
+
+def sweep(words: Sequence[str]) -> list[list[str]]:
+    """The words of each run of a multirun, the last word varying fastest."""
+    overrides = parsed(words)
+    axes = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [word]
+        for word, override in zip(words, overrides, strict=True)
+    ]
+    return [list(combination) for combination in product(*axes)]
+
+
+def merged(own: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Words by key, the last of each key: what is given replaces what is there."""
+    return list({word.partition("=")[0]: word for word in (*own, *given)}.values())
+
+
+def values(override: Override) -> list[str]:
+    """The value of a word, or the values it sweeps over, as text without quotes."""
+    if override.is_sweep_override():
+        return [str(value).strip("'\"") for value in override.sweep_string_iterator()]
+    value = override.value()
+    return ["null" if value is None else str(value)]
+
+
+@cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """The groups of conf/ and the choices of each."""
+    return {
+        folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml")))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir()
+    }
+
+
+@cache
+def keys() -> frozenset[str]:
+    """Every key of the schema, dotted; ``a.*`` where any name may follow."""
+    return frozenset(_keys(Config))
+
+
+def parsed(words: Sequence[str]) -> list[Override]:
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise UsageError(f"{word} is not of the form key=value.")
+    return OverridesParser.create().parse_overrides(list(words))
+
+
+def _checked(word: str, override: Override, with_table: bool) -> str:
+    key = override.key_or_group
+    if key.partition(".")[0].partition("/")[0] == "hydra":
+        return word
+    if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
+        raise UsageError(f"{word} is not possible: the keys are fixed. Write key=value.")
+    if key in groups():
+        chosen = values(override)
+        for value in chosen:
+            _check_choice(key, value)
+        return f"{key}={','.join(map(repr, chosen))}" if key == "table" and chosen != ["null"] else word
+    if key.endswith(".name") and key.partition(".")[0] in groups():
+        group = key.partition(".")[0]
+        raise UsageError(f"{word} is not possible: choose with {group}={values(override)[0]}.")
+    if key not in keys() and f"{key.rpartition('.')[0]}.*" not in keys():
+        raise UsageError(unknown(key))
+    if key.startswith("table.") and not with_table:
+        raise UsageError(f"{word} needs a table. Choose one with table= from: {', '.join(groups()['table'])}.")
+    return word
+
+
+def _check_choice(group: str, value: str) -> None:
+    choices = groups()[group]
+    if value in choices or (group == "table" and value == "null"):
+        return
+    noun = _NOUNS.get(group, f"a {group}")
+    known = ", ".join(choices)
+    raise UsageError(f"{group}={value} is not {noun} here. Choose from: {known}{did_you_mean(value, choices)}")
+
+
+def unknown(key: str, others: Iterable[str] = ()) -> str:
+    """The sentence for an unknown key: the names beside it, or the top ones if its parent is unknown too.
+
+    Args:
+        key: Dotted.
+        others: Top names that are not in the schema: a script's own.
+    """
+    parent, _, name = key.rpartition(".")
+    if parent not in keys():
+        parent, name = "", key
+    known = keys() if parent else keys().union(others)
+    beside = sorted(key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent)
+    where = f"in {parent}" if parent else "here"
+    return f"unknown key {key}. Keys {where}: {', '.join(beside)}{did_you_mean(name, beside)}"
+
+
+def _keys(kind: type[Any], prefix: str = "") -> Iterable[str]:
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        hint = hints[field.name]
+        if get_origin(hint) in (Union, UnionType):
+            hint = next(option for option in get_args(hint) if option is not type(None))
+        yield prefix + field.name
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from _keys(hint, f"{prefix}{field.name}.")
+        elif get_origin(hint) is dict:
+            yield f"{prefix}{field.name}.*"
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UsageError(f"{message}.")

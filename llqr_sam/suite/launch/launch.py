@@ -1,0 +1,279 @@
+"""Train what is missing of a plan: here in turn, on this machine's workers, or under SLURM."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from llqr_sam.data.translation import CORPORA
+from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.loop.interruption import Interrupted
+from llqr_sam.engine.loop.run import RunOptions, require_sharpness
+from llqr_sam.engine.records import provenance
+from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.launch.local import Pool, places
+from llqr_sam.suite.launch.slurm import read_profile, submit
+from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.run.code_snapshot import Snapshot
+from llqr_sam.suite.run.faults import WRONG_DATA, DeviceLost, ProcessLost, RankLost
+from llqr_sam.suite.run.job import Job, digest
+from llqr_sam.suite.run.lock import LeftAlone
+from llqr_sam.suite.run.multi_device import train
+from llqr_sam.suite.run.run_folder import failure_path, reason_of
+from llqr_sam.suite.status.same_data import Comparison
+from llqr_sam.suite.status.status import Status, result
+
+
+def launch(status: Status, config: DictConfig) -> int:
+    """Train the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
+
+    Returns:
+        Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, the run's checkpoint saved.
+
+    Raises:
+        UsageError: the device, a data set, the SLURM profile or SLURM is not there, the workspace or the results cannot
+            be written, ``LLQR_SAM_COMMIT`` is no commit, a setting of the launcher or of a single run is impossible, or
+            a run has a record or checkpoint of other data than those here.
+
+    In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
+    record and is no failure. A run that somebody else trains is left alone.
+    """
+    check_choices(config)
+    retried = retried_kinds(config)
+    chosen = status.select("missing", *retried)
+    compared = Comparison.of(status, config)
+    compared.check()
+    _say(*status.choices(), *status.damage())
+    if config.sharpness:
+        _say(*_unmeasured(status))
+    if len(status.runs) > 1:
+        _say(*status.mixtures().values(), *compared.lines(), status.total())
+    elif not chosen:
+        return _already(status, compared)
+    _say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
+    if status.select("failed") and not retried:
+        _say("runs that failed are left alone; retry=failed tries them again")
+    if not chosen:
+        return 0
+    _check_fairseq(chosen)
+    _check_sharpness(chosen)
+    check_code()
+    check_places(config)
+    if config.launch.name == "inline":
+        check_device(config)
+        return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
+    here = Path.cwd()
+    jobs = [make_job(run, status, config, here) for run in chosen]
+    return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
+
+
+def _unmeasured(status: Status) -> Iterator[str]:
+    """What sharpness=true comes too late for."""
+    finished = [record for record in status.records.values() if record.status == "finished"]
+    without = sum(record.sharpness is None for record in finished)
+    if without:
+        yield f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training"
+
+
+def _already(status: Status, compared: Comparison) -> int:
+    """Say what a single run is that is not trained now."""
+    (run,) = status.select("finished", "diverged", "failed", "running")
+    kind = status.of_run(run)
+    if kind in ("finished", "diverged"):
+        doubt = f" ({compared.unknown[run.run_id]})" if run.run_id in compared.unknown else ""
+        print(f"{run.run_id} is {result(status.records[run.run_id])}{doubt}\nrecord: {status.paths[run.run_id]}")
+        return 0
+    _say(f"{run.run_id}: {status.line(run)}: " + ("left alone" if kind == "running" else "retry=failed tries it again"))
+    return 0 if kind == "running" else 1
+
+
+def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
+    """Train here, one after another."""
+    failed = lost = 0
+    for number, job in enumerate(jobs, start=1):
+        if not alone:
+            _say(f"[{number}/{len(jobs)}] {job.run_id}")
+        try:
+            record = train(job, mistakes=(*WRONG_DATA, ValueError) if alone else WRONG_DATA)
+        except LeftAlone as reason:
+            _say(f"{job.run_id}: {reason}")
+            continue
+        except Interrupted as interruption:
+            left = len(jobs) - number + 1
+            _say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
+            return 130
+        except RankLost as loss:
+            lost += 1
+            _say(f"{job.run_id}: {loss}")
+            continue
+        except WRONG_DATA as error:
+            raise UsageError(str(error)) from error
+        except Exception as error:
+            if alone and isinstance(error, ValueError):
+                raise UsageError(str(error)) from error
+            if alone and not isinstance(error, ProcessLost):
+                raise
+            failed += 1
+            _say(f"failed: {job.run_id}: {reason_of(error)}")
+            if isinstance(error, DeviceLost) and job.options.devices == 1:  # else it was a rank's process
+                break
+            continue
+        if alone:
+            print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")
+    return max(_failures(failed, len(jobs)), min(lost, 1))
+
+
+def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
+    """Train on this machine's workers; a line for each run that ends."""
+    check_device(config)
+    environments = places(config.launch.workers, config.device, config.devices)[: len(jobs)]
+    _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
+    ended: Counter[str] = Counter()
+    mistake = None
+    with Snapshot(workspace) as snapshot:
+        pool = Pool(environments, snapshot.folder)
+        for job, reply in pool.run(jobs):
+            ended[reply.kind] += 1
+            reason = f": {reply.reason}" if reply.reason else ""
+            _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+            if reply.kind == "mistake":
+                mistake = reply.reason
+                pool.stop()
+    if mistake is not None:
+        raise UsageError(mistake)
+    if ended["interrupted"] or ended.total() < len(jobs):
+        _say("interrupted: the same command continues")
+        return 130
+    if ended["killed"]:
+        _say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
+    return max(_failures(ended["failed"], len(jobs)), min(ended["killed"], 1))
+
+
+def _slurm(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
+    """Queue an array and return."""
+    profile = read_profile(config.launch.profile or "generic")
+    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
+    with Snapshot(workspace) as snapshot:
+        numbers = submit(jobs, profile, snapshot.folder, workspace, name)
+        snapshot.hand_over(numbers)
+    for number, job in zip(numbers, jobs, strict=True):
+        print(f"{number}  {job.run_id}")
+    return 0
+
+
+def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Job:
+    """A run with its paths below ``base``, and the record or failure that it is tried again in spite of."""
+    workspace, results = base / config.paths.workspace, base / config.paths.results
+    record = status.paths.get(run.run_id)
+    options = RunOptions(
+        workspace=workspace,
+        record_path=results / "runs" / run.folder / f"{run.run_id}.json",
+        data_path=base / run.data_path.expanduser() if run.data_path else None,
+        data_root=base / Path(config.paths.data).expanduser(),
+        device=config.device,
+        devices=config.devices,
+        shard=config.optim.shard,
+        workers=run.workers,
+        checkpoint_minutes=config.checkpoint_minutes,
+        keep_weights=config.keep_weights,
+        sharpness_rho=run.sharpness_rho,
+        git=None if base == Path() else provenance.git_state(),
+    )
+    return Job(
+        settings=run.settings,
+        options=options,
+        results=results,
+        wandb=_wandb(run, config.logger) if config.logger.name == "wandb" else None,
+        stale_minutes=config.stale_minutes,
+        retries=digest(record or failure_path(workspace / run.run_id)),
+    )
+
+
+def _wandb(run: Planned, logger: DictConfig) -> dict[str, Any]:
+    """Where Weights & Biases files the run: the seeds of a cell in one group, every method a type of job."""
+    return {
+        "project": logger.project,
+        "mode": logger.mode,
+        "group": str(run.cell),
+        "job_type": run.cell.label,
+        "tags": [run.folder, run.cell.dataset, run.cell.arch],
+    }
+
+
+def _failures(failed: int, runs: int) -> int:
+    if failed:
+        _say(f"{failed} of {runs} runs failed; retry=failed tries them again")
+    return 1 if failed else 0
+
+
+def retried_kinds(config: DictConfig) -> tuple[str, ...]:
+    """Kinds of runs (``status.KINDS``) that are tried although they have been."""
+    return ("failed", "diverged") if config.retry == "failed" else ()
+
+
+def check_choices(config: DictConfig) -> None:
+    """Refuse what the chosen launcher has no use for."""
+    for key, launcher in (("workers", "local"), ("profile", "slurm")):
+        value = config.launch[key]
+        if value is not None and config.launch.name != launcher:
+            raise UsageError(
+                f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
+            )
+
+
+def _check_sharpness(runs: Sequence[Planned]) -> None:
+    try:
+        for run in runs:
+            require_sharpness(run.settings, run.sharpness_rho is not None)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_device(config: DictConfig) -> None:
+    """Refuse devices that are not here, or that cannot do what the precision asks for."""
+    try:
+        device = devices.of_rank(config.device, 0, config.devices)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if config.precision.cuda_graphs and device.type != "cuda":
+        raise UsageError(
+            f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
+        )
+
+
+def check_code() -> None:
+    """Refuse a commit that no record can have, before anything is trained or measured."""
+    try:
+        provenance.git_state()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_places(config: DictConfig) -> None:
+    """Refuse places that cannot be written, before anything is trained for them; they are made if missing."""
+    for key in ("workspace", "results"):
+        folder = Path(config.paths[key])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UsageError(f"paths.{key}={folder} cannot be written: {error.strerror}.") from error
+
+
+def _check_fairseq(runs: Sequence[Planned]) -> None:
+    translates = next((run.settings.dataset.name for run in runs if run.settings.dataset.name in CORPORA), None)
+    if translates and not fairseq_installed():
+        raise UsageError(f"dataset={translates} needs fairseq. {HOW_TO_INSTALL}")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)

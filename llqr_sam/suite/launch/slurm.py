@@ -1,0 +1,200 @@
+"""Runs as a SLURM array, through submitit: submitted, not waited for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import OmegaConfBaseException
+
+from llqr_sam.repository import PROFILES
+from llqr_sam.suite.config.errors import UsageError, explain
+from llqr_sam.suite.run.code_snapshot import environment
+from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.worker import SlurmRun
+
+# Where the data sets are under the data root once prepared, for profiles that copy them to a node's disk.
+FILES = {
+    "cifar10": "cifar10.npz",
+    "cifar100": "cifar100.npz",
+    "tinyimagenet": "tiny-imagenet-200",
+    "imagenet": "imagenet",
+    "iwslt14": "iwslt14",
+    "multi30k": "multi30k",
+}
+
+
+@dataclass
+class Profile:
+    """What a cluster asks for (slurm/README.md)."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: str | None = None
+    constraint: str | None = None
+    time: str = "12:00:00"
+    mem: str | None = None
+    cpus: int = 1
+    devices_per_node: int = 8  # of one run, at most
+    array_parallelism: int = 32
+    signal_delay: int = 120  # seconds
+    setup: list[str] = field(default_factory=list)  # shell lines before each job
+    data: str | None = None  # data root in the job; may name variables of the job's environment
+    sbatch: dict[str, Any] = field(default_factory=dict)  # further options of sbatch; null or false: left out
+
+    def check(self) -> None:
+        """Refuse values that no job can have.
+
+        Raises:
+            UsageError: a number is out of range, or the time limit is none.
+        """
+        for key in ("cpus", "devices_per_node", "array_parallelism", "signal_delay"):
+            if getattr(self, key) < 1:
+                raise UsageError(f"{key}={getattr(self, key)} of the SLURM profile must be >= 1.")
+        if self.signal_delay >= 60 * self.minutes():  # the job would be requeued as soon as it starts
+            limit = f"time={self.time}, which is {60 * self.minutes()} seconds"
+            raise UsageError(f"signal_delay={self.signal_delay} of the SLURM profile must be less than its {limit}.")
+
+    def minutes(self) -> int:
+        """The time limit.
+
+        Raises:
+            UsageError: it is not ``[D-][[HH:]MM:]SS``, a number of minutes, or it is nothing.
+        """
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
+        if match is None:
+            raise UsageError(f"time={self.time} of the SLURM profile is not a time. Write minutes or D-HH:MM:SS.")
+        days, *rest = match.groups()
+        parts = [int(part) for part in rest if part is not None]
+        if days is not None:  # D-HH[:MM[:SS]]
+            parts += [0] * (3 - len(parts))
+        elif len(parts) == 1:  # minutes
+            parts = [0, parts[0], 0]
+        else:  # [HH:]MM:SS
+            parts = [0] * (3 - len(parts)) + parts
+        seconds = ((int(days or 0) * 24 + parts[0]) * 60 + parts[1]) * 60 + parts[2]
+        if seconds < 60:
+            raise UsageError(f"time={self.time} of the SLURM profile must be a minute at least.")
+        return seconds // 60
+
+
+def read_profile(name: str) -> Profile:
+    """The profile ``slurm/<name>.yaml``, or of the file ``name``.
+
+    Raises:
+        UsageError: no such file, or a key or value that a profile does not have.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise UsageError(f"launch.profile={name} is not a SLURM profile here. Choose from: {known}; or name a file.")
+    try:
+        tree = yaml.load(path.read_text(), _text_loader()) or {}
+        profile: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Profile), tree))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        raise UsageError(f"{path} is not a SLURM profile: {explain(error)}") from error
+    assert isinstance(profile, Profile)
+    profile.check()
+    if profile.data is not None:
+        profile.data = os.path.expanduser(profile.data)
+    return profile
+
+
+def _text_loader() -> Any:
+    """OmegaConf's reader of YAML, but a number is text until its key says otherwise: 2:59:00 would be in base 60."""
+    loader = get_yaml_loader()
+    numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in numbers]
+        for first, resolvers in loader.yaml_implicit_resolvers.items()
+    }
+    return loader
+
+
+def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Path, name: str) -> list[str]:
+    """Queue the jobs as one array.
+
+    Args:
+        jobs: With absolute paths, on a file system that the compute nodes see.
+        profile: The cluster. What it asks for is for one device; a run of several has as many tasks.
+        snapshot: The code they run.
+        workspace: submitit keeps its scripts and logs under ``slurm/`` there.
+        name: What the array is called.
+
+    Returns:
+        SLURM's number of each job.
+
+    Raises:
+        UsageError: there is no SLURM here, it refuses the jobs, or their devices do not fill whole nodes.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UsageError("launch=slurm needs a machine with sbatch and srun. Choose launch=local here.")
+    import submitit  # half a second that other launchers need not wait
+
+    executor = submitit.AutoExecutor(folder=workspace / "slurm", cluster="slurm", slurm_max_num_timeout=1000)
+    executor.update_parameters(**_parameters(jobs, profile, snapshot, name))
+    if profile.data is not None:
+        jobs = [replace(job, options=replace(job.options, data_root=Path(profile.data))) for job in jobs]
+    try:
+        submitted = executor.submit_array([SlurmRun(job.to_json()) for job in jobs])
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UsageError(f"SLURM refuses the jobs: {reason}") from error
+    return [job.job_id for job in submitted]
+
+
+def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str) -> dict[str, Any]:
+    """The profile in submitit's words."""
+    nodes, tasks = _layout(jobs[0].options.devices, profile.devices_per_node)
+    given = {key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint")}
+    given |= {"gres": _times(profile.gres, tasks), "mem": _times(profile.mem, tasks)}
+    variables = environment(snapshot) | {
+        "SUITE_DATA": str(jobs[0].options.data_root),
+        "SUITE_FILES": " ".join(FILES[name] for name in FILES if name in {job.settings.dataset.name for job in jobs}),
+    }
+    further = {"requeue": True} | profile.sbatch
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
+    return {
+        "name": name,
+        "timeout_min": profile.minutes(),
+        "slurm_cpus_per_task": profile.cpus,
+        "nodes": nodes,
+        "tasks_per_node": tasks,
+        "slurm_array_parallelism": profile.array_parallelism,
+        "slurm_signal_delay_s": profile.signal_delay,
+        "slurm_srun_args": [
+            f"--cpus-per-task={profile.cpus}",  # srun does not take it from sbatch since SLURM 22.05
+            "--kill-on-bad-exit=1",  # a rank that is lost takes the others with it
+        ],
+        "slurm_setup": [*exports, 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"', *profile.setup],
+        "slurm_additional_parameters": {
+            key: value for key, value in further.items() if not (value is None or value is False)
+        },
+        **{f"slurm_{key}": value for key, value in given.items() if value is not None},
+    }
+
+
+def _layout(devices: int, per_node: int) -> tuple[int, int]:
+    """Nodes, and tasks on each."""
+    nodes = -(-devices // per_node)
+    if devices % nodes:
+        raise UsageError(f"devices={devices} do not fill nodes of devices_per_node={per_node} of the SLURM profile.")
+    return nodes, devices // nodes
+
+
+def _times(asked: str | None, devices: int) -> str | None:
+    """``gpu:a100:1`` or ``16GB``, so many times."""
+    if asked is None or devices == 1:
+        return asked
+    match = re.fullmatch(r"(.*:)?(\d+)([KMGT]?B?)", asked)
+    return f"{match[1] or ''}{int(match[2]) * devices}{match[3]}" if match else f"{asked}:{devices}"

@@ -1,0 +1,71 @@
+"""A multirun (``-m``): planned to its end before the first run trains.
+
+With ``launch=inline`` Hydra's launcher takes it from there, run by run: its own, or ``hydra/launcher=submitit_local``
+and ``submitit_slurm``. With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with
+``status=true`` or ``dry_run=true`` into one list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from llqr_sam.suite.config.command_line import parsed, sweep
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.launch.dispatch import places
+from llqr_sam.suite.plan.plan import RUN_KEYS, Planned, check_timed_here, is_timed, plan
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a multirun, and where and how all of them are trained or shown."""
+
+    runs: tuple[Planned, ...]
+    config: DictConfig  # of the first run
+
+
+def pooled_sweep(arguments: Sequence[str]) -> Sweep | None:
+    """The sweep that ``arguments`` ask for, if its runs are launched or shown together; ``None``: Hydra does it.
+
+    Args:
+        arguments: Of train.py.
+
+    Raises:
+        UsageError: an impossible value in any of the runs, two launchers, a table of times that is not for this
+            machine, or runs to be launched together that differ in how.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return None
+    words = [word for word in arguments if not word.startswith("-")]
+    members = [(compose_config(member), member) for member in sweep(words)]
+    configs = [config for config, _ in members]
+    for config in configs:
+        check_timed_here(config)
+    runs = {run.run_id: run for config, member in members for run in plan(config, member)}
+    launchers = {config.launch.name for config in configs}
+    if launchers == {"inline"}:
+        return Sweep(tuple(runs.values()), configs[0]) if _one_list(configs) else None
+    _check_together(words, " or ".join(sorted(launchers - {"inline"})))
+    return Sweep(tuple(runs.values()), configs[0])
+
+
+def _one_list(configs: Sequence[DictConfig]) -> bool:
+    """Whether the runs are only looked at, all of them in the same way and place."""
+    views = {(config.status, config.dry_run, *places(config)) for config in configs}
+    looking = all(config.status or config.dry_run for config in configs)
+    return looking and len(views) == 1 and not any(config.select or is_timed(config) for config in configs)
+
+
+def _check_together(words: Sequence[str], launcher: str) -> None:
+    for word, override in zip(words, parsed(words), strict=True):
+        key = override.key_or_group.partition(".")[0].partition("/")[0]
+        if key == "hydra":
+            raise UsageError(f"{word} has no use with launch={launcher}, which queues the sweep itself. Leave one out.")
+        if override.is_sweep_override() and key not in RUN_KEYS:
+            raise UsageError(
+                f"{word} cannot be swept over with launch={launcher}, which trains the runs together. "
+                "Give it one value, or use launch=inline."
+            )

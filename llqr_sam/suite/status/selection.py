@@ -1,0 +1,138 @@
+"""What a selection has measured, row by row, and its choice once nothing is open.
+
+The criterion is the paper's ("based on baseline best performance", appendix C): the baseline's entry in the table, the
+best score over training, here its mean over the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.plan.selected_values import SCORES, Choice, read_choice, selection_of, write_choice
+from llqr_sam.suite.status.status import KINDS, Status
+
+CRITERION = "highest mean over seeds of the best score over training, {}; of equals the first; none with a diverged run"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A value, and what the baseline's runs at it have reached."""
+
+    choice: Choice
+    runs: tuple[Planned, ...]
+    kinds: Counter[str]  # of the runs, as in ``Status.of_run``
+    scores: tuple[float, ...]  # best over training, percent or BLEU, one a finished run
+
+    @classmethod
+    def of(cls, choice: Choice, runs: Sequence[Planned], status: Status) -> Candidate:
+        """Gather the records of its runs."""
+        finished = [status.records[run.run_id] for run in runs if status.of_run(run) == "finished"]
+        scores = [record.metrics.best.score for record in finished]
+        return cls(
+            choice,
+            tuple(runs),
+            Counter(status.of_run(run) for run in runs),
+            tuple(value for value in scores if value is not None),
+        )
+
+    @property
+    def open(self) -> int:
+        """Runs without an end."""
+        return len(self.runs) - self.kinds["finished"] - self.kinds["diverged"]
+
+    @property
+    def mean(self) -> float | None:
+        """Of ``scores``, without the rounding of sums: equal counts of right answers are equal means."""
+        return round(statistics.fmean(self.scores), 6) if self.scores else None
+
+    def __str__(self) -> str:
+        mean = "-" if self.mean is None else f"{self.mean:.2f}"
+        kinds = [f"{self.kinds[kind]} {kind}" for kind in KINDS[1:] if self.kinds[kind]]
+        runs = ", ".join([f"{self.kinds['finished']} of {len(self.runs)} runs", *kinds])
+        return f"  {self.choice.value:<8g}  {mean:>8}  {runs}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the file of the selection."""
+        return {
+            "value": self.choice.value,
+            "mean": self.mean,
+            "scores": list(self.scores),
+            "diverged": self.kinds["diverged"],
+            "runs": [run.run_id for run in self.runs],
+        }
+
+
+def conclude(status: Status, config: DictConfig) -> Iterator[str]:
+    """Keep the choice of each row that has nothing open, and say what was measured, chosen or is missing.
+
+    Args:
+        status: Of the runs of ``table=... select=...``.
+        config: Of that command. With ``dry_run`` or ``status`` nothing is written.
+    """
+    rows: dict[tuple[str, str], dict[Choice, list[Planned]]] = {}
+    for run in status.runs:
+        choice = run.choices[-1]
+        rows.setdefault((choice.dataset, choice.arch), {}).setdefault(choice, []).append(run)
+    score, mixtures = SCORES[config.table.metric], status.mixtures()
+    for (dataset, arch), row in rows.items():
+        yield f"{config.select} for {dataset} {arch}, best {score} of {selection_of(config).optim}:"
+        if dataset in mixtures:
+            yield f"  not compared: {mixtures[dataset]}"
+            continue
+        candidates = [Candidate.of(choice, runs, status) for choice, runs in row.items()]
+        yield from map(str, candidates)
+        yield f"  {_verdict(candidates, config)}"
+
+
+def _verdict(candidates: Sequence[Candidate], config: DictConfig) -> str:
+    """The choice, kept if it is new, or why there is none."""
+    if (kept := read_choice([candidate.choice for candidate in candidates])) is not None:
+        return f"selected: {kept.value:g} ({kept.path}){_other_seeds(kept, candidates)}"
+    runs = sum(len(candidate.runs) for candidate in candidates)
+    if unfinished := sum(candidate.open for candidate in candidates):
+        failed = any(candidate.kinds["failed"] for candidate in candidates)
+        advice = " (failed ones with retry=failed)" if failed else ""
+        return f"not selected: {unfinished} of {runs} runs are missing; the same command continues{advice}"
+    sound = [candidate for candidate in candidates if not candidate.kinds["diverged"]]
+    if not sound:
+        return "not selected: runs diverged at every candidate"
+    best = max(sound, key=lambda candidate: candidate.mean or 0.0)
+    if config.dry_run or config.status:
+        return f"complete: the same command without dry_run and status selects {best.choice.value:g}"
+    write_choice(best.choice, _tree(candidates, config))
+    return _verdict(candidates, config)  # what the file says: another command may have been first
+
+
+def _other_seeds(kept: Choice, candidates: Sequence[Candidate]) -> str:
+    """A choice stays when more seeds are run: said where it was made from others."""
+    seeds = json.loads(kept.path.read_bytes()).get("seeds")
+    if seeds == _seeds(candidates):
+        return ""
+    return f", chosen from seeds {', '.join(map(str, seeds))}: remove that file to choose again"
+
+
+def _seeds(candidates: Sequence[Candidate]) -> list[int]:
+    return [run.settings.seed for run in candidates[0].runs]
+
+
+def _tree(candidates: Sequence[Candidate], config: DictConfig) -> dict[str, Any]:
+    """What the choice was made from."""
+    first = candidates[0]
+    return {
+        "table": config.table.number,
+        "key": first.choice.key,
+        "dataset": first.choice.dataset,
+        "arch": first.choice.arch,
+        "optim": selection_of(config).optim,
+        "seeds": _seeds(candidates),
+        "criterion": CRITERION.format(SCORES[config.table.metric]),
+        "candidates": [candidate.as_dict() for candidate in candidates],
+    }

@@ -1,0 +1,104 @@
+"""What Weights & Biases has not been told yet: the offline files of finished runs, and rendered tables.
+
+Each attempt at a run leaves ``<workspace>/<run_id>/wandb/offline-run-<time>-<run_id>/``, whole from the first row on
+(``wandb_logger.py``), so the newest stands for the run. ``wandb sync`` leaves ``run-<id>.wandb.synced`` beside what has
+arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llqr_sam.engine.observers.wandb_logger import open_run
+from llqr_sam.suite.run.lock import holder
+
+TABLES = "tables"  # folder of the workspace
+LIMIT = 600.0  # seconds for one upload
+
+
+class UploadError(RuntimeError):
+    """W&B did not take a run: the message is one line."""
+
+
+@dataclass(frozen=True)
+class OfflineRun:
+    """The files of one attempt at a run."""
+
+    path: Path  # run-<id>.wandb
+
+    @property
+    def run_id(self) -> str:
+        """As W&B and the record know it."""
+        return self.path.stem.removeprefix("run-")
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Whether ``wandb sync`` has said so, called by us or by hand."""
+        return self.path.with_name(f"{self.path.name}.synced").exists()
+
+    def upload(self) -> None:
+        """Hand it to ``wandb sync``.
+
+        Raises:
+            UploadError: it is not uploaded. W&B's exit status does not tell: without an account it is 0.
+        """
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "wandb", "sync", str(self.path.parent)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=LIMIT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UploadError(f"{self.run_id}: wandb sync has not ended after {LIMIT:.0f} seconds") from error
+        if not self.is_uploaded:
+            reason = (done.stdout.strip().splitlines() or [f"wandb sync ended with status {done.returncode}"])[-1]
+            raise UploadError(f"{self.run_id}: {reason}")
+
+
+def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[OfflineRun]:
+    """The newest files of each run that has a record, or is a table, and is not uploaded; by name.
+
+    Args:
+        results: Holds ``runs/*/<run_id>.json``.
+        workspace: Holds the runs' folders.
+        stale_minutes: A lock without a heartbeat for so long means nothing.
+    """
+    finished = {path.stem for path in (results / "runs").glob("*/*.json")}
+    newest: dict[str, OfflineRun] = {}
+    for path in sorted(workspace.glob("*/wandb/offline-run-*/run-*.wandb"), key=lambda path: path.parent.name):
+        newest[path.stem] = OfflineRun(path)
+    for _, run in sorted(newest.items()):
+        folder = run.path.parents[2]
+        done = folder.name == TABLES or (run.run_id in finished and not holder(folder, stale_minutes))
+        if done and not run.is_uploaded:
+            yield run
+
+
+def log_table(name: str, files: Iterable[Path], project: str, workspace: Path) -> None:
+    """Make an offline W&B run whose artifact ``name`` is the files of a rendered table; equal files make one run.
+
+    Raises:
+        FileNotFoundError: a file is not there: the table is not rendered.
+    """
+    contents = {path: path.read_bytes() for path in files}
+    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:8]
+    folder, run_id = workspace / TABLES, f"{name}-{digest}"
+    if any(folder.glob(f"wandb/offline-run-*-{run_id}")):
+        return
+    run = open_run(folder, id=run_id, name=run_id, project=project, mode="offline", job_type="table", tags=[name])
+    import wandb
+
+    artifact = wandb.Artifact(name, type="table")
+    for path in contents:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact)
+    run.finish()

@@ -1,0 +1,54 @@
+"""What a cell of the page is made of."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from llqr_sam.report.page.cells import Source, accuracy_grid
+from llqr_sam.report.tables.collect import collect
+from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.plan.plan import plan
+from llqr_sam.suite.plan.selected_values import write_choice
+from tests.suite.plans import plan_of
+
+DECAY = "{key: protocol.methods.weight_decay, candidates: [1.0e-5, 1.23456789e-3], optim: sgdm}"
+RHO = "{key: protocol.methods.rho, candidates: [0.05, 0.2], optim: sam}"
+
+
+def sources(*words: str) -> tuple[Source, ...]:
+    """Of a table of SGDM and LLQR+SAM that selects weight decay and rho."""
+    table = ["table=demo", "table.methods=[{optim: sgdm},{optim: llqr_sam, geometry: newton}]"]
+    table += [f"table.selections=[{DECAY},{RHO}]", *words]
+    status, cells = collect(compose_config(table), table)
+    return accuracy_grid(cells, status).sources
+
+
+def select(name: str, number: int, *words: str) -> None:
+    """Choose a candidate as if it had been the best."""
+    chosen = ["table=demo", f"table.selections=[{DECAY},{RHO}]", f"select={name}", *words]
+    found = dict.fromkeys(run.choices[-1] for run in plan(compose_config(chosen), chosen))
+    write_choice(list(found)[number], {})
+
+
+def composed(source: Source) -> str:
+    """The run that the printed command is of."""
+    python, program, *words = shlex.split(source.command)
+    assert (python, program) == ("python", "train.py")
+    (run,) = plan_of(*words)
+    return run.run_id
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_command_of_a_cell_is_of_its_runs(number, tmp_path):
+    """Before anything is selected, and with what is."""
+    place = f"paths.results={tmp_path}"
+    before = sources(place)
+    assert [composed(source) for source in before] == [source.runs[0].run_id for source in before]
+    assert all("weight_decay" not in source.command for source in before)
+    select("weight_decay", number, place)
+    select("rho", number, place)
+    after = sources(place)
+    assert [composed(source) for source in after] == [source.runs[0].run_id for source in after]
+    assert not {run.run_id for source in after for run in source.runs} & {source.runs[0].run_id for source in before}

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from llqr_sam.report.tables.entries import Table, build_table
+from llqr_sam.report.tables.paper_numbers import PaperValue
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.run.run_folder import note_failure
+from llqr_sam.suite.status.status import Status
+from tests.suite.plans import plan_of
+from tests.suite.records import write_record
+
+RUNS = plan_of("table=demo")
+SGDM, LLQR = RUNS[:3], RUNS[3:6]
+
+
+def table(results: Path, kind: str = "best") -> Table:
+    paper = {("demo", SGDM[0].cell): PaperValue(1.0, 2.0)}
+    return build_table("demo", "Demo", "command", Status.of(RUNS, results), paper, kind)  # type: ignore[arg-type]
+
+
+def test_mean_and_sample_deviation(tmp_path):
+    for run, best in zip(SGDM, (90.0, 91.0, 95.0), strict=True):
+        write_record(tmp_path, run, [50.0, best, 80.0])
+    entry = table(tmp_path).entries[0]
+    assert entry.best.values == (90.0, 91.0, 95.0)
+    assert entry.best.mean == pytest.approx(92.0)
+    assert entry.best.std == pytest.approx(statistics.stdev([90.0, 91.0, 95.0]))
+    assert entry.paper == PaperValue(1.0, 2.0)
+    assert entry.top1("last").values == (80.0, 80.0, 80.0)
+    assert (entry.epochs("best").values, entry.epochs("last").values) == ((2, 2, 2), (3, 3, 3))
+
+
+def test_nothing_is_invented(tmp_path):
+    """No run: no mean. One run: no deviation. A diverged run: counted, not averaged."""
+    write_record(tmp_path, SGDM[0], [90.0])
+    write_record(tmp_path, SGDM[1], [99.0], status="diverged")
+    sgdm, llqr = table(tmp_path).entries[:2]
+    assert (sgdm.best.values, sgdm.best.std, sgdm.diverged, sgdm.failed, sgdm.planned) == ((90.0,), None, 1, 0, 3)
+    assert (llqr.best.values, llqr.best.mean, llqr.best.std, llqr.paper) == ((), None, None, None)
+
+
+def test_failed_runs_are_counted(tmp_path):
+    for run in SGDM[:2]:
+        note_failure(run.run_id, tmp_path / "w" / run.run_id, RuntimeError("boom"))
+    write_record(tmp_path, SGDM[1], [90.0])  # the retry went well
+    (entry, *_) = build_table("demo", "Demo", "command", Status.of(SGDM, tmp_path, tmp_path / "w"), {}).entries
+    assert (len(entry.finished), entry.failed, entry.diverged, entry.planned) == (1, 1, 0, 3)
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    """SGDM has seeds 0 and 1, LLQR 1 and 2: one pair."""
+    for run, best in [(SGDM[0], 90.0), (SGDM[1], 80.0), (LLQR[1], 81.5), (LLQR[2], 99.0)]:
+        write_record(tmp_path, run, [best, 50.0])
+    found = table(tmp_path)
+    (row,) = found.rows
+    assert dict(found.difference(row[1], row).by_seed) == {1: 1.5}
+    assert found.difference(row[0], row).values == ()  # the baseline itself
+    assert found.difference(row[2], row).values == ()  # nothing finished
+    assert dict(table(tmp_path, "last").difference(row[1], row).by_seed) == {1: 0.0}
+
+
+def test_a_table_without_the_baselines_column_has_no_differences(tmp_path):
+    runs = plan_of("table=7")
+    for run in runs:
+        write_record(tmp_path, run, [80.0])
+    found = build_table("7", "Probe", "command", Status.of(runs, tmp_path), {})
+    assert found.baseline_of(found.rows[0]) is None
+    assert all(found.difference(entry, found.rows[0]).values == () for entry in found.entries)
+
+
+@pytest.mark.parametrize(("paper", "outside"), [(92.0, False), (86.0, False), (85.0, True), (99.0, True)])
+def test_the_papers_value_against_the_interval_of_our_best(tmp_path, paper, outside):
+    """90, 91 and 95: t interval 92 -+ 4.303 x 2.646 / sqrt(3) = [85.4, 98.6]; the last epochs do not matter."""
+    for run, best in zip(SGDM, (90.0, 91.0, 95.0), strict=True):
+        write_record(tmp_path, run, [best, 10.0])
+    for kind in ("best", "last"):
+        value = {("demo", SGDM[0].cell): PaperValue(paper, 0.1)}
+        found = build_table("demo", "Demo", "command", Status.of(RUNS, tmp_path), value, kind)
+        assert found.entries[0].paper_is_outside is outside
+
+
+def test_one_seed_judges_no_paper(tmp_path):
+    write_record(tmp_path, SGDM[0], [90.0])
+    assert table(tmp_path).entries[0].paper_is_outside is None
+
+
+def test_rows_and_columns_are_those_of_the_paper(tmp_path):
+    status = Status.of(plan_of("table=8"), tmp_path)
+    rows = build_table("8", "Noise", "command", status, {}).rows
+    assert [len(row) for row in rows] == [5] * 4
+    assert [row[0].cell.label_noise for row in rows] == [0.2, 0.6, 0.7, 0.8]
+    assert [entry.cell.method for entry in rows[0]] == ["sgdm", "adam", "llqr", "sam", "llqr_sam"]
+
+
+def test_best_of_a_row_needs_two(tmp_path):
+    write_record(tmp_path, SGDM[0], [90.0])
+    alone = table(tmp_path)
+    assert alone.best(alone.rows[0]) is None
+    write_record(tmp_path, LLQR[0], [91.0])
+    both = table(tmp_path)
+    assert both.best(both.rows[0]) == 91.0
+
+
+def test_records_of_different_data_are_not_pooled(tmp_path):
+    """Nor compared: neither within a cell nor between the cells of a row."""
+    for seed, run in enumerate(SGDM):
+        write_record(tmp_path / "cell", run, [90.0], data="ab"[seed % 2] * 64)
+    write_record(tmp_path / "row", SGDM[0], [90.0], data="a" * 64)
+    write_record(tmp_path / "row", LLQR[0], [90.0], data="b" * 64)
+    for results in (tmp_path / "cell", tmp_path / "row"):
+        with pytest.raises(UsageError, match="the records of dataset=digits are of different data"):
+            table(results)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from llqr_sam.suite.config.command_line import checked_arguments, checked_words, keys, sweep
+from llqr_sam.suite.config.errors import UsageError
+
+REFUSED = {
+    "optim=llqr_sma": ["optim=llqr_sma is not an optimizer here", "adamw", "(did you mean llqr_sam?)"],
+    "optim=sam,sdgm": ["optim=sdgm", "sgdm"],
+    "dataset=mnist": ["dataset=mnist is not a data set here", "cifar100"],
+    "arch=resnet20": ["arch=resnet20 is not an architecture here", "resnet18"],
+    "geometry=fisher": ["geometry=fisher", "ngd", "newton"],
+    "structure=block": ["structure=block is not a block structure here", "ekfac"],
+    "table=11": ["table=11 is not a table here", "demo"],
+    "optim.roh=1": ["unknown key optim.roh", "did you mean rho?"],
+    "optm.rho=1": ["unknown key optm.rho", "did you mean"],
+    "sede=1": ["unknown key sede", "did you mean seed?"],
+    "+optim.extra=1": ["+optim.extra=1", "fixed"],
+    "~seed": ["~seed", "fixed"],
+    "seed": ["seed is not of the form key=value"],
+    "optim.name=mine": ["choose with optim=mine"],
+    "table.seeds=[0]": ["needs a table", "demo"],
+}
+
+
+@pytest.mark.parametrize(("word", "phrases"), REFUSED.items(), ids=list(REFUSED))
+def test_a_bad_word_is_one_sentence_with_key_value_and_choices(word, phrases):
+    with pytest.raises(UsageError) as caught:
+        checked_words([word])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(phrase in message for phrase in phrases)
+
+
+def test_good_words_pass_and_table_numbers_are_quoted():
+    """Hydra reads a bare ``table=2`` as an integer and refuses it."""
+    assert checked_words(["table=2,demo", "seed=0,1", "optim.rho=0.3"]) == [
+        "table='2','demo'",
+        "seed=0,1",
+        "optim.rho=0.3",
+    ]
+    assert checked_words(["table=null", "hydra.verbose=true"]) == ["table=null", "hydra.verbose=true"]
+    assert checked_words(checked_words(["table=2"])) == ["table='2'"]
+
+
+def test_flags_come_first_and_unknown_ones_are_refused():
+    assert checked_arguments(["seed=0,1", "-m", "optim=sam"]) == ["-m", "seed=0,1", "optim=sam"]
+    assert checked_arguments(["--cfg", "job", "seed=1"]) == ["--cfg", "job", "seed=1"]
+    with pytest.raises(UsageError, match="--fast"):
+        checked_arguments(["--fast"])
+
+
+def test_sweep_is_the_product():
+    assert sweep(["optim=sam,sgdm", "dry_run=true", "seed=0,1"]) == [
+        ["optim=sam", "dry_run=true", "seed=0"],
+        ["optim=sam", "dry_run=true", "seed=1"],
+        ["optim=sgdm", "dry_run=true", "seed=0"],
+        ["optim=sgdm", "dry_run=true", "seed=1"],
+    ]
+
+
+def test_keys_are_those_of_the_schema():
+    assert {"seed", "optim.rho", "protocol.methods.ema.ngd", "paths.results", "table.seeds"} <= keys()
+    assert "protocol.methods.friendly_decay.*" in keys()
