@@ -24,13 +24,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from llqr_sam.data.pieces import join
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window.archive import Archive
+from llqr_sam.studies.gpu_window.archive import archived
 from llqr_sam.studies.gpu_window.list_command import ListCommand
-from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.suite.config.errors import UsageError, exit_status
 
 CARRIED = Path("window")
@@ -38,18 +38,20 @@ ARCHIVE = "gpu_window.tar.gz"
 
 
 def main() -> int:
-    """Take what was carried here, read the words, run or show the list, pack what there is."""
-    command = ListCommand.read(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
+    """Take what was carried here, read the words, run or show the list, pack the results."""
+    command = ListCommand(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
     if command.shows:
         return command.carry_out()
+    paths = command.steps.config.paths
     take_settings()
-    take_data(Path(command.steps.config.paths.data))
+    take_data(Path(paths.data))
     archive = Path(command.own["archive"] or ARCHIVE)
-    try:
-        with Archive(archive, lambda: packed(command.steps)):
-            return command.carry_out()
-    except OSError as error:
-        raise UsageError(f"archive={archive} cannot be written: {error.strerror}.") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(archived(archive, lambda: packed(Path(paths.results), Path(paths.workspace))))
+        except OSError as error:
+            raise UsageError(f"archive={archive} cannot be written: {error.strerror}.") from error
+        return command.carry_out()
 
 
 def take_settings() -> None:
@@ -78,14 +80,14 @@ def take_data(root: Path) -> None:
             say(f"{archive} has {joined}")
 
 
-def packed(steps: StepList) -> Iterator[tuple[Path, str]]:
-    """What the steps have left: results under ``results/``, logs and failures of runs under ``window/logs/``."""
-    paths = steps.config.paths
-    for path in steps.files():
-        if path.is_relative_to(paths.results):
-            yield path, str("results" / path.relative_to(paths.results))
-        else:
-            yield path, str(CARRIED / "logs" / path.relative_to(paths.workspace))
+def packed(results: Path, workspace: Path) -> Iterator[tuple[Path, str]]:
+    """Records, times and outputs of scripts under ``results/``, logs and failures of runs under ``window/logs/``."""
+    for pattern in ("runs/*/*.json", "timings/*.json", "bench/*"):
+        for path in results.glob(pattern):
+            yield path, str("results" / path.relative_to(results))
+    for name in ("log.txt", "failure.json"):
+        for path in workspace.glob(f"*/{name}"):
+            yield path, str(CARRIED / "logs" / path.relative_to(workspace))
 
 
 def say(line: str) -> None:

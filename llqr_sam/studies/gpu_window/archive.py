@@ -1,68 +1,67 @@
-"""Files in one archive, made anew while they grow, so that whatever ends this machine leaves what there was."""
+"""An archive that follows files while they are written, so that a machine that dies leaves them behind."""
 
 from __future__ import annotations
 
 import contextlib
 import tarfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from llqr_sam.engine.records.atomic import replacing
 
-EVERY = 15.0  # seconds between two looks
+EVERY = 15.0  # seconds between two looks at the files
+
+Files = Iterable[tuple[Path, str]]  # file, name in the archive
+Contents = dict[str, tuple[Path, int, int]]  # name -> file, time of its last change, size
 
 
-class Archive:
-    """A ``.tar.gz`` that is made anew every few seconds, where anything has changed, and once more at the end.
+@contextlib.contextmanager
+def archived(archive: Path, files: Callable[[], Files], every: float = EVERY) -> Iterator[None]:
+    """Inside, the files are packed again whenever they have changed; and once more at the end.
 
     Args:
-        path: Of the archive.
-        files: The files at the time of the call, each with its name in the archive.
+        archive: The ``.tar.gz``.
+        files: Lists the files at the time of the call.
         every: Seconds between two looks.
+
+    Raises:
+        OSError: the archive cannot be written.
     """
+    contents = pack(archive, files())
+    ended = threading.Event()
 
-    def __init__(self, path: Path, files: Callable[[], Iterable[tuple[Path, str]]], every: float = EVERY) -> None:
-        self._path, self._files, self._every = path, files, every
-        self._packed: dict[str, tuple[float, int]] = {}  # name -> time and size
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._keep_packing, daemon=True)
+    def follow() -> None:
+        nonlocal contents
+        while not ended.wait(every):
+            with contextlib.suppress(OSError):  # the last call of `pack` reports it
+                contents = pack(archive, files(), contents)
 
-    def __enter__(self) -> Self:
-        self.pack()  # a place that cannot be written is known at once
-        self._thread.start()
-        return self
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        pack(archive, files(), contents)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join()
-        self.pack()
 
-    def pack(self) -> None:
-        """Make the archive now, unless it holds all of this already."""
-        found: dict[str, tuple[Path, tuple[float, int]]] = {}
-        for path, name in self._files():
-            try:
-                state = path.stat()
-            except FileNotFoundError:  # between listing and looking
-                continue
-            found[name] = path, (state.st_mtime, state.st_size)
-        states = {name: state for name, (_, state) in found.items()}
-        if states == self._packed and self._path.exists():
-            return
-        with replacing(self._path) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
-            for name, (path, _) in sorted(found.items()):
-                try:
-                    tar.add(path, arcname=name, recursive=False)
-                except FileNotFoundError:
-                    states.pop(name)
-        self._packed = states
+def pack(archive: Path, files: Files, packed: Contents | None = None) -> Contents:
+    """Write the archive, unless it is there and ``packed``, its contents, are these files unchanged.
 
-    def _keep_packing(self) -> None:
-        while not self._end.wait(self._every):
-            with contextlib.suppress(OSError):  # the last one says so
-                self.pack()
+    Returns:
+        The contents.
+    """
+    contents: Contents = {}
+    for path, name in files:
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            state = path.stat()
+            contents[name] = path, state.st_mtime_ns, state.st_size
+    if contents == packed and archive.exists():
+        return contents
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, (path, *_) in sorted(contents.items()):
+            with contextlib.suppress(FileNotFoundError):
+                tar.add(path, arcname=name, recursive=False)
+    return contents

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.studies.gpu_window.archive import Archive
+from llqr_sam.studies.gpu_window.archive import archived, pack
 from tests.waiting import wait_for
 
 
@@ -20,7 +20,7 @@ def test_it_follows_what_is_made_while_it_is_open(tmp_path):
     files, archive = tmp_path / "files", tmp_path / "out" / "all.tar.gz"
     files.mkdir()
     (files / "a").write_text("1")
-    with Archive(archive, lambda: [(path, f"results/{path.name}") for path in files.iterdir()], every=0.05):
+    with archived(archive, lambda: [(path, f"results/{path.name}") for path in files.iterdir()], every=0.05):
         wait_for(archive.exists)
         assert held(archive) == {"results/a": b"1"}
         (files / "b").write_text("2")
@@ -34,21 +34,21 @@ def test_it_follows_what_is_made_while_it_is_open(tmp_path):
 
 def test_it_is_made_also_when_the_work_fails(tmp_path):
     (tmp_path / "a").write_text("1")
-    with pytest.raises(KeyboardInterrupt), Archive(tmp_path / "all.tar.gz", lambda: [(tmp_path / "a", "a")]):
+    with pytest.raises(KeyboardInterrupt), archived(tmp_path / "all.tar.gz", lambda: [(tmp_path / "a", "a")]):
         raise KeyboardInterrupt
     assert held(tmp_path / "all.tar.gz") == {"a": b"1"}
 
 
 def test_what_has_not_changed_is_not_packed_again(tmp_path):
     (tmp_path / "a").write_text("1")
-    archive = Archive(tmp_path / "all.tar.gz", lambda: [(tmp_path / "a", "a"), (tmp_path / "gone", "gone")])
-    archive.pack()
-    written = (tmp_path / "all.tar.gz").stat().st_mtime_ns
-    archive.pack()
-    assert (tmp_path / "all.tar.gz").stat().st_mtime_ns == written
-    (tmp_path / "all.tar.gz").unlink()
-    archive.pack()
-    assert held(tmp_path / "all.tar.gz") == {"a": b"1"}
+    archive, files = tmp_path / "all.tar.gz", [(tmp_path / "a", "a"), (tmp_path / "gone", "gone")]
+    contents = pack(archive, files)
+    written = archive.stat().st_mtime_ns
+    contents = pack(archive, files, contents)
+    assert archive.stat().st_mtime_ns == written
+    archive.unlink()
+    pack(archive, files, contents)
+    assert held(archive) == {"a": b"1"}
 
 
 def test_a_file_that_cannot_be_read_does_not_cost_the_others(tmp_path, monkeypatch):
@@ -63,5 +63,5 @@ def test_a_file_that_cannot_be_read_does_not_cost_the_others(tmp_path, monkeypat
         add(tar, path, **keywords)
 
     monkeypatch.setattr(tarfile.TarFile, "add", gone)
-    Archive(tmp_path / "all.tar.gz", lambda: [(tmp_path / name, name) for name in "ab"]).pack()
+    pack(tmp_path / "all.tar.gz", [(tmp_path / name, name) for name in "ab"])
     assert held(tmp_path / "all.tar.gz") == {"b": b"b"}
