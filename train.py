@@ -29,7 +29,7 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llqr_sam.studies.table_10.measurements import measurements, timings_folder
+from llqr_sam.studies.table_10.networks import networks_here
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command_line import checked_arguments
@@ -68,12 +68,12 @@ def run(config: DictConfig) -> int:
 
 def time_networks(config: DictConfig, words: list[str]) -> int:
     """Measure what is missing of a table of times, then show it."""
-    here = measurements(config, words)
+    here = networks_here(config, words)
     if config.status or config.dry_run:
         print(*here.lines(), sep="\n")
         return 0
     status = here.measure()
-    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    timings, damaged = read_timings(Path(config.paths.results))
     print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
     print(*overview(cadence(config.table, timings)), sep="\n")
     return status

@@ -22,7 +22,6 @@ from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.collect import collect
 from llqr_sam.report.tables.entries import EntryKind
 from llqr_sam.report.tables.write import RENDERERS, write_table
-from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.table import cadence, write_cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command_line import groups
@@ -80,7 +79,7 @@ def _unreadable(results: Path) -> list[str]:
 def render_times(config: DictConfig, words: list[str]) -> list[str]:
     """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
     plan(config, words)  # refuses what no run of it can take
-    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    timings, damaged = read_timings(Path(config.paths.results))
     sections = cadence(config.table, timings)
     written = write_cadence(config.table, sections, Path(config.table.output))
     measured = sum(section.timing is not None for section in sections)

@@ -18,7 +18,7 @@ from llqr_sam.studies.gpu_window import process_runner
 from llqr_sam.studies.gpu_window.process_runner import Finished, ProcessRunner
 from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.studies.gpu_window.steps import StepFailed, Training
-from llqr_sam.studies.table_10.measurements import measurements
+from llqr_sam.studies.table_10.networks import networks_here
 from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.run_folder import note_failure
@@ -223,7 +223,7 @@ def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_pa
     path = written(tmp_path, {"title": "Times", "timings": {"small": TIMES}}, words=("precision=deterministic",))
     words = ["device=cpu", *places(tmp_path)]
     chosen = [*TIMES.split(), "arch=resnet18", "device=cpu", *places(tmp_path)[:1]]
-    assert measurements(compose_config(chosen), chosen).measure() == 0
+    assert networks_here(compose_config(chosen), chosen).measure() == 0
     (first,) = (tmp_path / "results/timings").iterdir()
     written_at = first.stat().st_mtime_ns
     listed = StepList(path, words)
