@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llqr_sam.studies.gpu_window.step_list import StepList
@@ -20,7 +20,7 @@ class ListCommand:
         others: Further keys of the script.
 
     Attributes:
-        own: The words of the script; empty where they were not given.
+        own: The script's own words; empty where they were not given.
         steps: The list.
         shows: Whether the list is to be shown and not begun.
 
@@ -39,29 +39,22 @@ class ListCommand:
                 raise UsageError(unknown(key, self.own))
             else:
                 words.append(word)
-        self._minutes = _minutes(self.own["minutes"])
-        self.steps = StepList(path, words, _numbers(self.own["parts"]))
+        minutes, parts = self.own["minutes"], self.own["parts"]
+        try:
+            self._minutes = float(minutes or "inf")
+        except ValueError:
+            self._minutes = math.nan
+        if not self._minutes > 0:
+            raise UsageError(f"minutes={minutes} must be a number > 0.")
+        try:
+            numbers = [int(number) for number in parts.split(",") if parts]
+        except ValueError as error:
+            raise UsageError(f"parts={parts} must be numbers of parts, like parts=1,3.") from error
+        self.steps = StepList(path, words, numbers)
         self.shows = bool(self.steps.config.dry_run or self.steps.config.status)
 
-    def carry_out(self) -> int:
+    def carry_out(self, after_step: Callable[[], None] = lambda: None) -> int:
         """Do what is missing, unless the list is only to be shown, and print what is left; returns the exit status."""
-        status = 0 if self.shows else self.steps.run(self._minutes)
+        status = 0 if self.shows else self.steps.run(self._minutes, after_step)
         print(*self.steps.lines(), sep="\n")
         return status
-
-
-def _minutes(text: str) -> float:
-    try:
-        minutes = float(text or "inf")
-    except ValueError:
-        minutes = math.nan
-    if not minutes > 0:
-        raise UsageError(f"minutes={text} must be a number > 0.")
-    return minutes
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",") if text]
-    except ValueError as error:
-        raise UsageError(f"parts={text} must be numbers of parts, like parts=1,3.") from error

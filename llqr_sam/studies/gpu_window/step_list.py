@@ -19,7 +19,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class StepList:
             raise UsageError(f"devices={self.config.devices} has no use here: a run has one. Use devices=1.")
         self.parts = [self._part(part) for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]
 
-    def run(self, minutes: float = math.inf) -> int:
+    def run(self, minutes: float = math.inf, after_step: Callable[[], None] = lambda: None) -> int:
         """Do what is missing until it is done or the time is up; at least one step, however short the time.
 
         With ``retry=failed`` runs that failed or diverged are tried too, each once.
@@ -109,6 +109,7 @@ class StepList:
                     said = step.carry_out(runner, min(part.seconds, end - time.monotonic()))
                 except StepFailed as failure:
                     said, status = f"failed: {step.name}: {failure}", 1
+                after_step()
                 if runner.signals:
                     _say("interrupted: the same command continues")
                     return 130

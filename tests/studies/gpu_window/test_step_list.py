@@ -153,6 +153,16 @@ def test_outputs_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, capsys
     assert "why" in found.with_name(f"{found.name}.log").read_text(), "the reason is among what it leaves"
 
 
+def test_after_each_step_what_it_left_can_be_saved(tmp_path):
+    path = written(tmp_path, {"title": "Two", "outputs": dict.fromkeys(["a", "b"], script(tmp_path, "print(1)"))})
+    seen: list[list[str]] = []
+    bench = tmp_path / "results/bench"
+    StepList(path, ["device=cpu", *places(tmp_path)]).run(
+        after_step=lambda: seen.append(sorted(file.name[0] for file in bench.glob("*.txt")))
+    )
+    assert seen == [["a"], ["a", "b"]]
+
+
 def test_a_step_has_its_own_limit_and_what_hangs_or_fails_leaves_the_others_alone(
     scripted, tmp_path, capsys, monkeypatch
 ):
