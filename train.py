@@ -38,7 +38,7 @@ from llqr_sam.suite.config.schema import register
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.launch.sweep import pooled_sweep
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.status.overview import every_table
+from llqr_sam.suite.status.begun_tables import begun_tables
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
 
@@ -59,7 +59,7 @@ def job(config: DictConfig) -> None:
 def run(command: Command) -> int:
     """Plan one job, then show or train; returns the exit status."""
     config = command.config
-    if config.status and config.table is None and (tables := list(every_table(command))):
+    if config.status and config.table is None and (tables := list(begun_tables(command))):
         print(*tables, sep="\n")
         return 0
     if config.times_networks:

@@ -27,7 +27,6 @@ from llqr_sam.suite.launch.local import Worker
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.run_folder import failure_path, log_path
-from llqr_sam.suite.status.overview import Overview
 from llqr_sam.suite.status.status import Status
 
 Outcome = Literal["done", "failed", "cut", "left"]
@@ -135,8 +134,7 @@ class Training:
         return self.kind in ("missing", *retried_kinds(self.config))
 
     def lines(self) -> Iterator[str]:
-        line = Overview(self._status(), Path(self.config.paths.workspace)).line(self.run)
-        yield f"{self.words}  {self.run.run_id}  {line}"
+        yield f"{self.words}  {self.run.run_id}  {self._status().line(self.run)}"
 
     def files(self) -> Iterator[Path]:
         yield from self._status().paths.values()

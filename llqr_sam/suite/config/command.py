@@ -18,7 +18,8 @@ from llqr_sam.suite.config.schema import Config, TableConfig, TableSelection
 
 # Words that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
-# What decides a result, and may differ between runs that are launched together; the rest says where and how.
+METHOD = ("optim", "geometry", "structure")  # groups that describe a method
+# Keys that decide a result and may differ between runs that are launched together; the rest says where and how.
 RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "seed", "table")
 
 
@@ -78,12 +79,12 @@ class Command:
             raise UsageError("table=null names no table. Choose one with table=.")
         return self.config.table
 
-    @property
+    @cached_property
     def selection(self) -> TableSelection | None:
         """The table's selection that ``select=`` names.
 
         Raises:
-            UsageError: there is no table, or no such selection of it.
+            UsageError: there is no table or no such selection, or a word leaves it nothing to select.
         """
         name, table = self.config.select, self.config.table
         if name is None:
@@ -95,7 +96,14 @@ class Command:
         if name not in by_name:
             known = f"Choose from: {', '.join(by_name)}{did_you_mean(name, by_name)}" if by_name else "It has none."
             raise UsageError(f"select={name} is not a selection of table={table.number}. {known}")
+        for word in self.words:
+            if root(word) in METHOD or _key(word) == "dataset.label_noise" or _name(word) == name:
+                raise UsageError(f"{word} has no use with select={name}: dataset, arch and seed choose its runs.")
         return by_name[name]
+
+    def sets(self, name: str) -> bool:
+        """Whether a word sets the hyper-parameter ``name``, for the protocol or the method."""
+        return any(_name(word) == name for word in self.words)
 
     @cached_property
     def run(self) -> RunConfig:
@@ -118,12 +126,12 @@ class Command:
     @cached_property
     def given(self) -> list[str]:
         """The words that hold for every run of a table."""
-        return [word for word in self.words if _root(word) != "table" and _key(word) not in AXES]
+        return [word for word in self.words if root(word) != "table" and _key(word) not in AXES]
 
     @property
     def changes_runs(self) -> bool:
         """Whether a word makes a table's runs other ones, beyond choosing among them."""
-        return any(_root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
+        return any(root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
 
     def value(self, key: str) -> Any:
         """The value of any key of conf/, dotted."""
@@ -138,5 +146,11 @@ def _key(word: str) -> str:
     return word.partition("=")[0]
 
 
-def _root(word: str) -> str:
+def _name(word: str) -> str:
+    """``rho`` of ``optim.rho=0.2``."""
+    return _key(word).rpartition(".")[2]
+
+
+def root(word: str) -> str:
+    """``optim`` of ``optim.rho=0.2``."""
     return _key(word).partition(".")[0]

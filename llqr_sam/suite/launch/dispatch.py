@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.status.overview import Overview
 from llqr_sam.suite.status.same_data import Comparison, check_paths
 from llqr_sam.suite.status.selection import conclude
 from llqr_sam.suite.status.status import Status
@@ -24,8 +23,8 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     status = Status.under(runs, config)
     exit_code = 0
     if config.status or config.dry_run:
-        lines = Overview(status, config.paths.workspace).lines() if config.status else status.lines()
-        print(*lines, *Comparison.of(status, config).lines(), sep="\n")
+        hours = [str(status.hours())] if config.status else []
+        print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
     else:
         exit_code = launch(status, config)
     if config.select is not None:

@@ -50,7 +50,7 @@ def launch(status: Status, config: Config) -> int:
     chosen = status.select("missing", *retried)
     compared = Comparison.of(status, config)
     compared.check()
-    _say(*status.choices(), *status.damage())
+    _say(*status.selected_values(), *status.damage())
     if config.sharpness:
         _say(*_unmeasured(status))
     if len(status.runs) > 1:

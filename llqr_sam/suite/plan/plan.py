@@ -10,7 +10,7 @@ from llqr_sam.suite.config.command import Command, RunConfig
 from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import TableConfig
-from llqr_sam.suite.plan.selected_values import Choice, candidates, check_select, choices
+from llqr_sam.suite.plan.selected_values import Choice, choices, words_of
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,9 @@ def plan(command: Command) -> list[Planned]:
     Raises:
         UsageError: an impossible value, a choice that leaves no run, or ``select=`` without such a selection.
     """
-    check_select(command)
-    table = command.config.table
-    if table is None:
+    if command.config.table is None and command.selection is None:
         return [Planned(**vars(command.run), folder="adhoc")]
-    runs = plan_table(command)
+    table, runs = command.table, plan_table(command)
     if not runs:
         asked = " ".join(f"{key}={','.join(options)}" for key, options in command.axes.items())
         raise UsageError(f"table={table.number} has no run with {asked}. It has {_axes(table)}.")
@@ -82,7 +80,6 @@ def plan_table(command: Command) -> list[Planned]:
     Raises:
         UsageError: an impossible value, or ``select=`` without such a selection.
     """
-    check_select(command)
     return list(_runs(command, command.table))
 
 
@@ -109,11 +106,10 @@ def _runs(command: Command, table: TableConfig) -> Iterator[Planned]:
         if not cells or not seeds:
             continue
         row = Command.of(f"dataset={dataset}", f"arch={arch}", *common)
-        used_in_turn = [choices(command, row)] if selection is None else candidates(command, row)
-        for used, cell in product(used_in_turn, cells):
+        for used, cell in product(choices(command, row), cells):
             own = [f"dataset={dataset}", f"arch={arch}", f"dataset.label_noise={cell.label_noise}"]
             own += [f"optim={cell.method}"] + ([f"geometry={cell.geometry}"] if cell.geometry else [])
-            run = Command.of(*own, *common, *(choice.word for choice in used if choice.origin != "default")).run
+            run = Command.of(*own, *common, *words_of(used)).run
             for seed in seeds:
                 settings = replace(run.settings, seed=seed)
                 yield Planned(**vars(run) | {"settings": settings}, folder=table_folder(table.number), choices=used)
