@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.records.record import Record, read_record
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import multi_device as ranks
@@ -199,7 +199,7 @@ def test_all_ranks_end_when_the_first_one_loses_the_lock(minutes, tmp_path):
 def refused(*words: str) -> str:
     all_words = ["logger=none", *words]
     with pytest.raises(UsageError) as error:
-        plan(compose_config(all_words), all_words)
+        plan(Command.of(*all_words))
     return str(error.value)
 
 
