@@ -13,8 +13,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from llqr_sam.data.fingerprint import fingerprint
 from llqr_sam.data.streams import MissingDataError
+from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.status.status import Status, short, some
 
@@ -97,7 +97,7 @@ class Comparison:
 def _here(name: str, path: Path | None, config: DictConfig) -> tuple[str | None, str]:
     """Hash of the data here, or ``None`` and why."""
     try:
-        return fingerprint(name, path, Path(config.paths.data)), NOT_DECODED
+        return task_for(name).fingerprint(name, path, Path(config.paths.data)), NOT_DECODED
     except (MissingDataError, ValueError) as error:
         if path is not None and config.launch.name != "slurm":
             raise UsageError(str(error)) from error
