@@ -126,7 +126,7 @@ TARGET_PYTHON ?= $(RUN)
 .PHONY: window
 window: .venv/.ready ## Put together in window/ what a machine without a network lacks: packages and the commit's name
 	@rm -rf window/wheels window/packages && mkdir -p window
-	@$(TARGET_PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir window/wheels 'hydra-core>=1.3,<1.4' 2> >(grep -v '^WARNING: Location' >&2)
+	@$(TARGET_PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir window/wheels 'hydra-core>=1.3,<1.4' 'pydantic>=2.12' 2> >(grep -v '^WARNING: Location' >&2)
 	@for wheel in window/wheels/*.whl; do $(RUN) -m zipfile -e "$$wheel" window/packages; done && rm -r window/wheels
 	@echo "$$(git rev-parse HEAD)$$(git diff --quiet HEAD -- llqr_sam || echo -dirty)" > window/commit
 	@du -sh window | sed 's/\t.*/ in window\//'

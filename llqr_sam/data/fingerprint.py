@@ -6,14 +6,13 @@ from pathlib import Path
 
 from llqr_sam.data.imagenet import imagenet_fingerprint
 from llqr_sam.data.registry import read_arrays
-from llqr_sam.data.translation import CORPORA, corpus_fingerprint
 
 
 def fingerprint(name: str, path: Path | None, root: Path) -> str | None:
     """Hash a data set as a run does that loads it, in seconds.
 
     Args:
-        name: A data set of the registry or one of ``CORPORA``.
+        name: An image data set of the registry.
         path: Where the data are; None: under ``root``.
         root: Where scripts/prepare_data.py puts data sets.
 
@@ -25,8 +24,6 @@ def fingerprint(name: str, path: Path | None, root: Path) -> str | None:
         ValueError: They are not what they should be, or there is no data set of that name.
     """
     path, root = path.expanduser() if path else None, root.expanduser()
-    if name in CORPORA:
-        return corpus_fingerprint(name, path or root / name)
     if name == "imagenet":
         return imagenet_fingerprint(path or root / name)
     if name == "tinyimagenet":

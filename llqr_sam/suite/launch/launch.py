@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.devices import device as devices
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, require_sharpness
+from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
+from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config, LoggerConfig
 from llqr_sam.suite.launch.local import Pool, places
@@ -62,8 +61,7 @@ def launch(status: Status, config: Config) -> int:
         _say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
-    _check_fairseq(chosen)
-    _check_sharpness(chosen)
+    _check_installed(chosen)
     check_code()
     check_places(config)
     if config.launch.name == "inline":
@@ -232,10 +230,11 @@ def check_choices(config: Config) -> None:
             )
 
 
-def _check_sharpness(runs: Sequence[Planned]) -> None:
+def _check_installed(runs: Sequence[Planned]) -> None:
+    """Refuse runs that need a package that is not installed."""
     try:
         for run in runs:
-            require_sharpness(run.settings, run.sharpness_rho is not None)
+            tasks.check_installed(run.settings, flatness=run.sharpness_rho is not None)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -270,12 +269,6 @@ def check_places(config: Config) -> None:
                 pass
         except OSError as error:
             raise UsageError(f"paths.{key}={folder} cannot be written: {error.strerror}.") from error
-
-
-def _check_fairseq(runs: Sequence[Planned]) -> None:
-    translates = next((run.settings.dataset.name for run in runs if run.settings.dataset.name in CORPORA), None)
-    if translates and not fairseq_installed():
-        raise UsageError(f"dataset={translates} needs fairseq. {HOW_TO_INSTALL}")
 
 
 def _say(*lines: str) -> None:
