@@ -8,8 +8,8 @@
 A rank reads its job from standard input. When its input ends, because ``train`` closes it or has died, the rank stops
 as at SIGTERM. It pickles the exception that its attempt ended with, or ``None``, into the file ANSWER.
 
-``torch.distributed.launcher`` does not fit: USR2 kills it (torch 2.6), it kills ranks that are not saved 30 seconds after
-a signal, and it takes a page to say that a rank is lost.
+``torch.distributed.launcher`` does not fit: USR2 kills it (torch 2.6), it kills ranks that are still saving 30 seconds
+after a signal, and it takes a page to say that a rank is lost.
 """
 
 from __future__ import annotations
