@@ -1,15 +1,12 @@
 """A run on several devices: one process (rank) for each, joined by torchrun's variables.
 
-    here     ``train`` starts the ranks, passes a stop on to them, and ends all when one is lost
+    here     ``train`` starts the ranks, passes a stop on to them, and ends all when one is lost (docs/decisions.md)
     SLURM    srun starts and ends them; each task calls ``take_part``
 
     python -m llqr_sam.suite.run.multi_device ANSWER        a rank, started by ``train``
 
 A rank reads its job from standard input. When its input ends, because ``train`` closes it or has died, the rank stops
 as at SIGTERM. It pickles the exception that its attempt ended with, or ``None``, into the file ANSWER.
-
-``torch.distributed.launcher`` does not fit: USR2 kills it (torch 2.6), it kills ranks that are still saving 30 seconds
-after a signal, and it takes a page to say that a rank is lost.
 """
 
 from __future__ import annotations
