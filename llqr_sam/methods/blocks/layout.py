@@ -1,4 +1,4 @@
-"""How parameters become matrices: a kernel for a weight, a vector for a bias or norm scale (docs/methods.md, section 2.3).
+"""How parameters become matrices: kernels of weights, vectors of biases and norm scales (docs/methods.md, section 2.3).
 
 Notation: n is the fan-out and m the fan-in. The paper's kernel is X in R^{m x n}; PyTorch stores its transpose, so a
 kernel here is W = X', ``[n, m]``, and U X = A X B' reads U W = B W A'. A weight that is no such matrix, of a recurrent
