@@ -20,7 +20,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llqr_sam.data import registry as data
-from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.devices import device as devices
 from llqr_sam.engine.devices.compilation import inductor_times_kernels
 from llqr_sam.engine.loop.interruption import Interrupted
@@ -74,7 +73,7 @@ def main() -> int:
     settings = run.settings
     if others:
         raise UsageError("table= has no use here: a throughput is that of one run.")
-    if settings.dataset.name in CORPORA:
+    if settings.protocol.batch_size is None:
         raise UsageError(f"dataset={settings.dataset.name} has no images to count a second.")
     if config.devices != 1:
         raise UsageError(f"devices={config.devices} has no use here: a throughput is that of one device.")

@@ -9,21 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.devices import device as devices
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, require_sharpness
+from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
+from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config, LoggerConfig
-from llqr_sam.suite.launch.local import Pool, places
+from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.code_snapshot import Snapshot
+from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.faults import WRONG_DATA, DeviceLost, ProcessLost, RankLost
-from llqr_sam.suite.run.job import Job, digest
+from llqr_sam.suite.run.job import Job, file_hash
 from llqr_sam.suite.run.lock import LeftAlone
 from llqr_sam.suite.run.multi_device import train
 from llqr_sam.suite.run.run_folder import failure_path, reason_of
@@ -62,8 +61,7 @@ def launch(status: Status, config: Config) -> int:
         _say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
-    _check_fairseq(chosen)
-    _check_sharpness(chosen)
+    _check_installed(chosen)
     check_code()
     check_places(config)
     if config.launch.name == "inline":
@@ -133,19 +131,18 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
 def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
     check_device(config, [job.settings for job in jobs])
-    environments = places(config.launch.workers, config.device, config.devices)[: len(jobs)]
+    environments = worker_environments(config.launch.workers, config.device, config.devices)[: len(jobs)]
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
-    with Snapshot(workspace) as snapshot:
-        pool = Pool(environments, snapshot.folder)
-        for job, reply in pool.run(jobs):
-            ended[reply.kind] += 1
-            reason = f": {reply.reason}" if reply.reason else ""
-            _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
-            if reply.kind == "mistake":
-                mistake = reply.reason
-                pool.stop()
+    pool = Pool(environments, take_snapshot(workspace))
+    for job, reply in pool.run(jobs):
+        ended[reply.kind] += 1
+        reason = f": {reply.reason}" if reply.reason else ""
+        _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+        if reply.kind == "mistake":
+            mistake = reply.reason
+            pool.stop()
     if mistake is not None:
         raise UsageError(mistake)
     if ended["interrupted"] or ended.total() < len(jobs):
@@ -160,9 +157,7 @@ def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     """Queue an array and return."""
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    with Snapshot(workspace) as snapshot:
-        numbers = submit(jobs, profile, snapshot.folder, workspace, name)
-        snapshot.hand_over(numbers)
+    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
     for number, job in zip(numbers, jobs, strict=True):
         print(f"{number}  {job.run_id}")
     return 0
@@ -192,7 +187,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         results=results,
         wandb=_wandb(run, config.logger) if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
-        retries=digest(record or failure_path(workspace / run.run_id)),
+        retries=file_hash(record or failure_path(workspace / run.run_id)),
     )
 
 
@@ -232,10 +227,11 @@ def check_choices(config: Config) -> None:
             )
 
 
-def _check_sharpness(runs: Sequence[Planned]) -> None:
+def _check_installed(runs: Sequence[Planned]) -> None:
+    """Refuse runs that need a package that is not installed."""
     try:
         for run in runs:
-            require_sharpness(run.settings, run.sharpness_rho is not None)
+            tasks.check_installed(run.settings, flatness=run.sharpness_rho is not None)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -270,12 +266,6 @@ def check_places(config: Config) -> None:
                 pass
         except OSError as error:
             raise UsageError(f"paths.{key}={folder} cannot be written: {error.strerror}.") from error
-
-
-def _check_fairseq(runs: Sequence[Planned]) -> None:
-    translates = next((run.settings.dataset.name for run in runs if run.settings.dataset.name in CORPORA), None)
-    if translates and not fairseq_installed():
-        raise UsageError(f"dataset={translates} needs fairseq. {HOW_TO_INSTALL}")
 
 
 def _say(*lines: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llqr_sam.data.fingerprint import fingerprint
 from llqr_sam.data.streams import MissingDataError
+from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.status.status import Status, short, some
@@ -96,7 +96,7 @@ class Comparison:
 def _here(name: str, path: Path | None, config: Config) -> tuple[str | None, str]:
     """Hash of the data here, or ``None`` and why."""
     try:
-        return fingerprint(name, path, config.paths.data), NOT_DECODED
+        return task_for(name).fingerprint(name, path, config.paths.data), NOT_DECODED
     except (MissingDataError, ValueError) as error:
         if path is not None and config.launch.name != "slurm":
             raise UsageError(str(error)) from error

@@ -78,7 +78,7 @@ class Status:
                 found, bad = find_record(run_id, files.get(run_id, []))
             except UnreadableRecordError as error:
                 found, bad = None, [str(error)]
-                status.failures[run_id] = Failure(run_id, "its record cannot be read", str(error), "", 0.0)
+                status.failures[run_id] = Failure("its record cannot be read", str(error))
             damaged += bad
             if found is not None:
                 status.paths[run_id], status.records[run_id] = found
