@@ -38,7 +38,7 @@ from llqr_sam.methods.curvature.products import Divergence
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
 from llqr_sam.studies.table_10.timed_method import Problem
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 
 
@@ -49,7 +49,7 @@ def study_steps(options: argparse.Namespace) -> dict[str, Any]:
         {"row": w.name, "milliseconds": 1e3 * w.median, "gradients": w.ratio(workloads[0]), "peak_mib": w.peak_mib}
         for w in workloads
     ]
-    intervals = list(compose_config(["table=10"]).table.timing.intervals)
+    intervals = list(Command.of("table=10").table.require_timing().intervals)
     spread = [
         {"LLQR+SAM / SAM": name, **{str(n): ratio for n, ratio in zip(intervals, ratios, strict=True)}}
         for name, ratios in overheads(workloads, intervals)

@@ -12,8 +12,7 @@ from llqr_sam.engine.settings.run_settings import PrecisionSettings
 from llqr_sam.methods.blocks.block import KernelBlock
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
-from llqr_sam.suite.config.compose import compose_config
-from llqr_sam.suite.plan.plan import plan
+from llqr_sam.suite.config.command import Command
 
 INNER_STEPS = 50  # T of the paper; a refresh is timed with fewer
 
@@ -35,8 +34,7 @@ def steps(
 
 def _method(problem: Problem, *words: str) -> TimedMethod:
     """The method that train.py makes of these words."""
-    (run,) = plan(compose_config(words), words)
-    return TimedMethod(run.settings.optim, problem, PrecisionSettings())
+    return TimedMethod(Command.of(*words).run.settings.optim, problem, PrecisionSettings())
 
 
 def _of_structure(problem: Problem, structure: str, divergences: list[str], inner_steps: int) -> list[Workload]:

@@ -29,10 +29,9 @@ from omegaconf import OmegaConf
 from llqr_sam.engine.devices import device as devices
 from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.dispatch import places
 from llqr_sam.suite.launch.launch import check_choices, check_code, check_device, check_places
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.same_data import Comparison, check_paths
@@ -73,7 +72,7 @@ class StepList:
             raise UsageError(f"parts={','.join(map(str, parts))} is not possible: the list has parts 1 to {count}.")
         self._folder, self._given, self._own = path.stem, list(words), tree["words"]
         self._plain = [word for word in words if not word.startswith("table.")]
-        self.config = compose_config(merged(self._own, self._plain))
+        self.config = Command.of(*merged(self._own, self._plain)).config
         if self.config.table is not None:
             raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
         if self.config.launch.name != "inline":
@@ -96,9 +95,11 @@ class StepList:
                 missing or is not the one of the records.
         """
         check_code()
-        check_device(self.config)
+        runs = [training.run for part in self.parts for training in part.trainings]
+        check_device(self.config, [run.settings for run in runs])
         check_places(self.config)
-        self._check_data()
+        check_paths([run.data_path for run in runs], self.config)
+        Comparison.of(Status.under(runs, self.config), self.config).check()
         end, runner, status = time.monotonic() + 60 * minutes, ProcessRunner(), 0
         with runner.on_signals():
             for number, (part, step) in enumerate(self._pending()):
@@ -141,12 +142,6 @@ class StepList:
                 begun.add(step.name)
                 yield part, step
 
-    def _check_data(self) -> None:
-        """Refuse data sets that are missing, or that are not those of the records."""
-        runs = [training.run for part in self.parts for training in part.trainings]
-        check_paths([run.data_path for run in runs], self.config)
-        Comparison.of(Status.of(runs, *places(self.config)), self.config).check()
-
     def _part(self, part: dict[str, Any]) -> Part:
         steps: list[Step] = [self._output(name, command) for name, command in part.get("outputs", {}).items()]
         where = [word for word in self._given if word.startswith(("device=", "paths.results=", "table.timing."))]
@@ -166,18 +161,18 @@ class StepList:
             filled += words if word == "{words}" else [word.replace("{device}", self.config.device)]
         suffix = "json" if "--json" in filled else "txt"
         place = devices.slug(_device_name(self.config.device))
-        return Output(name, tuple(filled), Path(self.config.paths.results) / "bench" / f"{name}-{place}.{suffix}")
+        return Output(name, tuple(filled), self.config.paths.results / "bench" / f"{name}-{place}.{suffix}")
 
     def _of_table(self, number: str) -> Iterator[Training]:
         given = [word for word in self._given if not word.startswith("table.timing.")]
         words = merged([f"table={number}"], given)
-        for run in plan(compose_config(words), words):
+        for run in plan(Command.of(*words)):
             cell = f"optim={run.cell.method}" + (f" geometry={run.cell.geometry}" if run.cell.geometry else "")
             yield Training(f"table={number} {cell} seed={run.settings.seed}", run, self.config)
 
     def _training(self, label: str) -> Training:
         words = merged([*self._own, *label.split()], self._plain)
-        (run,) = plan(compose_config(words), words)
+        (run,) = plan(Command.of(*words))
         return Training(label, replace(run, folder=self._folder), self.config)
 
 

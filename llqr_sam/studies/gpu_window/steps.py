@@ -7,16 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.repository import ROOT
 from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.dispatch import places
+from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.worker import Reply
-from llqr_sam.suite.status.overview import Overview
 from llqr_sam.suite.status.status import Status
 
 
@@ -36,7 +33,7 @@ class Training:
 
     label: str
     run: Planned
-    config: DictConfig
+    config: Config
 
     unfinished = False  # a run continues from its checkpoint, so it keeps its place in the list
 
@@ -58,7 +55,7 @@ class Training:
     @property
     def state(self) -> str:
         """How far it is."""
-        return f"{self.name}  {Overview(self._status(), Path(self.config.paths.workspace)).line(self.run)}"
+        return f"{self.name}  {self._status().line(self.run)}"
 
     def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
         """Train the run or continue it, for ``seconds`` at most; returns what became of it, in one line.
@@ -82,7 +79,7 @@ class Training:
         return f"{self.name}: " + (reply.reason if reply.kind == "left" else f"{reply.kind}: {reply.reason}")
 
     def _status(self) -> Status:
-        return Status.of([self.run], *places(self.config))
+        return Status.under([self.run], self.config)
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class Output:
     @property
     def state(self) -> str:
         """Whether it is done, and its file."""
-        return "waiting" if self.pending else f"done: {self.path}"
+        return "missing" if self.pending else f"done: {self.path}"
 
     def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
         """Run the script for ``seconds`` at most; returns what to say of it, in one line or empty.

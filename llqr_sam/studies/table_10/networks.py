@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from llqr_sam.data.registry import info
 from llqr_sam.engine.devices import device as devices
@@ -29,9 +28,11 @@ from llqr_sam.studies.table_10.timing import (
     timing_name,
     timings_folder,
 )
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.launch import check_code, check_device
-from llqr_sam.suite.plan.plan import check_timed_here, plan
+from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
+from llqr_sam.suite.launch.launch import check_choices, check_code, check_device
+from llqr_sam.suite.plan.plan import plan
 
 MEMORY = Path("/proc/meminfo")
 ATTEMPTS = 3  # at measuring a network, before the machine counts as too busy
@@ -113,28 +114,28 @@ class Networks:
         return status
 
 
-def networks_here(config: DictConfig, words: Sequence[str]) -> Networks:
-    """The networks that a table of times and the words ask for.
+def networks_here(command: Command) -> Networks:
+    """The networks that a command with a table of times asks for, on this device.
 
     Raises:
         UsageError: an impossible value, a device that is missing or cannot do what the precision asks for, a launcher
             or number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
     """
-    check_timed_here(config)
+    config, table = command.config, command.table
+    check_choices(config)
     if config.devices > 1:
-        raise UsageError(
-            f"devices={config.devices} has no use with table={config.table.number}: it times one. Use devices=1."
-        )
+        raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()
-    check_device(config)
+    planned = plan(command)
+    check_device(config, [run.settings for run in planned])
     device = devices.resolve(config.device)
-    timing = config.table.timing
+    timing = table.require_timing()
     kind = timing.gpu if device.type == "cuda" else timing.cpu
-    named = any(word.partition("=")[0] in ("arch", "table.archs") for word in words)
+    named = any(word.partition("=")[0] in ("arch", "table.archs") for word in command.words)
     by_arch: dict[str, list[RunSettings]] = {}
-    for run in plan(config, words):
+    for run in planned:
         by_arch.setdefault(run.settings.arch.name, []).append(run.settings)
-    folder = timings_folder(Path(config.paths.results))
+    folder = timings_folder(config.paths.results)
     networks = []
     for runs in by_arch.values():
         effort = _effort(timing, kind, runs)
@@ -143,7 +144,7 @@ def networks_here(config: DictConfig, words: Sequence[str]) -> Networks:
     return Networks(device, tuple(networks))
 
 
-def _effort(timing: DictConfig, kind: DictConfig, runs: Sequence[RunSettings]) -> Effort:
+def _effort(timing: TimingConfig, kind: EffortConfig, runs: Sequence[RunSettings]) -> Effort:
     batch, rounds = timing.batch or kind.batch, timing.rounds
     most = max((run.optim.inner_steps or 0 for run in runs), default=0)
     inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0

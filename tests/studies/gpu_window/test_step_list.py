@@ -19,7 +19,7 @@ from llqr_sam.studies.gpu_window.process_runner import Finished, ProcessRunner
 from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.studies.gpu_window.steps import StepFailed, Training
 from llqr_sam.studies.table_10.networks import networks_here
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.run_folder import note_failure
 from tests.suite.plans import plan_of, settings_of
@@ -136,7 +136,7 @@ def test_outputs_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, capsys
     listed = StepList(path, ["device=cpu", *places(tmp_path)])
     assert listed.run(minutes=0.03) == 0
     assert "one was cut off" in capsys.readouterr().err
-    assert list(listed.lines()) == ["Cost", "output one  waiting"]
+    assert list(listed.lines()) == ["Cost", "output one  missing"]
     (part,) = (tmp_path / "results/bench").glob("*.part")
     assert part.read_text() == "half\n", "what it has said is not lost"
     script(tmp_path, "import json, sys\nprint(json.dumps(sys.argv[1:]))")
@@ -233,11 +233,11 @@ def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_pa
     path = written(tmp_path, {"title": "Times", "timings": {"small": TIMES}}, words=("precision=deterministic",))
     words = ["device=cpu", *places(tmp_path)]
     chosen = [*TIMES.split(), "arch=resnet18", "device=cpu", *places(tmp_path)[:1]]
-    assert networks_here(compose_config(chosen), chosen).measure() == 0
+    assert networks_here(Command.of(*chosen)).measure() == 0
     (first,) = (tmp_path / "results/timings").iterdir()
     written_at = first.stat().st_mtime_ns
     listed = StepList(path, words)
-    assert list(listed.lines()) == ["Times", "output small  waiting"]
+    assert list(listed.lines()) == ["Times", "output small  missing"]
     assert listed.run(minutes=1e-3) == 0
     assert "small was cut off" in capfd.readouterr().err
     assert list(first.parent.glob("*.json")) == [first]
@@ -354,7 +354,7 @@ def test_it_is_shown_and_not_begun(word, monkeypatch, capsys, tmp_path):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     output = capsys.readouterr()
     assert (ended.value.code, output.err) == (0, "")
-    assert output.out.count("waiting") == 3
+    assert output.out.count("missing") == 3
     assert not list(tmp_path.iterdir())
 
 

@@ -11,13 +11,13 @@ from llqr_sam.engine.records import provenance
 from llqr_sam.studies.table_10 import networks as module
 from llqr_sam.studies.table_10.networks import Networks, networks_here
 from llqr_sam.studies.table_10.timing import read_timings
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 
 
 def of(*words: str) -> Networks:
     chosen = ["table=10", "device=cpu", *words]
-    return networks_here(compose_config(chosen), chosen)
+    return networks_here(Command.of(*chosen))
 
 
 @pytest.fixture
