@@ -56,10 +56,6 @@ class Source:
         with path.open("rb") as file:
             return hashlib.file_digest(file, self.algorithm.replace("-", "")).hexdigest()
 
-    def part(self, root: Path) -> Path:
-        """The file that a download is written to."""
-        return root / f".{PurePosixPath(self.url).name}.part"
-
 
 @dataclass(frozen=True)
 class _Recipe:
@@ -108,16 +104,13 @@ def prepare(
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir()
         try:
-            recipe.convert(
-                verified(archive, source) if archive else fetch(source, root, progress), scratch / target.name
-            )
-            os.replace(scratch / target.name, target)
+            with official(source, root, archive=archive, progress=progress) as file:
+                recipe.convert(file, scratch / target.name)
+                os.replace(scratch / target.name, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
             raise PreparationError(f"the archive of {name} is not the official one: {error}.") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        if archive is None:
-            source.part(root).unlink()
     return target, True
 
 
@@ -129,61 +122,62 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def verified(archive: Path, source: Source) -> Path:
-    """The local archive, if its checksum is right or none is published.
-
-    Raises:
-        PreparationError: There is no such file, or its checksum is wrong.
-    """
-    if not archive.is_file():
-        raise PreparationError(f"the archive {archive} does not exist.")
-    found = source.digest(archive)
-    if source.checksum not in (None, found):
-        raise PreparationError(
-            f"{archive} has {source.algorithm} {found} instead of {source.checksum}: it is not the official archive."
-        )
-    return archive
-
-
-def fetch(
-    source: Source, root: Path, progress: Progress, is_known: Callable[[Path], bool] = lambda path: False
-) -> Path:
-    """Download an archive, continuing an interrupted download, and verify it.
+@contextmanager
+def official(
+    source: Source,
+    root: Path,
+    *,
+    archive: Path | None,
+    progress: Progress,
+    is_known: Callable[[Path], bool] = lambda path: False,
+) -> Iterator[Path]:
+    """The verified archive: a local copy, or a download that is deleted when the block ends well.
 
     Args:
-        source: Where from.
-        root: Folder that the archive is put in.
+        source: Where it is published, and its checksum.
+        root: Folder for the download, which continues an interrupted one.
+        archive: The local copy; None: download.
         progress: Called with the bytes so far and in all.
-        is_known: Whether the content of an archive without a checksum is right.
+        is_known: Whether the content of a download without a checksum is right.
 
     Raises:
-        PreparationError: The download failed, the checksum is wrong, or there is none and the content is not known.
+        PreparationError: There is no such copy, the download failed, the checksum is wrong, or there is none and the
+            content is not known.
     """
-    part = source.part(root)
-    if part.exists() and source.digest(part) == source.checksum:
-        return part
-    try:
-        _download(source.url, part, progress)
-    except (OSError, http.client.HTTPException) as error:
-        raise PreparationError(
-            f"{source.url} could not be downloaded ({error}); run the command again to go on, "
-            "or give a local copy with --archive."
-        ) from error
-    found = source.digest(part)
-    if source.checksum is None:
-        if is_known(part):
-            return part
+    if archive is not None:
+        if not archive.is_file():
+            raise PreparationError(f"the archive {archive} does not exist.")
+        if wrong := _mismatch(archive, str(archive), source):
+            raise PreparationError(f"{wrong}: it is not the official archive.")
+        yield archive
+        return
+    part = root / f".{PurePosixPath(source.url).name}.part"
+    if not part.exists() or source.digest(part) != source.checksum:
+        try:
+            _download(source.url, part, progress)
+        except (OSError, http.client.HTTPException) as error:
+            raise PreparationError(
+                f"{source.url} could not be downloaded ({error}); run the command again to go on, "
+                "or give a local copy with --archive."
+            ) from error
+    if wrong := _mismatch(part, source.url, source):
+        part.unlink()
+        raise PreparationError(f"{wrong}; the download was deleted, nothing was unpacked.")
+    if source.checksum is None and not is_known(part):
+        found = source.digest(part)
         raise PreparationError(
             f"{source.url} is downloaded, but its content is not what is expected there. It has {source.algorithm} "
             f"{found}: compare that with a copy you trust, then run the command again with --sha256 {found}"
         )
-    if found != source.checksum:
-        part.unlink()
-        raise PreparationError(
-            f"{source.url} has {source.algorithm} {found} instead of {source.checksum}; the download was deleted, "
-            "nothing was unpacked."
-        )
-    return part
+    yield part
+    part.unlink()
+
+
+def _mismatch(file: Path, called: str, source: Source) -> str:
+    """What is wrong with the checksum of a file, or nothing."""
+    found = source.digest(file)
+    right = source.checksum in (None, found)
+    return "" if right else f"{called} has {source.algorithm} {found} instead of {source.checksum}"
 
 
 def _download(url: str, part: Path, progress: Progress) -> None:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
 from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import MissingDataError, Samples, Share, check_batch_size, check_sample_size
+from llqr_sam.data.streams import MissingDataError, Samples, Share, check_sample_size
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
 _ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
@@ -66,8 +66,11 @@ class ImageFolders:
 
     @property
     def samples(self) -> Samples:
-        """Numbers of images."""
         return Samples(len(self.train.names), len(self.test.names))
+
+    @property
+    def train_labels(self) -> Tensor:
+        return self.train.labels
 
     def fingerprint(self) -> str:
         """SHA-256 of the names of the images; reading the images would take an hour."""
@@ -97,54 +100,62 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
     return ImageFolders(ImageFiles.of(train, wnids), ImageFiles.of(test, wnids)), len(wnids)
 
 
+@dataclass(frozen=True)
 class FileTrainStream:
     """Training minibatches decoded from files (``TrainStream``).
 
-    Args:
+    Attributes:
         reader: Decodes the images.
         batch_size: Samples in a minibatch.
         seed: Determines the order, together with the epoch.
         share: This process's part of each minibatch.
-        name: Data set, for messages.
-
-    Raises:
-        ValueError: The batch size is less than 1 or more than the number of files.
     """
 
-    def __init__(self, reader: Reader, batch_size: int, seed: int, share: Share, *, name: str) -> None:
-        self._reader = reader
-        self._seed = seed
-        self._share = share
-        self._batch_size = batch_size
-        self.size = len(reader.views)
-        check_batch_size(batch_size, self.size, name)
-        self.steps_per_epoch = self.size // batch_size
+    reader: Reader
+    batch_size: int
+    seed: int
+    share: Share
+
+    @property
+    def size(self) -> int:
+        return len(self.reader.views)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.batch_size
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of an epoch, from number ``start`` on."""
-        order = shuffled(self.size, self._seed, "order", epoch)
-        whole = order[start * self._batch_size : self.steps_per_epoch * self._batch_size]
-        mine = whole.view(-1, self._batch_size)[:, self._share.of(self._batch_size)]
-        return self._reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
+        order = shuffled(self.size, self.seed, "order", epoch)
+        whole = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
+        mine = whole.view(-1, self.batch_size)[:, self.share.of(self.batch_size)]
+        return self.reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """The preconditioner minibatch of an optimizer step."""
         check_sample_size(size, self.size)
-        order = shuffled(self.size, self._seed, "refresh order", step)
-        return self._reader.gather("refresh augment", step, order[:size][self._share.of(size)])
+        order = shuffled(self.size, self.seed, "refresh order", step)
+        return self.reader.gather("refresh augment", step, order[:size][self.share.of(size)])
 
 
+@dataclass(frozen=True)
 class FileTestBatches:
-    """Test minibatches decoded from files (``TestBatches``)."""
+    """Test minibatches decoded from files (``TestBatches``).
 
-    def __init__(self, reader: Reader, batch_size: int, share: Share) -> None:
-        self._reader = reader
-        self._batch_size = batch_size
-        self._order = torch.arange(len(reader.views))[share.of(len(reader.views))]
-        self.size = len(self._order)
+    Attributes:
+        reader: Decodes the images.
+        batch_size: Samples in a minibatch.
+        mine: Indices of this process's images.
+    """
+
+    reader: Reader
+    batch_size: int
+    mine: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.mine)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._reader.stream("test", 0, self._order, self._batch_size)
+        return self.reader.stream("test", 0, self.mine, self.batch_size)
 
 
 @dataclass(frozen=True)

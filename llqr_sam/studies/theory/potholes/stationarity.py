@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from llqr_sam.studies.theory.potholes.fixed import FixedMetric, Replicas
-from llqr_sam.studies.theory.potholes.simulate import walk
+from llqr_sam.studies.theory.potholes.simulate import FixedMetric, Replicas, walk
 
 
 def logistic(margins: Tensor, labels: Tensor) -> Tensor:
@@ -33,9 +32,9 @@ def neuron(margins: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Regression:
-    """Minibatch gradients of real noise: a generalised linear model on N samples.
+    """A generalised linear model on N samples, so that minibatch gradients have real noise.
 
-    Args:
+    Attributes:
         features: ``[N, d]``.
         labels: ``[N]``.
         sample_loss: ``(margins, labels)`` -> losses, elementwise.
@@ -47,7 +46,7 @@ class Regression:
 
     @staticmethod
     def drawn(kind: str, *, samples: int = 64, dimension: int = 4, seed: int = 0) -> Regression:
-        """Gaussian features of unequal scales; noisy classes if "convex", noisy targets of a neuron if "non-convex"."""
+        """Gaussian features of unequal scales, with noisy classes ("convex") or noisy targets of a neuron."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int) -> Tensor:
@@ -73,13 +72,7 @@ class Regression:
 
 @dataclass(frozen=True)
 class Schedule:
-    """alpha_t = step t^-1/2, rho_t = radius t^-exponent, t from 1.
-
-    Args:
-        step: alpha.
-        radius: rho.
-        exponent: p; 0 keeps the radius.
-    """
+    """alpha_t = step t^-1/2, rho_t = radius t^-exponent, t from 1; exponent 0 keeps the radius."""
 
     step: float
     radius: float
@@ -107,11 +100,11 @@ def mean_gradient_norms(
     """E g' U g at a uniformly drawn step below each horizon T, g the full gradient, averaged over replicas.
 
     Args:
-        problem: What is minimised.
-        metric: U ``[d, d]``, frozen.
-        schedule: Step and radius.
+        problem: The loss.
+        metric: U ``[d, d]``, constant.
+        schedule: Step size and radius.
         horizons: T, ascending.
-        replicas: Independent runs of ``SharpnessAware``.
+        replicas: Number of independent runs.
         batch: Samples of a minibatch, drawn with replacement.
         seed: Of starts and minibatches.
     """
