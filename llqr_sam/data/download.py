@@ -15,6 +15,7 @@ import os
 import pickle
 import shutil
 import stat
+import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -30,7 +31,6 @@ import numpy.typing as npt
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None if unknown
 
 
 class PreparationError(RuntimeError):
@@ -72,7 +72,6 @@ def prepare(
     *,
     archive: Path | None = None,
     source: Source | None = None,
-    progress: Progress = lambda done, total: None,
 ) -> tuple[Path, bool]:
     """Make a data set under ``root`` unless it is there.
 
@@ -81,7 +80,6 @@ def prepare(
         root: Folder for data sets; created.
         archive: A local copy of the official archive, instead of a download.
         source: Another place and checksum than the official ones.
-        progress: Called with the bytes downloaded so far and in all.
 
     Returns:
         Where the data set is, and whether this call made it.
@@ -104,7 +102,7 @@ def prepare(
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir()
         try:
-            with official(source, root, archive=archive, progress=progress) as file:
+            with official(source, root, archive) as file:
                 recipe.convert(file, scratch / target.name)
                 os.replace(scratch / target.name, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
@@ -124,12 +122,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def official(
-    source: Source,
-    root: Path,
-    *,
-    archive: Path | None,
-    progress: Progress,
-    is_known: Callable[[Path], bool] = lambda path: False,
+    source: Source, root: Path, archive: Path | None, is_known: Callable[[Path], bool] = lambda path: False
 ) -> Iterator[Path]:
     """The verified archive: a local copy, or a download that is deleted when the block ends well.
 
@@ -137,7 +130,6 @@ def official(
         source: Where it is published, and its checksum.
         root: Folder for the download, which continues an interrupted one.
         archive: The local copy; None: download.
-        progress: Called with the bytes so far and in all.
         is_known: Whether the content of a download without a checksum is right.
 
     Raises:
@@ -154,7 +146,7 @@ def official(
     part = root / f".{PurePosixPath(source.url).name}.part"
     if not part.exists() or source.digest(part) != source.checksum:
         try:
-            _download(source.url, part, progress)
+            _download(source.url, part)
         except (OSError, http.client.HTTPException) as error:
             raise PreparationError(
                 f"{source.url} could not be downloaded ({error}); run the command again to go on, "
@@ -180,7 +172,7 @@ def _mismatch(file: Path, called: str, source: Source) -> str:
     return "" if right else f"{called} has {source.algorithm} {found} instead of {source.checksum}"
 
 
-def _download(url: str, part: Path, progress: Progress) -> None:
+def _download(url: str, part: Path) -> None:
     """Append the missing bytes to ``part``; ConnectionError if not all arrived."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -199,7 +191,10 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                progress(done, total)
+                if sys.stderr.isatty():  # one line, rewritten
+                    share = f" of {total / 1e6:.0f}" if total else ""
+                    end = "\n" if done == total else ""
+                    print(f"\rdownloaded {done / 1e6:.0f}{share} MB", end=end, file=sys.stderr)
     if total not in (None, done):
         raise ConnectionError("the connection ended early")
 

@@ -3,7 +3,7 @@
 The steps are those of fairseq's ``prepare-iwslt14.sh`` and ``fairseq-preprocess``, with sacremoses for Moses' scripts:
 one byte-pair encoding learned on both languages of the training text, one dictionary per language. Each file gets its
 final name when it is complete, and the folder when all files are in it; an interrupted preparation continues with the
-first missing file.
+first missing file. Each step is announced on stdout.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llqr_sam.data.bitext import LANGUAGES, SPLITS, Bitext, BitextError, holds_iwslt14, read_archive, read_folder
-from llqr_sam.data.download import Progress, Source, locked, official
+from llqr_sam.data.download import Source, locked, official
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 ARCHIVE_URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"  # fairseq's prepare-iwslt14.sh
 LONGEST = 1024 - 1  # subwords of a sentence: fairseq's max_positions less the end of the sentence
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,6 @@ def prepare_archive(
     archive: Path | None = None,
     sha256: str | None = None,
     url: str = ARCHIVE_URL,
-    say: Say = print,
-    progress: Progress = lambda done, total: None,
 ) -> bool:
     """Make ``target`` from the IWSLT14 archive, as fairseq's recipe does.
 
@@ -65,8 +61,6 @@ def prepare_archive(
         sha256: Checksum of the archive. None is published; without it, a download is accepted if its test sentences
             are those of IWSLT14 (``holds_iwslt14``), and else refused with its checksum.
         url: Where it is downloaded from.
-        say: Called with a line for each step.
-        progress: Called with the bytes downloaded so far and in all.
 
     Returns:
         Whether this call made it; False: it was there.
@@ -80,17 +74,14 @@ def prepare_archive(
         return _is_made(target, Recipe(found.text_sha256, merges, tokenised=False, cleaned=True))
     ensure_fairseq()
     source = Source(url, sha256, "SHA-256")
-    with (
-        _lock_of(target),
-        official(source, target.parent, archive=archive, progress=progress, is_known=holds_iwslt14) as file,
-    ):
+    with _lock_of(target), official(source, target.parent, archive, holds_iwslt14) as file:
         digest = source.digest(file)
-        say(f"{file}: SHA-256 {digest}")
-        return _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), lambda: read_archive(file), say)
+        print(f"{file}: SHA-256 {digest}")
+        return _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), lambda: read_archive(file))
 
 
 def prepare_folder(
-    target: Path, folder: Path, *, merges: int, train: str | None = None, tokenised: bool = False, say: Say = print
+    target: Path, folder: Path, *, merges: int, train: str | None = None, tokenised: bool = False
 ) -> bool:
     """Make ``target`` from a folder of text files (``read_folder``), every line of which is used.
 
@@ -100,7 +91,6 @@ def prepare_folder(
         merges: Operations of the byte-pair encoding.
         train: Stem of the training files, if it is not ``train``.
         tokenised: The text is tokenised already, and not tokenised again; subwords joined by ``@@`` are put together.
-        say: Called with a line for each step.
 
     Returns:
         Whether this call made it; False: it was there.
@@ -115,7 +105,7 @@ def prepare_folder(
         for side in splits[split].sides:
             digest.update("\n".join([split, *side]).encode())
     with _lock_of(target):
-        return _prepare(target, Recipe(digest.hexdigest(), merges, tokenised, cleaned=False), lambda: splits, say)
+        return _prepare(target, Recipe(digest.hexdigest(), merges, tokenised, cleaned=False), lambda: splits)
 
 
 @contextmanager
@@ -125,7 +115,7 @@ def _lock_of(target: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]], say: Say) -> bool:
+def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> bool:
     """Run the steps that no earlier call has finished; returns whether ``target`` was not there."""
     if target.exists():
         return _is_made(target, recipe)
@@ -135,10 +125,10 @@ def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]
     scratch.mkdir(exist_ok=True)
     with _finished(scratch / "recipe.json") as path:
         path.write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    text = _text(scratch / "text", recipe, read, say)
-    code = _code(scratch, text["train"], recipe.merges, say)
-    _cut(scratch / "subwords", code, text, say)
-    _binarise(scratch, say)
+    text = _text(scratch / "text", recipe, read)
+    code = _code(scratch, text["train"], recipe.merges)
+    _cut(scratch / "subwords", code, text)
+    _binarise(scratch)
     os.replace(scratch, target)
     return True
 
@@ -150,17 +140,17 @@ def _is_made(target: Path, recipe: Recipe) -> bool:
     return False
 
 
-def _text(folder: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]], say: Say) -> dict[str, Bitext]:
+def _text(folder: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> dict[str, Bitext]:
     """Tokenise, clean and split if the recipe says so, and lower-case."""
     if not folder.exists():
-        say("tokenising")
+        print("tokenising")
         change = _joined_subwords if recipe.tokenised else _moses()
         splits = {split: bitext.mapped(change) for split, bitext in read().items()}
         if recipe.cleaned:
             pairs = len(splits["train"])
             splits["train"], splits["valid"] = splits["train"].cleaned().split()
             kept = len(splits["train"]) + len(splits["valid"])
-            say(f"{pairs} training pairs, {pairs - kept} dropped as too long, empty or too unlike in length")
+            print(f"{pairs} training pairs, {pairs - kept} dropped as too long, empty or too unlike in length")
         with _finished(folder) as unfinished:
             unfinished.mkdir()
             for split in SPLITS:
@@ -184,13 +174,13 @@ def _joined_subwords(line: str, _: str) -> str:
     return f"{line} ".replace("@@ ", "").rstrip()
 
 
-def _code(folder: Path, train: Bitext, merges: int, say: Say) -> Path:
+def _code(folder: Path, train: Bitext, merges: int) -> Path:
     """Learn the byte-pair encoding on both sides of the training text."""
     code = folder / "code"
     if not code.exists():
         from subword_nmt.learn_bpe import learn_bpe
 
-        say(f"learning {merges} merges")
+        print(f"learning {merges} merges")
         lines = (f"{line}\n" for side in train.sides for line in side)
         with (
             _finished(code) as unfinished,
@@ -201,13 +191,13 @@ def _code(folder: Path, train: Bitext, merges: int, say: Say) -> Path:
     return code
 
 
-def _cut(folder: Path, code: Path, text: dict[str, Bitext], say: Say) -> None:
+def _cut(folder: Path, code: Path, text: dict[str, Bitext]) -> None:
     """Cut the text into subwords; BitextError for a sentence that is too long for a network."""
     if folder.exists():
         return
     from subword_nmt.apply_bpe import BPE
 
-    say("cutting into subwords")
+    print("cutting into subwords")
     with code.open(encoding="utf-8", newline="\n") as file:
         encoding = BPE(file)
     with _finished(folder) as unfinished:
@@ -218,13 +208,13 @@ def _cut(folder: Path, code: Path, text: dict[str, Bitext], say: Say) -> None:
             _write(unfinished, split, cut)
 
 
-def _binarise(folder: Path, say: Say) -> None:
+def _binarise(folder: Path) -> None:
     """Write dictionaries and token files with fairseq."""
     from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
     from fairseq.data import Dictionary
     from fairseq.tokenizer import tokenize_line
 
-    say("binarising")
+    print("binarising")
     pair, text = "-".join(LANGUAGES), folder / "subwords"
     for language in LANGUAGES:
         dictionary = Dictionary()
@@ -238,7 +228,7 @@ def _binarise(folder: Path, say: Say) -> None:
                 str(source), "mmap", binarizer, str(prefix), vocab_size=len(dictionary)
             )
             counts = f"{summary.num_seq} sentences, {summary.num_tok} tokens, {summary.replaced_percent:.2f} % unknown"
-            say(f"{split}.{language}: {counts}; {len(dictionary)} words")
+            print(f"{split}.{language}: {counts}; {len(dictionary)} words")
 
 
 def _write(folder: Path, split: str, bitext: Bitext) -> None:
