@@ -39,23 +39,16 @@ class ImageArrays:
 class ArrayTrainStream:
     """Training minibatches from arrays on the device (``TrainStream``).
 
-    Attributes:
-        images: ``[N, C, H, W]`` uint8, on the device.
-        labels: ``[N]`` int64, on the device.
-        normalise: Turns augmented uint8 images into the network's input.
-        augmentations: Applied in order to the uint8 images.
-        batch_size: Samples in a minibatch, 1 to N.
-        seed: Determines order and augmentation, together with the epoch and the number of the batch.
-        share: This process's part of each minibatch. The whole minibatch is augmented first, so that an image draws
-            the same random numbers as in a single process.
+    Several processes augment the whole minibatch and then take their share, so that an image draws the same random
+    numbers as in a single process.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # [N, C, H, W] uint8
+    labels: Tensor  # [N] int64
     normalise: Normalise
-    augmentations: Sequence[Augmentation]
+    augmentations: Sequence[Augmentation]  # applied in order to the uint8 images
     batch_size: int
-    seed: int
+    seed: int  # determines order and augmentation, together with the epoch and the number of the batch
     share: Share = WHOLE
 
     @property

@@ -31,17 +31,11 @@ class BitextError(ValueError):
 
 @dataclass(frozen=True)
 class Bitext:
-    """Sentence pairs.
+    """Sentence pairs."""
 
-    Attributes:
-        sides: Source and target sentences, equally many.
-        files: Where each side comes from, for messages.
-        numbers: Line of each pair in both files, counted from 1.
-    """
-
-    sides: tuple[list[str], list[str]]
-    files: tuple[str, str]
-    numbers: list[int]
+    sides: tuple[list[str], list[str]]  # source and target sentences, equally many
+    files: tuple[str, str]  # where each side comes from, for messages
+    numbers: list[int]  # line of each pair in both files, counted from 1
 
     def __len__(self) -> int:
         return len(self.numbers)

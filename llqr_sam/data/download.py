@@ -39,16 +39,10 @@ class PreparationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """An archive on the web.
-
-    Attributes:
-        url: Where it is.
-        checksum: The MD5 that its publisher or torchvision gives, or else a SHA-256; None: none is published.
-        algorithm: Which of the two it is.
-    """
+    """An archive on the web, with the MD5 that its publisher or torchvision gives, or else a SHA-256."""
 
     url: str
-    checksum: str | None
+    checksum: str | None  # None: none is published
     algorithm: Literal["MD5", "SHA-256"] = "MD5"
 
     def digest(self, path: Path) -> str:

@@ -36,17 +36,11 @@ _RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The image files of one split.
+    """The image files of one split."""
 
-    Attributes:
-        folder: train/ or val/.
-        names: Relative names ``[N]``, in one array of bytes that workers share; 1.3 million strings would be copied.
-        labels: ``[N]`` int64.
-    """
-
-    folder: Path
-    names: npt.NDArray[np.bytes_]
-    labels: Tensor
+    folder: Path  # train/ or val/
+    names: npt.NDArray[np.bytes_]  # [N], relative; workers share one array, but would copy 1.3 million strings
+    labels: Tensor  # [N] int64
 
     @classmethod
     def of(cls, folder: Path, wnids: list[str]) -> ImageFiles:
@@ -102,19 +96,12 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
 
 @dataclass(frozen=True)
 class FileTrainStream:
-    """Training minibatches decoded from files (``TrainStream``).
-
-    Attributes:
-        reader: Decodes the images.
-        batch_size: Samples in a minibatch.
-        seed: Determines the order, together with the epoch.
-        share: This process's part of each minibatch.
-    """
+    """Training minibatches decoded from files (``TrainStream``)."""
 
     reader: Reader
     batch_size: int
-    seed: int
-    share: Share
+    seed: int  # determines the order, together with the epoch
+    share: Share  # this process's part of each minibatch
 
     @property
     def size(self) -> int:
@@ -138,17 +125,11 @@ class FileTrainStream:
 
 @dataclass(frozen=True)
 class FileTestBatches:
-    """Test minibatches decoded from files (``TestBatches``).
-
-    Attributes:
-        reader: Decodes the images.
-        batch_size: Samples in a minibatch.
-        mine: Indices of this process's images.
-    """
+    """Test minibatches decoded from files (``TestBatches``)."""
 
     reader: Reader
     batch_size: int
-    mine: Tensor
+    mine: Tensor  # indices of this process's images
 
     @property
     def size(self) -> int:
@@ -223,19 +204,12 @@ def central_view(image: Image.Image, side: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes images into normalised minibatches on the device.
-
-    Attributes:
-        views: The images.
-        normalise: Runs on the device.
-        device: Where minibatches are put.
-        workers: Number of decoding processes; 0 decodes in this one.
-    """
+    """Decodes images into normalised minibatches on the device."""
 
     views: Views
     normalise: Normalise
     device: torch.device
-    workers: int
+    workers: int  # decoding processes; 0 decodes in this one
 
     def stream(self, purpose: str, number: int, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Minibatches in the given order of images, decoded ahead by the workers.
@@ -243,8 +217,7 @@ class Reader:
         Raises:
             ValueError: A file is not a readable image.
         """
-        starts = range(0, len(order), batch_size)
-        chunks = (order[start : start + batch_size].tolist() for start in starts)
+        chunks = (order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size))
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             self.views,
             batch_sampler=([(purpose, number, index) for index in chunk] for chunk in chunks),

@@ -10,7 +10,7 @@ import torch
 
 from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
 from llqr_sam.data.augment import Augmentation, Normalise, cifar_recipe, digits_recipe
-from llqr_sam.data.label_noise import flip_labels
+from llqr_sam.data.label_noise import check_fraction, flip_labels
 from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits, TestBatches, TrainStream, check_batch_size
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def _check(name: str, crop: str, label_noise: float) -> None:
         raise ValueError(
             "dataset.crop=batch does not fit dataset=imagenet: each image is cropped to a size of its own."
         )
-    if not 0 <= label_noise < 1:
-        raise ValueError(f"dataset.label_noise={label_noise} is not a fraction of the labels: it must be in [0, 1).")
+    check_fraction(label_noise)
 
 
 def _recipe(name: str, crop: str) -> tuple[Augmentation, ...]:

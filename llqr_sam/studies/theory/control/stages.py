@@ -41,23 +41,14 @@ Shapes = Mapping[str, torch.Size]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the layerwise problem.
+    """One stage of the layerwise problem."""
 
-    Attributes:
-        shapes: Parameter name -> shape; their order is that of theta_i.
-        A: df/dx, ``[X_{i+1}, X_i]``.
-        B: df/dtheta, ``[X_{i+1}, P_i]``.
-        Q: Cost of the state, ``[X_i, X_i]``, symmetric.
-        R: Cost of the control, ``[P_i, P_i]``, symmetric.
-        M: Cross term, ``[P_i, X_i]``.
-    """
-
-    shapes: Shapes
-    A: Tensor
-    B: Tensor
-    Q: Tensor
-    R: Tensor
-    M: Tensor
+    shapes: Shapes  # parameter name -> shape, in the order of theta_i
+    A: Tensor  # df/dx, [X_{i+1}, X_i]
+    B: Tensor  # df/dtheta, [X_{i+1}, P_i]
+    Q: Tensor  # cost of the state, [X_i, X_i], symmetric
+    R: Tensor  # cost of the control, [P_i, P_i], symmetric
+    M: Tensor  # cross term, [P_i, X_i]
 
     def flat(self, named: Mapping[str, Tensor]) -> Tensor:
         """This stage's part of a named vector, ``[P_i]``."""
@@ -70,17 +61,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class LayerwiseLQR:
-    """The whole problem.
+    """The whole problem."""
 
-    Attributes:
-        stages: Dynamics and running costs, in order.
-        terminal_gradient: q = dl/dx_N, ``[X_N]``.
-        terminal_cost: Q_N, ``[X_N, X_N]``, symmetric.
-    """
-
-    stages: Sequence[Stage]
-    terminal_gradient: Tensor
-    terminal_cost: Tensor
+    stages: Sequence[Stage]  # dynamics and running costs, in order
+    terminal_gradient: Tensor  # q = dl/dx_N, [X_N]
+    terminal_cost: Tensor  # Q_N, [X_N, X_N], symmetric
 
     def damped(self, damping: float) -> LayerwiseLQR:
         """The same problem with lambda = ``damping`` added to the diagonal of every R_i, so to that of H."""

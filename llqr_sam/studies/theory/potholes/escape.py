@@ -18,19 +18,12 @@ from llqr_sam.studies.theory.potholes.simulate import FixedMetric, Replicas, wal
 
 @dataclass(frozen=True)
 class CutPothole:
-    """Potholes of several radii, one per row.
+    """Potholes of several radii, one per row."""
 
-    Attributes:
-        sharpness: lambda inside, > 0.
-        averaged: lambdabar outside, > 0.
-        radii: r, ``[B, 1]``.
-        centre: c, the minimum of the average landscape.
-    """
-
-    sharpness: float
-    averaged: float
-    radii: Tensor
-    centre: float
+    sharpness: float  # lambda inside
+    averaged: float  # lambdabar outside
+    radii: Tensor  # r, [B, 1]
+    centre: float  # c, the minimum of the average landscape
 
     def loss(self, z: Tensor) -> Tensor:
         """Sum over the rows of z ``[B, 1]``; continuous up to a constant, which does not affect the gradient."""

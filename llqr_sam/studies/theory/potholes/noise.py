@@ -36,52 +36,37 @@ def hovering_step(sharpness: float, d: float, eta: float, rho: float) -> float:
 
 @dataclass(frozen=True)
 class Well:
-    """One kind of well of the regenerative model.
+    """One kind of well of the regenerative model."""
 
-    Attributes:
-        sharpness: Curvature in every direction, >= 0.
-        weight: nu, the probability that a cycle starts there.
-    """
-
-    sharpness: float
-    weight: float
+    sharpness: float  # curvature in every direction, >= 0
+    weight: float  # nu, the probability that a cycle starts there
 
 
 @dataclass(frozen=True)
 class Regeneration:
-    """Cycles of the regenerative model (paper, Prop. B.3): draw a well, start at its centre, run until |e| >= R.
-
-    Attributes:
-        wells: Kinds of wells.
-        eta: Learning rate.
-        rho: SAM's radius; 0 for no probe.
-        radius: R of every well.
-        dimension: Coordinates of e.
-    """
+    """Cycles of the regenerative model (paper, Prop. B.3): draw a well, start at its centre, run until |e| >= R."""
 
     wells: tuple[Well, ...]
-    eta: float
-    rho: float
-    radius: float = 1.0
-    dimension: int = 2
+    eta: float  # learning rate
+    rho: float  # SAM's radius; 0 for no probe
+    radius: float = 1.0  # R of every well
 
-    def exit_times(self, sigma: float, cycles: int, seed: int = 0, limit: int = 10**6) -> tuple[Tensor, Tensor]:
+    def exit_times(self, sigma: float, cycles: int, limit: int = 10**6) -> tuple[Tensor, Tensor]:
         """Simulate cycles, all at once.
 
         Args:
             sigma: Standard deviation of the gradient noise in a coordinate.
             cycles: Number of cycles.
-            seed: Of the draws and of the noise.
             limit: Steps after which runs that are still inside count as leaving.
 
         Returns:
             The wells drawn, and the steps until exit, ``[cycles]`` int64 each.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         weights = torch.tensor([well.weight for well in self.wells], dtype=torch.float64)
         drawn = torch.multinomial(weights, cycles, replacement=True, generator=generator)
         curvature = torch.tensor([well.sharpness for well in self.wells], dtype=torch.float64)[drawn].unsqueeze(1)
-        start = torch.zeros(cycles, self.dimension, dtype=torch.float64)
+        start = torch.zeros(cycles, 2, dtype=torch.float64)
         times = torch.full((cycles,), limit)
         inside = torch.ones(cycles, dtype=torch.bool)
         iterates = walk(
@@ -100,7 +85,7 @@ class Regeneration:
                 break
         return drawn, times
 
-    def occupation(self, sigma: float, cycles: int, seed: int = 0) -> list[float]:
+    def occupation(self, sigma: float, cycles: int) -> list[float]:
         """Share of the steps spent in each kind of well."""
-        drawn, times = self.exit_times(sigma, cycles, seed)
+        drawn, times = self.exit_times(sigma, cycles)
         return [float(times[drawn == kind].sum() / times.sum()) for kind in range(len(self.wells))]
