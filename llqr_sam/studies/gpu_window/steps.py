@@ -172,7 +172,7 @@ class Output:
         return _tried(self.path)
 
     def lines(self) -> Iterator[str]:
-        yield f"output {self.name}  {'waiting' if self.waits else f'done: {self.path}'}"
+        yield f"output {self.name}  {'missing' if self.waits else f'done: {self.path}'}"
 
     def files(self) -> Iterator[Path]:
         yield from _present(self.path)

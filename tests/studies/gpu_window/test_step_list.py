@@ -130,7 +130,7 @@ def test_outputs_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, capsys
     listed = StepList(path, ["device=cpu", *places(tmp_path)])
     assert listed.run(minutes=0.03) == 0
     assert "one was cut off" in capsys.readouterr().err
-    assert list(listed.lines()) == ["Cost", "output one  waiting"]
+    assert list(listed.lines()) == ["Cost", "output one  missing"]
     (part,) = (tmp_path / "results/bench").glob("*.part")
     assert part.read_text() == "half\n", "what it has said is not lost"
     script(tmp_path, "import json, sys\nprint(json.dumps(sys.argv[1:]))")
@@ -351,7 +351,7 @@ def test_it_is_shown_and_not_begun(word, monkeypatch, capsys, tmp_path):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     output = capsys.readouterr()
     assert (ended.value.code, output.err) == (0, "")
-    assert output.out.count("waiting") == 3
+    assert output.out.count("missing") == 3
     assert not list(tmp_path.iterdir())
 
 
