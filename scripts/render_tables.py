@@ -20,7 +20,6 @@ from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.collect import collect
 from llqr_sam.report.tables.entries import EntryKind
 from llqr_sam.report.tables.write import RENDERERS, write_table
-from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.table import cadence, write_cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
@@ -76,7 +75,7 @@ def _unreadable(results: Path) -> list[str]:
 def render_times(command: Command) -> list[str]:
     """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
     plan(command)  # refuses what no run of it can take
-    timings, damaged = read_timings(timings_folder(command.config.paths.results))
+    timings, damaged = read_timings(command.config.paths.results)
     sections = cadence(command.table, timings)
     written = write_cadence(command.table, sections, Path(command.table.output))
     measured = sum(section.timing is not None for section in sections)

@@ -24,7 +24,6 @@ from llqr_sam.report.tables.wording import caption, heading, progress, selected
 from llqr_sam.studies import table_9 as storage
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_10 import table as cadence
-from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
@@ -81,7 +80,7 @@ def write_page(results: Path, words: Sequence[str] = ()) -> tuple[Path, list[str
     Raises:
         UsageError: no table can take the words.
     """
-    timings, damaged = read_timings(timings_folder(results))
+    timings, damaged = read_timings(results)
     numbers = sorted(groups()["table"], key=_order)
     works = {f"table={number}": partial(_section, number, results, words, timings) for number in numbers}
     sections, passed = try_each(works)
