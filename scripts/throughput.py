@@ -30,7 +30,7 @@ from llqr_sam.engine.observers.progress import progress
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
-from llqr_sam.suite.launch.launch import check_device
+from llqr_sam.suite.launch.checks import check_device
 from llqr_sam.suite.plan.plan import Planned, plan
 
 EPOCHS = 3
