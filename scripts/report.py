@@ -11,11 +11,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from llqr_sam.report.page.accuracy import accuracy_section
 from llqr_sam.report.page.page import write_page
+from llqr_sam.report.page.section import Section
+from llqr_sam.studies.figures import TITLES
+from llqr_sam.studies.table_9 import storage_section
+from llqr_sam.studies.table_10.measurements import timings_folder
+from llqr_sam.studies.table_10.page import times_section
+from llqr_sam.studies.table_10.timing import Timing, read_timings
+from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.compose import compose_config
-from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
+from llqr_sam.suite.plan.plan import is_timed, plan
 
 
 def main() -> int:
@@ -29,11 +40,25 @@ def main() -> int:
         raise UsageError(f"table={config.table.number} has no use here: the page has every table.")
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
-    path, passed = write_page(options.results or Path(config.paths.results), options.words)
+    results = options.results or Path(config.paths.results)
+    timings, damaged = read_timings(timings_folder(results))
+    numbers = groups()["table"]
+    sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
+    path = write_page(results, [*sections, storage_section()], TITLES, options.words, [*damaged, *passed])
     for line in passed:
         print(line, file=sys.stderr)
     print(f"page  ->  {path}")
     return 0
+
+
+def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
+    """A table of trained networks, or of times."""
+    words = [f"table={number}", *given, f"paths.results={results}"]
+    config = compose_config(words)
+    if not is_timed(config):
+        return accuracy_section(config, words)
+    plan(config, words)  # refuses what no run of it can take
+    return times_section(config.table, timings)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.models.registry import ARCHS, build, image_sizes
 from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
+from llqr_sam.report.page.section import Grid, Part, Section, View
 from llqr_sam.report.tables.markup import latex_row, markdown_head, markdown_row
 from llqr_sam.repository import PAPER
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
@@ -273,6 +274,37 @@ def caption() -> str:
         "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
         f"{PAPER_MODELS['ViT-Ti/16'][2]}; the others are 224 x 224 images of 1000 classes."
     )
+
+
+def storage_section() -> Section:
+    """Table 9 for the page with all results."""
+    rows = table_9()
+    return Section(
+        anchor="table-9",
+        title="Table 9: Storage of U on vision transformers",
+        caption=caption(),
+        parts=(Part("", "", _grid(rows)),),
+        charts=(),
+        notes=(f"{sum(row.ours == row.paper for row in rows)} of {len(rows)} rows equal the paper's in every digit.",),
+        done=len(rows),
+        planned=len(rows),
+        what="rows",
+        command="python scripts/storage.py",
+    )
+
+
+def _grid(rows: Sequence[Row]) -> Grid:
+    """Table 9."""
+    heads = ("Model", "Structure", "S", *HEADS)
+    return Grid(heads, tuple(tuple(_stored(row)) for row in rows))
+
+
+def _stored(row: Row) -> Iterator[View]:
+    yield View("Model", row.label, heading=True)
+    yield View("Structure", row.structure)
+    yield View("S", str(row.shards))
+    for head, ours, paper in zip(HEADS, row.ours, row.paper, strict=True):
+        yield View(head, ours, paper, "=" if ours == paper else "≠", "same" if ours == paper else "below sure")
 
 
 def _seat(rank: int, size: int) -> Ranks:

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from llqr_sam.studies.table_10.table import (
-    PAPER,
+    CADENCE,
     Section,
     Spread,
     cadence,
@@ -55,7 +55,7 @@ def test_a_method_without_a_metric_has_no_refreshes(sections):
 
 
 def test_every_row_of_the_paper_stands_beside_ours(sections):
-    with PAPER.open(newline="") as file:
+    with CADENCE.open(newline="") as file:
         assert len(read_paper()) == len(list(csv.DictReader(file)))
     shown = [row.paper for section in sections for row in section.rows if row.paper]
     assert sorted(map(repr, shown)) == sorted(map(repr, read_paper().values()))
@@ -79,7 +79,7 @@ def test_what_cannot_be_composed_is_said_and_never_printed():
 
 
 def test_csv_opens_with_the_columns_of_the_papers_file(sections):
-    with PAPER.open(newline="") as file:
+    with CADENCE.open(newline="") as file:
         heads = next(csv.reader(file))
     rows = list(csv.DictReader(io.StringIO(to_csv(sections))))
     assert list(rows[0])[: len(heads)] == heads

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from llqr_sam.report.page.cells import Source, accuracy_grid
+from llqr_sam.report.page.accuracy import accuracy_grid
+from llqr_sam.report.page.section import Source
 from llqr_sam.report.tables.collect import collect
 from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.plan.plan import plan
