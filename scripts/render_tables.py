@@ -19,11 +19,13 @@ from omegaconf import DictConfig
 
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.report.figures.curves import draw_curves
-from llqr_sam.report.tables.collect import collect
-from llqr_sam.report.tables.entries import EntryKind
-from llqr_sam.report.tables.write import RENDERERS, write_table
+from llqr_sam.report.tables.accuracy_table import collect
+from llqr_sam.report.tables.accuracy_text import print_accuracy
+from llqr_sam.report.tables.cell import BestOrLast
+from llqr_sam.report.tables.printed_table import RENDERERS, PrintedTable, write_table
 from llqr_sam.studies.table_10.measurements import timings_folder
-from llqr_sam.studies.table_10.table import cadence, write_cadence
+from llqr_sam.studies.table_10.printed import print_cadence
+from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.compose import compose_config
@@ -50,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def render(words: list[str], kind: EntryKind) -> list[str]:
+def render(words: list[str], kind: BestOrLast) -> list[str]:
     """Render one table and say what was written; returns a line for each record that does not count."""
     config = compose_config(words)
     if config.table is None:
@@ -61,31 +63,30 @@ def render(words: list[str], kind: EntryKind) -> list[str]:
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
     if is_timed(config):
-        return render_times(config, words)
-    status, table = collect(config, words, kind)
-    written = write_table(table, Path(config.table.output), list(config.table.formats))
-    curves, metric = config.table.curves, config.table.metric
-    if curves and draw_curves(config.table.title, status, Path(curves), metric):
-        written.append(Path(curves))
-    print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
-    return list(status.damage())
+        plan(config, words)  # refuses words that no run of the table can take
+        timings, damage = read_timings(timings_folder(Path(config.paths.results)))
+        networks = cadence(config.table, timings)
+        total = f"{sum(network.timing is not None for network in networks)} measured"
+        written = _write(config, print_cadence(config.table, networks))
+    else:
+        status, table = collect(config, words, kind)
+        damage, total = list(status.damage()), status.total()
+        written = _write(config, print_accuracy(table))
+        curves, metric = config.table.curves, config.table.metric
+        if curves and draw_curves(config.table.title, status, Path(curves), metric):
+            written.append(Path(curves))
+    print(f"table={config.table.number}  {total}  ->  {', '.join(map(str, written))}")
+    return damage
+
+
+def _write(config: DictConfig, table: PrintedTable) -> list[Path]:
+    return write_table(table, Path(config.table.output), config.table.formats)
 
 
 def _unreadable(results: Path) -> list[str]:
-    """A line for each file among the records that is none, whatever its name."""
+    """A line for each file under the records' folder that is not a record."""
     _, damaged = read_records(results / "runs")
     return [f"record not counted: {line}" for line in damaged]
-
-
-def render_times(config: DictConfig, words: list[str]) -> list[str]:
-    """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
-    plan(config, words)  # refuses what no run of it can take
-    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
-    sections = cadence(config.table, timings)
-    written = write_cadence(config.table, sections, Path(config.table.output))
-    measured = sum(section.timing is not None for section in sections)
-    print(f"table={config.table.number}  {measured} measured  ->  {', '.join(map(str, written))}")
-    return damaged
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from llqr_sam.report.page.accuracy import accuracy_section
 from llqr_sam.report.page.page import write_page
 from llqr_sam.report.page.section import Section
 from llqr_sam.studies.figures import TITLES
-from llqr_sam.studies.table_9 import storage_section
+from llqr_sam.studies.table_9 import print_table_9
 from llqr_sam.studies.table_10.measurements import timings_folder
-from llqr_sam.studies.table_10.page import times_section
+from llqr_sam.studies.table_10.printed import times_section
+from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.compose import compose_config
@@ -44,7 +45,7 @@ def main() -> int:
     timings, damaged = read_timings(timings_folder(results))
     numbers = groups()["table"]
     sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
-    path = write_page(results, [*sections, storage_section()], TITLES, options.words, [*damaged, *passed])
+    path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])
     for line in passed:
         print(line, file=sys.stderr)
     print(f"page  ->  {path}")
@@ -58,7 +59,7 @@ def _section(number: str, results: Path, given: Sequence[str], timings: Sequence
     if not is_timed(config):
         return accuracy_section(config, words)
     plan(config, words)  # refuses what no run of it can take
-    return times_section(config.table, timings)
+    return times_section(config.table, cadence(config.table, timings))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, write_table_9
+from llqr_sam.report.tables.printed_table import write_table
+from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, print_table_9
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status
 
 WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
@@ -27,7 +28,7 @@ def main() -> int:
     if "arch" not in words:
         if set(words) - {"output"}:
             raise UsageError(f"{next(iter(words))}= needs arch=NAME; without it, all of Table 9 is written.")
-        paths = write_table_9(Path(words.get("output", OUTPUT)))
+        paths = write_table(print_table_9(), Path(words.get("output", OUTPUT)))
         print(f"table=9  ->  {', '.join(map(str, paths))}")
         return 0
     arch = words["arch"]

@@ -10,9 +10,8 @@ Networks are built on the meta device: shapes without memory. Those that transla
 from __future__ import annotations
 
 import csv
-import io
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,14 +21,20 @@ from torch import nn
 
 from llqr_sam.data.registry import info
 from llqr_sam.data.translation import CORPORA
-from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq
 from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.models.registry import ARCHS, build, image_sizes
 from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
-from llqr_sam.report.page.section import Grid, Part, Section, View
-from llqr_sam.report.tables.markup import latex_row, markdown_head, markdown_row
+from llqr_sam.report.tables.printed_table import (
+    TIMES,
+    Block,
+    PrintedCell,
+    PrintedRow,
+    PrintedTable,
+    csv_text,
+    markdown_rows,
+)
 from llqr_sam.repository import PAPER
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
 
@@ -168,21 +173,20 @@ def arch_table(
         UsageError: as in ``arch_storage``.
     """
     counted = {structure: arch_storage(arch, dataset, structure, shards, words) for structure in structures}
+    rows = [(name, *each.printed(), f"{each.largest_mib:.2f}") for name, each in counted.items()]
     lines = [
         f"arch={arch}, {_sizes(dataset, words)} ({dataset}), float32, U over {shards} device{'s' * (shards > 1)}",
         "",
-        *markdown_head(("Structure", *HEADS, "fullest device, MiB")),
+        *markdown_rows(("Structure", *HEADS, "fullest device, MiB"), rows),
     ]
-    for structure, each in counted.items():
-        lines.append(markdown_row((structure, *each.printed(), f"{each.largest_mib:.2f}")))
     return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of Table 9, and what the paper prints in it."""
+class StorageRow:
+    """A row of Table 9: our numbers and those that the paper prints, in the order of ``COLUMNS``."""
 
-    model: str
+    model: str  # as printed
     structure: str
     shards: int
     ours: tuple[str, ...]
@@ -190,12 +194,26 @@ class Row:
 
     @property
     def label(self) -> str:
-        """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
+        """The model; ``ViT-Ti/8 (printed: ViT-Ti/16)`` where the paper prints another patch size."""
         counted = PAPER_MODELS[self.model][2].partition(",")[0]
         return self.model if counted == self.model else f"{counted} (printed: {self.model})"
 
+    def csv_row(self) -> dict[str, object]:
+        """Our numbers under the columns of the paper's file."""
+        ours = dict(zip(COLUMNS, self.ours, strict=True))
+        return {"model": self.model, "structure": self.structure, "shards": self.shards, **ours}
 
-def table_9(path: Path = STORAGE) -> list[Row]:
+    def cells(self) -> list[PrintedCell]:
+        """Ours over the paper's."""
+        return [
+            PrintedCell(ours, {"paper": paper}, difference="=", tone="same")
+            if ours == paper
+            else PrintedCell(ours, {"paper": paper}, difference="≠", tone="below sure")
+            for ours, paper in zip(self.ours, self.paper, strict=True)
+        ]
+
+
+def table_9(path: Path = STORAGE) -> list[StorageRow]:
     """The paper's rows, counted from our networks' shapes."""
     with path.open(newline="") as file:
         printed = list(csv.DictReader(file))
@@ -204,107 +222,33 @@ def table_9(path: Path = STORAGE) -> list[Row]:
         arch, dataset, _ = PAPER_MODELS[row["model"]]
         counted = arch_storage(arch, dataset, PAPER_STRUCTURES[row["structure"]], int(row["shards"]))
         paper = tuple(row[column] for column in COLUMNS)
-        rows.append(Row(row["model"], row["structure"], int(row["shards"]), counted.printed(), paper))
+        rows.append(StorageRow(row["model"], row["structure"], int(row["shards"]), counted.printed(), paper))
     return rows
 
 
-def write_table_9(output: Path) -> list[Path]:
-    """Write ``output`` with .md, .csv and .tex; the paths."""
+def print_table_9() -> PrintedTable:
+    """Table 9 as a reader sees it. Its CSV has the paper's columns and line ends: equal numbers give an equal file."""
     rows = table_9()
-    texts = {"md": to_markdown(rows), "csv": to_csv(rows), "tex": to_latex(rows)}
-    paths = [output.with_name(f"{output.name}.{suffix}") for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        with replacing(path) as file:
-            file.write(text.encode())
-    return paths
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """What was counted, ours over the paper's, and how many rows agree."""
-    lines = [
-        "# Table 9: Storage of U on vision transformers",
-        "",
-        f'{caption()} "paper": the value printed in arXiv 2605.16134.',
-        "",
-        *markdown_head(("Model", "Structure", "S", *HEADS)),
-    ]
-    for row in rows:
-        cells = [f"{ours}<br>paper {paper}" for ours, paper in zip(row.ours, row.paper, strict=True)]
-        lines.append(markdown_row((row.label, row.structure, str(row.shards), *cells)))
     agreed = sum(row.ours == row.paper for row in rows)
-    lines += [
-        "",
-        f"{agreed} of {len(rows)} rows equal the paper's in every digit. Command: `python scripts/storage.py`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """Our numbers under the columns of the paper's file, models and line ends as there: equal figures, equal files."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(("model", "structure", "shards", *COLUMNS))
-    for row in rows:
-        writer.writerow((row.model, row.structure, row.shards, *row.ours))
-    return text.getvalue()
-
-
-def to_latex(rows: Sequence[Row]) -> str:
-    """A ``table`` environment for booktabs."""
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{Table 9: Storage of U on vision transformers. {caption()}}}".replace(" x ", r" $\times$ "),
-        r"\begin{tabular}{llrrrrr}",
-        r"\toprule",
-        latex_row(("Model", "Structure", "S", *HEADS)),
-        r"\midrule",
-        *(latex_row((row.label, row.structure, str(row.shards), *row.ours)) for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def caption() -> str:
-    """What the numbers are."""
-    return (
+    caption = (
         "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
         f"{PAPER_MODELS['ViT-Ti/16'][2]}; the others are 224 x 224 images of 1000 classes."
     )
-
-
-def storage_section() -> Section:
-    """Table 9 for the page with all results."""
-    rows = table_9()
-    return Section(
-        anchor="table-9",
+    return PrintedTable(
+        number="9",
         title="Table 9: Storage of U on vision transformers",
-        caption=caption(),
-        parts=(Part("", "", _grid(rows)),),
-        charts=(),
-        notes=(f"{sum(row.ours == row.paper for row in rows)} of {len(rows)} rows equal the paper's in every digit.",),
+        caption=caption.replace(" x ", f" {TIMES} "),
+        markdown_caption=f'{caption} "paper": the value printed in arXiv 2605.16134.',
+        heads=("Model", "Structure", "S", *HEADS),
+        alignment="llrrrrr",
+        blocks=[Block([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
+        progress=f"{agreed} of {len(rows)} rows equal the paper's in every digit.",
+        command="python scripts/storage.py",
         done=len(rows),
         planned=len(rows),
-        what="rows",
-        command="python scripts/storage.py",
+        unit="rows",
+        csv=csv_text([row.csv_row() for row in rows], line_end="\r\n"),
     )
-
-
-def _grid(rows: Sequence[Row]) -> Grid:
-    """Table 9."""
-    heads = ("Model", "Structure", "S", *HEADS)
-    return Grid(heads, tuple(tuple(_stored(row)) for row in rows))
-
-
-def _stored(row: Row) -> Iterator[View]:
-    yield View("Model", row.label, heading=True)
-    yield View("Structure", row.structure)
-    yield View("S", str(row.shards))
-    for head, ours, paper in zip(HEADS, row.ours, row.paper, strict=True):
-        yield View(head, ours, paper, "=" if ours == paper else "≠", "same" if ours == paper else "below sure")
 
 
 def _seat(rank: int, size: int) -> Ranks:

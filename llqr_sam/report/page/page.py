@@ -53,7 +53,7 @@ def write_page(
         lstrip_blocks=True,
     )
     text = environment.get_template("page.html").render(
-        sections=sorted(sections, key=lambda section: _order(section.anchor.partition("-")[2])),
+        sections=sorted(sections, key=lambda section: _order(section.table.number)),
         pictures=pictures,
         damaged=notes,
         words=shlex.join(words),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from llqr_sam.engine.measurements.rounds import exponent
 from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
 from llqr_sam.studies.table_10.measurements import timings_folder
-from llqr_sam.studies.table_10.table import LABELS, NAMES, Section, Spread, cadence
+from llqr_sam.studies.table_10.table import LABELS, NAMES, NetworkTimes, Spread, cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.compose import compose_config
 
@@ -28,14 +28,14 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
         NoRecords: nothing was measured.
     """
     table = compose_config([f"table={TABLE}"]).table
-    sections = [section for section in cadence(table, _timings(results)) if section.timing is not None]
-    columns = min(2, len(sections))
-    rows = -(-len(sections) // columns)
+    networks = [network for network in cadence(table, _timings(results)) if network.timing is not None]
+    columns = min(2, len(networks))
+    rows = -(-len(networks) // columns)
     figure = Figure(figsize=(6.4 * columns, 0.5 + 4.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, section in zip(panels, sections, strict=False):
-        _draw_cadence(axes, section, list(table.timing.intervals))
-    for axes in panels[len(sections) :]:
+    for axes, network in zip(panels, networks, strict=False):
+        _draw_cadence(axes, network, list(table.timing.intervals))
+    for axes in panels[len(networks) :]:
         axes.remove()
     steps = f"{table.timing.steps_per_epoch:,} steps"
     figure.suptitle(f"Epochs of {steps}, composed; bars: lowest to highest round", fontsize=11)
@@ -87,10 +87,10 @@ def _timings(results: Path) -> list[Timing]:
     return timings
 
 
-def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> None:
-    for method in dict.fromkeys(row.method for row in section.rows):
-        rows = [row for row in section.rows if row.method == method and row.epoch]
-        spreads = [row.epoch for row in rows if row.epoch]
+def _draw_cadence(axes: Axes, network: NetworkTimes, intervals: Sequence[int]) -> None:
+    for method in dict.fromkeys(row.method for row in network.rows):
+        rows = [row for row in network.rows if row.method == method and "epoch_seconds" in row.ours]
+        spreads = [row.ours["epoch_seconds"] for row in rows]
         if not rows:
             continue
         ink, label = colour(method), LABELS[method]
@@ -107,10 +107,10 @@ def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> Non
     axes.minorticks_off()
     _plain_ticks(axes)
     axes.set(xlabel="optimizer steps between refreshes", ylabel="seconds an epoch")
-    timing = section.timing
+    timing = network.timing
     assert timing is not None
     of = f"{timing.refresh.structure}, " if timing.refresh else ""
-    axes.set_title(f"{section.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
+    axes.set_title(f"{network.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
     tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=9, ncols=5)
 
