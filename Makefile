@@ -32,6 +32,10 @@ demo: .venv/.ready ## Train every method on real digits and render results/demo/
 test: .venv/.ready ## Run the tests, on two cores at once
 	@$(RUN) -m pytest -n 2
 
+.PHONY: coverage
+coverage: .venv/.ready ## Run the tests and list the lines of the package that none of them reaches
+	@$(RUN) -m pytest -n 2 --cov=llqr_sam --cov-report=term-missing:skip-covered
+
 .PHONY: test-slow
 test-slow: .venv/.ready ## Run the tests marked slow
 	@$(RUN) -m pytest -m slow
@@ -122,7 +126,7 @@ TARGET_PYTHON ?= $(RUN)
 .PHONY: window
 window: .venv/.ready ## Put together in window/ what a machine without a network lacks: packages and the commit's name
 	@rm -rf window/wheels window/packages && mkdir -p window
-	@$(TARGET_PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir window/wheels 'hydra-core>=1.3,<1.4' 2> >(grep -v '^WARNING: Location' >&2)
+	@$(TARGET_PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir window/wheels 'hydra-core>=1.3,<1.4' 'pydantic>=2.12' 2> >(grep -v '^WARNING: Location' >&2)
 	@for wheel in window/wheels/*.whl; do $(RUN) -m zipfile -e "$$wheel" window/packages; done && rm -r window/wheels
 	@echo "$$(git rev-parse HEAD)$$(git diff --quiet HEAD -- llqr_sam || echo -dirty)" > window/commit
 	@du -sh window | sed 's/\t.*/ in window\//'

@@ -15,22 +15,20 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.cell import BestOrLast
-from llqr_sam.report.tables.printed_table import RENDERERS, PrintedTable, write_table
+from llqr_sam.report.tables.printed_table import RENDERERS, write_table
 from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.printed import print_cadence
 from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
-from llqr_sam.suite.plan.plan import is_timed, plan
+from llqr_sam.suite.plan.plan import plan
 
 
 def main() -> int:
@@ -46,7 +44,7 @@ def main() -> int:
         tables = {f"table={number}": [f"table={number}", *words] for number in groups()["table"]}
         works = {name: partial(render, table, arguments.entry) for name, table in tables.items()}
         damage, passed = try_each(works)
-    results = Path(compose_config([word for word in words if word.startswith("paths.")]).paths.results)
+    results = Command.of(*(word for word in words if word.startswith("paths."))).config.paths.results
     for line in dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]):
         print(line, file=sys.stderr)
     return 0
@@ -54,33 +52,27 @@ def main() -> int:
 
 def render(words: list[str], kind: BestOrLast) -> list[str]:
     """Render one table and say what was written; returns a line for each record that does not count."""
-    config = compose_config(words)
-    if config.table is None:
-        raise UsageError("table=null names no table to render.")
+    command = Command.of(*words)
+    config, asked = command.config, command.table
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; a table shows what was selected.")
-    unknown = set(config.table.formats) - set(RENDERERS)
+    unknown = set(asked.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
-    if is_timed(config):
-        plan(config, words)  # refuses words that no run of the table can take
-        timings, damage = read_timings(timings_folder(Path(config.paths.results)))
-        networks = cadence(config.table, timings)
+    if config.times_networks:
+        plan(command)  # refuses words that no run of the table can take
+        timings, damage = read_timings(timings_folder(config.paths.results))
+        networks = cadence(asked, timings)
         total = f"{sum(network.timing is not None for network in networks)} measured"
-        written = _write(config, print_cadence(config.table, networks))
+        written = write_table(print_cadence(asked, networks), Path(asked.output), asked.formats)
     else:
-        status, table = collect(config, words, kind)
+        status, table = collect(command, kind)
         damage, total = list(status.damage()), status.total()
-        written = _write(config, print_accuracy(table))
-        curves, metric = config.table.curves, config.table.metric
-        if curves and draw_curves(config.table.title, status, Path(curves), metric):
-            written.append(Path(curves))
-    print(f"table={config.table.number}  {total}  ->  {', '.join(map(str, written))}")
+        written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
+        if asked.curves and draw_curves(asked.title, status, Path(asked.curves), asked.metric):
+            written.append(Path(asked.curves))
+    print(f"table={asked.number}  {total}  ->  {', '.join(map(str, written))}")
     return damage
-
-
-def _write(config: DictConfig, table: PrintedTable) -> list[Path]:
-    return write_table(table, Path(config.table.output), config.table.formats)
 
 
 def _unreadable(results: Path) -> list[str]:

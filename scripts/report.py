@@ -24,10 +24,10 @@ from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.printed import times_section
 from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
-from llqr_sam.suite.plan.plan import is_timed, plan
+from llqr_sam.suite.plan.plan import plan
 
 
 def main() -> int:
@@ -36,12 +36,12 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="key=value", help="what the runs were started with")
     parser.add_argument("--results", type=Path, help="folder of runs, timings and figures (default: paths.results)")
     options = parser.parse_intermixed_args()
-    config = compose_config(options.words)
+    config = Command.of(*options.words).config
     if config.table is not None:
         raise UsageError(f"table={config.table.number} has no use here: the page has every table.")
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
-    results = options.results or Path(config.paths.results)
+    results = options.results or config.paths.results
     timings, damaged = read_timings(timings_folder(results))
     numbers = groups()["table"]
     sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
@@ -53,13 +53,12 @@ def main() -> int:
 
 
 def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
-    """A table of trained networks, or of times."""
-    words = [f"table={number}", *given, f"paths.results={results}"]
-    config = compose_config(words)
-    if not is_timed(config):
-        return accuracy_section(config, words)
-    plan(config, words)  # refuses what no run of it can take
-    return times_section(config.table, cadence(config.table, timings))
+    """A table of trained networks or of times."""
+    command = Command.of(f"table={number}", *given, f"paths.results={results}")
+    if not command.config.times_networks:
+        return accuracy_section(command)
+    plan(command)  # refuses words that no run of the table can take
+    return times_section(command.table, cadence(command.table, timings))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from llqr_sam.data.registry import DATASETS
-from llqr_sam.data.translation import CORPORA
+from llqr_sam.engine.tasks.registry import ARCHS, DATASETS, task_for
 from llqr_sam.methods.factory import STRUCTURES
 from llqr_sam.methods.metrics import GradientNoise
-from llqr_sam.models.registry import ARCHS
-from llqr_sam.models.transformer import TRANSFORMERS
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.command_line import groups
 from tests.suite.plans import settings_of
@@ -32,13 +29,13 @@ def test_file_opens_with_a_comment_and_names_no_python(path):
 
 
 def test_groups_offer_what_the_rooms_have():
-    assert set(groups()["dataset"]) == {*DATASETS, *CORPORA} == set(groups()["protocol"])
-    assert set(groups()["arch"]) == {*ARCHS, *TRANSFORMERS}
+    assert set(groups()["dataset"]) == set(DATASETS) == set(groups()["protocol"])
+    assert set(groups()["arch"]) == set(ARCHS)
     assert set(groups()["structure"]) == {"none", "paper", *STRUCTURES}
     assert set(groups()["geometry"]) == {"none", "ngd", "newton"}
 
 
-@pytest.mark.parametrize("dataset", [*DATASETS, *CORPORA])
+@pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("optim", groups()["optim"])
 def test_every_optimizer_is_valid_on_every_protocol(optim, dataset):
     """Planning validates; a method that learns a metric gets NGD and the protocol's blocks."""
@@ -56,12 +53,11 @@ def test_info_sam_is_the_librarys():
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_architecture_has_a_data_set(arch):
-    words = {"small_cnn": "digits", "resnet50": "imagenet", "vit_tiny": "tinyimagenet"}
-    dataset = words.get(arch, "imagenet" if arch.startswith("vit") else "cifar10")
+    dataset = next(name for name in DATASETS if arch in task_for(name).archs_for(name))
     assert settings_of(f"dataset={dataset}", f"arch={arch}").arch.name == arch
 
 
-# METHODS section 3 (paper, appendix C), for `dataset=... arch=... optim=...`.
+# docs/methods.md, section 3.1 (paper, appendix C), for `dataset=... arch=... optim=...`.
 EXPECTED: list[tuple[str, dict[str, Any]]] = [
     ("dataset=cifar10 optim=sgdm", {"base": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "rho": None}),
     ("dataset=cifar10 optim=sam", {"rho": 0.1, "norm": "metric", "batch_norm": "perturbed", "start_step": 0}),

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from llqr_sam.data.fingerprint import fingerprint
 from llqr_sam.data.streams import MissingDataError, Splits
-from llqr_sam.data.translation import load_corpus
 from tests.data.test_cifar import write
 
 
@@ -35,34 +33,7 @@ def test_of_a_folder_of_images(shared: Path, load_with: Callable[..., Splits], t
     assert fingerprint("tinyimagenet", tmp_path, tmp_path) is None
 
 
-@pytest.mark.nmt
-def test_of_sentences(captions: Path) -> None:
-    corpus = load_corpus("multi30k", path=None, root=captions, max_tokens=300, seed=0, device=torch.device("cpu"))
-    assert fingerprint("multi30k", None, captions) == corpus.fingerprint
-
-
-def test_of_sentences_without_fairseq(tmp_path: Path) -> None:
-    """Every file counts; what is missing is named."""
-    names = [f"dict.{language}.txt" for language in ("de", "en")]
-    names += [
-        f"{split}.de-en.{side}.{kind}"
-        for split in ("train", "valid")
-        for side in ("de", "en")
-        for kind in ("bin", "idx")
-    ]
-    for name in names:
-        (tmp_path / name).write_text(name)
-    hashes = {fingerprint("iwslt14", tmp_path, tmp_path)}
-    for name in names:
-        (tmp_path / name).write_text("other")
-        hashes.add(fingerprint("iwslt14", tmp_path, tmp_path))
-    assert len(hashes) == 11
-    (tmp_path / names[-1]).unlink()
-    with pytest.raises(MissingDataError, match=f"{names[-1]} is missing"):
-        fingerprint("iwslt14", tmp_path, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["cifar10", "imagenet", "iwslt14"])
+@pytest.mark.parametrize("name", ["cifar10", "imagenet"])
 def test_data_that_are_not_there(name: str, tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=f"dataset={name} is not at {tmp_path}"):
         fingerprint(name, None, tmp_path)

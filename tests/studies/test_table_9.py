@@ -135,7 +135,7 @@ def test_llqr_of_a_translator_takes_that_memory(structure):
 @pytest.mark.nmt
 @pytest.mark.parametrize("arch", TRANSFORMERS)
 def test_every_translator_is_answered(arch):
-    """For 10,000 words a language: those of the joint BPE (METHODS section 3)."""
+    """For 10,000 words a language: those of the joint BPE (docs/methods.md, section 3.6)."""
     dataset = dataset_for(arch)
     counted = arch_storage(arch, dataset, "diagonal")
     assert counted.scalars == counted.parameters

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.util
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from llqr_sam.data.randomness import derived_seed
-from llqr_sam.data.streams import WHOLE, Share
-from llqr_sam.data.translation import CORPORA
+from llqr_sam.data.streams import Share
 from llqr_sam.engine.devices import device as devices
 from llqr_sam.engine.devices import sync_batch_norm as batch_norm
 from llqr_sam.engine.devices.team import ALONE, Team
@@ -28,11 +26,11 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.checkpoint import CheckpointStore
-from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Sharpness
+from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Flatness, Metrics, Record
+from llqr_sam.engine.records.weights import weights_sha256
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.evaluation import weights_sha256
-from llqr_sam.engine.tasks.task import Classification, Task
-from llqr_sam.engine.tasks.translation import Translation
+from llqr_sam.engine.tasks import registry as tasks
+from llqr_sam.engine.tasks.task import DataSource
 from llqr_sam.methods import factory
 
 
@@ -52,6 +50,10 @@ class RunOptions:
     keep_weights: bool = False  # write weights.pt at the end and, in translation, best.pt at the best BLEU
     sharpness_rho: float | None = None  # measure sharpness at the end, m-sharpness at this radius; None: do not
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
+
+    def source(self, device: torch.device) -> DataSource:
+        """The data set, read for a device."""
+        return DataSource(self.data_path, self.data_root, device, self.workers)
 
 
 def execute(
@@ -78,7 +80,8 @@ def execute(
     good checkpoint in place; a finished one clears its checkpoints.
     """
     settings.validate()
-    require_sharpness(settings, options.sharpness_rho is not None)
+    tasks.check(settings, team.size)
+    tasks.check_installed(settings, flatness=options.sharpness_rho is not None)
     device = devices.of_rank(options.device, team.local_rank, team.local_size)
     with devices.arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
         stop = StopRequest()
@@ -104,8 +107,8 @@ def _prepare(
     """
     watch = Stopwatch(device)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    task: Task[Any] = (Translation if settings.dataset.name in CORPORA else Classification)(settings)
-    splits = task.load(options.data_path, options.data_root, device, options.workers, Share(team.rank, team.size))
+    task = tasks.task_for(settings.dataset.name)(settings)
+    splits = task.load(options.source(device), Share(team.rank, team.size))
     torch.manual_seed(settings.seed)
     model = task.model(splits).to(device)
     if settings.precision.channels_last:
@@ -114,10 +117,11 @@ def _prepare(
     if not team.is_first:
         torch.manual_seed(derived_seed(settings.seed, "rank", team.rank))
     folder = options.workspace / settings.run_id
-    if options.keep_weights and isinstance(task, Translation):
+    if options.keep_weights and task.keeps_best_weights:
         observers = [*observers, BestWeights(model, folder / "best.pt")]
     return Trainer(
         settings,
+        task,
         splits,
         model,
         factory.build(
@@ -135,7 +139,6 @@ def _prepare(
         checkpoint_minutes=options.checkpoint_minutes,
         observers=observers,
         team=team,
-        task=task,
     )
 
 
@@ -171,7 +174,7 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
         seconds=trainer.watch.seconds(),
         started=progress.started,
         resumes=progress.resumes,
-        sharpness=_sharpness(trainer, options) if status == "finished" else None,
+        sharpness=_flatness(trainer, options) if status == "finished" else None,
         devices=trainer.team.size,
         data_sha256=trainer.splits.fingerprint,
         samples=trainer.splits.samples,
@@ -211,30 +214,11 @@ class BestWeights(Observer):
                 torch.save(self._model.state_dict(), file)
 
 
-def require_sharpness(settings: RunSettings, wanted: bool) -> None:
-    """Check that sharpness can be measured where it is wanted.
-
-    Raises:
-        ValueError: the package that measures it is not installed, or the run translates.
-    """
-    if wanted and settings.dataset.name in CORPORA:
-        raise ValueError(f"sharpness=true is for images, not for dataset={settings.dataset.name}.")
-    if wanted and importlib.util.find_spec("curvlinops") is None:
-        raise ValueError("sharpness=true needs curvlinops, which is not installed: pip install -e '.[sharpness]'")
-
-
-def _sharpness(trainer: Trainer, options: RunOptions) -> Sharpness | None:
-    """Of the trained network, on training samples that are not augmented; the first rank alone measures it."""
+def _flatness(trainer: Trainer, options: RunOptions) -> Flatness | None:
+    """Measured by the first rank alone, where it is wanted."""
     if options.sharpness_rho is None or not trainer.team.is_first:
         return None
-    from llqr_sam.engine.measurements import flatness as sharpness  # needs curvlinops, which other runs do not
-
-    settings = trainer.settings
-    plain = Classification(replace(settings, protocol=replace(settings.protocol, augment=False)))
-    splits = plain.load(options.data_path, options.data_root, trainer.device, options.workers, WHOLE)
-    m = settings.protocol.batch_size
-    assert m is not None  # images have one
-    return sharpness.measure(trainer.model, splits.train, trainer.task.loss, options.sharpness_rho, m)
+    return trainer.task.flatness(trainer.model, options.source(trainer.device), options.sharpness_rho)
 
 
 @contextlib.contextmanager

@@ -32,10 +32,10 @@ from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, RefreshPoint, Seconds
+from llqr_sam.engine.records.weights import all_finite
 from llqr_sam.engine.settings.evaluate_every import EvaluateEvery
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.evaluation import all_finite
-from llqr_sam.engine.tasks.task import Classification, HasTrain, Task
+from llqr_sam.engine.tasks.task import HasTrain, Task
 from llqr_sam.methods.factory import Method
 from llqr_sam.methods.llqr import RefreshError
 
@@ -69,6 +69,7 @@ class Trainer:
 
     Args:
         settings: The run.
+        task: What it learns.
         splits: Its data, on ``device`` as it comes; this rank's share of it.
         model: Its network, on ``device``; updated in place.
         method: Its optimizer and, where there is one, its metric, made for ``model``.
@@ -79,12 +80,12 @@ class Trainer:
         checkpoint_minutes: Wall time between two checkpoints.
         observers: Who is told.
         team: The ranks that train this run together.
-        task: What the minibatches are; by default images to classify.
     """
 
     def __init__(
         self,
         settings: RunSettings,
+        task: Task[Any],
         splits: HasTrain,
         model: nn.Module,
         method: Method,
@@ -96,10 +97,9 @@ class Trainer:
         checkpoint_minutes: float = 10.0,
         observers: Sequence[Observer] = (),
         team: Team = ALONE,
-        task: Task[Any] | None = None,
     ) -> None:
         self.settings = settings
-        self.task: Task[Any] = task or Classification(settings)
+        self.task = task
         self.splits = splits
         self.model = model
         self.method = method
@@ -120,7 +120,6 @@ class Trainer:
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
         self.evaluate_every = EvaluateEvery.parse(protocol.evaluate_every).steps(self.steps_per_epoch)
         self.rate = LearningRate(protocol, settings.optim.lr, self.steps_per_epoch)
-        self.bfloat16 = precision.autocast == "bfloat16"
         self.forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
         self.minibatch = GradientEvaluation(
             self.forward,
@@ -128,7 +127,7 @@ class Trainer:
             method.optimizer.zero_grad,
             watch,
             device,
-            bfloat16=self.bfloat16,
+            bfloat16=precision.autocast == "bfloat16",
             accumulate=precision.accumulate,
             average_gradients=partial(team.average_gradients, list(model.parameters())),
             run=GraphedEvaluation(model, device) if precision.cuda_graphs else directly,
@@ -306,9 +305,7 @@ class Trainer:
         step = self.progress.step
         with self.watch("evaluation"):
             number = None if step == self.steps else len(self.progress.curve) + 1
-            scores = self.task.evaluate(
-                self.forward, self.splits, number, self.device, bfloat16=self.bfloat16, team=self.team
-            )
+            scores = self.task.evaluate(self.forward, self.splits, number, self.device, self.team)
         if not math.isfinite(scores.test_loss):
             raise Diverged(f"the test loss is {scores.test_loss} after step {step - 1}")
         self.watch.settle()

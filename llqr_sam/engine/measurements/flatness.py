@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from llqr_sam.data.streams import TrainStream
-from llqr_sam.engine.records.record import Sharpness
+from llqr_sam.engine.records.record import Flatness
 from llqr_sam.methods.curvature.products import HessianCurvature
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def measure(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Sharpness:
+def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Flatness:
     """Sharpness of a trained model, which stays as it is.
 
     Args:
@@ -66,7 +66,7 @@ def measure(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: 
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(SEED)
-            return Sharpness(
+            return Flatness(
                 eigenvalues=top_eigenvalues(hessian),
                 trace=float(hutchpp_trace(hessian, TRACE_PRODUCTS)),
                 m_sharpness=m_sharpness(model, batches, loss_fn, rho),

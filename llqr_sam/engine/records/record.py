@@ -110,7 +110,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class RefreshPoint:
-    """What one refresh of LLQR's U did (METHODS section 2)."""
+    """What one refresh of LLQR's U did (docs/methods.md, section 2.5)."""
 
     step: int  # optimizer steps finished before it
     objective_before: float | None  # J(U)
@@ -122,7 +122,7 @@ class RefreshPoint:
 
 
 @dataclass(frozen=True)
-class Sharpness:
+class Flatness:
     """How flat the training loss is at the end (llqr_sam.engine.measurements.flatness has the definitions)."""
 
     eigenvalues: list[float]  # of the Hessian, the largest, largest first
@@ -166,7 +166,7 @@ class Record:
     seconds: Seconds
     started: str  # ISO 8601, UTC
     resumes: int
-    sharpness: Sharpness | None = None  # where it was asked for
+    sharpness: Flatness | None = None  # where it was asked for
     devices: int = 1  # that trained it together, at its end
     data_sha256: str | None = None  # of all samples (of ImageNet's names): what the run was trained and tested on
     samples: Samples | None = None  # how many those are; translation: pairs, the validation's; None in older records

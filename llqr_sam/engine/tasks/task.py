@@ -1,26 +1,24 @@
-"""What a run learns: its data, its network, the loss, and how good the network is.
+"""What a run learns: its data, its network, its loss, and the score of the network.
 
-The loop knows minibatches and a loss; the rest is a task's. Image classification is one, translation the other
-(``llqr_sam.engine.tasks.translation``).
+The loop knows minibatches and a loss. Everything else that differs between kinds of data is here: a kind of data is one
+subclass of ``Task`` and one line in ``llqr_sam.engine.tasks.registry``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.data import registry as data
-from llqr_sam.data.streams import Samples, Share, Splits, TrainStream, open_batches
+from llqr_sam.data.streams import Samples, Share, TrainStream
 from llqr_sam.engine.devices.team import Team
-from llqr_sam.engine.records.record import Scoring
+from llqr_sam.engine.records.record import Flatness, Scoring
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.evaluation import evaluate
-from llqr_sam.models import registry as models
 
 
 @dataclass(frozen=True)
@@ -35,108 +33,131 @@ class Scores:
     sacrebleu: float | None = None
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """Where a data set is and how it is read."""
+
+    path: Path | None  # its file or folder; None: under root
+    root: Path
+    device: torch.device  # where minibatches are made
+    workers: int = 0  # processes that decode images
+
+
 class HasTrain(Protocol):
     """Loaded data, as the loop sees it."""
 
     @property
     def train(self) -> TrainStream:
-        """What is trained on."""
+        """Training minibatches."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all samples as they are stored; of those that are only read in training, of their names."""
+        """SHA-256 of all samples as they are stored, or of their names where they are only read in training."""
 
     @property
     def samples(self) -> Samples:
-        """How many samples there are, of all ranks."""
+        """Number of samples over all ranks."""
 
 
 Loaded = TypeVar("Loaded", bound=HasTrain)
 
 
-class Task(Protocol[Loaded]):
-    """What a run learns."""
+class Task(ABC, Generic[Loaded]):
+    """One kind of data and what is learned from it.
 
-    def load(self, path: Path | None, root: Path, device: torch.device, workers: int, share: Share) -> Loaded:
-        """The data set; see ``RunOptions`` for the arguments, and ``share`` is this process's of each minibatch."""
+    Args:
+        settings: The run.
 
+    Attributes:
+        datasets: Names of its data sets.
+        archs: Names of its networks.
+        inputs: What the data sets hold, for messages.
+        own_keys: Settings that only this task uses, each with the value that other tasks leave it at.
+        required_keys: Settings that must have a value.
+        several_devices: Whether several devices can train one run.
+        measures_flatness: Whether ``flatness`` is implemented.
+        keeps_best_weights: Whether ``keep_weights`` also keeps the weights of the best evaluation.
+    """
+
+    datasets: ClassVar[tuple[str, ...]]
+    archs: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[str]
+    own_keys: ClassVar[Mapping[str, Any]]
+    required_keys: ClassVar[tuple[str, ...]]
+    several_devices: ClassVar[bool] = True
+    measures_flatness: ClassVar[bool] = False
+    keeps_best_weights: ClassVar[bool] = False
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def archs_for(cls, dataset: str) -> tuple[str, ...]:
+        """The networks that take the inputs of the data set."""
+        return cls.archs
+
+    @classmethod
+    def check(cls, settings: RunSettings) -> None:
+        """Check what the attributes above do not say; ``registry.check`` does the rest and calls this last.
+
+        Raises:
+            ValueError: data set, network and protocol do not fit together.
+        """
+
+    @classmethod
+    def check_installed(cls, settings: RunSettings) -> None:
+        """Check that the optional packages that it needs are installed.
+
+        Raises:
+            ValueError: one is not; the message says what installs it.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
+        """The ``fingerprint`` of the data set without loading it; ``None`` where that would take minutes.
+
+        Raises:
+            MissingDataError: the data are not there.
+            ValueError: they are not what they should be.
+        """
+
+    @abstractmethod
+    def load(self, source: DataSource, share: Share) -> Loaded:
+        """Load this process's share of the data set."""
+
+    @abstractmethod
     def model(self, splits: Loaded) -> nn.Module:
         """A network for the data, with fresh weights from the global generator."""
 
+    @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean training loss of a minibatch, 0-d."""
 
+    @abstractmethod
     def evaluate(
-        self, model: nn.Module, splits: Loaded, number: int | None, device: torch.device, *, bfloat16: bool, team: Team
+        self, model: nn.Module, splits: Loaded, number: int | None, device: torch.device, team: Team
     ) -> Scores:
-        """How good the network is, over all ranks; its training mode is as before afterwards.
+        """Score the network on the test data of all ranks; its training mode is restored afterwards.
 
         Args:
             model: The network.
             splits: Its data.
-            number: Of the evaluation, from 1; None: the last one.
+            number: Number of the evaluation, from 1; None: the last one of the run.
             device: Where both are.
-            bfloat16: Run the network under bfloat16 autocast.
-            team: The ranks.
+            team: The ranks that share the test data.
         """
 
     def scoring(self) -> Scoring | None:
-        """How it was scored, for the record, where that needs saying."""
+        """How the network is scored, for the record, where the scores alone do not say it."""
+        return None
 
+    def flatness(self, model: nn.Module, source: DataSource, rho: float) -> Flatness:
+        """Measure how flat the training loss is at the trained weights.
 
-class Classification:
-    """Images to classes.
-
-    Args:
-        settings: The run.
-    """
-
-    def __init__(self, settings: RunSettings) -> None:
-        self._settings = settings
-
-    def load(self, path: Path | None, root: Path, device: torch.device, workers: int, share: Share) -> Splits:
-        """See ``Task``."""
-        settings = self._settings
-        if settings.protocol.batch_size is None:
-            raise ValueError(f"protocol.batch_size=null must be a number for dataset={settings.dataset.name}.")
-        return data.load(
-            settings.dataset.name,
-            path=path,
-            root=root,
-            label_noise=settings.dataset.label_noise,
-            crop=settings.dataset.crop,
-            augment=settings.protocol.augment,
-            batch_size=settings.protocol.batch_size,
-            seed=settings.seed,
-            device=device,
-            workers=workers,
-            share=share,
-        )
-
-    def model(self, splits: Splits) -> nn.Module:
-        """See ``Task``."""
-        arch, dataset = self._settings.arch, splits.info
-        return models.build(
-            arch.name,
-            classes=dataset.classes,
-            image_size=dataset.image_size,
-            channels=dataset.channels,
-            width=arch.width,
-        )
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy with the protocol's label smoothing."""
-        return F.cross_entropy(outputs, targets, label_smoothing=self._settings.protocol.label_smoothing)
-
-    def evaluate(
-        self, model: nn.Module, splits: Splits, number: int | None, device: torch.device, *, bfloat16: bool, team: Team
-    ) -> Scores:
-        """Top-1 and loss on the test images."""
-        with open_batches(splits.test) as batches:
-            if self._settings.precision.channels_last:
-                batches = ((images.to(memory_format=torch.channels_last), labels) for images, labels in batches)
-            top1, test_loss = evaluate(model, batches, device, bfloat16=bfloat16, team=team)
-        return Scores(test_loss, top1)
-
-    def scoring(self) -> None:
-        """Nothing to say."""
+        Args:
+            model: The network, which is not changed.
+            source: Where its data are.
+            rho: Radius of m-sharpness, > 0.
+        """
+        raise NotImplementedError

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data.streams import WHOLE, Share
-from llqr_sam.data.translation import IGNORED, Corpus, PairBatches, load_corpus
+from llqr_sam.data.translation import CORPORA, IGNORED, Corpus, PairBatches, corpus_fingerprint, load_corpus
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Scoring
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
-from llqr_sam.engine.tasks.task import Scores
+from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.models.transformer import Translator, build_transformer
+from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer
 
 
 def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -40,69 +42,85 @@ def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return total / kept.sum()
 
 
-class Translation:
+class Translation(Task[Corpus]):
     """Sentences to sentences.
 
     Args:
         settings: The run.
     """
 
+    datasets = CORPORA
+    archs = TRANSFORMERS
+    inputs = "sentences"
+    own_keys: ClassVar = dict.fromkeys(
+        ("protocol.max_tokens", "protocol.warmup_steps", "protocol.dropout", "protocol.bleu_every"), None
+    )
+    required_keys = ("protocol.max_tokens", "protocol.dropout")
+    several_devices = False  # a minibatch is bounded by its tokens, so it has no equal shares
+    keeps_best_weights = True
+
     def __init__(self, settings: RunSettings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._scorer: BleuScorer | None = None
 
-    def load(self, path: Path | None, root: Path, device: torch.device, workers: int, share: Share) -> Corpus:
-        """See ``Task``; a batch is made in less time than a step takes, so no ``workers`` are started for it.
+    @classmethod
+    def check(cls, settings: RunSettings) -> None:
+        """A dense block of the embedding would have as many entries as the vocabulary squared."""
+        if settings.optim.structure == "dense":
+            raise ValueError(
+                f"structure=dense does not fit dataset={settings.dataset.name}: it squares the vocabulary."
+            )
 
-        Raises:
-            ValueError: a share of the minibatches is asked for; sentences are not divided among devices.
-        """
-        settings = self._settings
-        if share != WHOLE:
-            raise ValueError(f"devices={share.count} has no use with dataset={settings.dataset.name}: use devices=1.")
-        assert settings.protocol.max_tokens is not None  # llqr_sam.suite.config.resolve
+    @classmethod
+    def check_installed(cls, settings: RunSettings) -> None:
+        """fairseq has the data format, the network and the beam search."""
+        if not fairseq_installed():
+            raise ValueError(f"dataset={settings.dataset.name} needs fairseq. {HOW_TO_INSTALL}")
+
+    @staticmethod
+    def fingerprint(dataset: str, path: Path | None, root: Path) -> str:
+        """Of the dictionaries and of the binarised sentences."""
+        return corpus_fingerprint(dataset, (path or root / dataset).expanduser())
+
+    def load(self, source: DataSource, share: Share = WHOLE) -> Corpus:
+        """Sentence pairs and fairseq's dictionaries; a batch takes less time than a step, so no workers make it."""
+        settings = self.settings
+        assert settings.protocol.max_tokens is not None  # registry.check
         corpus = load_corpus(
             settings.dataset.name,
-            path=path,
-            root=root,
+            path=source.path,
+            root=source.root,
             max_tokens=settings.protocol.max_tokens,
             seed=settings.seed,
-            device=device,
+            device=source.device,
         )
         self._scorer = BleuScorer(corpus.valid.pairs, corpus.dictionaries)
         return corpus
 
     def model(self, splits: Corpus) -> nn.Module:
-        """See ``Task``."""
-        settings = self._settings
+        """A Transformer for the corpus's dictionaries."""
+        settings = self.settings
         return build_transformer(settings.arch.name, splits.dictionaries, dropout=settings.protocol.dropout or 0.0)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Label-smoothed cross-entropy per token."""
-        return smoothed_loss(outputs, targets, self._settings.protocol.label_smoothing)
+        return smoothed_loss(outputs, targets, self.settings.protocol.label_smoothing)
 
     @torch.no_grad()
     def evaluate(
-        self,
-        model: nn.Module,
-        splits: Corpus,
-        number: int | None,
-        device: torch.device,
-        *,
-        bfloat16: bool,
-        team: Team = ALONE,
+        self, model: nn.Module, splits: Corpus, number: int | None, device: torch.device, team: Team = ALONE
     ) -> Scores:
-        """Loss and error per validation token and, where the schedule asks for it, BLEU."""
+        """Loss and error per validation token, and BLEU every ``protocol.bleu_every`` evaluations and at the end."""
         translator = unwrapped(model)
         assert isinstance(translator, Translator)
         assert self._scorer is not None  # load comes first
         training = model.training
         model.eval()
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
                 loss, token_error = _per_token(model, splits.valid)
                 bleu = sacrebleu = None
-                if math.isfinite(loss) and self._is_scored(number):
+                if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
                     bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
         finally:
             model.train(training)
@@ -112,9 +130,6 @@ class Translation:
     def scoring(self) -> Scoring | None:
         """sacreBLEU's signature and the scores of copying."""
         return Scoring(self._scorer.signature, *self._scorer.copy) if self._scorer else None
-
-    def _is_scored(self, number: int | None) -> bool:
-        return number is None or number % (self._settings.protocol.bleu_every or 1) == 0
 
 
 def _per_token(model: nn.Module, batches: PairBatches) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.curves import curves_of
@@ -14,22 +14,22 @@ from llqr_sam.report.page.section import RunLink, Section, Source
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.paper_numbers import arch_label, dataset_label, method_label
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.status.status import Status
 
 
-def accuracy_section(config: DictConfig, words: Sequence[str]) -> Section:
-    """The table that ``config``, composed from ``words``, asks for.
+def accuracy_section(command: Command) -> Section:
+    """The table that a command names.
 
     Raises:
         UsageError: records of one data set are of different data.
     """
-    status, table = collect(config, words)
-    metric = config.table.metric
+    status, table = collect(command)
     return Section(
         print_accuracy(table),
         sources=[_source(result.runs, status) for result in table.cells],
-        charts=charts(curves_of(status, metric), metric),
+        charts=charts(curves_of(status, table.metric), table.metric),
         damage=list(status.damage()),
     )
 

@@ -6,13 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-
-from omegaconf import DictConfig
 
 from llqr_sam.report.tables.cell import BestOrLast, CellResult
 from llqr_sam.report.tables.paper_numbers import PaperValue, read_accuracy
 from llqr_sam.report.tables.seed_statistics import Sample
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Cell, Planned, plan
 from llqr_sam.suite.status.status import Status
 
@@ -58,22 +56,21 @@ class AccuracyTable:
         return result.scores(self.kind).minus(baseline.scores(self.kind))
 
 
-def collect(config: DictConfig, words: Sequence[str], kind: BestOrLast = "best") -> tuple[Status, AccuracyTable]:
+def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, AccuracyTable]:
     """Read the records of a table's runs.
 
     Args:
-        config: Composed from ``words``, with a table.
-        words: The command line's.
+        command: Names the table.
         kind: Which score of a run.
 
     Raises:
         UsageError: records of one data set are of different data.
     """
-    paths, table = config.paths, config.table
-    status = Status.of(plan(config, words), Path(paths.results), Path(paths.workspace), config.stale_minutes)
-    command = shlex.join(["python", "train.py", *(word for word in words if not word.startswith(_HOW))])
+    table = command.table
+    status = Status.under(plan(command), command.config)
+    typed = shlex.join(["python", "train.py", *(word for word in command.words if not word.startswith(_HOW))])
     return status, build_table(
-        table.number, table.title, command, status, read_accuracy(), kind, baseline=table.baseline, metric=table.metric
+        table.number, table.title, typed, status, read_accuracy(), kind, baseline=table.baseline, metric=table.metric
     )
 
 

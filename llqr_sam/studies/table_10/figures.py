@@ -14,7 +14,7 @@ from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figur
 from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.table import LABELS, NAMES, NetworkTimes, Spread, cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 
 TABLE = "10"
 PAPER_EXPONENT = "1.27 to 1.28"  # of the parameter count in a refresh's time (paper, section 5)
@@ -27,17 +27,17 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
     Raises:
         NoRecords: nothing was measured.
     """
-    table = compose_config([f"table={TABLE}"]).table
+    table = Command.of(f"table={TABLE}").table
     networks = [network for network in cadence(table, _timings(results)) if network.timing is not None]
     columns = min(2, len(networks))
     rows = -(-len(networks) // columns)
     figure = Figure(figsize=(6.4 * columns, 0.5 + 4.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, network in zip(panels, networks, strict=False):
-        _draw_cadence(axes, network, list(table.timing.intervals))
+        _draw_cadence(axes, network, list(table.require_timing().intervals))
     for axes in panels[len(networks) :]:
         axes.remove()
-    steps = f"{table.timing.steps_per_epoch:,} steps"
+    steps = f"{table.require_timing().steps_per_epoch:,} steps"
     figure.suptitle(f"Epochs of {steps}, composed; bars: lowest to highest round", fontsize=11)
     return [write_figure(figure, folder / "figure_05.png")]
 

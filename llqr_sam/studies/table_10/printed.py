@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import count
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from llqr_sam.report.page.section import Section, Source
 from llqr_sam.report.tables.printed_table import Block, PrintedCell, PrintedRow, PrintedTable, csv_text
 from llqr_sam.studies.table_10.table import LABELS, NUMBERS, RATIOS, CadenceRow, NetworkTimes
 from llqr_sam.studies.table_10.timing import Timing
+from llqr_sam.suite.config.schema import TableConfig
 
 BUSY = "not measurable: machine busy"
 HEADS = ("Method", "Interval", "Updates", "Epoch, s", "vs. SGD", "vs. SAM", "Update, s")
 
 
-def times_section(table: DictConfig, networks: Sequence[NetworkTimes]) -> Section:
+def times_section(table: TableConfig, networks: Sequence[NetworkTimes]) -> Section:
     """Table 10 on the page; its sources are the measurements."""
     return Section(
         print_cadence(table, networks), [_source(table, each, each.timing) for each in networks if each.timing]
     )
 
 
-def print_cadence(table: DictConfig, networks: Sequence[NetworkTimes]) -> PrintedTable:
+def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> PrintedTable:
     """Table 10 with a block for each network. The cells of the n-th measurement have the n-th source of the page."""
     sources = count()
     blocks = []
@@ -39,10 +40,10 @@ def print_cadence(table: DictConfig, networks: Sequence[NetworkTimes]) -> Printe
         number=table.number,
         title=f"Table {table.number}: {table.title}",
         caption=(
-            f"Seconds that an epoch of {table.timing.steps_per_epoch:,} steps takes, composed from steps and refreshes "
-            "timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in brackets "
-            "the lowest and the highest; a ratio is taken in each round, so it need not be that of the medians. "
-            '"paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
+            f"Seconds that an epoch of {table.require_timing().steps_per_epoch:,} steps takes, composed from steps and "
+            "refreshes timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in "
+            "brackets the lowest and the highest; a ratio is taken in each round, so it need not be that of the "
+            'medians. "paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
         ),
         heads=HEADS,
         alignment="lrrrrrr",
@@ -83,7 +84,7 @@ def _cell(row: CadenceRow, column: str, network: NetworkTimes, source: int | Non
     )
 
 
-def _source(table: DictConfig, network: NetworkTimes, timing: Timing) -> Source:
+def _source(table: TableConfig, network: NetworkTimes, timing: Timing) -> Source:
     return Source(
         name=f"{network.name} on {timing.device}",
         command=f"python train.py table={table.number} arch={timing.arch} table.timing.batch={timing.batch}",

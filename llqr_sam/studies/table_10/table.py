@@ -15,11 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.report.tables.paper_numbers import ARCHS, METHODS
 from llqr_sam.repository import PAPER
 from llqr_sam.studies.table_10.timing import Timing
+from llqr_sam.suite.config.schema import TableConfig
 
 CADENCE = PAPER / "table10_cadence.csv"
 NAMES = {**ARCHS, "vit_tiny": "ViT-Ti/16"}  # at the 224 x 224 of this table
@@ -95,7 +94,7 @@ class NetworkTimes:
         return "; ".join(words)
 
 
-def cadence(table: DictConfig, timings: Sequence[Timing]) -> list[NetworkTimes]:
+def cadence(table: TableConfig, timings: Sequence[Timing]) -> list[NetworkTimes]:
     """The networks of the table, each once for every measurement of it, or once if there is none."""
     paper = read_paper()
     networks = []
@@ -130,16 +129,16 @@ def overview(networks: Sequence[NetworkTimes]) -> Iterator[str]:
             yield f"  {LABELS[row.method]:10} {row.interval or '-':>8} {ours['epoch_seconds']:>9} {ratios}"
 
 
-def _rows(table: DictConfig, arch: str, timing: Timing | None, paper: Paper) -> Iterator[CadenceRow]:
-    steps = table.timing.steps_per_epoch
+def _rows(table: TableConfig, arch: str, timing: Timing | None, paper: Paper) -> Iterator[CadenceRow]:
+    times = table.require_timing()
     for method in table.methods:
-        for interval in table.timing.intervals if method.geometry else [None]:
-            updates = math.ceil(steps / interval) if interval else None
+        for interval in times.intervals if method.geometry else [None]:
+            updates = math.ceil(times.steps_per_epoch / interval) if interval else None
             yield CadenceRow(
                 method=method.optim,
                 interval=interval,
                 updates=updates,
-                ours=_measured(timing, method.optim, steps, updates) if timing else {},
+                ours=_measured(timing, method.optim, times.steps_per_epoch, updates) if timing else {},
                 paper=paper.get((NAMES.get(arch, arch), LABELS[method.optim], interval), {}),
                 measurable=timing is None or interval is None or timing.measurable,
             )

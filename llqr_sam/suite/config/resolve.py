@@ -9,8 +9,6 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llqr_sam.data import registry as data
-from llqr_sam.data.translation import CORPORA
 from llqr_sam.engine.loop.schedules import SCHEDULES
 from llqr_sam.engine.settings.run_settings import (
     AUTOCASTS,
@@ -21,9 +19,8 @@ from llqr_sam.engine.settings.run_settings import (
     ProtocolSettings,
     RunSettings,
 )
+from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.factory import MethodSpec
-from llqr_sam.models import registry as models
-from llqr_sam.models.transformer import TRANSFORMERS
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError
 
@@ -34,8 +31,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "protocol.schedule": SCHEDULES,
     "precision.autocast": AUTOCASTS,
     "precision.refresh": tuple(REFRESHES),
-    "logger.mode": ("offline", "online"),
-    "retry": (None, "failed"),
 }
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -51,36 +46,24 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "protocol.gamma": (lambda x: 0 < x < math.inf, "> 0"),
     "protocol.label_smoothing": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "precision.accumulate": (lambda n: n >= 1, ">= 1"),
-    "devices": (lambda n: n >= 1, ">= 1"),
     "seed": (lambda n: 0 <= n < 2**63, "in [0, 2^63)"),
-    "stale_minutes": (lambda x: 0 < x < math.inf, "> 0"),
-    "checkpoint_minutes": (lambda x: 0 <= x < math.inf, ">= 0"),
 }
 
 
-_TRANSLATORS = ", ".join(TRANSFORMERS)
-_IMAGES_ONLY: dict[str, Any] = {
-    "protocol.batch_size": None,
-    "protocol.augment": False,
-    "dataset.label_noise": 0.0,
-    "dataset.crop": "image",
-    "arch.width": None,
-    "precision.accumulate": 1,
-    "precision.compile": False,
-}
+def run_settings(config: DictConfig, devices: int) -> RunSettings:
+    """Makes the settings of the run that ``config`` describes.
 
-
-def run_settings(config: DictConfig) -> RunSettings:
-    """The settings of the run that ``config`` describes.
+    Args:
+        config: Composed.
+        devices: How many train the run together, >= 1.
 
     Raises:
         UsageError: an impossible value or pair; the message names the key, the value and what would be right.
         OmegaConfBaseException: a value of the wrong type.
     """
     _check_values(config)
-    _check_pair(config)
     _check_geometry(config)
-    _check_devices(config)
+    _check_devices(config, devices)
     try:
         settings = RunSettings(
             dataset=_part(DatasetSettings, config.dataset),
@@ -91,11 +74,20 @@ def run_settings(config: DictConfig) -> RunSettings:
             seed=config.seed,
         )
         settings.validate()
+        tasks.check(settings, devices)
     except OmegaConfBaseException:  # some are ValueErrors too, and know their key
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
     return settings
+
+
+def typed(kind: type[Part], node: DictConfig) -> Part:
+    """The keys of a dataclass from a composed node, nested dataclasses made and interpolations resolved."""
+    values = {name: node[name] for name in get_type_hints(kind)}
+    return kind(
+        **{name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for name, value in values.items()}
+    )
 
 
 def _part(kind: type[Part], node: DictConfig) -> Part:
@@ -128,58 +120,6 @@ def _check_values(config: DictConfig) -> None:
         raise UsageError(f"protocol.milestones={milestones} must be epochs >= 1 in rising order.")
 
 
-def _check_pair(config: DictConfig) -> None:
-    """The network takes what the data set has: sentences, or images of a size; and a width if one is given."""
-    if config.dataset.name in CORPORA:
-        _check_translation(config)
-    else:
-        _check_images(config)
-
-
-def _check_translation(config: DictConfig) -> None:
-    """Sentences go with a network for them, and without what is meant for images."""
-    dataset, arch, protocol = config.dataset.name, config.arch.name, config.protocol
-    if arch not in TRANSFORMERS:
-        raise UsageError(
-            f"arch={arch} takes images, dataset={dataset} has sentences. Choose arch from: {_TRANSLATORS}."
-        )
-    for key in ("max_tokens", "dropout"):
-        if protocol[key] is None:
-            raise UsageError(f"protocol.{key}=null must have a value for dataset={dataset}.")
-    for key, neutral in _IMAGES_ONLY.items():
-        value = OmegaConf.select(config, key)
-        if value != neutral:
-            default = "null" if neutral is None else neutral
-            raise UsageError(f"{key}={value} has no use with dataset={dataset}: leave it at {default}.")
-
-
-def _check_images(config: DictConfig) -> None:
-    """The network takes images of the data set's size, and a width if one is given."""
-    dataset, arch, width = config.dataset.name, config.arch.name, config.arch.width
-    if arch in TRANSFORMERS:
-        side = data.info(dataset).image_size
-        fitting = ", ".join(name for name in models.ARCHS if side in models.image_sizes(name))
-        raise UsageError(f"arch={arch} takes sentences, dataset={dataset} has images. Choose arch from: {fitting}.")
-    for key in ("max_tokens", "warmup_steps", "dropout", "bleu_every"):
-        if config.protocol[key] is not None:
-            raise UsageError(f"protocol.{key}={config.protocol[key]} has no use with dataset={dataset}: it has images.")
-    if config.protocol.batch_size is None:
-        raise UsageError(f"protocol.batch_size=null must have a value for dataset={dataset}.")
-    side = data.info(dataset).image_size
-    sides = models.image_sizes(arch)
-    if side not in sides:
-        fitting = ", ".join(name for name in models.ARCHS if side in models.image_sizes(name))
-        takes = " or ".join(f"{s}x{s}" for s in sides)
-        raise UsageError(
-            f"arch={arch} takes images of {takes}, dataset={dataset} has {side}x{side}. Choose arch from: {fitting}."
-        )
-    if width is not None and not models.takes_width(arch):
-        adjustable = ", ".join(name for name in models.ARCHS if models.takes_width(name))
-        raise UsageError(f"arch.width={width} has no use with arch={arch}. Only these take a width: {adjustable}.")
-    if width is not None and width < 1:
-        raise UsageError(f"arch.width={width} must be >= 1.")
-
-
 def _check_geometry(config: DictConfig) -> None:
     """A geometry and a structure are given exactly where the optimizer learns a metric."""
     learns = "llqr" in (config.optim.probe, config.optim.transport)
@@ -190,21 +130,16 @@ def _check_geometry(config: DictConfig) -> None:
             raise UsageError(f"{group}=none leaves optim={config.optim.name} without one. Choose from: {choices}.")
         if not learns and name is not None:
             raise UsageError(f"{group}={name} has no use with optim={config.optim.name}: it has no learned metric.")
-    if config.structure.name == "dense" and config.dataset.name in CORPORA:
-        raise UsageError(f"structure=dense does not fit dataset={config.dataset.name}: it squares the vocabulary.")
 
 
-def _check_devices(config: DictConfig) -> None:
+def _check_devices(config: DictConfig, devices: int) -> None:
     """Every device has the same share of every minibatch, and a metric is spread where there is one and where to."""
-    devices = config.devices
     for key in ("protocol.batch_size", "optim.refresh_batch"):
         size = OmegaConf.select(config, key)
         if size is not None and size % devices:
             raise UsageError(f"devices={devices} must divide {key}={size}: each has the same share of a minibatch.")
-    if devices > 1 and config.dataset.name in CORPORA:
-        raise UsageError(f"devices={devices} has no use with dataset={config.dataset.name}: use devices=1.")
-    share, parts = (config.protocol.batch_size or 0) // devices, config.precision.accumulate
-    if config.dataset.name not in CORPORA and parts > share:
+    batch_size, parts = config.protocol.batch_size, config.precision.accumulate
+    if batch_size is not None and parts > (share := batch_size // devices):
         raise UsageError(f"precision.accumulate={parts} must be at most {share}, a device's share of a minibatch.")
     if config.optim.shard and devices == 1:
         raise UsageError("optim.shard=true spreads the learned metric over devices: it needs devices > 1.")

@@ -1,8 +1,8 @@
-"""Hyper-parameters that a table's rows select by their baseline: the candidates, and what was chosen.
+"""Hyper-parameters that a table selects by its baseline: the candidates, and the value that was chosen.
 
-A choice is kept in ``results/selection/<name>-<dataset>-<arch>-<digest>.json``, written once and for good. The digest
-is that of the baseline's runs at all candidates, so a choice holds for whatever table runs the same baseline, and for
-no other protocol or precision. Settings of a method (``optim.lr=``, ``structure=``) are not the baseline's.
+A choice is kept in ``results/selection/<name>-<dataset>-<arch>-<digest>.json`` and never changed. The digest hashes the
+run ids of the baseline at all candidates, so a choice is shared by all tables with the same baseline, protocol and
+precision. Words about a method (``optim.lr=``, ``structure=``) do not reach the baseline.
 """
 
 from __future__ import annotations
@@ -11,37 +11,31 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
-
 from llqr_sam.engine.records.atomic import creating
-from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
-from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.resolve import run_settings
-
-SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # a table's metric -> what is best over training
-METHOD = ("optim", "geometry", "structure")  # groups whose words do not reach the baseline
+from llqr_sam.suite.config.command import METHOD, Command, root
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import TableSelection
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The value that runs of a data set and network have of a hyper-parameter, and why."""
+    """The value of a hyper-parameter that the runs of a table's row use, and where it comes from."""
 
     key: str  # protocol.methods.weight_decay
     dataset: str
     arch: str
     value: float
     origin: Literal["selected", "default", "candidate"]
-    path: Path  # of the selection, whether it is made or not
+    path: Path  # of the selection's file, which exists once a value is selected
 
     @property
     def name(self) -> str:
         """``weight_decay``: what ``select=`` calls it."""
-        return last(self.key)
+        return self.key.rpartition(".")[2]
 
     def __str__(self) -> str:
         value = f"{self.name}={self.value:g} for {self.dataset} {self.arch}"
@@ -50,129 +44,76 @@ class Choice:
         return f"{value}: the protocol's, nothing is selected (select={self.name})"
 
 
-def last(key: str) -> str:
-    """``weight_decay`` of ``protocol.methods.weight_decay``."""
-    return key.rpartition(".")[2]
-
-
-def apply(choices: Sequence[Choice], config: DictConfig) -> None:
-    """Set what was chosen; what the protocol has anyway is left as it is."""
-    for choice in choices:
-        if choice.origin != "default":
-            OmegaConf.update(config, choice.key, choice.value)
-
-
-def check_select(config: DictConfig, words: Sequence[str]) -> None:
-    """``select=`` names a selection of the table, and the other words leave something to select.
-
-    Raises:
-        UsageError: they do not.
-    """
-    if config.select is None:
-        return
-    if config.table is None:
-        known = ", ".join(groups()["table"])
-        raise UsageError(f"select={config.select} needs a table. Choose one with table= from: {known}.")
-    names = [last(selection.key) for selection in config.table.selections]
-    if config.select not in names:
-        known = f"Choose from: {', '.join(names)}{did_you_mean(config.select, names)}" if names else "It has none."
-        raise UsageError(f"select={config.select} is not a selection of table={config.table.number}. {known}")
-    for word in words:
-        if _of_method(word) or word.startswith("dataset.label_noise=") or _given(config.select, [word]):
-            raise UsageError(f"{word} has no use with select={config.select}: dataset, arch and seed choose its runs.")
-
-
-def selection_of(config: DictConfig) -> DictConfig:
-    """The table's selection that ``config.select`` names."""
-    (selection,) = [entry for entry in config.table.selections if last(entry.key) == config.select]
-    assert isinstance(selection, DictConfig)
-    return selection
-
-
-def choices(config: DictConfig, dataset: str, arch: str, words: Sequence[str]) -> tuple[Choice, ...]:
-    """What the runs of a table's row use of each hyper-parameter that the table selects, up to ``config.select``.
+def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
+    """The values that a row of the command's table uses of each hyper-parameter that the table selects.
 
     Args:
-        config: Of the table.
-        dataset: Of the row.
-        arch: Of the row.
-        words: That hold for every run of the table. One that sets a hyper-parameter itself leaves nothing to choose.
+        command: Names the table.
+        row: Data set, network and the words that hold for every run of the table. A hyper-parameter that one of these
+            words sets is not selected.
+
+    Returns:
+        One tuple; with ``select=`` one for each candidate: the values selected before it, and the candidate.
 
     Raises:
         UsageError: the file of a selection is damaged.
     """
-    made: list[Choice] = []
-    for selection in config.table.selections:
-        if last(selection.key) == config.select:
-            break
-        if not _given(selection.key, words):
-            default, found = _candidates(config, selection, dataset, arch, words, made)
-            made.append(read_choice(found) or default)
-    return tuple(made)
+    used: list[Choice] = []
+    for selection in command.table.selections:
+        if row.sets(selection.name):
+            continue
+        default, candidates = _candidates(command, selection, row, used)
+        if selection == command.selection:
+            return [(*used, candidate) for candidate in candidates]
+        used.append(read_choice(candidates) or default)
+    return [tuple(used)]
 
 
-def candidates(config: DictConfig, dataset: str, arch: str, words: Sequence[str]) -> list[tuple[Choice, ...]]:
-    """For each candidate of ``config.select`` what its runs use: the choices before it, and itself at the end."""
-    made = choices(config, dataset, arch, words)
-    _, found = _candidates(config, selection_of(config), dataset, arch, words, made)
-    return [(*made, candidate) for candidate in found]
+def words_of(used: Sequence[Choice]) -> list[str]:
+    """The words that set the values; the protocol's own need none."""
+    return [f"{choice.key}={choice.value!r}" for choice in used if choice.origin != "default"]
 
 
-def read_choice(found: Sequence[Choice]) -> Choice | None:
-    """The one of the candidates that was chosen, if the selection is made.
+def read_choice(candidates: Sequence[Choice]) -> Choice | None:
+    """The candidate that was selected, or ``None``.
 
     Raises:
         UsageError: its file is damaged.
     """
-    first = found[0]
+    first = candidates[0]
     try:
         chosen = json.loads(first.path.read_bytes())["choice"]
-        (choice,) = [candidate for candidate in found if candidate.value == chosen]
+        (choice,) = [candidate for candidate in candidates if candidate.value == chosen]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{first.path} is not a selection: remove it and select again with select={first.name}."
         ) from error
-    return Choice(first.key, first.dataset, first.arch, choice.value, "selected", first.path)
+    return replace(choice, origin="selected")
 
 
 def write_choice(chosen: Choice, tree: dict[str, Any]) -> None:
-    """Keep a choice, once and for good: a selection that is made already stays.
+    """Writes a choice, unless one was written before.
 
     Args:
         chosen: The candidate.
-        tree: What it was chosen from, for a reader.
+        tree: The numbers that it was chosen by, for a reader.
     """
     content = tree | {"choice": chosen.value}
     with contextlib.suppress(FileExistsError), creating(chosen.path) as file:
         file.write((json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
 
-def _of_method(word: str) -> bool:
-    return word.partition("=")[0].partition(".")[0] in METHOD
-
-
-def _given(key: str, words: Sequence[str]) -> bool:
-    """Whether a word sets the hyper-parameter, for the protocol or the method."""
-    return any(last(word.partition("=")[0]) == last(key) for word in words)
-
-
 def _candidates(
-    config: DictConfig, selection: DictConfig, dataset: str, arch: str, words: Sequence[str], before: Sequence[Choice]
+    command: Command, selection: TableSelection, row: Command, before: Sequence[Choice]
 ) -> tuple[Choice, list[Choice]]:
     """The protocol's value, and the candidates."""
-    common = [word for word in words if not _of_method(word)]
-    baseline = compose_config([f"dataset={dataset}", f"arch={arch}", f"optim={selection.optim}", *common])
-    default = OmegaConf.select(baseline, selection.key)
-    apply(before, baseline)
-    runs = []
-    for value in selection.candidates:
-        OmegaConf.update(baseline, selection.key, value)
-        runs.append(run_settings(baseline).run_id)
-    digest = hashlib.sha256("\n".join(sorted(runs)).encode()).hexdigest()[:8]
-    name = f"{last(selection.key)}-{dataset}-{arch}-{digest}.json"
-    path = Path(config.paths.results) / "selection" / name
-    return Choice(selection.key, dataset, arch, default, "default", path), [
-        Choice(selection.key, dataset, arch, value, "candidate", path) for value in selection.candidates
-    ]
+    words = [word for word in row.words if root(word) not in METHOD]
+    baseline = Command.of(*words, f"optim={selection.optim}", *words_of(before))
+    runs = sorted(baseline.but(f"{selection.key}={value!r}").run.settings.run_id for value in selection.candidates)
+    dataset, arch = baseline.run.settings.dataset.name, baseline.run.settings.arch.name
+    digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
+    path = command.config.paths.results / "selection" / f"{selection.name}-{dataset}-{arch}-{digest}.json"
+    default = Choice(selection.key, dataset, arch, baseline.value(selection.key), "default", path)
+    return default, [replace(default, value=value, origin="candidate") for value in selection.candidates]

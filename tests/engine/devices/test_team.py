@@ -16,7 +16,7 @@ from llqr_sam.engine.devices.team import ALONE, Ranks, is_loss
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.losses import Diverged, LossLog
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
-from llqr_sam.engine.tasks.evaluation import evaluate
+from llqr_sam.engine.tasks.classification import evaluate
 from llqr_sam.methods.factory import MethodSpec, build
 from llqr_sam.models.small_cnn import SmallCNN
 from tests.engine.conftest import METHODS

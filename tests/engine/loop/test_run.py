@@ -19,7 +19,7 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
-from llqr_sam.engine.tasks.evaluation import weights_sha256
+from llqr_sam.engine.records.weights import weights_sha256
 from tests.engine.conftest import StopAt
 from tests.waiting import PATIENCE
 

@@ -26,7 +26,7 @@ from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, Metrics, Record, RefreshPoint, Seconds
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.task import Classification
+from llqr_sam.engine.tasks.classification import Classification
 from llqr_sam.methods import factory
 from tests.engine.conftest import METHODS, StopAt
 
@@ -163,6 +163,7 @@ def make_trainer(
 ) -> Trainer:
     return Trainer(
         settings,
+        Classification(settings),
         splits,
         model,
         factory.build(settings.optim, model),

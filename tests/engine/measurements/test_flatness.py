@@ -14,9 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 pytest.importorskip("curvlinops")
 
 from llqr_sam.data.registry import load
-from llqr_sam.engine.loop import run
 from llqr_sam.engine.loop.run import execute
-from llqr_sam.engine.measurements.flatness import EIGENVALUES, TrainingHessian, m_sharpness, measure, top_eigenvalues
+from llqr_sam.engine.measurements.flatness import (
+    EIGENVALUES,
+    TrainingHessian,
+    m_sharpness,
+    measure_flatness,
+    top_eigenvalues,
+)
+from llqr_sam.engine.tasks import registry
 from llqr_sam.torchvision_compat import ensure_torchvision
 
 
@@ -103,7 +109,7 @@ def test_trace_is_exact_where_the_rank_is_low(data):
     """Hutch++ projects on 10 directions. A softmax of 4 samples has a Hessian of rank at most 4 (3 - 1) = 8."""
     net = nn.Linear(16, 3)
     x, y = torch.randn(4, 16), torch.randint(0, 3, (4,))
-    found = measure(net, data(x, y, 4), F.cross_entropy, rho=0.1, m=4)
+    found = measure_flatness(net, data(x, y, 4), F.cross_entropy, rho=0.1, m=4)
     assert found.trace == pytest.approx(float(exact_hessian(net, [(x, y)]).trace()), rel=1e-4)
     assert (found.m, found.samples, found.rho) == (4, 4, 0.1)
 
@@ -153,12 +159,12 @@ def test_the_model_and_the_random_state_stay_as_they_are(tmp_path):
     splits = load("digits", path=None, root=tmp_path, label_noise=0.0, workers=0, **options)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    first = measure(model, splits.train, F.cross_entropy, rho=0.1, m=64)
+    first = measure_flatness(model, splits.train, F.cross_entropy, rho=0.1, m=64)
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
-    second = measure(model, splits.train, F.cross_entropy, rho=0.1, m=64)
+    second = measure_flatness(model, splits.train, F.cross_entropy, rho=0.1, m=64)
     assert second.eigenvalues == pytest.approx(first.eigenvalues, rel=1e-4)
     assert (second.trace, second.m_sharpness) == pytest.approx((first.trace, first.m_sharpness), rel=1e-4)
     assert (first.m, first.samples) == (64, 1024)
@@ -181,7 +187,7 @@ def test_a_run_is_the_same_with_and_without(make_settings, make_options):
 
 
 def test_a_missing_package_is_said_before_training(make_settings, make_options, monkeypatch, tmp_path):
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="sharpness=true needs curvlinops, which is not installed: pip install"):
         execute(make_settings(), make_options("run", sharpness_rho=0.1))
     assert not (tmp_path / "run").exists()

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from llqr_sam.engine.records.typed_json import DamagedRecordError, from_json, read, read_all, to_json
+from llqr_sam.engine.records.typed_json import DamagedRecordError, read, read_all, to_json
 
 VERSION = 3
 
@@ -31,8 +32,19 @@ class Tree:
 TREE = Tree(VERSION, [Leaf(0.1), Leaf(2.0, "long")], {"trunk": 3.0})
 
 
-def test_what_is_written_is_read_back():
-    assert from_json(Tree, to_json(TREE).encode(), VERSION) == TREE
+@pytest.fixture
+def read_text(tmp_path: Path) -> Callable[[str], Tree]:
+    """Read a tree from a text."""
+
+    def read_it(text: str) -> Tree:
+        (tmp_path / "tree.json").write_text(text)
+        return read(Tree, tmp_path / "tree.json", VERSION)
+
+    return read_it
+
+
+def test_what_is_written_is_read_back(read_text: Callable[[str], Tree]):
+    assert read_text(to_json(TREE)) == TREE
 
 
 def test_defaults_are_left_out_and_what_is_not_finite_is_null():
@@ -40,24 +52,30 @@ def test_defaults_are_left_out_and_what_is_not_finite_is_null():
     assert tree == {"schema": VERSION, "leaves": [{"value": None}], "heights": {}}
 
 
-def test_an_integer_is_read_as_the_float_it_stands_for():
+def test_an_integer_is_read_as_the_float_it_stands_for(read_text: Callable[[str], Tree]):
     """JSON has one kind of number: 3 may be what another writer makes of 3.0."""
-    read_back = from_json(Tree, b'{"schema": 3, "leaves": [], "heights": {"trunk": 3}}', VERSION)
+    read_back = read_text('{"schema": 3, "leaves": [], "heights": {"trunk": 3}}')
     assert isinstance(read_back.heights["trunk"], float)
 
 
 @pytest.mark.parametrize("age", [3, 3.0, 3.5])
-def test_either_kind_of_number_stays_what_it_is(age: float):
+def test_either_kind_of_number_stays_what_it_is(age: float, read_text: Callable[[str], Tree]):
     tree = Tree(VERSION, [], {}, age=age)
-    assert type(from_json(Tree, to_json(tree).encode(), VERSION).age) is type(age)
+    assert type(read_text(to_json(tree)).age) is type(age)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"schema": 3, "leaves": [{"value": 1, "kind": "square"}], "heights": {}}', "leaves[0].kind is"),
-        ('{"schema": 3, "leaves": [], "heights": {"trunk": "tall"}}', 'heights.trunk is "tall", expected float'),
-        ('{"schema": 3, "leaves": [], "heights": {}, "roots": 1}', "roots is not a key"),
+        (
+            '{"schema": 3, "leaves": [{"value": 1, "kind": "square"}], "heights": {}}',
+            "leaves[0].kind is",
+        ),
+        (
+            '{"schema": 3, "leaves": [], "heights": {"trunk": "tall"}}',
+            'heights.trunk is "tall"',
+        ),
+        ('{"schema": 3, "leaves": [], "heights": {}, "roots": 1}', "roots is 1: Unexpected"),
         ('{"schema": 3, "leaves": []}', "heights is missing"),
         ('{"schema": 4, "leaves": [], "heights": {}}', "update the code"),
         ('{"schema": true}', "schema is True, this version reads 3"),

@@ -10,7 +10,7 @@ import pytest
 
 from llqr_sam.data.registry import info
 from llqr_sam.data.streams import Samples
-from llqr_sam.engine.records.record import Sharpness
+from llqr_sam.engine.records.record import Flatness
 from llqr_sam.report.tables.accuracy_table import build_table
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.paper_numbers import read_accuracy
@@ -160,7 +160,7 @@ def test_what_was_selected_is_said(tmp_path):
 
 def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
     """A line of the cell and three columns: means over the seeds that have it, here one of two."""
-    flat = Sharpness(eigenvalues=[12.5, 3.0], trace=40.0, m_sharpness=0.0125, rho=0.2, m=128, samples=1024, seconds=1.0)
+    flat = Flatness(eigenvalues=[12.5, 3.0], trace=40.0, m_sharpness=0.0125, rho=0.2, m=128, samples=1024, seconds=1.0)
     path = tmp_path / "runs" / RUNS[0].folder / f"{RUNS[0].run_id}.json"
     dataclasses.replace(record_of(RUNS[0], [80.0]), sharpness=flat).write(path)
     write_record(tmp_path, RUNS[1], [81.0])
@@ -179,7 +179,7 @@ def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
 def test_m_sharpness_at_different_radii_is_not_averaged(tmp_path):
     """The radius is no setting of a run; the Hessian's numbers do not depend on it."""
     for run, rho in zip(RUNS[:2], (0.1, 0.2), strict=True):
-        flat = Sharpness(eigenvalues=[12.5], trace=40.0, m_sharpness=rho, rho=rho, m=128, samples=1024, seconds=1.0)
+        flat = Flatness(eigenvalues=[12.5], trace=40.0, m_sharpness=rho, rho=rho, m=128, samples=1024, seconds=1.0)
         path = tmp_path / "runs" / run.folder / f"{run.run_id}.json"
         dataclasses.replace(record_of(run, [80.0]), sharpness=flat).write(path)
     text = to_markdown(printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), {}))

@@ -13,10 +13,10 @@ from llqr_sam.report.tables.printed_table import to_latex, to_markdown, write_ta
 from llqr_sam.studies.table_10.printed import print_cadence
 from llqr_sam.studies.table_10.table import CADENCE, NUMBERS, NetworkTimes, Spread, cadence, overview, read_paper
 from llqr_sam.studies.table_10.timing import RefreshTime
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from tests.studies.table_10.timings import timing_of
 
-TABLE = compose_config(["table=10"]).table
+TABLE = Command.of("table=10").table
 
 
 @pytest.fixture(scope="module")

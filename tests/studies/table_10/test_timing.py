@@ -147,7 +147,8 @@ def test_a_damaged_measurement_is_named(timing: Timing, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(text.replace('"batch": 2', '"batch": "two"'))
     found, damaged = read_timings(tmp_path)
     assert found == [timing]
-    assert damaged == [f'{tmp_path / "b.json"}: batch is "two", expected int']
+    (line,) = damaged
+    assert line.startswith(f'{tmp_path / "b.json"}: batch is "two": ')
 
 
 def test_the_name_tells_settings_and_effort_apart() -> None:

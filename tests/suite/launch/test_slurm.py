@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.data.registry import DATASETS
-from llqr_sam.data.translation import CORPORA
+from llqr_sam.engine.tasks.registry import DATASETS
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.slurm import FILES, PROFILES, Profile, _layout, _parameters, _times, read_profile, submit
 from tests.suite.jobs import jobs_of
@@ -17,7 +16,7 @@ from tests.suite.jobs import jobs_of
 def test_every_profile_is_one(path):
     profile = read_profile(path.stem)
     assert profile == read_profile(str(path))
-    assert profile.signal_delay < 60 * profile.minutes()
+    assert profile.signal_delay < 60 * profile.minutes
     assert path.read_text().startswith("# ")
     assert f"{path.stem}.yaml" in (PROFILES / "README.md").read_text()
 
@@ -27,7 +26,7 @@ def test_every_profile_is_one(path):
     [("90", 90), ("30:00", 30), ("2:59:00", 179), ("12:00:59", 720), ("1-00", 1440), ("2-12:30", 3630)],
 )
 def test_times_are_slurms(text, minutes):
-    assert Profile(time=text).minutes() == minutes
+    assert Profile(time=text).minutes == minutes
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_a_time_needs_no_quotes(text, minutes, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"time: {text}\ncpus: 6\nmem: 16\nsbatch: {{nice: 100, exclusive: true}}\npartition: null\n")
     profile = read_profile(str(path))
-    assert (profile.minutes(), profile.cpus, profile.mem, profile.partition) == (minutes, 6, "16", None)
+    assert (profile.minutes, profile.cpus, profile.mem, profile.partition) == (minutes, 6, "16", None)
     assert profile.sbatch == {"nice": "100", "exclusive": True}
     assert f"| {Profile().time} |" in (PROFILES / "README.md").read_text()
 
@@ -103,7 +102,7 @@ def test_without_slurm_it_is_a_usage_error(tmp_path, monkeypatch):
 
 def test_jobs_know_what_to_stage_and_which_code_to_run(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert set(FILES) == {*DATASETS, *CORPORA} - {"digits"}
+    assert set(FILES) == set(DATASETS) - {"digits"}
     jobs = jobs_of(tmp_path, "table=8", "optim=sgdm")
     given = _parameters(jobs, Profile(account="def-me", cpus=3, sbatch={"mail-type": "FAIL"}), Path("/a b"), "name")
     assert "export PYTHONPATH='/a b'" in "\n".join(given["slurm_setup"])

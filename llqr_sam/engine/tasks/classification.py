@@ -1,0 +1,156 @@
+"""Image classification: images to classes, scored by top-1 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llqr_sam.data import fingerprint
+from llqr_sam.data import registry as data
+from llqr_sam.data.streams import WHOLE, Share, Splits, open_batches
+from llqr_sam.engine.devices.team import ALONE, Team
+from llqr_sam.engine.records.record import Flatness
+from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.models import registry as models
+
+
+class Classification(Task[Splits]):
+    """Images to classes."""
+
+    datasets = data.DATASETS
+    archs = models.ARCHS
+    inputs = "images"
+    own_keys: ClassVar = {
+        "protocol.batch_size": None,
+        "protocol.augment": False,
+        "dataset.label_noise": 0.0,
+        "dataset.crop": "image",
+        "arch.width": None,
+        "precision.accumulate": 1,
+        "precision.compile": False,
+    }
+    required_keys = ("protocol.batch_size",)
+    measures_flatness = True
+
+    @classmethod
+    def archs_for(cls, dataset: str) -> tuple[str, ...]:
+        """The networks that take images of the data set's size."""
+        side = data.info(dataset).image_size
+        return tuple(arch for arch in models.ARCHS if side in models.image_sizes(arch))
+
+    @classmethod
+    def check(cls, settings: RunSettings) -> None:
+        """The network takes images of the data set's size, and a width if one is given."""
+        dataset, arch, width = settings.dataset.name, settings.arch.name, settings.arch.width
+        side, fitting = data.info(dataset).image_size, cls.archs_for(dataset)
+        if arch not in fitting:
+            takes = " or ".join(f"{s}x{s}" for s in models.image_sizes(arch))
+            raise ValueError(
+                f"arch={arch} takes images of {takes}, dataset={dataset} has {side}x{side}. "
+                f"Choose arch from: {', '.join(fitting)}."
+            )
+        if width is not None and not models.takes_width(arch):
+            adjustable = ", ".join(name for name in models.ARCHS if models.takes_width(name))
+            raise ValueError(f"arch.width={width} has no use with arch={arch}. Only these take a width: {adjustable}.")
+        if width is not None and width < 1:
+            raise ValueError(f"arch.width={width} must be >= 1.")
+
+    @staticmethod
+    def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
+        """``None`` for TinyImageNet."""
+        return fingerprint.fingerprint(dataset, path, root)
+
+    def load(self, source: DataSource, share: Share = WHOLE) -> Splits:
+        """The data set with the run's augmentation and label noise."""
+        dataset, protocol = self.settings.dataset, self.settings.protocol
+        assert protocol.batch_size is not None  # registry.check
+        return data.load(
+            dataset.name,
+            path=source.path,
+            root=source.root,
+            label_noise=dataset.label_noise,
+            crop=dataset.crop,
+            augment=protocol.augment,
+            batch_size=protocol.batch_size,
+            seed=self.settings.seed,
+            device=source.device,
+            workers=source.workers,
+            share=share,
+        )
+
+    def model(self, splits: Splits) -> nn.Module:
+        """The network for as many classes as the data have."""
+        arch, found = self.settings.arch, splits.info
+        return models.build(
+            arch.name, classes=found.classes, image_size=found.image_size, channels=found.channels, width=arch.width
+        )
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy with the protocol's label smoothing."""
+        return F.cross_entropy(outputs, targets, label_smoothing=self.settings.protocol.label_smoothing)
+
+    def evaluate(
+        self, model: nn.Module, splits: Splits, number: int | None, device: torch.device, team: Team
+    ) -> Scores:
+        """Top-1 and loss on the test images."""
+        precision = self.settings.precision
+        with open_batches(splits.test) as batches:
+            if precision.channels_last:
+                batches = ((images.to(memory_format=torch.channels_last), labels) for images, labels in batches)
+            top1, loss = evaluate(model, batches, device, bfloat16=precision.autocast == "bfloat16", team=team)
+        return Scores(loss, top1)
+
+    def flatness(self, model: nn.Module, source: DataSource, rho: float) -> Flatness:
+        """On training images that are not augmented; m is the protocol's batch size."""
+        from llqr_sam.engine.measurements.flatness import measure_flatness  # needs curvlinops
+
+        protocol = self.settings.protocol
+        assert protocol.batch_size is not None  # registry.check
+        plain = Classification(replace(self.settings, protocol=replace(protocol, augment=False)))
+        return measure_flatness(model, plain.load(source).train, self.loss, rho, protocol.batch_size)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    *,
+    bfloat16: bool = False,
+    team: Team = ALONE,
+) -> tuple[float, float]:
+    """Test the model in inference mode; its training mode is restored afterwards.
+
+    Args:
+        model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
+        batches: Inputs and int64 labels ``[B]`` on ``device``; this rank's share of the samples.
+        device: Where the model is.
+        bfloat16: Run the model under bfloat16 autocast.
+        team: The ranks that share the samples.
+
+    Returns:
+        Top-1 in percent, and the mean cross-entropy, never smoothed, so that it can be compared between protocols.
+    """
+    training = model.training
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    samples = 0
+    try:
+        for inputs, targets in batches:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                outputs = model(inputs)
+            correct += (outputs.argmax(dim=1) == targets).sum()
+            loss += F.cross_entropy(outputs.float(), targets, reduction="sum")
+            samples += len(targets)
+    finally:
+        model.train(training)
+    counted = team.sum(torch.stack([correct.double(), loss, torch.full_like(loss, samples)])).tolist()
+    return 100 * counted[0] / counted[2], counted[1] / counted[2]

@@ -1,0 +1,77 @@
+"""The tasks, and which one a data set belongs to."""
+
+from __future__ import annotations
+
+import importlib.util
+from operator import attrgetter
+from typing import Any
+
+from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.tasks.classification import Classification
+from llqr_sam.engine.tasks.task import Task
+from llqr_sam.engine.tasks.translation import Translation
+
+TASKS: tuple[type[Task[Any]], ...] = (Classification, Translation)
+
+DATASETS = tuple(name for task in TASKS for name in task.datasets)
+ARCHS = tuple(name for task in TASKS for name in task.archs)
+
+
+def task_for(dataset: str) -> type[Task[Any]]:
+    """The task of a data set.
+
+    Raises:
+        ValueError: there is no data set of that name.
+    """
+    for task in TASKS:
+        if dataset in task.datasets:
+            return task
+    raise ValueError(f"dataset={dataset} is not a data set here. Choose from: {', '.join(DATASETS)}.")
+
+
+def check(settings: RunSettings, devices: int = 1) -> None:
+    """Check that the parts of a run fit together, before any data are read.
+
+    Args:
+        settings: The run.
+        devices: Number of devices that train it.
+
+    Raises:
+        ValueError: they do not; the message names the key, the value and what would be right.
+    """
+    dataset, arch = settings.dataset.name, settings.arch.name
+    task = task_for(dataset)
+    if arch not in task.archs:
+        takes = next((other.inputs for other in TASKS if arch in other.archs), "something else")
+        fitting = ", ".join(task.archs_for(dataset))
+        raise ValueError(
+            f"arch={arch} takes {takes}, dataset={dataset} has {task.inputs}. Choose arch from: {fitting}."
+        )
+    for key in task.required_keys:
+        if attrgetter(key)(settings) is None:
+            raise ValueError(f"{key}=null must have a value for dataset={dataset}.")
+    for key, unused in (item for other in TASKS if other is not task for item in other.own_keys.items()):
+        if (value := attrgetter(key)(settings)) != unused:
+            default = "null" if unused is None else unused
+            raise ValueError(f"{key}={value} has no use with dataset={dataset}: leave it at {default}.")
+    task.check(settings)
+    if devices > 1 and not task.several_devices:
+        raise ValueError(f"devices={devices} has no use with dataset={dataset}: use devices=1.")
+
+
+def check_installed(settings: RunSettings, *, flatness: bool) -> None:
+    """Check that this machine has the optional packages that a run needs.
+
+    Args:
+        settings: The run.
+        flatness: Whether the sharpness at its end is measured.
+
+    Raises:
+        ValueError: a package is not installed, or the sharpness of this task cannot be measured.
+    """
+    task = task_for(settings.dataset.name)
+    task.check_installed(settings)
+    if flatness and not task.measures_flatness:
+        raise ValueError(f"sharpness=true has no use with dataset={settings.dataset.name}: it needs images.")
+    if flatness and importlib.util.find_spec("curvlinops") is None:
+        raise ValueError("sharpness=true needs curvlinops, which is not installed: pip install -e '.[sharpness]'")

@@ -1,0 +1,77 @@
+"""Every question about a task has its answer in the registry, whatever the data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llqr_sam.data.fingerprint import fingerprint
+from llqr_sam.data.streams import MissingDataError
+from llqr_sam.data.translation import load_corpus
+from llqr_sam.engine.loop.run import execute
+from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings
+from llqr_sam.engine.tasks import registry
+from llqr_sam.engine.tasks.classification import Classification
+from llqr_sam.engine.tasks.translation import Translation
+
+
+def test_every_data_set_and_network_has_one_task() -> None:
+    assert len(set(registry.DATASETS)) == len(registry.DATASETS)
+    assert len(set(registry.ARCHS)) == len(registry.ARCHS)
+    assert registry.task_for("digits") is registry.task_for("imagenet") is Classification
+    assert registry.task_for("iwslt14") is registry.task_for("multi30k") is Translation
+    with pytest.raises(ValueError, match="dataset=mnist .* digits, .*multi30k"):
+        registry.task_for("mnist")
+
+
+def test_each_data_set_has_a_network() -> None:
+    for dataset in registry.DATASETS:
+        assert registry.task_for(dataset).archs_for(dataset)
+
+
+def test_a_run_that_does_not_fit_together_is_not_begun(make_settings: Any, make_options: Any) -> None:
+    """The library's user reaches the checks of the command line, too."""
+    settings, options = make_settings(), make_options()
+    settings.arch = ArchSettings("resnet18")
+    with pytest.raises(ValueError, match="arch=resnet18 takes images of 32x32 or 64x64, dataset=digits has 8x8"):
+        execute(settings, options)
+    settings.dataset = DatasetSettings("iwslt14")
+    with pytest.raises(ValueError, match="arch=resnet18 takes images, dataset=iwslt14 has sentences"):
+        execute(settings, options)
+    assert not options.workspace.exists()
+
+
+def test_the_hash_of_images_is_that_of_their_data_set(tmp_path: Path) -> None:
+    assert registry.task_for("digits").fingerprint("digits", None, tmp_path) == fingerprint("digits", None, tmp_path)
+    with pytest.raises(MissingDataError, match=f"dataset=iwslt14 is not at {tmp_path}"):
+        registry.task_for("iwslt14").fingerprint("iwslt14", None, tmp_path)
+
+
+@pytest.mark.nmt
+def test_of_sentences(captions: Path) -> None:
+    corpus = load_corpus("multi30k", path=None, root=captions, max_tokens=300, seed=0, device=torch.device("cpu"))
+    assert Translation.fingerprint("multi30k", None, captions) == corpus.fingerprint
+
+
+def test_of_sentences_without_fairseq(tmp_path: Path) -> None:
+    """Every file counts; what is missing is named."""
+    names = [f"dict.{language}.txt" for language in ("de", "en")]
+    names += [
+        f"{split}.de-en.{side}.{kind}"
+        for split in ("train", "valid")
+        for side in ("de", "en")
+        for kind in ("bin", "idx")
+    ]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    hashes = {Translation.fingerprint("iwslt14", tmp_path, tmp_path)}
+    for name in names:
+        (tmp_path / name).write_text("other")
+        hashes.add(Translation.fingerprint("iwslt14", tmp_path, tmp_path))
+    assert len(hashes) == 11
+    (tmp_path / names[-1]).unlink()
+    with pytest.raises(MissingDataError, match=f"{names[-1]} is missing"):
+        Translation.fingerprint("iwslt14", tmp_path, tmp_path)
