@@ -21,7 +21,6 @@ from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.cell import BestOrLast
 from llqr_sam.report.tables.printed_table import RENDERERS, write_table
-from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.printed import print_cadence
 from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import read_timings
@@ -61,7 +60,7 @@ def render(words: list[str], kind: BestOrLast) -> list[str]:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
     if config.times_networks:
         plan(command)  # refuses words that no run of the table can take
-        timings, damage = read_timings(timings_folder(config.paths.results))
+        timings, damage = read_timings(config.paths.results)
         networks = cadence(asked, timings)
         total = f"{sum(network.timing is not None for network in networks)} measured"
         written = write_table(print_cadence(asked, networks), Path(asked.output), asked.formats)

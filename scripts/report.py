@@ -20,7 +20,6 @@ from llqr_sam.report.page.page import write_page
 from llqr_sam.report.page.section import Section
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
-from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.printed import times_section
 from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
@@ -42,7 +41,7 @@ def main() -> int:
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
     results = options.results or config.paths.results
-    timings, damaged = read_timings(timings_folder(results))
+    timings, damaged = read_timings(results)
     numbers = groups()["table"]
     sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
     path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])

@@ -22,7 +22,7 @@ from llqr_sam.suite.config.errors import exit_status
 
 def main() -> int:
     """Read the words, run or show the list."""
-    return ListCommand.read(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
+    return ListCommand(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
 
 
 if __name__ == "__main__":

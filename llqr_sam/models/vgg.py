@@ -1,6 +1,6 @@
 """VGG-16 with batch-norm and a small head, for 32 x 32 images (Simonyan and Zisserman, arXiv 1409.1556).
 
-The LLQR authors' variant: convolutions keep their biases although batch-norm follows, and the two hidden layers of the
+As in the LLQR authors' code, convolutions have biases although batch-norm follows, and the two hidden layers of the
 head have 512 units instead of 4096. 15.25M parameters for 10 classes.
 """
 

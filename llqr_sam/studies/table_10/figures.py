@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from llqr_sam.engine.measurements.rounds import exponent
 from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
-from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.table import LABELS, NAMES, NetworkTimes, Spread, cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
@@ -81,7 +80,7 @@ def figure_06(results: Path, folder: Path) -> list[Path]:
 
 
 def _timings(results: Path) -> list[Timing]:
-    timings, _ = read_timings(timings_folder(results))
+    timings, _ = read_timings(results)
     if not timings:
         raise NoRecords(f"nothing was measured; python train.py table={TABLE}")
     return timings
