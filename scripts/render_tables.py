@@ -68,7 +68,7 @@ def render(words: list[str], kind: BestOrLast) -> list[str]:
         status, table = collect(command, kind)
         damage, total = list(status.damage()), status.total()
         written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
-        if asked.curves and draw_curves(asked.title, status, Path(asked.curves), asked.metric):
+        if asked.curves and draw_curves(asked.title, status, Path(asked.curves)):
             written.append(Path(asked.curves))
     print(f"table={asked.number}  {total}  ->  {', '.join(map(str, written))}")
     return damage

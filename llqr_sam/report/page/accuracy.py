@@ -29,7 +29,7 @@ def accuracy_section(command: Command) -> Section:
     return Section(
         print_accuracy(table),
         sources=[_source(result.runs, status) for result in table.cells],
-        charts=charts(curves_of(status, table.metric), table.metric),
+        charts=charts(curves_of(status)),
         damage=list(status.damage()),
     )
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from llqr_sam.report.figures.curves import AXES, Curve, network_name
+from llqr_sam.report.figures.curves import ERRORS, Curve, network_name
 from llqr_sam.report.figures.drawing import colour
-from llqr_sam.report.tables.paper_numbers import method_label
 
 WIDTH, HEIGHT = 460, 300  # of a panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44  # margins
@@ -46,24 +45,24 @@ class Chart:
     panels: Sequence[Panel]
 
 
-def charts(curves: Sequence[Curve], metric: str) -> list[Chart]:
-    """A chart for each network with finished runs: score against epoch, loss against time."""
+def charts(curves: Sequence[Curve]) -> list[Chart]:
+    """A chart for each network with finished runs: error against epoch, loss against time."""
     networks = dict.fromkeys(curve.network for curve in curves)
-    return [_chart([curve for curve in curves if curve.network == network], metric) for network in networks]
+    return [_chart([curve for curve in curves if curve.network == network]) for network in networks]
 
 
-def _chart(curves: Sequence[Curve], metric: str) -> Chart:
-    scores = [(curve.epochs, curve.shown(metric).mean(axis=0)) for curve in curves]
+def _chart(curves: Sequence[Curve]) -> Chart:
+    errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
     losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
     methods = [
         Method(
-            name=f"{method_label(curve.cell)}, n = {len(curve.score)}",
+            name=curve.label,
             colour=INK if curve.cell.method == "sgdm" else colour(curve.cell.method),
             dashes="6 3" if curve.cell.geometry == "newton" else "",
         )
         for curve in curves
     ]
-    panels = _panel(scores, "epoch", AXES[metric]), _panel(losses, "minutes", "test cross-entropy")
+    panels = _panel(errors, "epoch", ERRORS[curves[0].unit]), _panel(losses, "minutes", "test cross-entropy")
     return Chart(network_name(curves[0].cell), methods, panels)
 
 

@@ -1,7 +1,7 @@
-"""One page with everything: tables beside the paper's, figures, curves, and what has not been run.
+"""Writes the page with all results: tables beside the paper's, figures, curves, and what has not been run.
 
-The file is self-contained: style, script, pictures and configs are in it, so it works from the file system without a
-network. Equal results and words give equal bytes.
+The file contains its style, script, pictures and configurations, so it can be opened without a network. Equal results
+and words give equal bytes.
 """
 
 from __future__ import annotations
@@ -9,23 +9,12 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.report.page.section import Section
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure, or why there is none."""
-
-    number: str
-    title: str
-    data: str  # of the PNG, as a data URI
-    reason: str
 
 
 def write_page(
@@ -38,13 +27,12 @@ def write_page(
     """Write ``results/report/index.html``; returns the file.
 
     Args:
-        results: Its ``figures/`` has the pictures.
-        sections: The tables.
-        figures: Number -> title of the figures that there may be.
-        words: Those of train.py that the runs were started with.
-        notes: Further lines of what is not run.
+        results: Folder whose ``figures/`` holds the pictures.
+        sections: The tables, in any order.
+        figures: Number -> title. A figure without a picture is listed as not drawn.
+        words: What the runs were started with.
+        notes: Further lines for the list of what has not been run.
     """
-    pictures = [_picture(number, title, results) for number, title in figures.items()]
     environment = Environment(
         loader=PackageLoader("llqr_sam.report.page"),
         autoescape=True,
@@ -54,8 +42,8 @@ def write_page(
     )
     text = environment.get_template("page.html").render(
         sections=sorted(sections, key=lambda section: _order(section.table.number)),
-        pictures=pictures,
-        damaged=notes,
+        figures=[(number, title, _picture(number, results)) for number, title in figures.items()],
+        notes=notes,
         words=shlex.join(words),
     )
     path = results / "report" / "index.html"
@@ -64,15 +52,12 @@ def write_page(
     return path
 
 
-def _picture(number: str, title: str, results: Path) -> Picture:
+def _picture(number: str, results: Path) -> str:
+    """The PNG as a data URI; empty if the figure has not been drawn."""
     path = results / "figures" / f"figure_{int(number):02d}.png"
-    if not path.exists():
-        return Picture(
-            number, title, "", "not drawn: its runs or measurements are missing, or make figures was not run"
-        )
-    return Picture(number, title, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", "")
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 
 def _order(number: str) -> tuple[bool, int, str]:
-    """Tables by number, the demo last."""
+    """Sorts tables by number, named ones last."""
     return (not number.isdigit(), int(number) if number.isdigit() else 0, number)

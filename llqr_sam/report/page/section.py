@@ -32,16 +32,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Section:
-    """A table on the page.
-
-    Args:
-        table: What its cells say. ``PrintedCell.source`` is an index into ``sources``.
-        sources: What the cells are made from.
-        charts: Curves of its runs.
-        damage: A line for each record that does not count.
-    """
+    """A table on the page."""
 
     table: PrintedTable
-    sources: Sequence[Source] = ()
-    charts: Sequence[Chart] = ()
-    damage: Sequence[str] = ()
+    sources: Sequence[Source] = ()  # of the table's cells
+    charts: Sequence[Chart] = ()  # curves of its runs
+    damage: Sequence[str] = ()  # a line for each record that does not count

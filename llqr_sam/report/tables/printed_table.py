@@ -29,26 +29,15 @@ _ESCAPES = {
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """What a cell says.
+    """What a cell says. Markdown and LaTeX show the first three fields, the page shows all but ``best``."""
 
-    Args:
-        ours: Our value, or why there is none.
-        lines: Label -> further line of the cell, such as ``last``, ``Δ`` and ``paper``.
-        best: Whether ours is the best of its row. It is then bold.
-        difference: Ours minus the paper's, signed. Only the page shows it.
-        tone: Colour on the page: ``above`` or ``below`` the paper's value, ``same`` or nothing; followed by `` sure``
-            where the paper's value is outside our interval.
-        facts: Lines that the page shows when the cell is pointed at.
-        source: Index of the page's source that the cell is made from; ``None`` if there is none.
-    """
-
-    ours: str
-    lines: Mapping[str, str] = field(default_factory=dict)
-    best: bool = False
-    difference: str = ""
-    tone: str = ""
-    facts: tuple[str, ...] = ()
-    source: int | None = None
+    ours: str  # our value, or why there is none
+    lines: Mapping[str, str] = field(default_factory=dict)  # label, such as "last" or "paper" -> further line
+    best: bool = False  # of its row
+    difference: str = ""  # ours minus the paper's, signed
+    tone: str = ""  # above, below or same; "above sure", "below sure" if the paper's value is outside our interval
+    facts: tuple[str, ...] = ()  # shown when the cell is pointed at
+    source: int | None = None  # index of what the cell is made from in ``Section.sources``
 
 
 @dataclass(frozen=True)
@@ -70,41 +59,23 @@ class Block:
 
 @dataclass(frozen=True)
 class PrintedTable:
-    """A table ready to be written.
+    """A table ready to be written."""
 
-    Args:
-        number: As in ``table=``.
-        title: With the number: ``Table 2: CIFAR-100 standard benchmark``.
-        caption: What the cells say.
-        heads: Of the columns: those of the labels, then those of the cells.
-        alignment: LaTeX letter of each column.
-        blocks: The rows.
-        progress: How much of the table is done, in a sentence.
-        command: Command line that does the rest.
-        done: Number of ``unit`` that are done.
-        planned: Number of ``unit`` in all.
-        unit: What is counted: runs, networks or rows.
-        csv: The numbers behind the table, as the text of a CSV file.
-        notes: Sentences below the table.
-        latex_lines: Labels of the cells' further lines that LaTeX prints, in order.
-        markdown_caption: The caption in Markdown, where it differs.
-    """
-
-    number: str
-    title: str
-    caption: str
-    heads: Sequence[str]
-    alignment: str
+    number: str  # as in table=
+    title: str  # with the number: Table 2: CIFAR-100 standard benchmark
+    caption: str  # what the cells say
+    heads: Sequence[str]  # of the label columns, then of the cells
+    alignment: str  # LaTeX letter of each column
     blocks: Sequence[Block]
-    progress: str
-    command: str
-    done: int
+    progress: str  # how much is done, in a sentence
+    command: str  # that does the rest
+    done: int  # number of units
     planned: int
-    unit: str
-    csv: str
-    notes: Sequence[str] = ()
-    latex_lines: Sequence[str] = ()
-    markdown_caption: str = ""
+    unit: str  # runs, networks or rows
+    csv: str  # the numbers behind the table, as the text of a CSV file
+    notes: Sequence[str] = ()  # sentences below the table
+    latex_lines: Sequence[str] = ()  # labels of the cells' further lines that LaTeX prints, in order
+    markdown_caption: str = ""  # the caption in Markdown, where it differs
 
 
 def write_table(table: PrintedTable, output: Path, formats: Iterable[str] = ("md", "csv", "tex")) -> list[Path]:

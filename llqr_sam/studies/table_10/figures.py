@@ -1,4 +1,4 @@
-"""Figures 5 and 6 from measured times: epochs by refresh interval, and a refresh by size of the network."""
+"""Figures 5 and 6 from measured times: an epoch by refresh interval, and a refresh by size of the network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
 
 TABLE = "10"
-PAPER_EXPONENT = "1.27 to 1.28"  # of the parameter count in a refresh's time (paper, section 5)
+PAPER_EXPONENT = "1.27 to 1.28"  # a refresh's time grows with this power of the parameter count (paper, section 5)
 MARKERS = "os^Dv"
 
 
 def figure_05(results: Path, folder: Path) -> list[Path]:
-    """Seconds an epoch takes by steps between refreshes, a panel a measurement; methods without U are level lines.
+    """Seconds of an epoch against the steps between refreshes, a panel for each measurement.
+
+    Methods without U are horizontal lines.
 
     Raises:
         NoRecords: nothing was measured.
@@ -42,7 +44,7 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
 
 
 def figure_06(results: Path, folder: Path) -> list[Path]:
-    """Seconds of a refresh by number of parameters, with the power that it grows with where two sizes are measured.
+    """Seconds of a refresh against the number of parameters, with the fitted power if two sizes were measured.
 
     Raises:
         NoRecords: nothing was measured.
@@ -94,7 +96,7 @@ def _draw_cadence(axes: Axes, network: NetworkTimes, intervals: Sequence[int]) -
             continue
         ink, label = colour(method), LABELS[method]
         if rows[0].interval is None:
-            style = ":" if method == "adamw" else "--"  # often upon SGD's line
+            style = ":" if method == "adamw" else "--"  # often on top of SGD's line
             axes.axhline(spreads[0].median, color=ink, linestyle=style, linewidth=1.8, label=label)
             axes.axhspan(spreads[0].low, spreads[0].high, color=ink, alpha=0.12, linewidth=0)
             continue
@@ -132,7 +134,7 @@ def _draw_spreads(
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """1, 2, 3 and 5 times the powers of ten that a logarithmic axis reaches, written out."""
+    """Label a logarithmic axis at 1, 2, 3 and 5 times the powers of ten, in plain numbers."""
     low, high = axes.get_ylim()
     ticks = [mantissa * 10.0**power for power in range(-5, 7) for mantissa in (1, 2, 3, 5)]
     ticks = [tick for tick in ticks if low <= tick <= high]

@@ -44,23 +44,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class CadenceRow:
-    """A method at a refresh interval.
+    """A method at a refresh interval."""
 
-    Args:
-        method: ``optim=``.
-        interval: Steps between two refreshes; ``None`` for a method without a metric.
-        updates: Refreshes in an epoch.
-        ours: Column of ``NUMBERS`` -> what was measured.
-        paper: Column of ``NUMBERS`` -> what the paper prints.
-        measurable: False if the machine was too busy to measure a refresh.
-    """
-
-    method: str
-    interval: int | None
-    updates: int | None
-    ours: Mapping[str, Spread]
-    paper: Mapping[str, float]
-    measurable: bool = True
+    method: str  # optim=
+    interval: int | None  # steps between two refreshes; None for a method without a metric
+    updates: int | None  # refreshes in an epoch
+    ours: Mapping[str, Spread]  # column of NUMBERS -> what was measured
+    paper: Mapping[str, float]  # column of NUMBERS -> what the paper prints
+    measurable: bool = True  # False if the machine was too busy to measure a refresh
 
 
 @dataclass(frozen=True)
