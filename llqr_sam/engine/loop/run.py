@@ -79,7 +79,6 @@ def execute(
     A signal that comes while data are being loaded stops the run after its first step. A diverged run leaves its last
     good checkpoint in place; a finished one clears its checkpoints.
     """
-    settings.validate()
     tasks.check(settings, team.size)
     tasks.check_installed(settings, flatness=options.sharpness_rho is not None)
     device = devices.of_rank(options.device, team.local_rank, team.local_size)

@@ -146,7 +146,7 @@ def networks_here(command: Command) -> Networks:
 
 def _effort(timing: TimingConfig, kind: EffortConfig, runs: Sequence[RunSettings]) -> Effort:
     batch, rounds = timing.batch or kind.batch, timing.rounds
-    most = max((run.optim.inner_steps or 0 for run in runs), default=0)
+    most = max((run.optim.llqr.inner_steps for run in runs if run.optim.llqr), default=0)
     inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0
     for key, value, least in (
         ("batch", batch, runs[0].precision.accumulate),

@@ -33,6 +33,10 @@ class RunConfig:
     shard: bool  # optim.shard
     sharpness_rho: float | None  # radius at which sharpness is measured at the end; None: it is not
 
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"dataset.workers={self.workers} must be >= 0.")
+
 
 @dataclass(frozen=True)
 class Command:
