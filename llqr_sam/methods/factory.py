@@ -16,20 +16,13 @@ from llqr_sam.methods.curvature.precision import CurvatureDtype
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import Adaptive, FisherDiagonal, GradientNoise, Metric
-from llqr_sam.methods.settings import (
-    AdaptiveSettings,
-    FisherSettings,
-    FriendlySettings,
-    LLQRSettings,
-    MethodSettings,
-    NoiseSettings,
-    SAMSettings,
-    Settings,
-    VarianceSuppressedSettings,
-)
+from llqr_sam.methods.settings import LLQRSettings, MethodSettings, Settings
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
+# Class of a part, by the name of its settings.
 BASES: dict[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+PROBES: dict[str, Any] = {"identity": Metric, "fisher": FisherDiagonal, "adaptive": Adaptive, "noise": GradientNoise}
+DIRECTIONS: dict[str, Any] = {"gradient": Direction, "friendly": Friendly, "variance_suppressed": VarianceSuppressed}
 
 
 @dataclass(frozen=True)
@@ -69,43 +62,23 @@ def build(
         values = {key: value for key, value in vars(settings.llqr).items() if key != "refresh_batch"}
         metric = LLQR(model, process_group=process_group, shard=shard, curvature_dtype=curvature_dtype, **values)
     transport = metric if isinstance(settings.transport, LLQRSettings) else None
-    if settings.sam is not None:
-        return Method(_sharpness_aware(settings.sam, base, model, metric, transport), metric)
-    if transport is not None:
-        return Method(SharpnessAware(base, rho=0.0, transport=transport, model=model), metric)
-    return Method(base, None)
-
-
-def _sharpness_aware(
-    sam: SAMSettings, base: Optimizer, model: nn.Module, metric: LLQR | None, transport: LLQR | None
-) -> SharpnessAware:
-    """Builds the sharpness-aware step around a base."""
-    probe = _probe(sam.probe, model, metric)
-    direction = _direction(sam.direction)
-    return SharpnessAware(
-        base, probe=probe, direction=direction, transport=transport, model=model, **vars(sam.perturbation)
+    sam = settings.sam
+    if sam is None:
+        optimizer = SharpnessAware(base, rho=0.0, transport=transport, model=model) if transport else base
+        return Method(optimizer, metric)
+    optimizer = SharpnessAware(
+        base,
+        probe=metric if isinstance(sam.probe, LLQRSettings) else _probe(sam.probe, model),
+        direction=DIRECTIONS[sam.direction.kind](**vars(sam.direction)),
+        transport=transport,
+        model=model,
+        **vars(sam.perturbation),
     )
+    return Method(optimizer, metric)
 
 
-def _probe(settings: Settings, model: nn.Module, metric: LLQR | None) -> Metric | None:
-    """Builds the probe, or takes the learned metric."""
-    match settings:
-        case LLQRSettings():
-            return metric
-        case FisherSettings():
-            return FisherDiagonal(**vars(settings))
-        case AdaptiveSettings():
-            return Adaptive(model, **vars(settings))
-        case NoiseSettings():
-            return GradientNoise(**vars(settings))
-    return None
-
-
-def _direction(settings: Settings) -> Direction | None:
-    """Builds the direction; ``None`` is the gradient."""
-    match settings:
-        case FriendlySettings():
-            return Friendly(**vars(settings))
-        case VarianceSuppressedSettings():
-            return VarianceSuppressed(**vars(settings))
-    return None
+def _probe(settings: Settings, model: nn.Module) -> Metric:
+    """Builds a probe; ASAM's reads the weights."""
+    tied = {"model": model} if settings.kind == "adaptive" else {}
+    probe: Metric = PROBES[settings.kind](**tied, **vars(settings))
+    return probe

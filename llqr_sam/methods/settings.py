@@ -101,6 +101,14 @@ class Settings:
         require(finite, cls.section + name, value, f"{rule.problem} and finite")
         require(rule.holds(value), cls.section + name, value, rule.problem)
 
+    def require(self, name: str, holds: bool, problem: str) -> None:
+        """Refuses the value of a field for what the other fields are.
+
+        Raises:
+            SettingError: ``holds`` is false.
+        """
+        require(holds, self.section + name, getattr(self, name), problem)
+
     @classmethod
     def key_types(cls) -> dict[str, Any]:
         """Returns the flat keys and the type of each, without rules: str, int, float, bool or a list of one of them."""

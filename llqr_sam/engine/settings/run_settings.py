@@ -88,13 +88,12 @@ class ProtocolSettings(Settings):
             SettingError: a value is impossible.
         """
         super().__post_init__()
-        key, epochs, steps = "protocol.warmup_epochs", self.warmup_epochs, self.warmup_steps
-        require(epochs < self.epochs, key, epochs, f"must be less than protocol.epochs={self.epochs}")
-        require(not (epochs and steps), key, epochs, f"must be 0 beside protocol.warmup_steps={steps}")
-        require(
+        epochs, steps = self.warmup_epochs, self.warmup_steps
+        self.require("warmup_epochs", epochs < self.epochs, f"must be less than protocol.epochs={self.epochs}")
+        self.require("warmup_epochs", not (epochs and steps), f"must be 0 beside protocol.warmup_steps={steps}")
+        self.require(
+            "warmup_steps",
             (self.schedule == "inverse_sqrt") == (steps is not None),
-            "protocol.warmup_steps",
-            steps,
             f"does not fit protocol.schedule={self.schedule}: inverse_sqrt needs a number of steps, any other null",
         )
         if self.evaluate_every is not None:  # one text for each meaning, since it is in the run's id
@@ -129,8 +128,8 @@ class PrecisionSettings(Settings):
             SettingError: a value is impossible.
         """
         super().__post_init__()
-        split = self.cuda_graphs and self.accumulate > 1
-        require(not split, "precision.accumulate", self.accumulate, "must be 1 beside precision.cuda_graphs=true")
+        whole = not self.cuda_graphs or self.accumulate == 1
+        self.require("accumulate", whole, "must be 1 beside precision.cuda_graphs=true")
         if self.refresh == "float32":  # one text for each meaning, since it is in the run's id
             object.__setattr__(self, "refresh", None)
 
