@@ -113,7 +113,7 @@ class Settings:
     def key_types(cls) -> dict[str, Any]:
         """Returns the flat keys and the type of each, without rules: str, int, float, bool or a list of one of them."""
         types: dict[str, Any] = {}
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         for field in fields(cls):
             parts = _parts(hints[field.name])
             if not parts or parts[0].kind:
@@ -312,7 +312,7 @@ class MethodSettings(Settings):
 
 def _read(kind: type[Settings], keys: Mapping[str, Any]) -> Any:
     """Makes a ``kind`` from the keys that are its own, with the parts inside it."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     values: dict[str, Any] = {}
     for field in fields(kind):
         parts, key = _parts(hints[field.name]), kind.prefix + field.name
@@ -335,6 +335,9 @@ def _chosen(parts: tuple[type[Settings], ...], key: str, kind: str) -> type[Sett
     by_kind = {part.kind: part for part in parts}
     require(kind in by_kind, f"optim.{key}", kind, f"is not known. Choose from: {', '.join(by_kind)}")
     return by_kind[kind]
+
+
+_hints: Any = cache(get_type_hints)
 
 
 @cache

@@ -139,7 +139,14 @@ class _Elementwise:
         return (lambda u: diagonal * u), (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
 
     def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count: bool, shaped like them.
+        """Which outputs count.
+
+        Args:
+            outputs: Floating point, ``[N, ...]``.
+            targets: Whatever the loss takes; only the mask reads them.
+
+        Returns:
+            bool, shaped like the outputs.
 
         Raises:
             ValueError: the mask is not bool or of another shape.
@@ -164,7 +171,14 @@ class Bernoulli(_Elementwise):
     """
 
     def diagonal(self, outputs: Tensor) -> Tensor:
-        """p (1 - p)."""
+        """Diagonal of M without the mask.
+
+        Args:
+            outputs: Logits z, floating point.
+
+        Returns:
+            p (1 - p), p = sigmoid(z), shaped like the outputs.
+        """
         probabilities = torch.sigmoid(outputs)
         return probabilities * (1 - probabilities)
 
@@ -182,7 +196,14 @@ class Gaussian(_Elementwise):
     """
 
     def diagonal(self, outputs: Tensor) -> Tensor:
-        """Ones."""
+        """Diagonal of M without the mask.
+
+        Args:
+            outputs: Means, floating point.
+
+        Returns:
+            Ones, shaped like the outputs.
+        """
         return torch.ones_like(outputs)
 
 

@@ -15,8 +15,6 @@ from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config, PathsConfig
 
-Part = TypeVar("Part")
-
 
 def run_settings(config: DictConfig, devices: int) -> RunSettings:
     """Makes the settings of the run that ``config`` describes.
