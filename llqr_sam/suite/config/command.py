@@ -134,7 +134,7 @@ class Command:
     @property
     def changes_runs(self) -> bool:
         """Whether a word changes the runs of a table, beyond choosing among them."""
-        return any(root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
+        return any(root(word) in RUN_KEYS for word in self.given)
 
     def value(self, key: str) -> Any:
         """The value of any dotted key of conf/."""

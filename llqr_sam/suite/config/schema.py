@@ -131,6 +131,11 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 1, "launch.workers", self.workers, ">= 1")
+        for key, value, launcher in (("workers", self.workers, "local"), ("profile", self.profile, "slurm")):
+            if value is not None and self.name != launcher:
+                raise UsageError(
+                    f"launch.{key}={value} has no use with launch={self.name}. It is for launch={launcher}."
+                )
 
 
 @dataclass
