@@ -42,9 +42,14 @@ class Categorical:
             outputs without the axis of the classes, or flattened. It replaces ``ignore_index``.
 
     Example:
-        >>> Categorical(ignore_index=0)  # beside nn.CrossEntropyLoss(ignore_index=0)
-        >>> Categorical(mask=lambda outputs, targets: targets["weights"] > 0)
-        >>> Categorical(mask=lambda outputs, targets: pad(targets[:, 1:], (0, 1), value=-100) != -100)  # next token
+        >>> outputs = torch.zeros(3, 4)  # of three positions, two with a word to predict
+        >>> _, count = Categorical(ignore_index=0).fisher(outputs, torch.tensor([1, 2, 0]))
+        >>> int(count)
+        2
+        >>> likelihood = Categorical(mask=lambda outputs, targets: targets["weights"] > 0)
+        >>> _, count = likelihood.fisher(outputs, {"labels": torch.tensor([1, 2, 0]), "weights": torch.ones(3)})
+        >>> int(count)
+        3
     """
 
     ignore_index: int = -100
@@ -167,7 +172,10 @@ class Bernoulli(_Elementwise):
             is no sample. Default: all outputs count.
 
     Example:
-        >>> LLQR(model, likelihood=Bernoulli(mask=lambda outputs, targets: targets >= 0))  # -1: not labelled
+        >>> likelihood = Bernoulli(mask=lambda outputs, targets: targets >= 0)  # -1: not labelled
+        >>> product, count = likelihood.fisher(torch.zeros(2, 2), torch.tensor([[1, 0], [-1, -1]]))
+        >>> product(torch.ones(2, 2)).tolist(), int(count)
+        ([[0.25, 0.25], [0.0, 0.0]], 1)
     """
 
     def diagonal(self, outputs: Tensor) -> Tensor:
@@ -192,7 +200,10 @@ class Gaussian(_Elementwise):
             is no sample. Default: all outputs count.
 
     Example:
-        >>> LLQR(model, likelihood=Gaussian(mask=lambda outputs, targets: ~targets.isnan()))
+        >>> likelihood = Gaussian(mask=lambda outputs, targets: ~targets.isnan())
+        >>> product, count = likelihood.fisher(torch.zeros(2, 1), torch.tensor([[0.5], [torch.nan]]))
+        >>> product(torch.ones(2, 1)).tolist(), int(count)
+        ([[1.0], [0.0]], 1)
     """
 
     def diagonal(self, outputs: Tensor) -> Tensor:
