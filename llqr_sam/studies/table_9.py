@@ -61,7 +61,7 @@ HEADS = ("Model params", "U, scalars", "U, MiB a device", "U + model, MiB a devi
 
 @dataclass(frozen=True)
 class Storage:
-    """Float32 storage of one network and its U. A part is a kernel or a vector; with the diagonal structure, a layer."""
+    """Float32 storage of a network and its U. A part is a kernel or a vector; with the diagonal structure, a layer."""
 
     parameters: int  # of the network
     parts: tuple[int, ...]  # scalars of each part of U, which one device must hold whole
