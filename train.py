@@ -84,8 +84,8 @@ def main() -> int:
     """Check the words, compose, dispatch."""
     register()
     sys.argv[1:] = checked_arguments(sys.argv[1:])
-    if sweep := pooled_sweep(sys.argv[1:]):
-        return dispatch(sweep.runs, sweep.first)
+    if pooled := pooled_sweep(sys.argv[1:]):
+        return dispatch(*pooled)
     job()
     return max(statuses, default=0)
 

@@ -1,7 +1,7 @@
-"""Run conf/gpu_window.yaml, what a few minutes on a GPU are for, in order of value, and pack what it made.
+"""Run conf/gpu_window.yaml, the first minutes on a GPU in order of value, and pack the results.
 
-    python scripts/gpu_window.py dry_run=true                       the steps, and what of them is done
-    python scripts/gpu_window.py minutes=12                         twelve minutes; the same command goes on from there
+    python scripts/gpu_window.py dry_run=true                       the steps, and what is done
+    python scripts/gpu_window.py minutes=12                         twelve minutes; the same command continues
     python scripts/gpu_window.py minutes=9 archive=/out/window.tar.gz parts=1,2
 
 A trial without a GPU:

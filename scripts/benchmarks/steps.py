@@ -8,7 +8,6 @@ from functools import partial
 import torch
 
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
-from llqr_sam.engine.settings.run_settings import PrecisionSettings
 from llqr_sam.methods.blocks.block import KernelBlock
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
@@ -34,7 +33,7 @@ def steps(
 
 def _method(problem: Problem, *words: str) -> TimedMethod:
     """The method that train.py makes of these words."""
-    return TimedMethod(Command.of(*words).run.settings.optim, problem, PrecisionSettings())
+    return TimedMethod(Command.of(*words).run.settings.optim, problem)
 
 
 def _of_structure(problem: Problem, structure: str, divergences: list[str], inner_steps: int) -> list[Workload]:

@@ -32,7 +32,7 @@ from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.launch import check_choices, check_code, check_device, check_places
+from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_launcher
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.same_data import Comparison, check_paths
 from llqr_sam.suite.status.status import Status
@@ -77,7 +77,7 @@ class StepList:
             raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
         if self.config.launch.name != "inline":
             raise UsageError(f"launch={self.config.launch.name} has no use here: runs take turns. Use launch=inline.")
-        check_choices(self.config)
+        check_launcher(self.config)
         if self.config.devices != 1:
             raise UsageError(f"devices={self.config.devices} has no use here: a run has one. Use devices=1.")
         self.parts = [self._part(part) for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]
@@ -97,7 +97,7 @@ class StepList:
         check_code()
         runs = [training.run for part in self.parts for training in part.trainings]
         check_device(self.config, [run.settings for run in runs])
-        check_places(self.config)
+        check_folders(self.config)
         check_paths([run.data_path for run in runs], self.config)
         Comparison.of(Status.under(runs, self.config), self.config).check()
         end, runner, status = time.monotonic() + 60 * minutes, ProcessRunner(), 0

@@ -31,7 +31,7 @@ from llqr_sam.studies.table_10.timing import (
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
-from llqr_sam.suite.launch.launch import check_choices, check_code, check_device
+from llqr_sam.suite.launch.checks import check_code, check_device, check_launcher
 from llqr_sam.suite.plan.plan import plan
 
 MEMORY = Path("/proc/meminfo")
@@ -122,7 +122,7 @@ def networks_here(command: Command) -> Networks:
             or number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
     """
     config, table = command.config, command.table
-    check_choices(config)
+    check_launcher(config)
     if config.devices > 1:
         raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.engine.devices.cuda_graphs import Run, directly
+from llqr_sam.engine.devices.compilation import compiled
+from llqr_sam.engine.devices.cuda_graphs import GraphedEvaluation, Run, directly
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.settings.run_settings import PrecisionSettings
 from llqr_sam.methods import factory
-from llqr_sam.methods.factory import MethodSpec
 
 
 class Problem:
@@ -26,8 +26,11 @@ class Problem:
         shape: Of the inputs, ``(batch, channels, side, side)``.
         classes: Of the targets.
         device: Where everything is.
-        channels_last: Memory layout of network and inputs.
+        precision: How the arithmetic is done; ``None``: in float32.
         label_smoothing: Of the loss.
+
+    Raises:
+        ValueError: the precision asks for CUDA graphs, and the device has none.
     """
 
     def __init__(
@@ -36,19 +39,23 @@ class Problem:
         shape: tuple[int, int, int, int],
         classes: int,
         device: torch.device,
-        *,
-        channels_last: bool = False,
+        precision: PrecisionSettings | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         torch.manual_seed(0)
+        self.precision = how = precision or PrecisionSettings()
         self.model = model.to(device)
         self.device = device
         self.inputs = torch.randn(shape, device=device)
-        if channels_last:
+        if how.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stubs
             self.inputs = self.inputs.to(memory_format=torch.channels_last)
         self.targets = torch.randint(0, classes, shape[:1], device=device)
         self.loss_fn = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.forward: Callable[[Tensor], Tensor] = self.model
+        if how.compile:
+            self.forward = compiled(self.model, deterministic=how.deterministic)
+        self.run: Run = GraphedEvaluation(self.model, device) if how.cuda_graphs else directly
 
     @property
     def parameters(self) -> int:
@@ -56,7 +63,7 @@ class Problem:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def evaluate(self) -> Tensor:
-        """One gradient evaluation, forward and backward: the unit of every ratio."""
+        """One gradient evaluation, forward and backward, in float32: the unit of every ratio."""
         self.model.zero_grad()
         loss: Tensor = self.loss_fn(self.model(self.inputs), self.targets)
         torch.autograd.backward(loss)
@@ -64,41 +71,27 @@ class Problem:
 
 
 class TimedMethod:
-    """A method on the problem; several methods can share one problem.
-
-    Args:
-        spec: The method.
-        problem: Network, minibatch and loss.
-        precision: How the arithmetic is done.
-        forward: The network as it is called, compiled for instance; ``None``: the problem's.
-        run: How a gradient evaluation is carried out.
+    """A method on a problem; several methods can share one problem.
 
     Attributes:
         metric: The metric U, if the method learns one.
     """
 
-    def __init__(
-        self,
-        spec: MethodSpec,
-        problem: Problem,
-        precision: PrecisionSettings,
-        forward: Callable[[Tensor], Tensor] | None = None,
-        run: Run = directly,
-    ) -> None:
-        self._problem = problem
-        method = factory.build(spec, problem.model, fused=precision.fused, curvature_dtype=precision.curvature_dtype)
+    def __init__(self, spec: factory.MethodSpec, problem: Problem) -> None:
+        self._problem, how = problem, problem.precision
+        method = factory.build(spec, problem.model, fused=how.fused, curvature_dtype=how.curvature_dtype)
         self.metric, self._optimizer = method.metric, method.optimizer
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
         self._evaluation = GradientEvaluation(
-            problem.model if forward is None else forward,
+            problem.forward,
             problem.loss_fn,
             self._optimizer.zero_grad,
             Stopwatch(problem.device),
             problem.device,
-            bfloat16=precision.autocast == "bfloat16",
-            accumulate=precision.accumulate,
-            run=run,
+            bfloat16=how.autocast == "bfloat16",
+            accumulate=how.accumulate,
+            run=problem.run,
         )
 
     def step(self) -> None:

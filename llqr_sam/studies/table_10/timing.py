@@ -22,8 +22,6 @@ import torch
 
 from llqr_sam.data.streams import DatasetInfo
 from llqr_sam.engine.devices import device as devices
-from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import GraphedEvaluation, directly
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
@@ -140,20 +138,12 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, dirty = provenance.git_state()
     arch, precision, side = runs[0].arch, runs[0].precision, info.image_size
+    shape, smoothing = (effort.batch, info.channels, side, side), runs[0].protocol.label_smoothing
     with devices.arithmetic(deterministic=precision.deterministic):
         torch.manual_seed(0)
         model = build(arch.name, classes=info.classes, image_size=side, channels=info.channels, width=arch.width)
-        problem = Problem(
-            model,
-            (effort.batch, info.channels, side, side),
-            info.classes,
-            device,
-            channels_last=precision.channels_last,
-            label_smoothing=runs[0].protocol.label_smoothing,
-        )
-        forward = compiled(problem.model, deterministic=precision.deterministic) if precision.compile else problem.model
-        run = GraphedEvaluation(problem.model, device) if precision.cuda_graphs else directly
-        methods = {each.optim.name: TimedMethod(each.optim, problem, precision, forward, run) for each in runs}
+        problem = Problem(model, shape, info.classes, device, precision, smoothing)
+        methods = {run.optim.name: TimedMethod(run.optim, problem) for run in runs}
         steps = [Workload(name, method.step, repeats=effort.steps) for name, method in methods.items()]
         spec = _metric_spec(runs)
         counts = (1, effort.inner_steps) if spec else ()

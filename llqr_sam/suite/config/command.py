@@ -1,4 +1,4 @@
-"""What a person typed after ``python train.py``, and what it means: one object for both."""
+"""A command line as one object: the words after ``python train.py`` and the configuration that they mean."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.command_line import groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.resolve import run_settings, typed
+from llqr_sam.suite.config.resolve import run_settings, typed_config
 from llqr_sam.suite.config.schema import Config, TableConfig, TableSelection
 
-# Words that choose among the runs of a table: its rows, columns and seeds.
+# Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
 METHOD = ("optim", "geometry", "structure")  # groups that describe a method
 # Keys that decide a result and may differ between runs that are launched together; the rest says where and how.
@@ -25,7 +25,7 @@ RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "pr
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: the settings that decide its result, and what else the groups of conf/ say of it."""
+    """One run: the settings that decide its result, and where it finds data and how it is carried out."""
 
     settings: RunSettings
     data_path: Path | None  # dataset.path
@@ -50,23 +50,22 @@ class Command:
 
     @classmethod
     def of(cls, *words: str) -> Command:
-        """A command of ``key=value`` words.
-
-        Words are read when ``config`` or ``run`` is first asked for. Both raise
-
-            UsageError: a group, key, choice or value that does not exist or is out of range.
-            HydraException, OmegaConfBaseException: a value of the wrong type.
-        """
+        """A command of ``key=value`` words. They are read when ``config`` or ``run`` is first used."""
         return cls(words)
 
-    def but(self, *words: str) -> Command:
+    def with_words(self, *words: str) -> Command:
         """The command with further words, which replace those of the same keys."""
         return Command(tuple(merged(self.words, words)))
 
     @cached_property
     def config(self) -> Config:
-        """Where and how runs are carried out, and for which table."""
-        return typed(Config, self._composed)
+        """Where and how runs are carried out, and for which table.
+
+        Raises:
+            UsageError: a group, key or choice that does not exist, or a value out of range.
+            HydraException, OmegaConfBaseException: a value of the wrong type.
+        """
+        return typed_config(self._composed)
 
     @property
     def table(self) -> TableConfig:
@@ -107,7 +106,7 @@ class Command:
 
     @cached_property
     def run(self) -> RunConfig:
-        """The one run that the words describe, a table apart."""
+        """The run that the words describe if they name no table; raises as ``config``."""
         composed = self._composed
         settings = run_settings(composed, self.config.devices)
         return RunConfig(
@@ -120,7 +119,7 @@ class Command:
 
     @cached_property
     def axes(self) -> dict[str, list[str]]:
-        """The words that choose among a table's runs: key -> values."""
+        """Key -> values, of the words that choose among the runs of a table."""
         return {word.key_or_group: values(word) for word in parsed([w for w in self.words if _key(w) in AXES])}
 
     @cached_property
@@ -130,11 +129,11 @@ class Command:
 
     @property
     def changes_runs(self) -> bool:
-        """Whether a word makes a table's runs other ones, beyond choosing among them."""
+        """Whether a word changes the runs of a table, beyond choosing among them."""
         return any(root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
 
     def value(self, key: str) -> Any:
-        """The value of any key of conf/, dotted."""
+        """The value of any dotted key of conf/."""
         return OmegaConf.select(self._composed, key)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A plan carried out: shown with ``status=true`` or ``dry_run=true``, else what is missing of it is launched."""
+"""Shows a plan (``status=true``, ``dry_run=true``) or launches what is missing of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from llqr_sam.suite.status.status import Status
 
 
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
-    """Show where the runs stand, or train what is missing; then say what a selection chose.
+    """Shows the status of the runs or trains what is missing, then reports what a selection chose.
+
+    Returns:
+        Exit status.
 
     Raises:
-        UsageError: see ``launch``; or ``dataset.path`` names nothing, or not the data set.
+        UsageError: as ``launch``; or ``dataset.path`` does not exist or is not the data set.
     """
     config = command.config
     check_paths([run.data_path for run in runs], config)

@@ -111,7 +111,8 @@ def _candidates(
     """The protocol's value, and the candidates."""
     words = [word for word in row.words if root(word) not in METHOD]
     baseline = Command.of(*words, f"optim={selection.optim}", *words_of(before))
-    runs = sorted(baseline.but(f"{selection.key}={value!r}").run.settings.run_id for value in selection.candidates)
+    alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
+    runs = sorted(alternative.run.settings.run_id for alternative in alternatives)
     dataset, arch = baseline.run.settings.dataset.name, baseline.run.settings.arch.name
     digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
     path = command.config.paths.results / "selection" / f"{selection.name}-{dataset}-{arch}-{digest}.json"

@@ -33,7 +33,7 @@ def begun_tables(command: Command) -> Iterator[str]:
     path = command.value("dataset.path")
     check_paths([Path(path) if path else None], command.config)
     for number in groups()["table"]:
-        chosen = command.but(f"table={number}")
+        chosen = command.with_words(f"table={number}")
         if chosen.config.times_networks or not _may_have_begun(chosen.table, names):
             continue  # planning a table takes about a second
         try:

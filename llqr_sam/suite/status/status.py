@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -161,13 +161,17 @@ class Status:
 
         Old records without ``data_sha256`` are taken to have the same data.
         """
-        found: dict[str, dict[str, list[str]]] = {}
+        hashes: dict[str, dict[str, str]] = {}  # data set -> run id -> hash
         for run in self.runs:
             record = self.records.get(run.run_id)
             if record is not None and record.data_sha256 is not None:
-                by_hash = found.setdefault(run.cell.dataset, {})
-                by_hash.setdefault(short(record.data_sha256), []).append(run.run_id)
-        return {name: _mixture(name, by_hash) for name, by_hash in found.items() if len(by_hash) > 1}
+                hashes.setdefault(run.cell.dataset, {})[run.run_id] = record.data_sha256
+        return {
+            name: f"the records of dataset={name} are of different data, {by_hash(found)}, which no table or curve "
+            "mixes: keep each kind under a paths.results= of its own."
+            for name, found in hashes.items()
+            if len(set(found.values())) > 1
+        }
 
     def check_mixtures(self) -> None:
         """Call before any number is computed from several records.
@@ -216,12 +220,12 @@ def some(run_ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
 
 
-def _mixture(dataset: str, by_hash: dict[str, list[str]]) -> str:
-    kinds = " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in by_hash.items())
-    return (
-        f"the records of dataset={dataset} are of different data, {kinds}, which no table or curve mixes: "
-        "keep each kind under a paths.results= of its own."
-    )
+def by_hash(hashes: Mapping[str, str]) -> str:
+    """``3f2a... (a, b) and 91c0... (c)``, from run id -> hash."""
+    kinds: dict[str, list[str]] = {}
+    for run_id, sha256 in hashes.items():
+        kinds.setdefault(short(sha256), []).append(run_id)
+    return " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in kinds.items())
 
 
 def _so_far(epochs: Epochs) -> str:
