@@ -13,7 +13,7 @@ from llqr_sam.report.page.curves import charts
 from llqr_sam.report.page.section import RunLink, Section, Source
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
-from llqr_sam.report.tables.paper_numbers import arch_label, dataset_label, method_label
+from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.status.status import Status

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from llqr_sam.report.figures.curves import ERRORS, Curve, network_name
+from llqr_sam.report.figures.curves import Curve, network_name
 from llqr_sam.report.figures.drawing import colour
 
 WIDTH, HEIGHT = 460, 300  # of a panel, in pixels
@@ -62,7 +62,7 @@ def _chart(curves: Sequence[Curve]) -> Chart:
         )
         for curve in curves
     ]
-    panels = _panel(errors, "epoch", ERRORS[curves[0].unit]), _panel(losses, "minutes", "test cross-entropy")
+    panels = _panel(errors, "epoch", curves[0].error_label), _panel(losses, "minutes", "test cross-entropy")
     return Chart(network_name(curves[0].cell), methods, panels)
 
 
