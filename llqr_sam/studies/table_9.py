@@ -28,10 +28,10 @@ from llqr_sam.models.registry import ARCHS, build, image_sizes
 from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
 from llqr_sam.report.tables.printed_table import (
     TIMES,
-    Block,
     PrintedCell,
     PrintedRow,
     PrintedTable,
+    RowGroup,
     csv_text,
     markdown_rows,
 )
@@ -240,7 +240,7 @@ def print_table_9() -> PrintedTable:
         markdown_caption=f'{caption} "paper": the value printed in arXiv 2605.16134.',
         heads=("Model", "Structure", "S", *HEADS),
         alignment="llrrrrr",
-        blocks=[Block([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
+        groups=[RowGroup([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
         progress=f"{agreed} of {len(rows)} rows equal the paper's in every digit.",
         command="python scripts/storage.py",
         done=len(rows),

@@ -28,7 +28,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Method:
+class LegendEntry:
     """An entry of the legend."""
 
     name: str
@@ -41,7 +41,7 @@ class Chart:
     """The curves of a network."""
 
     title: str
-    methods: Sequence[Method]
+    methods: Sequence[LegendEntry]
     panels: Sequence[Panel]
 
 
@@ -55,7 +55,7 @@ def _chart(curves: Sequence[Curve]) -> Chart:
     errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
     losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
     methods = [
-        Method(
+        LegendEntry(
             name=curve.label,
             colour=INK if curve.cell.method == "sgdm" else colour(curve.cell.method),
             dashes="6 3" if curve.cell.geometry == "newton" else "",

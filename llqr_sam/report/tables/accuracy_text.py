@@ -11,7 +11,7 @@ from llqr_sam.data.registry import info
 from llqr_sam.report.tables.accuracy_table import AccuracyTable
 from llqr_sam.report.tables.cell import BestOrLast, CellResult
 from llqr_sam.report.tables.labels import METHOD_LABELS, arch_label, dataset_label, method_label
-from llqr_sam.report.tables.printed_table import Block, PrintedCell, PrintedRow, PrintedTable, csv_text
+from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.report.tables.seed_statistics import Interval, Sample
 
 SCORE_TEXT = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
@@ -43,7 +43,7 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
         markdown_caption=f"{said} **Bold**: best of the row among ours.",
         heads=[*heads, *(method_label(result.cell) for result in table.rows[0])],
         alignment="l" * len(heads) + "c" * len(table.rows[0]),
-        blocks=[Block(rows)],
+        groups=[RowGroup(rows)],
         progress=f"{finished} of {planned} runs finished{_lost(failed, diverged)}.",
         command=table.command,
         done=finished + diverged,
