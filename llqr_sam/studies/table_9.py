@@ -28,10 +28,10 @@ from llqr_sam.models.registry import ARCHS, build, image_sizes
 from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
 from llqr_sam.report.tables.printed_table import (
     TIMES,
-    Block,
     PrintedCell,
     PrintedRow,
     PrintedTable,
+    RowGroup,
     csv_text,
     markdown_rows,
 )
@@ -47,7 +47,7 @@ KERNEL_SCALARS: dict[str, Callable[[int, int], int]] = {
 }
 VOCABULARY_SCALARS = KERNEL_SCALARS | {"kfac": lambda m, n: m * m + n, "ekfac": lambda m, n: m * m + m * n}
 SCALARS_PER_MIB = 2**20 / 4
-DATASETS = ("imagenet", "cifar100", "tinyimagenet", "digits")  # an arch is counted for the first whose images it takes
+COUNTED_FOR = ("imagenet", "cifar100", "tinyimagenet", "digits")  # a network: the first data set whose images it takes
 DICTIONARY_WORDS = {"iwslt14": 10_000, "multi30k": 4_000}  # about the number of merges of the joint BPE
 PAPER_STRUCTURES = {"e-kfac": "ekfac", "diag-kfac": "diag_kfac"}
 PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was counted)
@@ -137,7 +137,7 @@ def dataset_for(arch: str) -> str:
         known = ", ".join(archs)
         raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, archs)}")
     sides = image_sizes(arch)
-    return next(name for name in DATASETS if info(name).image_size in sides)
+    return next(name for name in COUNTED_FOR if info(name).image_size in sides)
 
 
 def arch_storage(
@@ -240,7 +240,7 @@ def print_table_9() -> PrintedTable:
         markdown_caption=f'{caption} "paper": the value printed in arXiv 2605.16134.',
         heads=("Model", "Structure", "S", *HEADS),
         alignment="llrrrrr",
-        blocks=[Block([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
+        groups=[RowGroup([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
         progress=f"{agreed} of {len(rows)} rows equal the paper's in every digit.",
         command="python scripts/storage.py",
         done=len(rows),
