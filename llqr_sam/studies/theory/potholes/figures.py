@@ -240,8 +240,10 @@ def _draw_shares(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
     for method, by_variance in found.items():
         for fate, style, what in (("flat", "-", "flat basin"), ("between", ":", "between")):
             shares = [outcome.share(fate) for outcome in by_variance]
-            line: dict[str, Any] = {"color": INKS[method], "marker": "o", "markersize": 5, "linewidth": 1.8}
-            axes.plot(VARIANCES, shares, style, label=f"{NAMES[method]}, {what}", **line)
+            label = f"{NAMES[method]}, {what}"
+            axes.plot(
+                VARIANCES, shares, style, label=label, color=INKS[method], marker="o", markersize=5, linewidth=1.8
+            )
     axes.set_xscale("log")
     axes.set(xlabel="variance of the gradient noise", ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
     _title(axes, "Where runs end; the rest stay in the ring")
