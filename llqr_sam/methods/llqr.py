@@ -33,7 +33,7 @@ from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
-from llqr_sam.methods.refresh import PATIENCE, RefreshError, RefreshReport
+from llqr_sam.methods.refresh import MAX_FAILURES, RefreshError, RefreshReport
 from llqr_sam.methods.settings import LearningSettings
 
 P = ParamSpec("P")
@@ -362,9 +362,9 @@ class LLQR(Metric):
 
     def _count_failure(self, accepted: bool) -> None:
         self._failures_in_a_row = 0 if accepted else self._failures_in_a_row + 1
-        if self._failures_in_a_row == PATIENCE:
+        if self._failures_in_a_row == MAX_FAILURES:
             raise RefreshError(
-                f"{PATIENCE} refreshes of U in a row were not finite ({self.divergence}, {self.structure}); lower "
+                f"{MAX_FAILURES} refreshes of U in a row were not finite ({self.divergence}, {self.structure}); lower "
                 "inner_lr or the learning rate, or set damping > 0."
             )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PATIENCE = 3
-"""Refreshes in a row that may come out non-finite before the run is stopped."""
+MAX_FAILURES = 3
+"""Refreshes in a row that may fail (not be finite): the third stops the run."""
 
 
 class RefreshError(RuntimeError):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from llqr_sam import LLQR, RefreshError, SharpnessAware
-from llqr_sam.methods.refresh import PATIENCE
+from llqr_sam.methods.refresh import MAX_FAILURES
 from tests.golden_numbers import EMA, FILE_OF_STRUCTURE, arrays, flatten, in_golden_layout, problem, unflatten
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -244,7 +244,7 @@ def test_bad_refreshes_keep_the_metric_and_the_third_stops():
     metric.refresh(x, y, mean_loss)
     before = metric.state_dict()["factors"]
     broken = torch.full_like(x, float("nan"))
-    for _ in range(PATIENCE - 1):
+    for _ in range(MAX_FAILURES - 1):
         assert not metric.refresh(broken, y, mean_loss).accepted
     with pytest.raises(RefreshError, match="3 refreshes of U in a row were not finite"):
         metric.refresh(broken, y, mean_loss)
