@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
-_KINDS = {
+_KINDS = {  # what OmegaConf says -> what the value must be
     "could not be converted to Float": "a number",
     "could not be converted to Integer": "a whole number",
     "is not a valid bool": "true or false",

@@ -1,4 +1,4 @@
-"""From a composed configuration to the settings of one run, every value checked before any data is touched."""
+"""Turns a composed configuration into typed objects; every value is checked before any data are touched."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_settings(config: DictConfig, devices: int) -> RunSettings:
 
 
 def typed_config(composed: DictConfig) -> Config:
-    """The part of a composed configuration that says where and how, as typed objects without interpolations."""
+    """Makes the ``Config`` of a composed configuration, interpolations resolved."""
     values: dict[str, Any] = {field.name: composed[field.name] for field in fields(Config)}
     for name, value in values.items():
         if OmegaConf.is_config(value):
@@ -52,7 +52,7 @@ def typed_config(composed: DictConfig) -> Config:
 
 
 def _check_geometry(config: DictConfig) -> None:
-    """A geometry and a structure are given exactly where the optimizer learns a metric."""
+    """Check that geometry and structure are given exactly where the optimizer learns a metric."""
     learns = "llqr" in (config.optim.probe, config.optim.transport)
     for group in ("geometry", "structure"):
         name = config[group].name
@@ -64,7 +64,7 @@ def _check_geometry(config: DictConfig) -> None:
 
 
 def _check_devices(config: DictConfig, devices: int) -> None:
-    """Every device has the same share of every minibatch, and a metric is spread where there is one and where to."""
+    """Check that devices share minibatches equally, and that there is a metric and a second device to shard it over."""
     for key in ("protocol.batch_size", "optim.refresh_batch"):
         size = OmegaConf.select(config, key)
         if size is not None and size % devices:
