@@ -32,7 +32,7 @@ from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
-from llqr_sam.engine.devices.device import arithmetic, resolve
+from llqr_sam.engine.devices.device import arithmetic, find_device
 from llqr_sam.engine.measurements.rounds import Row
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Divergence
@@ -93,7 +93,9 @@ def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for structure in options.structures:
         points: list[Point] = []
-        for point in scaling(options.sweeps, structure, options.inner_steps, options.rounds, resolve(options.device)):
+        for point in scaling(
+            options.sweeps, structure, options.inner_steps, options.rounds, find_device(options.device)
+        ):
             points.append(point)
             if not options.json:
                 print(f"  {structure} {point.sweep} {point.name}: {point.ratio:.2f}", flush=True)
@@ -108,12 +110,12 @@ def _problem(options: argparse.Namespace) -> Problem:
     torch.manual_seed(0)
     side, channels = options.image_size, options.channels
     model = build(options.arch, classes=options.classes, image_size=side, channels=channels, width=options.width)
-    return Problem(model, (options.batch, channels, side, side), options.classes, resolve(options.device))
+    return Problem(model, (options.batch, channels, side, side), options.classes, find_device(options.device))
 
 
 def _title(options: argparse.Namespace) -> str:
     if options.study == "scaling":  # of many networks
-        return machine(resolve(options.device))
+        return machine(find_device(options.device))
     width = f" at width {options.width}" if options.width else ""
     return _problem(options).title(f"{options.arch}{width}")
 

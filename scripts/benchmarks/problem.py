@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.engine.devices.device import describe
+from llqr_sam.engine.devices.device import device_name
 
 
 class Problem:
@@ -49,4 +49,4 @@ class Problem:
 
 def machine(device: torch.device) -> str:
     """The device, threads and torch, for a heading."""
-    return f"{describe(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"

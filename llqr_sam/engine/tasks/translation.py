@@ -1,7 +1,7 @@
 """Translation: fairseq's data, network and scores in this project's loop.
 
-Everything is per token. Padding is marked in the targets by torch's ignored index, and the loss below, the likelihood
-of LLQR's curvature (``llqr_sam.methods.curvature.likelihoods``) and the scores all leave it out.
+Everything is per token. Padding has torch's ignored index in the targets; the loss below, the likelihood of LLQR's
+curvature (``llqr_sam.methods.curvature.likelihoods``) and the scores leave it out.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug, find_device
 from llqr_sam.studies.gpu_window.guard import Guard
 from llqr_sam.studies.gpu_window.steps import Ended, OneWorker, Output, Step, Timings, Training
 from llqr_sam.suite.config.command_line import merged
@@ -208,7 +208,7 @@ class StepList:
         for word in shlex.split(command):
             filled += words if word == "{words}" else [word.replace("{device}", self.config.device)]
         suffix = "json" if "--json" in filled else "txt"
-        place = devices.slug(_device_name(self.config.device))
+        place = device_slug(_device_name(self.config.device))
         return Output(name, tuple(filled), Path(self.config.paths.results) / "bench" / f"{name}-{place}.{suffix}")
 
     def _of_table(self, number: str) -> Iterator[Training]:
@@ -227,8 +227,8 @@ class StepList:
 def _device_name(device: str) -> str:
     """What its maker calls it; what is asked for, where it is not here."""
     try:
-        return devices.describe(devices.resolve(device))
-    except devices.DeviceError:
+        return device_name(find_device(device))
+    except DeviceError:
         return device
 
 

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 
 from llqr_sam.data.registry import info
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import device_name, find_device
 from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.models.registry import build
@@ -72,7 +72,7 @@ class Measurements:
     def lines(self) -> Iterator[str]:
         """A line a network."""
         first = self.networks[0]
-        yield f"on {devices.describe(self.device)}, batch {first.effort.batch}:"
+        yield f"on {device_name(self.device)}, batch {first.effort.batch}:"
         for network in self.networks:
             yield f"{network.arch:{max(len(each.arch) for each in self.networks)}}  {network.state}"
 
@@ -137,7 +137,7 @@ def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
         )
     check_code()
     check_device(config)
-    device = devices.resolve(config.device)
+    device = find_device(config.device)
     timing = config.table.timing
     kind = timing.gpu if device.type == "cuda" else timing.cpu
     named = any(word.partition("=")[0] in ("arch", "table.archs") for word in words)

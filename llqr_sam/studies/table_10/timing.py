@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data.streams import DatasetInfo
-from llqr_sam.engine.devices import device as devices
 from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import GraphedEvaluation, Run, directly
+from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices.device import arithmetic, device_name, device_slug
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.rounds import Row, time_rows
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
@@ -136,9 +136,9 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
     """
     spec = _metric_spec(runs)
     what = [spec.divergence, spec.structure] if spec else []
-    content = [[run.as_dict() for run in runs], asdict(effort), devices.describe(device), torch.get_num_threads()]
+    content = [[run.as_dict() for run in runs], asdict(effort), device_name(device), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    place = devices.slug(devices.describe(device))
+    place = device_slug(device_name(device))
     return "-".join(str(part) for part in [runs[0].arch.name, place, f"b{effort.batch}", *what, digest])
 
 
@@ -152,7 +152,7 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, dirty = provenance.git_state()
     precision = runs[0].precision
-    with devices.arithmetic(deterministic=precision.deterministic):
+    with arithmetic(deterministic=precision.deterministic):
         torch.manual_seed(0)
         model = _network(runs[0], info).to(device)
         side = info.image_size
@@ -162,8 +162,8 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
             inputs = inputs.to(memory_format=torch.channels_last)
         targets = torch.randint(0, info.classes, (effort.batch,), device=device)
         forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
-        evaluation = GraphedEvaluation(model, device) if precision.cuda_graphs else directly
-        methods = {run.optim.name: _Timed(run, model, forward, evaluation, (inputs, targets), device) for run in runs}
+        graph = CudaGraph(model, device) if precision.cuda_graphs else None
+        methods = {run.optim.name: _Timed(run, model, forward, graph, (inputs, targets), device) for run in runs}
         steps = {name: Row(name, _times(method.step, effort.steps), effort.steps) for name, method in methods.items()}
         spec = _metric_spec(runs)
         counts = (1, effort.inner_steps) if spec else ()
@@ -177,7 +177,7 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
         classes=info.classes,
         batch=effort.batch,
         precision=asdict(precision),
-        device=devices.describe(device),
+        device=device_name(device),
         threads=torch.get_num_threads(),
         git_commit=commit,
         git_dirty=dirty,
@@ -204,7 +204,7 @@ class _Timed:
         run: RunSettings,
         model: nn.Module,
         forward: Callable[[Tensor], Tensor],
-        evaluation: Run,
+        graph: CudaGraph | None,
         batch: tuple[Tensor, Tensor],
         device: torch.device,
     ) -> None:
@@ -222,7 +222,7 @@ class _Timed:
             device,
             bfloat16=precision.autocast == "bfloat16",
             accumulate=precision.accumulate,
-            run=evaluation,
+            graph=graph,
         )
 
     def step(self) -> None:

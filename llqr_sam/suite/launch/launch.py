@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
@@ -238,7 +238,7 @@ def _check_installed(runs: Sequence[Planned]) -> None:
 def check_device(config: DictConfig) -> None:
     """Refuse devices that are not here, or that cannot do what the precision asks for."""
     try:
-        device = devices.of_rank(config.device, 0, config.devices)
+        device = find_device(config.device, 0, config.devices)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if config.precision.cuda_graphs and device.type != "cuda":

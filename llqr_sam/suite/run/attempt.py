@@ -9,7 +9,7 @@ from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.observers.observer import Observer
-from llqr_sam.engine.observers.progress import progress
+from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record
 from llqr_sam.suite.run.faults import RankLost, explained
@@ -81,7 +81,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
 
 
 def _observers(job: Job) -> list[Observer]:
-    observers: list[Observer] = [progress()]
+    observers: list[Observer] = [Terminal()]
     if job.wandb is not None:
         observers.append(WandbLogger(**job.wandb))
     return observers

@@ -132,13 +132,13 @@ def test_a_run_that_was_taken_over_leaves_the_others_checkpoints_alone(where, st
 
 def test_nan_in_one_batch_is_recorded_and_retried_only_when_asked(tmp_path, monkeypatch):
     job = job_of(tmp_path)
-    take, batches = closure.Minibatch.take, []
+    take, batches = closure.GradientEvaluation.take, []
 
     def spoiling(self, inputs, targets):
         batches.append(1)
         take(self, inputs * math.nan if len(batches) == 25 else inputs, targets)
 
-    monkeypatch.setattr(closure.Minibatch, "take", spoiling)
+    monkeypatch.setattr(closure.GradientEvaluation, "take", spoiling)
     record = attempt(job)
     assert record.status == "diverged"
     assert "step 24" in str(record.error)
