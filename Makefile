@@ -32,6 +32,10 @@ demo: .venv/.ready ## Train every method on real digits and render results/demo/
 test: .venv/.ready ## Run the tests, on two cores at once
 	@$(RUN) -m pytest -n 2
 
+.PHONY: coverage
+coverage: .venv/.ready ## Run the tests and list the lines of the package that none of them reaches
+	@$(RUN) -m pytest -n 2 --cov=llqr_sam --cov-report=term-missing:skip-covered
+
 .PHONY: test-slow
 test-slow: .venv/.ready ## Run the tests marked slow
 	@$(RUN) -m pytest -m slow

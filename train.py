@@ -18,7 +18,6 @@ same command continues.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 try:
     import hydra
@@ -32,12 +31,13 @@ from omegaconf import DictConfig
 from llqr_sam.studies.table_10.measurements import measurements, timings_folder
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status
 from llqr_sam.suite.config.schema import register
-from llqr_sam.suite.launch.dispatch import dispatch, places
+from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.launch.sweep import pooled_sweep
-from llqr_sam.suite.plan.plan import is_timed, plan
+from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.overview import every_table
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
@@ -46,36 +46,37 @@ statuses: list[int] = []  # of each job of a multirun, or of the one
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> None:
     """One job of a multirun, or the only one."""
+    command = Command.of(*HydraConfig.get().overrides.task)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
-        if status := run(config):  # in a process of its own: only what it raises reaches the command
+        if status := run(command):  # in a process of its own: only what it raises reaches the command
             raise JobError(f"a run ended with status {status}; see {HydraConfig.get().sweep.dir}/.submitit")
         return
-    statuses.append(exit_status(lambda: run(config)))
+    statuses.append(exit_status(lambda: run(command)))
     if statuses[-1] in (2, 130):
         raise SystemExit(statuses[-1])  # or a multirun would start its next job
 
 
-def run(config: DictConfig) -> int:
+def run(command: Command) -> int:
     """Plan one job, then show or train; returns the exit status."""
-    words: list[str] = HydraConfig.get().overrides.task
-    if config.status and config.table is None and (tables := list(every_table(words, *places(config)))):
+    config = command.config
+    if config.status and config.table is None and (tables := list(every_table(command))):
         print(*tables, sep="\n")
         return 0
-    if is_timed(config):
-        return time_networks(config, words)
-    return dispatch(plan(config, words), config)
+    if config.times_networks:
+        return time_networks(command)
+    return dispatch(plan(command), command)
 
 
-def time_networks(config: DictConfig, words: list[str]) -> int:
+def time_networks(command: Command) -> int:
     """Measure what is missing of a table of times, then show it."""
-    here = measurements(config, words)
-    if config.status or config.dry_run:
+    here = measurements(command)
+    if command.config.status or command.config.dry_run:
         print(*here.lines(), sep="\n")
         return 0
     status = here.measure()
-    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
+    timings, damaged = read_timings(timings_folder(command.config.paths.results))
     print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
-    print(*overview(cadence(config.table, timings)), sep="\n")
+    print(*overview(cadence(command.table, timings)), sep="\n")
     return status
 
 
@@ -84,7 +85,7 @@ def main() -> int:
     register()
     sys.argv[1:] = checked_arguments(sys.argv[1:])
     if sweep := pooled_sweep(sys.argv[1:]):
-        return dispatch(sweep.runs, sweep.config)
+        return dispatch(sweep.runs, sweep.first)
     job()
     return max(statuses, default=0)
 

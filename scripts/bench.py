@@ -37,7 +37,7 @@ from llqr_sam.engine.measurements.rounds import Row
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Divergence
 from llqr_sam.models.registry import build
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 
 
@@ -51,7 +51,7 @@ def study_steps(options: argparse.Namespace) -> dict[str, Any]:
         {"row": r.name, "milliseconds": 1e3 * r.median, "gradients": r.ratio(unit), "peak_mib": r.peak_mib}
         for r in rows
     ]
-    intervals = list(compose_config(["table=10"]).table.timing.intervals)
+    intervals = list(Command.of("table=10").table.require_timing().intervals)
     spread = [
         {"LLQR+SAM / SAM": name, **{str(n): ratio for n, ratio in zip(intervals, ratios, strict=True)}}
         for name, ratios in overheads(rows, intervals)

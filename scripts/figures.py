@@ -18,7 +18,7 @@ from pathlib import Path
 from llqr_sam.report.figures.curves import TABLES
 from llqr_sam.report.figures.drawing import NoRecords
 from llqr_sam.studies.figures import TITLES, Draw, drawers
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
 
 
@@ -39,7 +39,7 @@ def main() -> int:
         misplaced = [word for word in words if word.startswith("table")]
     if misplaced:
         raise UsageError(f"{misplaced[0]} is for the figures drawn from runs. Name one of: {', '.join(TABLES)}.")
-    results = options.results or Path(compose_config(words).paths.results)
+    results = options.results or Command.of(*words).config.paths.results
     folder = options.output or results / "figures"
     works = {number: partial(_draw, number, draw, results, folder) for number, draw in drawers(words).items()}
     if numbers:

@@ -15,8 +15,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.collect import collect
@@ -25,10 +23,10 @@ from llqr_sam.report.tables.write import RENDERERS, write_table
 from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.table import cadence, write_cadence
 from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
-from llqr_sam.suite.plan.plan import is_timed, plan
+from llqr_sam.suite.plan.plan import plan
 
 
 def main() -> int:
@@ -44,7 +42,7 @@ def main() -> int:
         tables = {f"table={number}": [f"table={number}", *words] for number in groups()["table"]}
         works = {name: partial(render, table, arguments.entry) for name, table in tables.items()}
         damage, passed = try_each(works)
-    results = Path(compose_config([word for word in words if word.startswith("paths.")]).paths.results)
+    results = Command.of(*(word for word in words if word.startswith("paths."))).config.paths.results
     for line in dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]):
         print(line, file=sys.stderr)
     return 0
@@ -52,22 +50,20 @@ def main() -> int:
 
 def render(words: list[str], kind: EntryKind) -> list[str]:
     """Render one table and say what was written; returns a line for each record that does not count."""
-    config = compose_config(words)
-    if config.table is None:
-        raise UsageError("table=null names no table to render.")
+    command = Command.of(*words)
+    config, layout = command.config, command.table
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; a table shows what was selected.")
-    unknown = set(config.table.formats) - set(RENDERERS)
+    unknown = set(layout.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
-    if is_timed(config):
-        return render_times(config, words)
-    status, table = collect(config, words, kind)
-    written = write_table(table, Path(config.table.output), list(config.table.formats))
-    curves, metric = config.table.curves, config.table.metric
-    if curves and draw_curves(config.table.title, status, Path(curves), metric):
-        written.append(Path(curves))
-    print(f"table={config.table.number}  {status.total()}  ->  {', '.join(map(str, written))}")
+    if config.times_networks:
+        return render_times(command)
+    status, table = collect(command, kind)
+    written = write_table(table, Path(layout.output), layout.formats)
+    if layout.curves and draw_curves(layout.title, status, Path(layout.curves), layout.metric):
+        written.append(Path(layout.curves))
+    print(f"table={layout.number}  {status.total()}  ->  {', '.join(map(str, written))}")
     return list(status.damage())
 
 
@@ -77,14 +73,14 @@ def _unreadable(results: Path) -> list[str]:
     return [f"record not counted: {line}" for line in damaged]
 
 
-def render_times(config: DictConfig, words: list[str]) -> list[str]:
+def render_times(command: Command) -> list[str]:
     """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
-    plan(config, words)  # refuses what no run of it can take
-    timings, damaged = read_timings(timings_folder(Path(config.paths.results)))
-    sections = cadence(config.table, timings)
-    written = write_cadence(config.table, sections, Path(config.table.output))
+    plan(command)  # refuses what no run of it can take
+    timings, damaged = read_timings(timings_folder(command.config.paths.results))
+    sections = cadence(command.table, timings)
+    written = write_cadence(command.table, sections, Path(command.table.output))
     measured = sum(section.timing is not None for section in sections)
-    print(f"table={config.table.number}  {measured} measured  ->  {', '.join(map(str, written))}")
+    print(f"table={command.table.number}  {measured} measured  ->  {', '.join(map(str, written))}")
     return damaged
 
 

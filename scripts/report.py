@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from llqr_sam.report.page.page import write_page
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 
 
@@ -24,12 +24,12 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="key=value", help="what the runs were started with")
     parser.add_argument("--results", type=Path, help="folder of runs, timings and figures (default: paths.results)")
     options = parser.parse_intermixed_args()
-    config = compose_config(options.words)
+    config = Command.of(*options.words).config
     if config.table is not None:
         raise UsageError(f"table={config.table.number} has no use here: the page has every table.")
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
-    path, passed = write_page(options.results or Path(config.paths.results), options.words)
+    path, passed = write_page(options.results or config.paths.results, options.words)
     for line in passed:
         print(line, file=sys.stderr)
     print(f"page  ->  {path}")

@@ -28,7 +28,7 @@ from llqr_sam.engine.measurements.throughput import cost, throughput
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.models import registry as models
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 from llqr_sam.suite.launch.launch import check_device
 from llqr_sam.suite.plan.plan import Planned, plan
@@ -68,34 +68,35 @@ def main() -> int:
     parser.add_argument("--time-kernels", action="store_true", help="let Inductor choose kernels by timing them")
     arguments = parser.parse_intermixed_args()
     words = [f"protocol.epochs={EPOCHS}", *arguments.words]
-    config = compose_config(words)
-    runs = plan(config, words)
-    if len(runs) != 1:
+    command = Command.of(*words)
+    config, (run, *others) = command.config, plan(command)
+    settings = run.settings
+    if others:
         raise UsageError("table= has no use here: a throughput is that of one run.")
-    if config.protocol.batch_size is None:
-        raise UsageError(f"dataset={config.dataset.name} has no images to count a second.")
+    if settings.protocol.batch_size is None:
+        raise UsageError(f"dataset={settings.dataset.name} has no images to count a second.")
     if config.devices != 1:
         raise UsageError(f"devices={config.devices} has no use here: a throughput is that of one device.")
-    if config.protocol.epochs < 2 and not arguments.profile:
-        raise UsageError(f"protocol.epochs={config.protocol.epochs} must be >= 2: the first epoch warms up.")
-    if arguments.time_kernels and not (config.precision.compile and config.precision.deterministic):
+    if settings.protocol.epochs < 2 and not arguments.profile:
+        raise UsageError(f"protocol.epochs={settings.protocol.epochs} must be >= 2: the first epoch warms up.")
+    if arguments.time_kernels and not (settings.precision.compile and settings.precision.deterministic):
         raise UsageError(
             "--time-kernels has no use without precision.compile=true precision.deterministic=true: "
             "Inductor chooses by rule with both alone."
         )
-    check_device(config)
+    check_device(config, [settings])
     choice = inductor_times_kernels() if arguments.time_kernels else nullcontext()
     with tempfile.TemporaryDirectory() as folder, choice:
         options = RunOptions(
             Path(folder),
             Path(folder) / "record.json",
-            data_path=runs[0].data_path,
-            data_root=Path(config.paths.data),
+            data_path=run.data_path,
+            data_root=config.paths.data,
             device=config.device,
-            workers=runs[0].workers,
+            workers=run.workers,
         )
         try:
-            print(*(profiled if arguments.profile else measured)(runs[0], options), sep="\n")
+            print(*(profiled if arguments.profile else measured)(run, options), sep="\n")
             if arguments.time_kernels:
                 print("Inductor chose kernels by timing them")
         except FileNotFoundError as error:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 from llqr_sam.suite.plan.plan import table_folder
 from llqr_sam.suite.status.uploads import UploadError, log_table, waiting
@@ -23,8 +23,8 @@ def main() -> int:
     """Upload; exit status 1 when W&B does not take a run: the rest is left for the next call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value")
-    config = compose_config(parser.parse_args().words)
-    workspace, table = Path(config.paths.workspace), config.table
+    config = Command.of(*parser.parse_args().words).config
+    workspace, table = config.paths.workspace, config.table
     if table is not None:
         files = [Path(f"{table.output}.{suffix}") for suffix in table.formats]
         files += [Path(table.curves)] if table.curves and Path(table.curves).exists() else []  # none without runs
@@ -32,7 +32,7 @@ def main() -> int:
             log_table(table_folder(table.number), files, config.logger.project, workspace)
         except FileNotFoundError as error:
             raise UsageError(f"{error.filename} is not there: render the table first.") from error
-    runs = list(waiting(Path(config.paths.results), workspace, config.stale_minutes))
+    runs = list(waiting(config.paths.results, workspace, config.stale_minutes))
     for run in runs:
         try:
             run.upload()

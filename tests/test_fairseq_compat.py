@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq, fairseq_installed
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.status.status import Status
@@ -33,7 +33,7 @@ def test_its_absence_is_one_line() -> None:
 @pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize("words", [("dataset=multi30k", "optim=adamw"), ("table=6",)])
 def test_a_run_that_needs_it_says_so_before_anything_else(words: tuple[str, ...], tmp_path: Any) -> None:
-    config = compose_config([*words, f"paths.results={tmp_path}", f"paths.workspace={tmp_path / 'work'}"])
+    config = Command.of(*words, f"paths.results={tmp_path}", f"paths.workspace={tmp_path / 'work'}").config
     status = Status.of(plan_of(*words), tmp_path)
     with pytest.raises(UsageError, match=r"dataset=(multi30k|iwslt14) needs fairseq.*make nmt") as caught:
         launch(status, config)
@@ -64,4 +64,4 @@ def test_importing_it_leaves_everything_else_alone() -> None:
 @pytest.mark.nmt
 def test_plans_are_composed_after_it_as_before() -> None:
     ensure_fairseq()
-    compose_config(["dataset=multi30k", "optim=llqr_sam"])
+    assert plan_of("dataset=multi30k", "optim=llqr_sam")

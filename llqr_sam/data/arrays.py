@@ -6,24 +6,28 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise
-from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import WHOLE, Share, check_batch_size, check_sample_size
+from llqr_sam.data.randomness import generator, shuffled
+from llqr_sam.data.streams import WHOLE, Samples, Share, check_batch_size, check_sample_size
 
 EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """A data set whole: images ``[N, C, H, W]`` uint8 and labels ``[N]`` int64 of both splits."""
+    """A whole data set: images ``[N, C, H, W]`` uint8 and labels ``[N]`` int64 of both splits."""
 
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+    @property
+    def samples(self) -> Samples:
+        """Numbers of images."""
+        return Samples(len(self.train_labels), len(self.test_labels))
 
     def fingerprint(self) -> str:
         """SHA-256 of shapes and contents."""
@@ -35,18 +39,18 @@ class ImageArrays:
 
 
 class ArrayTrainStream:
-    """Training minibatches from device-resident arrays.
+    """Training minibatches from arrays on the device (``TrainStream``).
 
     Args:
         images: ``[N, C, H, W]`` uint8, on the device.
         labels: ``[N]`` int64, on the device.
-        normalise: Turns uint8 images into the network's input, last.
+        normalise: Turns augmented uint8 images into the network's input.
         augmentations: Applied in order to the uint8 images.
         batch_size: Samples in a minibatch.
-        seed: Decides, with epoch and number of the batch, order and augmentation.
-        name: The data set, for messages.
-        share: Part of each minibatch that is handed out. The whole is augmented, so that each image draws what it
-            would draw in one process.
+        seed: Determines order and augmentation, together with the epoch and the number of the batch.
+        name: Data set, for messages.
+        share: This process's part of each minibatch. The whole minibatch is augmented first, so that an image draws
+            the same random numbers as in a single process.
 
     Raises:
         ValueError: The batch size is less than 1 or more than N.
@@ -68,29 +72,25 @@ class ArrayTrainStream:
         self._images = images
         self._labels = labels
         self._normalise = normalise
-        self._augmentations = tuple(augmentations)
+        self._augmentations = augmentations
         self._seed = seed
         self._share = share
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.size = len(images)
         self.steps_per_epoch = self.size // batch_size
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``TrainStream.batches``."""
-        order = self._order("order", epoch)
+        """Minibatches of an epoch, from number ``start`` on."""
+        order = shuffled(self.size, self._seed, "order", epoch).to(self._images.device)
         for batch in range(start, self.steps_per_epoch):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
             yield self._gather(chosen, "augment", epoch, batch)
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """See ``TrainStream.sample``."""
+        """The preconditioner minibatch of an optimizer step."""
         check_sample_size(size, self.size)
-        return self._gather(self._order("refresh order", step)[:size], "refresh augment", step)
-
-    def _order(self, purpose: str, number: int) -> Tensor:
-        # Drawn on the CPU, so that the order of the samples does not depend on the device.
-        order = torch.randperm(self.size, generator=generator("cpu", self._seed, purpose, number))
-        return order.to(self._images.device)
+        order = shuffled(self.size, self._seed, "refresh order", step).to(self._images.device)
+        return self._gather(order[:size], "refresh augment", step)
 
     def _gather(self, chosen: Tensor, *purpose: int | str) -> tuple[Tensor, Tensor]:
         images = self._images.index_select(0, chosen)
@@ -102,7 +102,7 @@ class ArrayTrainStream:
 
 
 class ArrayTestBatches:
-    """Test minibatches from device-resident arrays; images ``[N, C, H, W]`` uint8, labels ``[N]`` int64."""
+    """Test minibatches from arrays on the device: images ``[N, C, H, W]`` uint8, labels ``[N]`` int64."""
 
     def __init__(self, images: Tensor, labels: Tensor, *, normalise: Normalise, batch_size: int) -> None:
         self._images = images
@@ -112,7 +112,6 @@ class ArrayTestBatches:
         self.size = len(images)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``TestBatches.__iter__``."""
         for start in range(0, self.size, self._batch_size):
             chosen = slice(start, start + self._batch_size)
             yield self._normalise(self._images[chosen]), self._labels[chosen]

@@ -1,38 +1,28 @@
-"""Augmentation of whole minibatches, on the device that holds them.
-
-An augmentation takes images ``[B, C, H, W]`` uint8 and a generator on their device, and returns images of the same
-shape and type; a tuple of them is applied in order. Each image draws its own random numbers.
-"""
+"""Augmentation of whole minibatches, on the device that holds them; each image draws its own random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class Augmentation(Protocol):
-    """Images ``[B, C, H, W]`` uint8 to images of the same shape and type."""
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The images, changed at random; the argument is left alone."""
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Images ``[B, C, H, W]`` uint8 and a generator on their device -> new images of the same shape and dtype."""
 
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Pads by reflection and cuts a window of the original size at a uniformly random offset.
+    """Pad by reflection and crop to the original size at a uniformly random offset.
 
-    ``per_batch`` draws one offset for the whole minibatch, as the authors' code does.
+    With ``per_batch`` the whole minibatch shares one offset, as in the authors' code.
     """
 
     pad: int
     per_batch: bool = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Raises ValueError if the padding is not smaller than the images."""
         count, channels, height, width = images.shape
         if self.pad >= min(height, width):
             raise ValueError(f"a crop with padding {self.pad} needs images larger than that, not {height} x {width}.")
@@ -47,13 +37,13 @@ class RandomCrop:
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Positions outside [0, size - 1] mirrored at the border, which is not repeated."""
+    """Mirror positions outside [0, size - 1] at the border pixel, which is not repeated."""
     return (size - 1) - ((size - 1) - positions.abs()).abs()
 
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirrors each image left to right with probability ``probability``."""
+    """Mirror each image left to right with probability ``probability``."""
 
     probability: float = 0.5
 
@@ -64,9 +54,9 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Blackens a square in each image with probability ``probability`` (DeVries and Taylor, arXiv 1708.04552).
+    """Blacken a square in each image with probability ``probability`` (DeVries and Taylor, arXiv 1708.04552).
 
-    The square's centre is uniform over the pixels, so the border may clip it. For an even side the centre is the pixel
+    The centre is uniform over the pixels, so the border may clip the square. For an even side the centre is the pixel
     to the lower right of the middle.
     """
 
@@ -82,7 +72,7 @@ class Cutout:
         return images * ~black[:, None]
 
     def _inside(self, count: int, size: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Which of ``size`` positions the square covers, ``[count, size]`` bool."""
+        """Mask of the rows or columns that each square covers, ``[count, size]`` bool."""
         centres = torch.randint(0, size, (count, 1), generator=generator, device=device)
         distance = torch.arange(size, device=device) - (centres - self.side // 2)
         return (distance >= 0) & (distance < self.side)
@@ -93,7 +83,7 @@ def _choose(images: Tensor, probability: float, generator: torch.Generator) -> T
 
 
 class Normalise:
-    """uint8 images ``[B, C, H, W]`` to float32, channel by channel: (x / 255 - mean) / std."""
+    """Convert uint8 images ``[B, C, H, W]`` to float32, per channel: (x / 255 - mean) / std."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         deviation = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
@@ -106,10 +96,10 @@ class Normalise:
 
 
 def cifar_recipe(crop: str) -> tuple[Augmentation, ...]:
-    """The paper's recipe for CIFAR and TinyImageNet: pad 4 and crop, flip, Cutout 16; ``crop`` is image or batch."""
+    """The paper's augmentation of CIFAR and TinyImageNet; ``crop`` draws one offset per "image" or per "batch"."""
     return RandomCrop(4, per_batch=crop == "batch"), HorizontalFlip(), Cutout(16)
 
 
 def digits_recipe(crop: str) -> tuple[Augmentation, ...]:
-    """Pad 1 and crop: a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image."""
+    """A crop alone: a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image."""
     return (RandomCrop(1, per_batch=crop == "batch"),)

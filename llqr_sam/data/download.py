@@ -1,4 +1,4 @@
-"""Fetching data sets: download, checksum, convert, and only then appear under the final name.
+"""Prepare data sets: download, compare the checksum, convert, and only then use the final name.
 
 Everything happens under a lock file and under temporary names, so that two jobs may start at once and an interrupted
 one leaves nothing half-made; a download continues where it stopped. No code from an archive is run: tar members are
@@ -23,14 +23,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None if unknown
 
 
 class PreparationError(RuntimeError):
@@ -39,35 +39,35 @@ class PreparationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where an archive is published, and a checksum: the MD5 its publisher or torchvision gives, or else a SHA-256."""
+    """An archive on the web.
+
+    Attributes:
+        url: Where it is.
+        checksum: The MD5 that its publisher or torchvision gives, or else a SHA-256; None: none is published.
+        algorithm: Which of the two it is.
+    """
 
     url: str
-    md5: str | None = None
-    sha256: str | None = None
-
-    @property
-    def algorithm(self) -> str:
-        """Name of the checksum for messages."""
-        return "MD5" if self.md5 else "SHA-256"
-
-    @property
-    def checksum(self) -> str | None:
-        """What the archive must hash to; ``None``: nobody has said."""
-        return self.md5 or self.sha256
+    checksum: str | None
+    algorithm: Literal["MD5", "SHA-256"] = "MD5"
 
     def digest(self, path: Path) -> str:
-        """What a file hashes to."""
+        """The checksum of a file."""
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5" if self.md5 else "sha256").hexdigest()
+            return hashlib.file_digest(file, self.algorithm.replace("-", "")).hexdigest()
+
+    def part(self, root: Path) -> Path:
+        """The file that a download is written to."""
+        return root / f".{PurePosixPath(self.url).name}.part"
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How a data set is made: from which archive, under which name, by which conversion (archive, scratch, target)."""
+    """A data set: its archive, the name it gets, and ``convert(archive, made)``, which writes it to a scratch path."""
 
     source: Source
     target: str
-    convert: Callable[[Path, Path, Path], None]
+    convert: Callable[[Path, Path], None]
 
 
 def prepare(
@@ -91,7 +91,7 @@ def prepare(
         Where the data set is, and whether this call made it.
 
     Raises:
-        PreparationError: The download failed, the checksum is wrong, or the archive does not hold what it should.
+        PreparationError: The download failed, the checksum is wrong, or the archive has other contents.
     """
     if name not in _RECIPES:
         raise PreparationError(f"{name} is not a data set to prepare. Choose from: {', '.join(PREPARABLE)}.")
@@ -105,34 +105,32 @@ def prepare(
         if target.exists():  # another process made it while this one waited
             return target, False
         scratch = root / f".{name}.partial"
-        _remove(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir()
         try:
-            recipe.convert(verified(archive, source) if archive else fetch(source, root, progress), scratch, target)
+            recipe.convert(
+                verified(archive, source) if archive else fetch(source, root, progress), scratch / target.name
+            )
+            os.replace(scratch / target.name, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
             raise PreparationError(f"the archive of {name} is not the official one: {error}.") from error
         finally:
-            _remove(scratch)
+            shutil.rmtree(scratch, ignore_errors=True)
         if archive is None:
-            _part(source, root).unlink()
+            source.part(root).unlink()
     return target, True
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; the system frees it if the process dies, so the file itself may stay."""
+    """Hold a lock file. The system releases the lock when the process dies, so the file itself may stay."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _remove(scratch: Path) -> None:
-    if scratch.exists():
-        shutil.rmtree(scratch)
-
-
 def verified(archive: Path, source: Source) -> Path:
-    """The local archive, if its checksum is right or there is none to compare.
+    """The local archive, if its checksum is right or none is published.
 
     Raises:
         PreparationError: There is no such file, or its checksum is wrong.
@@ -147,36 +145,30 @@ def verified(archive: Path, source: Source) -> Path:
     return archive
 
 
-def _part(source: Source, root: Path) -> Path:
-    return root / f".{PurePosixPath(source.url).name}.part"
-
-
 def fetch(
     source: Source, root: Path, progress: Progress, is_known: Callable[[Path], bool] = lambda path: False
 ) -> Path:
-    """Download, going on from what an interrupted call left, and verify.
+    """Download an archive, continuing an interrupted download, and verify it.
 
     Args:
         source: Where from.
         root: Folder that the archive is put in.
-        progress: Told of the download.
-        is_known: Asked about an archive without a checksum: whether its content is what it should be.
+        progress: Called with the bytes so far and in all.
+        is_known: Whether the content of an archive without a checksum is right.
 
     Raises:
-        PreparationError: It could not be downloaded, or it has a wrong checksum, or none and is not known.
+        PreparationError: The download failed, the checksum is wrong, or there is none and the content is not known.
     """
-    part = _part(source, root)
+    part = source.part(root)
     if part.exists() and source.digest(part) == source.checksum:
         return part
     try:
-        complete = _download(source.url, part, progress)
+        _download(source.url, part, progress)
     except (OSError, http.client.HTTPException) as error:
         raise PreparationError(
             f"{source.url} could not be downloaded ({error}); run the command again to go on, "
             "or give a local copy with --archive."
         ) from error
-    if not complete:
-        raise PreparationError(f"the connection to {source.url} ended early; run the command again to go on.")
     found = source.digest(part)
     if source.checksum is None:
         if is_known(part):
@@ -194,16 +186,16 @@ def fetch(
     return part
 
 
-def _download(url: str, part: Path, progress: Progress) -> bool:
-    """Append to ``part`` what is missing of it; whether all announced bytes arrived."""
+def _download(url: str, part: Path, progress: Progress) -> None:
+    """Append the missing bytes to ``part``; ConnectionError if not all arrived."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        return True  # nothing is missing, or what is there is wrong: the checksum decides
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is missing, or ``part`` is wrong: the checksum decides
+        raise
     with response:
         continued = response.status == http.HTTPStatus.PARTIAL_CONTENT
         done = have if continued else 0
@@ -214,44 +206,36 @@ def _download(url: str, part: Path, progress: Progress) -> bool:
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total)
-    return total is None or done == total
+    if total not in (None, done):
+        raise ConnectionError("the connection ended early")
+
+
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_ARRAY_GLOBALS = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 calls it
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 2 calls it
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds containers, strings, numbers and NumPy arrays; any other global in the pickle is refused."""
 
-    _RECONSTRUCT = np.empty(0).__reduce__()[0]  # numpy's own function, wherever this version keeps it
-
     def find_class(self, module: str, name: str) -> Any:
-        """The three names an array's pickle uses, under NumPy 1 and 2."""
-        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
-            return self._RECONSTRUCT
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        raise pickle.UnpicklingError(f"a pickle asks for {module}.{name}, which no batch of images needs")
+        if (module, name) not in _ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(f"a pickle asks for {module}.{name}, which no batch of images needs")
+        return _ARRAY_GLOBALS[module, name]
 
 
-def _read_batch(file: IO[bytes], label_key: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images ``[N, 32, 32, 3]`` and labels ``[N]`` of one pickled batch (written by Python 2, hence latin1)."""
-    batch = _ArrayUnpickler(file, encoding="latin1").load()
-    images, labels = batch["data"], np.asarray(batch[label_key], dtype=np.int64)
-    if images.dtype != np.uint8 or images.shape != (len(labels), 3072):
-        raise pickle.UnpicklingError(f"a batch has images of {images.dtype} and shape {list(images.shape)}")
-    return np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+def _cifar(train: list[str], test: list[str], label_key: str) -> Callable[[Path, Path], None]:
+    """Convert a CIFAR archive to an ``.npz``, given the names of the pickled batches of each split."""
 
-
-def _cifar(train: list[str], test: list[str], label_key: str) -> Callable[[Path, Path, Path], None]:
-    """The conversion of a CIFAR archive: the batches of each split, as named in the archive, to one ``.npz``."""
-
-    def convert(archive: Path, scratch: Path, target: Path) -> None:
+    def convert(archive: Path, made: Path) -> None:
         with tarfile.open(archive, "r:gz") as tar:
             x_train, y_train = _read_batches(tar, train, label_key)
             x_test, y_test = _read_batches(tar, test, label_key)
-        finished = scratch / target.name
-        np.savez(finished, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-        os.replace(finished, target)
+        np.savez(made, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
     return convert
 
@@ -259,26 +243,30 @@ def _cifar(train: list[str], test: list[str], label_key: str) -> Callable[[Path,
 def _read_batches(
     tar: tarfile.TarFile, members: list[str], label_key: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images ``[N, 32, 32, 3]`` and labels ``[N]`` of several members, one after another."""
-    batches = []
+    """Images ``[N, 32, 32, 3]`` and labels ``[N]`` of several pickled batches, one after another."""
+    images, labels = [], []
     for member in members:
         file = tar.extractfile(member)
         if file is None:
             raise KeyError(f"{member} is not a file")
-        batches.append(_read_batch(file, label_key))
-    return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
+        batch = _ArrayUnpickler(file, encoding="latin1").load()  # written by Python 2
+        pixels, numbers = batch["data"], np.asarray(batch[label_key], dtype=np.int64)
+        if pixels.dtype != np.uint8 or pixels.shape != (len(numbers), 3072):
+            raise pickle.UnpicklingError(f"a batch has images of {pixels.dtype} and shape {list(pixels.shape)}")
+        images.append(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        labels.append(numbers)
+    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
 
 
-def _unzip(archive: Path, scratch: Path, target: Path) -> None:
-    """Unpack a zip whose members all lie in a folder named like the target."""
+def _unzip(archive: Path, made: Path) -> None:
+    """Unpack a zip whose members all lie in a folder named like the data set."""
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             path = PurePosixPath(member.filename)
             is_link = stat.S_ISLNK(member.external_attr >> 16)
-            if path.is_absolute() or ".." in path.parts or path.parts[:1] != (target.name,) or is_link:
-                raise zipfile.BadZipFile(f"member {member.filename!r} does not stay in {target.name}/")
-        zipped.extractall(scratch)
-    os.replace(scratch / target.name, target)
+            if path.is_absolute() or ".." in path.parts or path.parts[:1] != (made.name,) or is_link:
+                raise zipfile.BadZipFile(f"member {member.filename!r} does not stay in {made.name}/")
+        zipped.extractall(made.parent)
 
 
 _RECIPES = {

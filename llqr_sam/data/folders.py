@@ -1,9 +1,8 @@
-"""Image files in folders, and TinyImageNet-200, which is small enough to be decoded once and live on the device."""
+"""Image files in folders, and TinyImageNet-200, which is small enough to be decoded once and kept on the device."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.data.streams import MissingDataError
 
-_TINYIMAGENET = "tiny-imagenet-200"  # what the official archive unpacks to
+_TINYIMAGENET = "tiny-imagenet-200"  # the folder in the official archive
 _SIDE = 64
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
@@ -26,7 +25,7 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         MissingDataError: There is no such folder, or no image in it.
     """
-    names = os.listdir(folder) if folder.is_dir() else []  # as text: ImageNet has 1.3 million, and a path is slow
+    names = os.listdir(folder) if folder.is_dir() else []  # text: slow paths would cost seconds for ImageNet
     images = sorted(name for name in names if os.path.splitext(name)[1].lower() in _SUFFIXES)
     if not images:
         raise MissingDataError(f"{folder} is missing or has no images: the data set is incomplete.")
@@ -50,8 +49,8 @@ def read_tinyimagenet(path: Path | None, root: Path) -> tuple[ImageArrays, int]:
     """TinyImageNet-200 in its official layout, decoded; the official validation images are the test split.
 
     Args:
-        path: The folder that holds wnids.txt, train/ and val/; None: ``root/tiny-imagenet-200``.
-        root: Where scripts/prepare_data.py unpacks it.
+        path: Folder with wnids.txt, train/ and val/; None: ``root/tiny-imagenet-200``.
+        root: Folder where scripts/prepare_data.py unpacks it.
 
     Returns:
         Images ``[N, 3, 64, 64]`` uint8 with labels, and the number of classes; label k is line k of wnids.txt.
@@ -62,17 +61,13 @@ def read_tinyimagenet(path: Path | None, root: Path) -> tuple[ImageArrays, int]:
     """
     folder = path or root / _TINYIMAGENET
     if not (folder / "wnids.txt").is_file():
-        if path is None:
-            where = f"dataset=tinyimagenet is not at {folder}"
-        else:
+        where = f"dataset=tinyimagenet is not at {folder}"
+        if path is not None:
             where = f"dataset.path={folder} " + ("has no wnids.txt" if folder.is_dir() else "does not exist")
         raise MissingDataError(f"{where}. Fetch it with: python scripts/prepare_data.py tinyimagenet")
-    wnids = (folder / "wnids.txt").read_text().split()
-    train = [
-        (file, label) for label, wnid in enumerate(wnids) for file in list_images(folder / "train" / wnid / "images")
-    ]
-    test = _annotated(folder / "val", {wnid: label for label, wnid in enumerate(wnids)})
-    return ImageArrays(*_decode(train), *_decode(test)), len(wnids)
+    labels = {wnid: label for label, wnid in enumerate((folder / "wnids.txt").read_text().split())}
+    train = [(file, labels[wnid]) for wnid in labels for file in list_images(folder / "train" / wnid / "images")]
+    return ImageArrays(*_decode(train), *_decode(_annotated(folder / "val", labels))), len(labels)
 
 
 def _annotated(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
@@ -82,16 +77,15 @@ def _annotated(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
         raise MissingDataError(f"{annotations} is missing: the data set is incomplete.")
     samples = []
     for number, line in enumerate(annotations.read_text().splitlines(), start=1):
-        file, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
+        file, wnid, *_ = [*line.split("\t"), ""]
         if wnid not in labels:
             raise ValueError(f"{annotations}, line {number}: class {wnid!r} is not in wnids.txt.")
         samples.append((folder / "images" / file, labels[wnid]))
     return samples
 
 
-def _decode(samples: Sequence[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
-    """Images ``[N, 3, 64, 64]`` uint8 and labels ``[N]`` int64, decoded by threads (Pillow releases the lock)."""
+def _decode(samples: list[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
+    """Images ``[N, 3, 64, 64]`` uint8 and labels ``[N]`` int64, decoded by threads (Pillow releases the GIL)."""
     images = np.empty((len(samples), _SIDE, _SIDE, 3), dtype=np.uint8)
 
     def decode(index: int) -> None:

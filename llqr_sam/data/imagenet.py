@@ -1,7 +1,7 @@
 """ImageNet from a folder of JPEG files, decoded by worker processes while the device computes.
 
-Workers hand over uint8 images; the device normalises them, which moves a quarter of the bytes. An image's crop and flip
-depend on (seed, epoch, image) only: neither the number of workers nor what was drawn before changes them.
+Workers return uint8 images and the device normalises them, which moves a quarter of the bytes. An image's crop and flip
+depend on (seed, epoch, image) only, so the number of workers and earlier draws do not change them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
-from llqr_sam.data.label_noise import flip_labels
-from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import (
-    WHOLE,
-    DatasetInfo,
-    MissingDataError,
-    Samples,
-    Share,
-    Splits,
-    check_batch_size,
-    check_sample_size,
-)
+from llqr_sam.data.randomness import generator, shuffled
+from llqr_sam.data.streams import MissingDataError, Samples, Share, check_batch_size, check_sample_size
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
 _ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
@@ -46,168 +36,144 @@ _RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Files below ``root`` (relative names, ``[N]`` bytes: 1.3 million strings would not be shared with workers)."""
+    """The image files of one split.
 
-    root: Path
-    names: npt.NDArray[np.bytes_]
-    labels: Tensor  # [N] int64
-
-    def open(self, index: int) -> Image.Image:
-        """The image in three channels."""
-        return open_rgb(self.root / os.fsdecode(self.names[index]))
-
-
-def load_imagenet(
-    known: DatasetInfo,
-    folder: Path,
-    *,
-    label_noise: float,
-    augment: bool,
-    batch_size: int,
-    seed: int,
-    device: torch.device,
-    workers: int,
-    share: Share = WHOLE,
-) -> Splits:
-    """ImageNet as ``folder/{train,val}/<wnid>/<image>``; class k is the k-th wnid in alphabetical order.
-
-    Raises:
-        MissingDataError: A folder is missing or empty.
-        ValueError: train/ and val/ have different classes, or the batch size does not fit.
+    Attributes:
+        folder: train/ or val/.
+        names: Relative names ``[N]``, in one array of bytes that workers share; 1.3 million strings would be copied.
+        labels: ``[N]`` int64.
     """
-    wnids, train, test = _indices(folder)
-    found = replace(known, classes=len(wnids))
-    fingerprint = _fingerprint(train, test)
-    train = replace(train, labels=flip_labels(train.labels, label_noise, len(wnids), seed))
-    delivery = _Delivery(Normalise(known.mean, known.std, device), device, workers)
-    return Splits(
-        found,
-        FileTrainStream(
-            _Views(train, seed, known.image_size, random=augment), delivery, batch_size, seed, share, name=known.name
-        ),
-        FileTestBatches(_Views(test, seed, known.image_size, random=False), delivery, batch_size, share),
-        fingerprint,
-        Samples(len(train.names), len(test.names)),
-    )
+
+    folder: Path
+    names: npt.NDArray[np.bytes_]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, folder: Path, wnids: list[str]) -> ImageFiles:
+        """All images of ``folder/<wnid>/``; class k is the k-th wnid."""
+        files = [list_images(folder / wnid) for wnid in wnids]
+        names = [os.fsencode(f"{file.parent.name}/{file.name}") for images in files for file in images]
+        labels = torch.arange(len(wnids)).repeat_interleave(torch.tensor([len(images) for images in files]))
+        return cls(folder, np.array(names, dtype=np.bytes_), labels)
 
 
-def imagenet_fingerprint(folder: Path) -> str:
-    """The fingerprint that ``load_imagenet`` finds: of the names of the images, for reading them takes an hour.
+@dataclass(frozen=True)
+class ImageFolders:
+    """ImageNet's training and validation images."""
+
+    train: ImageFiles
+    test: ImageFiles
+
+    @property
+    def samples(self) -> Samples:
+        """Numbers of images."""
+        return Samples(len(self.train.names), len(self.test.names))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names of the images; reading the images would take an hour."""
+        return hashlib.sha256(b"\n".join([*self.train.names, b"", *self.test.names])).hexdigest()
+
+
+def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
+    """List ``folder/{train,val}/<wnid>/<image>``; class k is the k-th wnid in alphabetical order.
+
+    Returns:
+        The images, and the number of classes.
 
     Raises:
         MissingDataError: A folder is missing or empty.
         ValueError: train/ and val/ have different classes.
     """
-    _, train, test = _indices(folder)
-    return _fingerprint(train, test)
-
-
-def _fingerprint(train: ImageFiles, test: ImageFiles) -> str:
-    return hashlib.sha256(b"\n".join([*train.names, b"", *test.names])).hexdigest()
-
-
-def _indices(folder: Path) -> tuple[list[str], ImageFiles, ImageFiles]:
-    """Classes, training and validation images."""
-    for part in ("train", "val"):
-        if not (folder / part).is_dir():
+    train, test = folder / "train", folder / "val"
+    for part in (train, test):
+        if not part.is_dir():
             raise MissingDataError(
-                f"dataset=imagenet is not at {folder} (no {part}/ there). "
+                f"dataset=imagenet is not at {folder} (no {part.name}/ there). "
                 "How to arrange it: python scripts/prepare_data.py imagenet"
             )
-    wnids = _classes(folder / "train")
-    if _classes(folder / "val") != wnids:
-        raise ValueError(f"{folder / 'train'} and {folder / 'val'} must have the same classes.")
-    return wnids, _index(folder / "train", wnids), _index(folder / "val", wnids)
-
-
-def _classes(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-
-
-def _index(folder: Path, wnids: list[str]) -> ImageFiles:
-    samples = [
-        (f"{wnid}/{file.name}", label) for label, wnid in enumerate(wnids) for file in list_images(folder / wnid)
-    ]
-    names = np.array([os.fsencode(name) for name, _ in samples], dtype=np.bytes_)
-    return ImageFiles(folder, names, torch.tensor([label for _, label in samples], dtype=torch.int64))
+    wnids, others = (sorted(entry.name for entry in part.iterdir() if entry.is_dir()) for part in (train, test))
+    if wnids != others:
+        raise ValueError(f"{train} and {test} must have the same classes.")
+    return ImageFolders(ImageFiles.of(train, wnids), ImageFiles.of(test, wnids)), len(wnids)
 
 
 class FileTrainStream:
-    """Training minibatches decoded from files; a ``TrainStream``.
+    """Training minibatches decoded from files (``TrainStream``).
+
+    Args:
+        reader: Decodes the images.
+        batch_size: Samples in a minibatch.
+        seed: Determines the order, together with the epoch.
+        share: This process's part of each minibatch.
+        name: Data set, for messages.
 
     Raises:
         ValueError: The batch size is less than 1 or more than the number of files.
     """
 
-    def __init__(
-        self, views: _Views, delivery: _Delivery, batch_size: int, seed: int, share: Share, *, name: str
-    ) -> None:
-        check_batch_size(batch_size, len(views), name)
-        self._views = views
-        self._delivery = delivery
+    def __init__(self, reader: Reader, batch_size: int, seed: int, share: Share, *, name: str) -> None:
+        self._reader = reader
         self._seed = seed
         self._share = share
-        self.batch_size = batch_size
-        self.size = len(views)
+        self._batch_size = batch_size
+        self.size = len(reader.views)
+        check_batch_size(batch_size, self.size, name)
         self.steps_per_epoch = self.size // batch_size
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``TrainStream.batches``."""
-        order = torch.randperm(self.size, generator=generator("cpu", self._seed, "order", epoch))
-        whole = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        mine = whole.view(-1, self.batch_size)[:, self._share.of(self.batch_size)]
-        return self._delivery.stream(self._views, _Batches("augment", epoch, mine.flatten(), mine.shape[1]))
+        """Minibatches of an epoch, from number ``start`` on."""
+        order = shuffled(self.size, self._seed, "order", epoch)
+        whole = order[start * self._batch_size : self.steps_per_epoch * self._batch_size]
+        mine = whole.view(-1, self._batch_size)[:, self._share.of(self._batch_size)]
+        return self._reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """See ``TrainStream.sample``."""
+        """The preconditioner minibatch of an optimizer step."""
         check_sample_size(size, self.size)
-        order = torch.randperm(self.size, generator=generator("cpu", self._seed, "refresh order", step))
-        mine = order[:size][self._share.of(size)].tolist()
-        return self._delivery.gather(self._views, [("refresh augment", step, index) for index in mine])
+        order = shuffled(self.size, self._seed, "refresh order", step)
+        return self._reader.gather("refresh augment", step, order[:size][self._share.of(size)])
 
 
 class FileTestBatches:
-    """Test minibatches decoded from files; a ``TestBatches``."""
+    """Test minibatches decoded from files (``TestBatches``)."""
 
-    def __init__(self, views: _Views, delivery: _Delivery, batch_size: int, share: Share) -> None:
-        self._views = views
-        self._delivery = delivery
+    def __init__(self, reader: Reader, batch_size: int, share: Share) -> None:
+        self._reader = reader
         self._batch_size = batch_size
-        self._order = torch.arange(len(views))[share.of(len(views))]
+        self._order = torch.arange(len(reader.views))[share.of(len(reader.views))]
         self.size = len(self._order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """See ``TestBatches.__iter__``."""
-        return self._delivery.stream(self._views, _Batches("test", 0, self._order, self._batch_size))
+        return self._reader.stream("test", 0, self._order, self._batch_size)
 
 
-class _Views(Dataset[tuple[Tensor, int]]):
-    """Key to image ``[3, side, side]`` uint8 and label; a random crop and flip, or the central crop."""
+@dataclass(frozen=True)
+class Views(Dataset[tuple[Tensor, int]]):
+    """Key -> image ``[3, side, side]`` uint8 and label; a random crop and flip, or the central crop."""
 
-    def __init__(self, files: ImageFiles, seed: int, side: int, *, random: bool) -> None:
-        self._files = files
-        self._seed = seed
-        self._side = side
-        self._random = random
+    files: ImageFiles
+    seed: int
+    side: int
+    random: bool
 
     def __len__(self) -> int:
-        return len(self._files.names)
+        return len(self.files.names)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         index = key[2]
-        image = self._files.open(index)
-        if self._random:
-            view = random_view(image, self._side, generator("cpu", self._seed, *key))
+        image = open_rgb(self.files.folder / os.fsdecode(self.files.names[index]))
+        if self.random:
+            view = random_view(image, self.side, generator("cpu", self.seed, *key))
         else:
-            view = central_view(image, self._side)
-        return torch.from_numpy(np.array(view)).permute(2, 0, 1), int(self._files.labels[index])
+            view = central_view(image, self.side)
+        return torch.from_numpy(np.array(view)).permute(2, 0, 1), int(self.files.labels[index])
 
 
 def random_view(image: Image.Image, side: int, random: torch.Generator) -> Image.Image:
-    """Random crop of 8 to 100 % of the area with aspect 3/4 to 4/3, resized to ``side``, mirrored half of the time.
+    """Random crop of 8 to 100 % of the area with aspect 3/4 to 4/3, resized to ``side`` and mirrored half of the time.
 
-    Ten draws are tried; if none fits into the image, the largest central crop of allowed aspect is taken (the recipe of
-    Szegedy et al., arXiv 1409.4842, as torchvision's RandomResizedCrop has it).
+    If none of ten draws fits into the image, the largest central crop of allowed aspect is taken (the recipe of Szegedy
+    et al., arXiv 1409.4842, as in torchvision's RandomResizedCrop).
     """
     box = _random_box(image.width, image.height, random)
     view = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
@@ -235,7 +201,7 @@ def _random_box(width: int, height: int, random: torch.Generator) -> tuple[int, 
 def central_view(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to 8/7 of ``side`` (256 for 224), then the central square of that side.
 
-    Rounds as torchvision's Resize and CenterCrop do.
+    Rounds like torchvision's Resize and CenterCrop.
     """
     shorter = side * 8 // 7
     width, height = (shorter * length // min(image.size) for length in image.size)
@@ -245,40 +211,32 @@ def central_view(image: Image.Image, side: int) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class _Batches:
-    """The keys of an epoch's minibatches, made as they are asked for."""
+class Reader:
+    """Decodes images into normalised minibatches on the device.
 
-    purpose: str
-    number: int
-    order: Tensor
-    batch_size: int
+    Attributes:
+        views: The images.
+        normalise: Runs on the device.
+        device: Where minibatches are put.
+        workers: Number of decoding processes; 0 decodes in this one.
+    """
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, len(self.order), self.batch_size):
-            chosen = self.order[start : start + self.batch_size].tolist()
-            yield [(self.purpose, self.number, index) for index in chosen]
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
-
-
-@dataclass(frozen=True)
-class _Delivery:
-    """From keys to normalised minibatches on the device."""
-
+    views: Views
     normalise: Normalise
     device: torch.device
     workers: int
 
-    def stream(self, views: _Views, batches: _Batches) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatch by minibatch, decoded ahead by the workers.
+    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Minibatches in the given order of images, decoded ahead by the workers.
 
         Raises:
             ValueError: A file is not a readable image.
         """
+        starts = range(0, len(order), batch_size)
+        chunks = (order[start : start + batch_size].tolist() for start in starts)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            views,
-            batch_sampler=batches,
+            self.views,
+            batch_sampler=([(purpose, number, index) for index in chunk] for chunk in chunks),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_signals,
@@ -286,36 +244,38 @@ class _Delivery:
         )
         delivered = iter(loader)
         try:
-            while batch := self._next(delivered):
+            while batch := _next(delivered):
                 yield self._place(*batch)
         finally:
-            # Workers are deaf to SIGTERM, and exit waits for them: a traceback may keep the iterator until then.
+            # Workers ignore SIGTERM and exit waits for them, so stop them even if a traceback keeps the iterator alive.
             if self.workers:
                 delivered._shutdown_workers()  # type: ignore[attr-defined]
 
-    def _next(self, delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:
-        """Images and labels, if there are more; of an error in a worker the sentence and not its traceback."""
-        try:
-            return next(delivered, None)
-        except ConnectionResetError:  # a worker is gone: in a moment torch's signal handler raises, and says which
-            time.sleep(1.0)
-            raise
-        except ValueError as error:
-            sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-        raise ValueError(sentence)
-
-    def gather(self, views: _Views, keys: list[Key]) -> tuple[Tensor, Tensor]:
+    def gather(self, purpose: str, number: int, order: Tensor) -> tuple[Tensor, Tensor]:
         """One minibatch, decoded by threads."""
+        keys: list[Key] = [(purpose, number, index) for index in order.tolist()]
         with ThreadPoolExecutor(max(1, self.workers)) as threads:
-            decoded = list(threads.map(views.__getitem__, keys))
-        return self._place(torch.stack([image for image, _ in decoded]), torch.tensor([label for _, label in decoded]))
+            images, labels = zip(*threads.map(self.views.__getitem__, keys), strict=True)
+        return self._place(torch.stack(images), torch.tensor(labels))
 
     def _place(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        placed = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        return self.normalise(placed[0]), placed[1]
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
+        return self.normalise(images), labels
+
+
+def _next(delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:
+    """Images and labels, or None at the end; an error in a worker is raised without the worker's traceback."""
+    try:
+        return next(delivered, None)
+    except ConnectionResetError:  # a worker died; within a second torch's signal handler raises an error that names it
+        time.sleep(1.0)
+        raise
+    except ValueError as error:
+        sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    raise ValueError(sentence)
 
 
 def _ignore_signals(_: int) -> None:
-    """Leave signals to the parent: a scheduler sends them to all processes, and the run must outlive them to save."""
+    """Ignore signals in workers: a scheduler sends them to all processes, but the run needs its data to save."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

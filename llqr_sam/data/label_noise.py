@@ -15,7 +15,7 @@ def flip_labels(labels: Tensor, fraction: float, classes: int, seed: int) -> Ten
         labels: ``[N]`` int64 in [0, classes); not changed.
         fraction: gamma, in [0, 1).
         classes: Number of classes.
-        seed: Decides which labels change and to what; equal on every device.
+        seed: Determines which labels change and to what; the same on every device.
 
     Returns:
         New labels ``[N]`` int64, on the device of ``labels``.

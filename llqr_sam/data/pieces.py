@@ -1,9 +1,9 @@
-"""CIFAR in pieces: a folder of image files of some megabytes each, where one file of 180 MB is too large to copy.
+"""CIFAR in pieces: a folder of image files of a few megabytes each, where one file of 180 MB is too large to copy.
 
-A folder of pieces has ``labels.npz`` with y_train and y_test, and ``train_0.webp``, ``train_1.webp``, ... and
-``test_0.webp``, ...: lossless images of at most 10,000 samples each, rows of 100 tiles of 32 x 32 pixels. The labels
-are those of all samples, in order; the tiles that fill up the last row of a piece have none. ``labels.npz`` may
-say how many samples a whole piece has, and without that it has 10,000.
+The folder has ``labels.npz`` with y_train and y_test, and lossless images ``train_0.webp``, ``train_1.webp``, ... and
+``test_0.webp``, ... A piece is a mosaic of at most 10,000 samples in rows of 100 tiles of 32 x 32 pixels, its last row
+filled up with black. The labels are those of all samples, in order. ``labels.npz`` may hold ``images_per_piece``, the
+number of samples in a full piece; without it, that is 10,000.
 """
 
 from __future__ import annotations
@@ -11,53 +11,38 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from llqr_sam.data.cifar import PARTS, read_npz
+from llqr_sam.data.cifar import SPLITS, load_arrays, read_npz
 from llqr_sam.data.folders import open_rgb
 from llqr_sam.data.streams import MissingDataError
 
 _MOST = 10_000  # samples in a piece
 _TILE, _COLUMNS = 32, 100
 _WIDTH = _TILE * _COLUMNS
-_LIMIT = 16_383 // _TILE * _COLUMNS  # samples; a WebP image has at most so many rows of pixels
-
-
-@dataclass(frozen=True)
-class Joined:
-    """How many images of each split were there, and how many have labels."""
-
-    train: int
-    all_train: int
-    test: int
-    all_test: int
-
-    def __str__(self) -> str:
-        train, test = f"{self.train:,} of {self.all_train:,}", f"{self.test:,} of {self.all_test:,}"
-        return f"{train} training images and {test} test images"
+_LIMIT = 16_383 // _TILE * _COLUMNS  # samples; a WebP image has at most 16,383 rows of pixels
 
 
 def split(archive: Path, folder: Path, most: int = _MOST, images: tuple[int, int] | None = None) -> list[Path]:
-    """Write an array file as pieces; the folder is there whole or not at all.
+    """Write an ``.npz`` as pieces. The folder appears when it is complete.
 
     Args:
         archive: ``.npz`` with x_train and x_test ``[N, 32, 32, 3]`` uint8, y_train and y_test ``[N]`` integers.
-        folder: To create; an empty one is taken.
+        folder: To create; it may exist if it is empty.
         most: Images in a piece.
-        images: Take so many training and test images, the first ones; None: all.
+        images: Take the first so many training and test images; None: all.
 
     Returns:
         The files, labels first.
 
     Raises:
         MissingDataError: There is no such archive.
-        ValueError: It is not such an archive, has fewer images, the folder is not empty, or ``most`` is out of range.
+        ValueError: The archive is invalid or has fewer images, the folder is not empty, or ``most`` is out of range.
     """
     if not 1 <= most <= _LIMIT:
         raise ValueError(f"a piece of {most} images is not possible: it must have between 1 and {_LIMIT}.")
@@ -66,73 +51,70 @@ def split(archive: Path, folder: Path, most: int = _MOST, images: tuple[int, int
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: pieces would be mixed with what is in it.")
     arrays = read_npz(archive, str(archive))
-    sizes = dict(zip(PARTS, images or (len(arrays["y_train"]), len(arrays["y_test"])), strict=True))
-    for part, size in sizes.items():
+    for part, size in zip(SPLITS, images or (), strict=False):
         available = len(arrays[f"y_{part}"])
         if not 1 <= size <= available:
             raise ValueError(f"{archive} cannot give {size} {part} images: it must be between 1 and its {available}.")
+        arrays |= {name: arrays[name][:size] for name in (f"x_{part}", f"y_{part}")}
+    labels: dict[str, Any] = {f"y_{part}": arrays[f"y_{part}"] for part in SPLITS}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        y_train, y_test = (arrays[f"y_{part}"][:size] for part, size in sizes.items())
-        np.savez_compressed(made / "labels.npz", y_train=y_train, y_test=y_test, images_per_piece=np.int64(most))
+        np.savez_compressed(made / "labels.npz", images_per_piece=np.int64(most), **labels)
         names = ["labels.npz"]
-        for part, size in sizes.items():
-            for number, start in enumerate(range(0, size, most)):
-                names.append(f"{part}_{number}.webp")
-                mosaic = _mosaic(arrays[f"x_{part}"][start : min(start + most, size)])
-                Image.fromarray(mosaic).save(made / names[-1], lossless=True)
+        for part in SPLITS:
+            pixels = arrays[f"x_{part}"]
+            for start in range(0, len(pixels), most):
+                names.append(f"{part}_{start // most}.webp")
+                Image.fromarray(_mosaic(pixels[start : start + most])).save(made / names[-1], lossless=True)
         os.replace(made, folder)
     return [folder / name for name in names]
 
 
-def join(folder: Path, archive: Path) -> Joined:
-    """Write the pieces that are there as one array file, in the place of any older one.
+def join(folder: Path, archive: Path) -> str:
+    """Write the pieces that are there as one ``.npz``, which replaces an older one only when it is complete.
 
     Args:
-        folder: Of pieces, at least one of each split; labels of those that are missing are left out.
-        archive: ``.npz`` to write, uncompressed: x_train and x_test ``[N, 32, 32, 3]`` uint8, y_train and y_test
-            ``[N]`` int64. It is there whole or as it was.
+        folder: Of pieces, at least one of each split; labels of missing pieces are left out.
+        archive: To write, uncompressed: x_train and x_test ``[N, 32, 32, 3]`` uint8, y_train and y_test ``[N]`` int64.
 
     Returns:
-        How many images it has.
+        How many images it has, in words: "60 of 100 training images and 10 of 10 test images".
 
     Raises:
         MissingDataError: There are no labels, or a split has no piece.
         ValueError: The labels cannot be read or are too few, or a piece is damaged or of another size.
     """
     labels, most = _read_labels(folder)
-    x_train, y_train = _read_pieces(folder, "train", labels["y_train"], most)
-    x_test, y_test = _read_pieces(folder, "test", labels["y_test"], most)
+    arrays: dict[str, Any] = {}
+    for part in SPLITS:
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = _read_pieces(folder, part, labels[part], most)
     archive.parent.mkdir(parents=True, exist_ok=True)
     temporary = archive.with_name(f".{archive.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("wb") as file:  # a name would get the suffix .npz
-            np.savez(file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+        with temporary.open("wb") as file:  # given a name, NumPy would append .npz
+            np.savez(file, **arrays)
         os.replace(temporary, archive)
     finally:
         temporary.unlink(missing_ok=True)
-    return Joined(len(y_train), len(labels["y_train"]), len(y_test), len(labels["y_test"]))
+    train, test = (f"{len(arrays[f'y_{part}']):,} of {len(labels[part]):,}" for part in SPLITS)
+    return f"{train} training images and {test} test images"
 
 
 def _read_labels(folder: Path) -> tuple[dict[str, npt.NDArray[np.int64]], int]:
-    """Labels ``[N]`` of both splits, and the images of a whole piece."""
+    """Labels ``[N]`` of each split, and the number of images in a full piece."""
     file = folder / "labels.npz"
     if not file.is_file():
         raise MissingDataError(f"{folder} is not a folder of pieces: it has no labels.npz.")
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            labels = {f"y_{part}": np.asarray(stored[f"y_{part}"]) for part in PARTS}
-            most = int(stored["images_per_piece"]) if "images_per_piece" in stored else _MOST
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is not an .npz with y_train and y_test.") from error
-    for name, numbers in labels.items():
+    stored = load_arrays(file, str(file), tuple(f"y_{part}" for part in SPLITS), optional="images_per_piece")
+    most = stored.pop("images_per_piece", np.array(_MOST))
+    if most.shape != () or not np.issubdtype(most.dtype, np.integer) or most < 1:
+        raise ValueError(f"images_per_piece in {file} must be an integer >= 1, not {most}.")
+    for name, numbers in stored.items():
         if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"{name} in {file} must be integers of shape [N], not {numbers.dtype} of {numbers.shape}.")
-    if most < 1:
-        raise ValueError(f"images_per_piece in {file} must be >= 1, not {most}.")
-    return {name: numbers.astype(np.int64) for name, numbers in labels.items()}, most
+    return {part: stored[f"y_{part}"].astype(np.int64) for part in SPLITS}, int(most)
 
 
 def _read_pieces(
@@ -143,13 +125,14 @@ def _read_pieces(
     numbers = sorted(int(match[1]) for match in found if match)
     if not numbers:
         raise MissingDataError(f"{folder} has no piece of the {part} images: {part}_0.webp, or another number.")
-    images = []
+    images, chosen = [], []
     for number in numbers:
-        file, count = folder / f"{part}_{number}.webp", min(most, len(labels) - number * most)
-        if count < 1:
+        file = folder / f"{part}_{number}.webp"
+        own = labels[number * most : (number + 1) * most]
+        if not len(own):
             raise ValueError(f"{folder / 'labels.npz'} has {len(labels)} labels in y_{part}, none for {file.name}.")
-        images.append(_tiles(file, count))
-    chosen = [labels[number * most : (number + 1) * most] for number in numbers]
+        images.append(_tiles(file, len(own)))
+        chosen.append(own)
     return np.concatenate(images), np.concatenate(chosen)
 
 
@@ -162,7 +145,7 @@ def _mosaic(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _tiles(file: Path, count: int) -> npt.NDArray[np.uint8]:
-    """The first ``count`` images ``[count, 32, 32, 3]`` of a mosaic that has room for no further row."""
+    """The first ``count`` images ``[count, 32, 32, 3]`` of a mosaic, which must have no further row."""
     mosaic = np.asarray(open_rgb(file))
     rows = -(-count // _COLUMNS)
     if mosaic.shape[:2] != (rows * _TILE, _WIDTH):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from llqr_sam.data.arrays import EVALUATION_BATCH, ArrayTestBatches, ArrayTrainStream, ImageArrays
 from llqr_sam.data.augment import Augmentation, Normalise, cifar_recipe, digits_recipe
-from llqr_sam.data.cifar import read_cifar
-from llqr_sam.data.digits import read_digits
-from llqr_sam.data.folders import read_tinyimagenet
-from llqr_sam.data.imagenet import load_imagenet
 from llqr_sam.data.label_noise import flip_labels
-from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits, TestBatches, TrainStream
+
+if TYPE_CHECKING:
+    from llqr_sam.data.imagenet import ImageFolders
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR, _TINYIMAGENET = Samples(50_000, 10_000), Samples(100_000, 10_000)
@@ -35,7 +35,7 @@ CROPS: tuple[str, ...] = ("image", "batch")
 
 
 def info(name: str) -> DatasetInfo:
-    """What is known of the data set without touching it.
+    """The description of a data set, without touching its files.
 
     Raises:
         ValueError: There is no data set of that name.
@@ -63,61 +63,62 @@ def load(
 
     Args:
         name: One of ``DATASETS``.
-        path: Where the data is: an ``.npz`` (CIFAR) or a folder (TinyImageNet, ImageNet); None: under ``root``.
+        path: An ``.npz`` (CIFAR) or a folder (TinyImageNet, ImageNet); None: under ``root``.
         root: Where scripts/prepare_data.py puts data sets.
         label_noise: Fraction of the training labels to flip, in [0, 1).
-        crop: ``image`` draws one random crop an image, ``batch`` one a minibatch.
-        augment: Whether the training stream is augmented.
+        crop: ``image`` draws one random crop per image, ``batch`` one per minibatch.
+        augment: Whether training images are augmented.
         batch_size: Samples in a training minibatch.
-        seed: Decides order, augmentation and label noise.
+        seed: Determines order, augmentation and label noise.
         device: Where minibatches are made.
-        workers: Processes that decode images, for data sets that stream from files.
-        share: Part of each minibatch, and of the test samples, that this process has.
+        workers: Processes that decode images, for data sets that are read from files during training.
+        share: This process's part of each minibatch and of the test samples.
 
     Raises:
         MissingDataError: The data is not there.
-        ValueError: An argument is out of range, or the data is not what it should be.
+        ValueError: An argument is out of range, or the data is invalid.
     """
     known = info(name)
     _check(name, crop, label_noise)
-    path, root = path.expanduser() if path else None, root.expanduser()
-    if name == "imagenet":
-        return load_imagenet(
-            known,
-            path or root / name,
-            label_noise=label_noise,
-            augment=augment,
+    data, classes = read(name, path.expanduser() if path else None, root.expanduser())
+    normalise = Normalise(known.mean, known.std, device)
+    train: TrainStream
+    test: TestBatches
+    if isinstance(data, ImageArrays):
+        train = ArrayTrainStream(
+            data.train_images.to(device),
+            flip_labels(data.train_labels, label_noise, classes, seed).to(device),
+            normalise=normalise,
+            augmentations=_recipe(name, crop) if augment else (),
             batch_size=batch_size,
             seed=seed,
-            device=device,
-            workers=workers,
+            name=name,
             share=share,
         )
-    arrays, found = read_arrays(name, path, root)
-    normalise = Normalise(found.mean, found.std, device)
-    train = ArrayTrainStream(
-        arrays.train_images.to(device),
-        flip_labels(arrays.train_labels, label_noise, found.classes, seed).to(device),
-        normalise=normalise,
-        augmentations=_recipe(name, crop) if augment else (),
-        batch_size=batch_size,
-        seed=seed,
-        name=name,
-        share=share,
-    )
-    part = share.of(len(arrays.test_labels))
-    held_out = arrays.test_images[part].to(device), arrays.test_labels[part].to(device)
-    test = ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH)
-    samples = Samples(len(arrays.train_labels), len(arrays.test_labels))
-    return Splits(found, train, test, arrays.fingerprint(), samples)
+        part = share.of(len(data.test_labels))
+        held_out = data.test_images[part].to(device), data.test_labels[part].to(device)
+        test = ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH)
+    else:
+        from llqr_sam.data.imagenet import FileTestBatches, FileTrainStream, Reader, Views
+
+        noisy = replace(data.train, labels=flip_labels(data.train.labels, label_noise, classes, seed))
+        readers = [
+            Reader(Views(files, seed, known.image_size, random), normalise, device, workers)
+            for files, random in ((noisy, augment), (data.test, False))
+        ]
+        train = FileTrainStream(readers[0], batch_size, seed, share, name=name)
+        test = FileTestBatches(readers[1], batch_size, share)
+    return Splits(replace(known, classes=classes), train, test, data.fingerprint(), data.samples)
 
 
 def _check(name: str, crop: str, label_noise: float) -> None:
-    """Raise ValueError for what can be refused before any data is touched."""
+    """Raise ValueError for arguments that can be refused before any data is read."""
     if crop not in CROPS:
         raise ValueError(f"dataset.crop={crop} is not a way to crop here. Choose from: {', '.join(CROPS)}.")
     if crop == "batch" and name == "imagenet":
-        raise ValueError("dataset.crop=batch does not fit dataset=imagenet: its crops are resized, one an image.")
+        raise ValueError(
+            "dataset.crop=batch does not fit dataset=imagenet: each image is cropped to a size of its own."
+        )
     if not 0 <= label_noise < 1:
         raise ValueError(f"dataset.label_noise={label_noise} is not a fraction of the labels: it must be in [0, 1).")
 
@@ -126,19 +127,28 @@ def _recipe(name: str, crop: str) -> tuple[Augmentation, ...]:
     return digits_recipe(crop) if name == "digits" else cifar_recipe(crop)
 
 
-def read_arrays(name: str, path: Path | None, root: Path) -> tuple[ImageArrays, DatasetInfo]:
-    """The arrays of a data set that fits on the device, and its description with the number of classes found.
+def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageFolders, int]:
+    """The samples of a data set and the number of classes found; each reader is imported only when it is used.
 
     Raises:
         MissingDataError: The data is not there.
-        ValueError: It is not what it should be, or there is no such data set.
+        ValueError: The data is invalid, or there is no data set of that name.
     """
     known = info(name)
-    if known.name == "digits":
+    if name == "digits":
+        from llqr_sam.data.digits import read_digits
+
         if path is not None:
             raise ValueError(f"dataset.path={path} has no use with dataset=digits: scikit-learn brings the digits.")
-        return read_digits(), known
-    if known.name == "tinyimagenet":
-        arrays, classes = read_tinyimagenet(path, root)
-        return arrays, replace(known, classes=classes)
-    return read_cifar(known.name, known.classes, path, root), known
+        return read_digits(), known.classes
+    if name == "tinyimagenet":
+        from llqr_sam.data.folders import read_tinyimagenet
+
+        return read_tinyimagenet(path, root)
+    if name == "imagenet":
+        from llqr_sam.data.imagenet import read_imagenet
+
+        return read_imagenet(path or root / name)
+    from llqr_sam.data.cifar import read_cifar
+
+    return read_cifar(name, known.classes, path, root), known.classes

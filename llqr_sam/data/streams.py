@@ -1,4 +1,4 @@
-"""What a data set looks like to a training loop: a stream to train on, batches to test on, and what is known of it.
+"""What a data set looks like to a training loop: a stream to train on, batches to test on, and a description.
 
 Streams are stateless. A minibatch is a function of (seed, epoch, number of the batch), a preconditioner minibatch of
 (seed, optimizer step), so that a run resumed anywhere sees the data it would have seen.
@@ -20,7 +20,7 @@ class MissingDataError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Samples:
-    """How many samples there are to train on and to test on."""
+    """Numbers of training and test samples."""
 
     train: int
     test: int
@@ -28,9 +28,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without touching it.
+    """What is known of a data set before it is loaded.
 
-    ``mean`` and ``std`` hold one value a channel, for pixels in [0, 1]; ``whole`` counts the official images.
+    ``mean`` and ``std`` hold one value per channel, for pixels in [0, 1]; ``whole`` counts the official images.
     """
 
     name: str
@@ -44,24 +44,24 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every minibatch that one of ``count`` processes has, where several train one run."""
+    """The part of every minibatch that process ``index`` of ``count`` gets, where several train one run."""
 
     index: int = 0
     count: int = 1
 
     def of(self, size: int) -> slice:
-        """Its places among ``size`` samples; the shares together are every sample once."""
+        """This process's slice of ``size`` samples; the slices of all processes cover each sample once."""
         return slice(size * self.index // self.count, size * (self.index + 1) // self.count)
 
 
 WHOLE = Share()
 
-Inputs = Tensor | tuple[Tensor, ...]  # what a network is called with: one argument, or several
+Inputs = Tensor | tuple[Tensor, ...]  # what a network is called with: one argument or several
 Batch = TypeVar("Batch")
 
 
 class TrainStream(Protocol):
-    """Endless, shuffled, augmented training data, cut into epochs; a process may have a share of each minibatch."""
+    """Endless, shuffled, augmented training data, cut into epochs."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,7 +75,7 @@ class TrainStream(Protocol):
         """Minibatches of an epoch, from number ``start`` on.
 
         Yields:
-            Inputs and targets, on the device: normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, or
+            Inputs and targets on the device: normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, or
             sentences (``llqr_sam.data.translation``).
         """
 
@@ -88,23 +88,26 @@ class TrainStream(Protocol):
 
 
 class TestBatches(Protocol):
-    """Every test sample of a process's share once, in a fixed order, without augmentation."""
+    """Every test sample of this process once, in a fixed order, without augmentation."""
 
     @property
     def size(self) -> int:
-        """Number of test samples in the share."""
+        """Number of test samples of this process."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, on the device; the last B is smaller."""
+        """Normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64 on the device; the last B is smaller."""
 
 
 @dataclass(frozen=True)
 class Splits:
     """A loaded data set.
 
-    ``info.classes`` is the number of classes found, which a sample of a data set may lower; ``fingerprint`` a SHA-256
-    of all samples before label noise, or of their names where they are only read in training; ``samples`` counts those
-    of all shares.
+    Attributes:
+        info: Its description; ``classes`` is the number found, which may be lower in a part of a data set.
+        train: What is trained on.
+        test: What is tested on.
+        fingerprint: SHA-256 of all samples before label noise; of their names where samples are read during training.
+        samples: Numbers of samples of all processes together.
     """
 
     info: DatasetInfo
@@ -116,10 +119,10 @@ class Splits:
 
 @contextlib.contextmanager
 def open_batches(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
-    """Minibatches within a block, at whose end whatever reads them has been shut down.
+    """Iterate over minibatches inside a block; worker processes that read them are shut down at its end.
 
-    Readers may be processes that outlive all but their generator's ``close``. It cannot be left to the generator's end:
-    a kept traceback puts that off, and since Python 3.12 so does a generator around it that is closed.
+    Only ``close`` on the generator stops its workers. Garbage collection would call it too late: a kept traceback
+    delays it, and since Python 3.12 so does an outer generator that is closed.
     """
     iterator = iter(batches)
     try:
@@ -130,7 +133,7 @@ def open_batches(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
 
 
 def check_batch_size(batch_size: int, size: int, name: str) -> None:
-    """Raise ValueError unless at least one whole minibatch fits into the training set of data set ``name``."""
+    """Raise ValueError unless the ``size`` training samples of data set ``name`` fill at least one minibatch."""
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"protocol.batch_size={batch_size} does not fit dataset={name}: "

@@ -81,7 +81,7 @@ def prepare_archive(
         _require(target, found == Recipe(found.text_sha256, merges, tokenised=False, cleaned=True))
         return False
     ensure_fairseq()
-    source = Source(url, sha256=sha256)
+    source = Source(url, sha256, "SHA-256")
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{target.name}.lock"):
         file = verified(archive, source) if archive else fetch(source, target.parent, progress, holds_iwslt14)

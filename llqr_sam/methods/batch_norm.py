@@ -22,16 +22,15 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor] | None = None) -> Iterator[None]:
-    """Batch-norm normalises by batch statistics as before, and what it recorded is gone when the context closes.
+    """Lets batch-norm normalise by batch statistics as before, and discards on exit what it recorded.
 
-    The running mean and variance and ``num_batches_tracked`` are bit for bit what they were, also after an exception.
-    Backward belongs inside, with its forward pass: the statistics are written to afterwards.
+    The running mean and variance and ``num_batches_tracked`` are restored bit for bit, also after an exception. The
+    backward pass belongs inside, with its forward pass: the statistics are written to afterwards.
 
     Args:
         model: Network whose batch-norm layers to freeze. ``None`` freezes each layer as it is called, whatever model
-            it belongs to; a compiled model hides its layers from that, so name it.
-        memory: Statistic -> memory for its copy, left by the last such context and renewed for the next; for whoever
-            freezes the same network at every step.
+            it belongs to; name a compiled model, which hides its layers from that.
+        memory: Statistic -> memory for its copy, reused from step to step where one network is frozen each time.
     """
     known = {} if memory is None else dict(memory)
     kept: list[tuple[list[Tensor], list[Tensor]]] = []  # statistics, and what they were
@@ -71,5 +70,5 @@ def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor] | No
 
 
 def _records(module: nn.Module) -> bool:
-    """Whether it is a batch-norm, or an instance-norm, that records; the latter does so without asking its flag."""
+    """Whether it is a batch-norm or instance-norm with running statistics, in training mode."""
     return isinstance(module, _NormBase) and module.training and module._buffers.get("running_mean") is not None

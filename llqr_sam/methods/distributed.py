@@ -1,12 +1,11 @@
-"""Several processes learning one U: what they exchange, and nothing where there is only one.
+"""Several processes that learn one U: what they exchange.
 
     g     mean over ranks                     the gradient of the minibatches taken together
     H v   sum over ranks where the curvature is a sum over samples, else the mean
-    U     the same bits on every rank: all compute it from the same reduced values, and the first rank's is kept
-    U v   where U's blocks are spread over the ranks, each fills in its own and the sum completes it
+    U     the same bits on every rank: all compute it from the same reduced values, and the first rank's is broadcast
+    U v   where U's blocks are sharded over the ranks, each fills in its own and the sum completes it
 
 Batch-norm's running statistics are each rank's own, as ``DistributedDataParallel`` leaves them between two passes.
-``Ranks`` is a process by itself, for which all of this is the identity; ``Group`` is a torch process group.
 """
 
 from __future__ import annotations
@@ -26,38 +25,67 @@ Item = TypeVar("Item")
 
 
 class Ranks:
-    """A process by itself."""
+    """The ranks of a process group, or one process by itself, for which everything here is the identity.
 
-    rank: int = 0
-    size: int = 1
+    Every method is a collective, except ``share``.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     def pooled(self, own: Curvature, *, summed: bool) -> Curvature:
-        """The curvature of all ranks' minibatches taken together; of equal sizes, as everywhere in data parallelism.
+        """The curvature of all ranks' minibatches, of equal sizes, taken together.
 
         Args:
             own: Curvature of this rank's minibatch.
             summed: Whether it is a sum over samples, not a mean.
         """
-        return own
+        return own if self.group is None else _Pooled(own, self, 1.0 if summed else 1.0 / self.size)
 
     def complete(self, own: Named, like: Named) -> Named:
-        """The entries every rank holds, put together; those of ``like``, of which ``own`` are this rank's."""
-        return own
+        """All entries of ``like``, put together from those that each rank holds."""
+        if self.group is None:
+            return own
+        return self.summed({name: own[name] if name in own else torch.zeros_like(x) for name, x in like.items()})
 
     def gathered(self, own: dict[str, Item]) -> dict[str, Item]:
         """On the first rank the entries of all, elsewhere this rank's."""
-        return own
+        if self.group is None:
+            return own
+        shares: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(own, shares, self._first, group=self.group)
+        return own if shares is None else {name: entry for share in shares for name, entry in share.items()}
 
     def agree(self, holds: Tensor) -> bool:
         """Whether a 0-d boolean is true on every rank."""
-        return bool(holds)
+        if self.group is None:
+            return bool(holds)
+        doubts = (~holds).to(torch.float32)
+        dist.all_reduce(doubts, group=self.group)
+        return not bool(doubts)
 
     def same(self, value: Any) -> bool:
         """Whether every rank has an equal value."""
-        return True
+        values: list[Any] = [value] * self.size
+        if self.group is not None:
+            dist.all_gather_object(values, value, group=self.group)
+        return all(other == value for other in values)
 
     def keep_first_(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites each tensor with the first rank's."""
+        if self.group is not None:
+            for tensor in tensors:
+                dist.broadcast(tensor, self._first, group=self.group)
+
+    def summed(self, named: Named, scale: float = 1.0) -> Named:
+        """``scale`` times the sum over ranks, in one exchange, each entry in its own dtype."""
+        if not named:
+            return {}
+        flat = torch.cat([x.reshape(-1) for x in named.values()])
+        dist.all_reduce(flat, group=self.group)
+        pieces = torch.split(flat.mul_(scale), [x.numel() for x in named.values()])
+        return {name: piece.view(x.shape).to(x.dtype) for (name, x), piece in zip(named.items(), pieces, strict=True)}
 
     def share(self, items: Sequence[Item], size: Callable[[Item], int]) -> list[Item]:
         """This rank's part of a list that all ranks hold alike: sizes balanced, largest first, order kept."""
@@ -70,65 +98,23 @@ class Ranks:
                 mine.add(i)
         return [item for i, item in enumerate(items) if i in mine]
 
-
-class Group(Ranks):
-    """The ranks of a process group; every method here is a collective, except ``share``."""
-
-    def __init__(self, process_group: dist.ProcessGroup) -> None:
-        self._group = process_group
-        self.rank, self.size = dist.get_rank(process_group), dist.get_world_size(process_group)
-
-    def pooled(self, own: Curvature, *, summed: bool) -> Curvature:
-        """See ``Ranks``."""
-        return _Pooled(own, self, 1.0 if summed else 1.0 / self.size)
-
-    def complete(self, own: Named, like: Named) -> Named:
-        """See ``Ranks``; what a rank does not hold counts as zero there."""
-        return self.summed({name: own[name] if name in own else torch.zeros_like(x) for name, x in like.items()})
-
-    def gathered(self, own: dict[str, Item]) -> dict[str, Item]:
-        """See ``Ranks``."""
-        shares: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(own, shares, dist.get_global_rank(self._group, 0), group=self._group)
-        return own if shares is None else {name: entry for share in shares for name, entry in share.items()}
-
-    def agree(self, holds: Tensor) -> bool:
-        """See ``Ranks``."""
-        doubts = (~holds).to(torch.float32)
-        dist.all_reduce(doubts, group=self._group)
-        return not bool(doubts)
-
-    def same(self, value: Any) -> bool:
-        """See ``Ranks``."""
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._group)
-        return all(other == value for other in values)
-
-    def keep_first_(self, tensors: Iterable[Tensor]) -> None:
-        """See ``Ranks``."""
-        for tensor in tensors:
-            dist.broadcast(tensor, dist.get_global_rank(self._group, 0), group=self._group)
-
-    def summed(self, named: Named, scale: float = 1.0) -> Named:
-        """``scale`` times the sum over ranks, in one exchange, each entry in its own dtype."""
-        if not named:
-            return {}
-        flat = torch.cat([x.reshape(-1) for x in named.values()])
-        dist.all_reduce(flat, group=self._group)
-        pieces = torch.split(flat.mul_(scale), [x.numel() for x in named.values()])
-        return {name: piece.view(x.shape).to(x.dtype) for (name, x), piece in zip(named.items(), pieces, strict=True)}
+    @property
+    def _first(self) -> int:
+        """Global rank of the group's first process."""
+        assert self.group is not None
+        return dist.get_global_rank(self.group, 0)
 
 
 class _Pooled:
     """Reduced over ranks: the mean of the gradients, and the scaled sum of the products."""
 
-    def __init__(self, own: Curvature, group: Group, scale: float) -> None:
-        self._own, self._group, self._scale = own, group, scale
-        self.gradient: Named = group.summed(own.gradient, 1.0 / group.size)
+    def __init__(self, own: Curvature, ranks: Ranks, scale: float) -> None:
+        self._own, self._ranks, self._scale = own, ranks, scale
+        self.gradient: Named = ranks.summed(own.gradient, 1.0 / ranks.size)
 
     def product(self, v: Named) -> Named:
         """H v."""
-        return self._group.summed(self._own.product(v), self._scale)
+        return self._ranks.summed(self._own.product(v), self._scale)
 
 
 def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks:
@@ -136,7 +122,7 @@ def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks
     for wrapper in _wrappers(model):
         if process_group is None and isinstance(wrapper, DistributedDataParallel):
             process_group = wrapper.process_group
-    return Ranks() if process_group is None else Group(process_group)
+    return Ranks(process_group)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -145,7 +131,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _wrappers(model: nn.Module) -> list[nn.Module]:
-    """The model, what it wraps, what that wraps, ..., the network."""
+    """The model and the models it wraps, outermost first; the last one is the network."""
     chain = [model]
     while True:
         parallel = isinstance(model, (DistributedDataParallel, DataParallel))

@@ -1,4 +1,4 @@
-"""From the name of each part to an optimizer: the methods of METHODS section 1 as data.
+"""From the name of each part to an optimizer: the methods of docs/methods.md, section 1, as data.
 
 conf/optim/*.yaml composes the names; a new method is a new file there, not a new class here.
 """

@@ -32,7 +32,7 @@ from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, l
 from llqr_sam.methods.curvature.point import LossFunction
 from llqr_sam.methods.curvature.precision import CurvatureDtype, precision_of
 from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
-from llqr_sam.methods.distributed import Group, Ranks, ranks_of, unwrapped
+from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
 
@@ -322,7 +322,7 @@ class LLQR(Metric):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: everything but the trace of the network, which the next refresh makes again."""
-        if isinstance(self._ranks, Group):
+        if self._ranks.group is not None:
             raise TypeError("an LLQR of several processes cannot be copied or pickled; save its state_dict.")
         return {name: value for name, value in vars(self).items() if name != "_curvature"}
 

@@ -16,12 +16,7 @@ UNSCALED = GradScaler("cpu", enabled=False)
 
 
 def unscale(scaler: GradScaler, optimizer: Optimizer) -> bool:
-    """Divides the gradients by the loss scale, in place.
-
-    Args:
-        scaler: The scaler whose ``scale(loss).backward()`` made the gradients.
-        optimizer: Holder of their parameters, and the record in which the scaler notes an overflow; at most once
-            between two ``scaler.update()``.
+    """Divides the gradients of an optimizer by the loss scale in place, at most once between two updates of the scaler.
 
     Returns:
         Whether every gradient is finite. Always true for a scaler that is not enabled, which looks at nothing.
@@ -33,5 +28,5 @@ def unscale(scaler: GradScaler, optimizer: Optimizer) -> bool:
 
 
 def workers_agree(scaler: GradScaler) -> bool:
-    """Whether an overflow on one worker alone would be known to all (torch's ``ShardedGradScaler``), or none can be."""
+    """Whether all workers learn of an overflow on one (torch's ``ShardedGradScaler``), or none can occur."""
     return not scaler.is_enabled() or hasattr(scaler, "process_group")

@@ -19,12 +19,10 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 
 def follow(averages: Named, gradients: Named) -> None:
-    """Makes each average like its gradient, in place of the one there was: a model may be cast or moved between steps.
+    """Casts and moves each average to its gradient, in place: a model may be cast or moved between steps.
 
-    Args:
-        averages: Name -> average, changed. The average of a gradient of another shape is dropped, since the parameter
-            of that name is another one.
-        gradients: Name -> gradient. Averages of other names stay as they are.
+    Drops the average of a gradient of another shape, which belongs to another parameter. Averages without a gradient
+    stay as they are.
     """
     for name, g in gradients.items():
         average = averages.get(name)
@@ -35,7 +33,7 @@ def follow(averages: Named, gradients: Named) -> None:
 
 
 def float32_if_half(named: Named) -> Named:
-    """Half precision in float32, where small squares do not vanish; ``named`` itself where nothing is in half."""
+    """Casts half precision to float32, where small squares do not vanish; without any, returns ``named`` itself."""
     half = {name: t for name, t in named.items() if t.dtype in HALF}
     if not half:
         return named
@@ -45,7 +43,7 @@ def float32_if_half(named: Named) -> Named:
 
 
 def squared_norm(a: Mapping[str, Tensor]) -> Tensor:
-    """Sum of the squares of all entries; 0-d, in their dtype and on their device, without their products' memory."""
+    """Sum of the squares of all entries; 0-d, in their widest dtype and on their device."""
     tensors = [t.coalesce().values() if t.is_sparse else t for t in a.values()]
     return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
 
@@ -55,7 +53,7 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
 
     A sum for each tensor would be as many kernels on a GPU; norms of all tensors are one. With p the products and
     p+ their positive part, sum p = 2 |p+|_1 - |p|_1, which is not finite where a product is not. Its rounding is
-    relative to |p|_1. It works in place: no gradient flows through it.
+    relative to |p|_1. No gradient flows through it.
     """
     if a is b:
         return squared_norm(a)
@@ -72,5 +70,4 @@ def _norms(tensors: Sequence[Tensor], order: int) -> list[Tensor]:
 
 
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype that holds all of theirs."""
     return functools.reduce(torch.promote_types, {t.dtype for t in tensors})

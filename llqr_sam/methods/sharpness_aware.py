@@ -6,7 +6,7 @@
     g~     = gradient at theta + eps      same minibatch
     update = base(T g~)                   transport T
 
-Momentum and weight decay belong to the base optimizer, which sees T g~ as its gradient (METHODS section 1).
+Momentum and weight decay belong to the base optimizer, which sees T g~ as its gradient (docs/methods.md, section 1.1).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_every_architecture_has_a_data_set(arch):
     assert settings_of(f"dataset={dataset}", f"arch={arch}").arch.name == arch
 
 
-# METHODS section 3 (paper, appendix C), for `dataset=... arch=... optim=...`.
+# docs/methods.md, section 3.1 (paper, appendix C), for `dataset=... arch=... optim=...`.
 EXPECTED: list[tuple[str, dict[str, Any]]] = [
     ("dataset=cifar10 optim=sgdm", {"base": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "rho": None}),
     ("dataset=cifar10 optim=sam", {"rho": 0.1, "norm": "metric", "batch_norm": "perturbed", "start_step": 0}),

@@ -10,8 +10,8 @@ import pytest
 
 from llqr_sam.report.tables.paper_numbers import ACCURACY, read_accuracy
 from llqr_sam.repository import CONF
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from tests.suite.plans import plan_of, settings_of
 
 TIMED = ("10",)  # networks and methods that are timed, not trained
@@ -43,7 +43,7 @@ def test_cells_are_those_of_the_paper(number):
 
 def test_the_timed_table_has_the_networks_methods_and_updates_of_the_paper():
     """results/paper/table10_cadence.csv: its networks and two smaller ones; epochs of 1,600 steps make its updates."""
-    table = compose_config(["table=10"]).table
+    table = Command.of("table=10").table
     runs = plan_of("table=10")
     assert {run.cell.arch for run in runs} == {"vit_tiny", "vit_small", "vit_base", "vit_large"}
     assert {run.settings.optim.inner_steps for run in runs} == {None, 50}

@@ -74,12 +74,12 @@ def test_official_checksums_are_torchvisions() -> None:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     for name, dataset in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
-        assert (_RECIPES[name].source.url, _RECIPES[name].source.md5) == (dataset.url, dataset.tgz_md5)
+        assert (_RECIPES[name].source.url, _RECIPES[name].source.checksum) == (dataset.url, dataset.tgz_md5)
 
 
 def test_wrong_checksum_unpacks_nothing(tmp_path: Path) -> None:
     archive, root = tmp_path / "archive.tar.gz", tmp_path / "data"
-    source = replace(write_tar(archive, cifar100_members()), md5="0" * 32)
+    source = replace(write_tar(archive, cifar100_members()), checksum="0" * 32)
     with pytest.raises(PreparationError, match=rf"archive.tar.gz has MD5 \w+ instead of {'0' * 32}"):
         prepare("cifar100", root, archive=archive, source=source)
     assert visible(root) == []
@@ -276,7 +276,7 @@ def test_complete_part_is_not_fetched_again(server: Server, tmp_path: Path) -> N
 @pytest.mark.parametrize("junk", [b"", b"junk" * 10_000])
 def test_wrong_download_is_deleted(server: Server, tmp_path: Path, junk: bytes) -> None:
     """Of a wrong file on the server, or after a left-over that is longer than the file (status 416)."""
-    source, root = replace(source_of(tmp_path / "served.tar.gz", server.url), md5="0" * 32), tmp_path / "data"
+    source, root = replace(source_of(tmp_path / "served.tar.gz", server.url), checksum="0" * 32), tmp_path / "data"
     root.mkdir()
     (root / ".cifar-100-python.tar.gz.part").write_bytes(junk)
     with pytest.raises(PreparationError, match="the download was deleted, nothing was unpacked"):

@@ -9,7 +9,7 @@ import pytest
 from torch.optim.lr_scheduler import StepLR
 
 from llqr_sam import LLQR, SharpnessAware
-from llqr_sam.methods.distributed import Group
+from llqr_sam.methods.distributed import Ranks
 from tests.methods.networks import NETWORKS, mean_loss
 from tests.methods.training import METHODS, closure_of, identical, sgd
 
@@ -54,7 +54,8 @@ def test_a_copy_of_the_optimizer_alone_has_its_own_network():
 
 def test_a_metric_of_several_processes_is_not_copied():
     metric = LLQR(NETWORKS["mlp"]()[0])
-    metric._ranks = object.__new__(Group)
+    metric._ranks = Ranks()
+    metric._ranks.group = object()
     with pytest.raises(TypeError, match="LLQR of several processes cannot be copied or pickled; save its state_dict"):
         copy.deepcopy(metric)
 

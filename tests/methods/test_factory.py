@@ -1,4 +1,4 @@
-"""Methods from names: every row of METHODS section 1, and every way to get one wrong."""
+"""Methods from names: every row of docs/methods.md, section 1, and every way to get one wrong."""
 
 from __future__ import annotations
 

@@ -642,11 +642,11 @@ def test_scripted_networks(divergence):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_few_shapes_are_kept(divergence, monkeypatch):
     """Minibatches of 32 and 31 in turn cost a trace each time."""
-    from llqr_sam.methods.curvature import forward_trace as replay
+    from llqr_sam.methods.curvature import trace_cache
 
     made = []
-    trace = replay.Trace
-    monkeypatch.setattr(replay, "Trace", lambda point: made.append(point) or trace(point))
+    trace = trace_cache.ForwardTrace
+    monkeypatch.setattr(trace_cache, "ForwardTrace", lambda point: made.append(point) or trace(point))
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
     metric = LLQR(net, divergence=divergence, inner_steps=1)
     for _ in range(3):

@@ -165,7 +165,7 @@ def test_starts_as_the_identity_bit_for_bit(structure):
 
 
 def test_dense_metric_learns_the_natural_gradient():
-    """With H positive definite, the dense U that minimises J maps g to (F + lambda I)^-1 g (METHODS section 2)."""
+    """With H positive definite, a dense U learns to map g to (F + lambda I)^-1 g (docs/methods.md, section 2.7)."""
     net = nn.Linear(3, 3, bias=False).double()
     x, y = torch.randn(20, 3).double(), torch.randint(0, 3, (20,))
     metric = LLQR(

@@ -15,7 +15,7 @@ from llqr_sam.models.registry import build
 from tests.methods.networks import NETWORKS
 
 STRUCTURES = {"diag-kfac": "diag_kfac", "e-kfac": "ekfac"}
-MODELS = {  # the row printed as ViT-Ti/16 has patches of 8 and 64 x 64 images of 200 classes (METHODS section 3)
+MODELS = {  # "ViT-Ti/16" has patches of 8, 64 x 64 images, 200 classes (docs/methods.md, section 2.6)
     "ViT-Ti/16": ("vit_tiny", 200, 64),
     "ViT-B/16": ("vit_base", 1000, 224),
     "ViT-L/16": ("vit_large", 1000, 224),

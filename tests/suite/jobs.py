@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.launch.launch import make_job
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run.job import Job
@@ -24,10 +24,9 @@ def words_in(folder: Path, *words: str) -> list[str]:
 
 def jobs_of(folder: Path, *words: str) -> list[Job]:
     """The jobs that ``python train.py <words>`` makes."""
-    all_words = words_in(folder, *words)
-    config = compose_config(all_words)
-    status = Status.of(plan(config, all_words), folder / "results", folder / "work", config.stale_minutes)
-    return [make_job(run, status, config, folder) for run in status.runs]
+    command = Command.of(*words_in(folder, *words))
+    status = Status.under(plan(command), command.config)
+    return [make_job(run, status, command.config, folder) for run in status.runs]
 
 
 def start(*command: str) -> subprocess.Popen[str]:

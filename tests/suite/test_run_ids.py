@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Planned, plan
 
 RUNS = {
@@ -54,7 +54,7 @@ TABLES = {  # number of runs, and the first digits of the hash of their ids, a l
 
 
 def _planned(words: list[str]) -> list[Planned]:
-    return plan(compose_config(words), words)
+    return plan(Command.of(*words))
 
 
 @pytest.mark.parametrize(("words", "run_id"), RUNS.items())

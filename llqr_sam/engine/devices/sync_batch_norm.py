@@ -5,7 +5,10 @@ The result does not depend on the number of ranks, except for rounding. torch ha
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -65,10 +68,7 @@ class CpuSyncBatchNorm(_BatchNorm):
         return normal.to(inputs.dtype)
 
     def _mean_over_ranks(self, own: Tensor) -> Tensor:
-        """Differentiable; gradients are summed over ranks, since each rank differentiates its own loss."""
-        from torch.distributed.nn.functional import all_reduce
-
-        total: Tensor = all_reduce(own)  # type: ignore[no-untyped-call]
+        total: Tensor = _SumOverRanks.apply(own)  # type: ignore[no-untyped-call]
         return total / self._ranks
 
     def _track(self, mean: Tensor, variance: Tensor, samples: int) -> None:
@@ -83,3 +83,19 @@ class CpuSyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes, as the layer that it replaces."""
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Differentiable sum. Gradients are summed over ranks, too, since each rank differentiates its own loss."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total

@@ -109,7 +109,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class RefreshPoint:
-    """What one refresh of LLQR's U did (METHODS section 2)."""
+    """What one refresh of LLQR's U did (docs/methods.md, section 2.5)."""
 
     step: int  # optimizer steps finished before it
     objective_before: float | None  # J(U)

@@ -41,7 +41,7 @@ class ArchSettings:
 
 @dataclass
 class ProtocolSettings:
-    """How long, how fast and on what batches (METHODS section 3)."""
+    """How long, how fast and on what batches (docs/methods.md, section 3)."""
 
     epochs: int
     batch_size: int | None  # samples; null where max_tokens bounds a batch

@@ -21,9 +21,11 @@ from llqr_sam.engine.records.record import Scoring
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
 from llqr_sam.engine.tasks.task import DataSource, Scores, Task
-from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
+from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq_installed
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer
+from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer, transformer_shapes
+
+MERGES = {"iwslt14": 10_000, "multi30k": 4_000}  # of the joint byte-pair encoding: about the words of a dictionary
 
 
 def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -81,6 +83,16 @@ class Translation(Task[Corpus]):
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str:
         """Of the dictionaries and of the binarised sentences."""
         return corpus_fingerprint(dataset, (path or root / dataset).expanduser())
+
+    @classmethod
+    def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
+        """The network for dictionaries of so many words."""
+        source, target = words or (MERGES[dataset], MERGES[dataset])
+        try:
+            model = transformer_shapes(arch, (source, target))
+        except MissingFairseqError as error:
+            raise ValueError(f"arch={arch} cannot be counted: {error}") from None
+        return model, f"dictionaries of {source} and {target} words"
 
     def load(self, source: DataSource, share: Share = WHOLE) -> Corpus:
         """Sentence pairs and fairseq's dictionaries; a batch takes less time than a step, so no workers make it."""

@@ -31,12 +31,12 @@ def assemble(
     Args:
         model: Network; kernels of one kind and shape share a block, vectors (under "diagonal" everything) one
             flat block.
-        structure: Of the kernels' blocks.
-        shards: Ranks over which blocks are spread.
-        apply_dtype: Of the kernels' products; default theirs.
+        structure: Structure of the kernels' blocks.
+        shards: Ranks over which blocks are sharded.
+        apply_dtype: Dtype of the kernels' products; default theirs.
 
     Raises:
-        ValueError: nothing to train, less than the ranks need, or a parameter that U cannot be learned for.
+        ValueError: nothing to train, fewer parameters than ranks, or a parameter that U cannot be learned for.
 
     Warns:
         UserWarning: weights whose shape is no matrix, which are vectors under every structure.
@@ -84,9 +84,9 @@ def _kind(structure: Structure, kernel: Kernel) -> type[KernelBlock]:
     return (VOCABULARY_BLOCKS if kernel.vocabulary else KERNEL_BLOCKS)[structure]
 
 
-def _stored(structure: Structure, part: Kernel | Vector) -> int:
+def _stored(structure: Structure, held: Kernel | Vector) -> int:
     """Scalars that U stores for one kernel or vector."""
-    if isinstance(part, Vector):
-        return part.shape.numel()
-    block = _kind(structure, part)([part], dtype=torch.float32, device=torch.device("meta"))
+    if isinstance(held, Vector):
+        return held.shape.numel()
+    block = _kind(structure, held)([held], dtype=torch.float32, device=torch.device("meta"))
     return sum(factor.numel() for factor in block.factors.values())

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,20 +31,20 @@ from llqr_sam.methods.named import Named
 Factors = dict[str, Tensor]
 
 
-class Learner(Protocol):
+class Learner(ABC):
     """The factors of one block during the inner loop of a refresh."""
 
+    @abstractmethod
     def apply(self) -> Named:
         """U g under the present factors, name -> tensor; the caller may overwrite it, and so may ``descend``."""
-        ...
 
+    @abstractmethod
     def descend(self, c: Named) -> None:
         """One heavy-ball step on J, given c = g + H delta."""
-        ...
 
+    @abstractmethod
     def factors(self) -> Factors:
         """The factors learned so far."""
-        ...
 
 
 class Block(ABC):
@@ -59,7 +59,7 @@ class Block(ABC):
 
     @abstractmethod
     def named_factors(self) -> dict[str, Factors]:
-        """Parameter name -> its own factors (views)."""
+        """Parameter name -> its own factors (views; a kernel's keep their axis of parts)."""
 
     @abstractmethod
     def apply(self, named: Mapping[str, Tensor]) -> Named:
@@ -77,30 +77,16 @@ class Block(ABC):
             factor.mul_(ema).add_(learned[name], alpha=1 - ema)
 
 
-class KernelLearner(Protocol):
-    """A ``Learner`` of stacked kernels, ``[K, n, m]``."""
-
-    def apply(self) -> Tensor:
-        """U g under the present factors, in memory of its own."""
-        ...
-
-    def descend(self, c: Tensor) -> None:
-        """One heavy-ball step on J, given C = g + H delta."""
-        ...
-
-    def factors(self) -> Factors:
-        """The factors learned so far."""
-        ...
-
-
 class KernelBlock(Block):
     """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
 
     Args:
         kernels: The parameters it covers.
         dtype, device: Of the factors.
-        apply_dtype: Of the products in ``apply``; default ``dtype``. The factors themselves learn in ``dtype``.
+        apply_dtype: Dtype of the products in ``apply``; default ``dtype``. The factors themselves learn in ``dtype``.
     """
+
+    learner_type: ClassVar[type[KernelLearner]]
 
     def __init__(
         self,
@@ -126,16 +112,10 @@ class KernelBlock(Block):
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         """U x under the given factors, stacked."""
 
-    @abstractmethod
-    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
-        """``learner`` for a stacked gradient."""
-
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
-        """See ``Block``."""
-        return _Gathered(self, self.kernel_learner(self.gather(gradient), descent))
+        return self.learner_type(self, self.gather(gradient), descent)
 
     def apply(self, named: Mapping[str, Tensor]) -> Named:
-        """See ``Block``."""
         transported = self.scatter(self.apply_stacked(self.gather(named)))
         return {name: x.to(named[name].dtype) for name, x in transported.items() if name in named}
 
@@ -166,7 +146,6 @@ class KernelBlock(Block):
         return {k.name: k.tensor(piece) for k, piece in zip(self._kernels, pieces, strict=True)}
 
     def named_factors(self) -> dict[str, Factors]:
-        """See ``Block``; each factor keeps its axis of parts."""
         pieces = {name: torch.split(f, [k.parts for k in self._kernels]) for name, f in self.factors.items()}
         return {k.name: {name: p[i] for name, p in pieces.items()} for i, k in enumerate(self._kernels)}
 
@@ -178,73 +157,67 @@ class KernelBlock(Block):
         return self._blank.new_ones(self.count, *shape)
 
 
-class _Gathered:
-    """A learner of named tensors around one of stacked kernels."""
+class KernelLearner(Learner):
+    """A learner of stacked kernels, started at the present factors of their block for a gradient ``[K, n, m]``."""
 
-    def __init__(self, block: KernelBlock, learner: KernelLearner) -> None:
-        self._block, self._learner = block, learner
-
-    def apply(self) -> Named:
-        """See ``Learner``."""
-        return self._block.scatter(self._learner.apply())
-
-    def descend(self, c: Named) -> None:
-        """See ``Learner``."""
-        self._learner.descend(self._block.gather(c))
-
-    def factors(self) -> Factors:
-        """See ``Learner``."""
-        return self._learner.factors()
-
-
-class FreeBlock(KernelBlock):
-    """A block whose factor gradients are cheap enough to be formed, so one learner serves all its kinds."""
+    def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
+        self._block, self._descent = block, descent
 
     @abstractmethod
-    def pullback(self, factors: Factors, x: Tensor, c: Tensor) -> Factors:
-        """dJ/dfactor for each factor."""
+    def product(self) -> Tensor:
+        """U g under the present factors, stacked, in memory of its own."""
 
-    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
-        """See ``KernelBlock``."""
-        return FreeLearner(self, gradient, descent)
+    @abstractmethod
+    def step(self, c: Tensor) -> None:
+        """One heavy-ball step on J, given c stacked."""
+
+    def apply(self) -> Named:
+        return self._block.scatter(self.product())
+
+    def descend(self, c: Named) -> None:
+        self.step(self._block.gather(c))
 
 
-class FreeLearner:
-    """Heavy ball on explicit factors."""
+class FreeLearner(KernelLearner):
+    """Heavy ball on explicit factors, whose gradients the block's ``pullback`` forms."""
 
     def __init__(self, block: FreeBlock, gradient: Tensor, descent: HeavyBall) -> None:
-        self._block, self._gradient, self._descent = block, gradient, descent
+        super().__init__(block, gradient, descent)
+        self._pullback, self._gradient = block.pullback, gradient
         self._factors = {name: factor.clone() for name, factor in block.factors.items()}
         self._buffers = {name: torch.zeros_like(factor) for name, factor in block.factors.items()}
 
-    def apply(self) -> Tensor:
-        """See ``KernelLearner``."""
+    def product(self) -> Tensor:
         return self._block.product(self._factors, self._gradient)
 
-    def descend(self, c: Tensor) -> None:
-        """See ``KernelLearner``."""
-        pulled = self._block.pullback(self._factors, self._gradient, c)
-        for name, gradient in pulled.items():
+    def step(self, c: Tensor) -> None:
+        for name, gradient in self._pullback(self._factors, self._gradient, c).items():
             self._descent.step(self._factors[name], self._buffers[name], gradient)
 
     def factors(self) -> Factors:
-        """See ``KernelLearner``."""
         return self._factors
 
 
+class FreeBlock(KernelBlock):
+    """A block whose factor gradients are cheap enough to be formed."""
+
+    learner_type = FreeLearner
+
+    @abstractmethod
+    def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
+        """dJ/dfactor for each factor."""
+
+
 class DiagKFAC(FreeBlock):
-    """U W = b W a', a over the fan-in and b over the fan-out."""
+    """U W = b W a', a ``[K, m]`` over the fan-in and b ``[K, n]`` over the fan-out."""
 
     def identity(self) -> Factors:
-        """a = 1 ``[K, m]``, b = 1 ``[K, n]``."""
         return {"a": self._ones(self.m), "b": self._ones(self.n)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
-        """b W a'."""
         return stacked * factors["a"].unsqueeze(1) * factors["b"].unsqueeze(2)
 
     def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
-        """dJ/da and dJ/db."""
         cw = c * w
         return {
             "a": -torch.einsum("knm,kn->km", cw, factors["b"]),
@@ -253,16 +226,13 @@ class DiagKFAC(FreeBlock):
 
 
 class Dense(FreeBlock):
-    """A full matrix on each vectorised kernel: (mn)^2 scalars, for tests and toys only."""
+    """A full matrix ``[K, nm, nm]`` on each vectorised kernel, for tests and toys only."""
 
     def identity(self) -> Factors:
-        """U = I, ``[K, nm, nm]``."""
         return {"U": self._eye(self.n * self.m)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
-        """U vec W."""
         return (factors["U"] @ stacked.flatten(1).unsqueeze(2)).view_as(stacked)
 
     def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
-        """dJ/dU."""
         return {"U": -c.flatten(1).unsqueeze(2) @ w.flatten(1).unsqueeze(1)}

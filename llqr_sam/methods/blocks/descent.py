@@ -33,14 +33,10 @@ class HeavyBall:
         self.move(factor, buffer.mul_(self.momentum).addcmul_(gradient, clip))
 
     def step_product(self, factor: Tensor, buffer: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """One inner step on a stack of square factors whose gradient is -left' right, never formed.
+        """One inner step in place on square factors ``[K, m, m]`` whose gradient is -left' right, which is not formed.
 
-        Args:
-            factor: ``[K, m, m]``, changed in place, as is its momentum ``buffer``.
-            left, right: ``[K, r, m]``; the norm of the product comes from two r x r Gram matrices.
-
-        Returns:
-            The factor that clipped the gradient, ``[K, 1, 1]``.
+        ``left`` and ``right`` are ``[K, r, m]``; the norm of their product comes from two r x r Gram matrices. Returns
+        the factor that clipped the gradient, ``[K, 1, 1]``.
         """
         squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))
         clip = self.clip(squared_norm).view(-1, 1, 1)

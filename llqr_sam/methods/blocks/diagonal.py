@@ -23,10 +23,10 @@ class Diagonal(Block):
 
     Args:
         parameters: The tensors it covers.
-        joint: It is the whole of U, structure diagonal: the tensors of a layer are clipped as one vector, and entries
-            stay at least ``floor``. Beside kernels' blocks each tensor is clipped by itself, and entries may become
+        joint: Whether it is the whole of U (structure diagonal). Then the tensors of a layer are clipped as one vector,
+            and entries stay at least ``floor``. Otherwise each tensor is clipped by itself, and entries may become
             negative. In both cases a tensor of several parts is clipped part by part (authors' code).
-        dtype, device: Of the factor, ``[1, P]``, P their entries in all.
+        dtype, device: Of the factor, ``[1, P]``, P the number of entries in all.
     """
 
     floor: ClassVar[float] = 1e-8
@@ -36,31 +36,29 @@ class Diagonal(Block):
         self._joint = joint
         self._shapes = {p.name: p.shape for p in parameters}
         self._parts = [p.parts for p in parameters]
-        keys = [(p.layer if joint else p.name, *slot) for p in parameters for slot in p.slots()]
+        keys = [(p.layer if joint else p.name, *part) for p in parameters for part in p.slices()]
         groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         self.groups = torch.tensor([groups[key] for key in keys], device=device)
-        """Of each part, which clip it shares, ``[parts]``."""
+        """Index of the group that each part is clipped with, ``[parts]``."""
         self.group_count = len(groups)
         size = sum(shape.numel() for shape in self._shapes.values())
         self._strides = {name: torch.empty(shape, device="meta").stride() for name, shape in self._shapes.items()}
-        self._set(torch.ones(1, size, dtype=dtype, device=device))
+        self.factors = {"d": torch.ones(1, size, dtype=dtype, device=device)}
+        self._views: dict[torch.dtype, tuple[int, Named]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which would keep views as tensors of their own."""
-        return {name: value for name, value in vars(self).items() if name not in ("_scales", "_rounded")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._set(self.factors["d"])
+        """Leaves out the views of d, which a copy or a pickle would keep as tensors of their own."""
+        return {**vars(self), "_views": {}}
 
     def lay_out(self, like: Mapping[str, Tensor]) -> None:
         """Puts d in the memory order of these tensors; its values, and those of earlier views, stay."""
         strides = {name: torch.empty_like(like[name], device="meta").stride() for name in self._shapes}
         if strides == self._strides:
             return
-        before, self._strides = self._scales, strides
-        self._set(torch.empty_like(self.factors["d"]))
-        torch._foreach_copy_(list(self._scales.values()), list(before.values()))
+        d = self.factors["d"]
+        before, self._strides = self._in(d.dtype), strides
+        self.factors, self._views = {"d": torch.empty_like(d)}, {}
+        torch._foreach_copy_(list(self._in(d.dtype).values()), list(before.values()))
 
     def views(self, flat: Tensor) -> Named:
         """``[1, P]`` -> named tensors that share its memory, each in its parameter's memory order."""
@@ -74,7 +72,7 @@ class Diagonal(Block):
         return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
 
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
-        """See ``Block``; d takes the memory order of the gradient."""
+        """Starts an inner loop; d takes the memory order of the gradient."""
         self.lay_out(gradient)
         return DiagonalLearner(self, gradient, descent)
 
@@ -92,20 +90,12 @@ class Diagonal(Block):
             torch._foreach_mul_(list(gradients.values()), scales)
 
     def named_factors(self) -> dict[str, Factors]:
-        """See ``Block``."""
-        return {name: {"d": d} for name, d in self._scales.items()}
+        return {name: {"d": d} for name, d in self._in(self.factors["d"].dtype).items()}
 
     def average(self, learned: Factors, ema: float) -> None:
-        """See ``Block``; under structure diagonal every entry is then at least ``floor``."""
         super().average(learned, ema)
         if self._joint:
             self.factors["d"].clamp_min_(self.floor)
-
-    def _set(self, d: Tensor) -> None:
-        """Makes ``[1, P]`` the factor."""
-        self.factors = {"d": d}
-        self._scales = self.views(d)
-        self._rounded: dict[torch.dtype, tuple[int, Named]] = {}
 
     def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
         """d and x of the entries that belong to this block, alike in order and dtype."""
@@ -114,18 +104,16 @@ class Diagonal(Block):
         return [scales[x.dtype][name] for name, x in gradients.items()], gradients
 
     def _in(self, dtype: torch.dtype) -> Named:
-        """d in that dtype, rounded once after each change of it."""
+        """d by name in that dtype: views of it in its own, else rounded once after each change of it."""
         d = self.factors["d"]
-        if dtype == d.dtype:
-            return self._scales
-        version, rounded = self._rounded.get(dtype, (None, {}))
-        if version != d._version:
-            rounded = self.views(d.to(dtype))
-            self._rounded[dtype] = d._version, rounded
-        return rounded
+        version, views = self._views.get(dtype, (-1, {}))
+        if version < 0 or (dtype != d.dtype and version != d._version):
+            views = self.views(d.to(dtype))
+            self._views[dtype] = d._version, views
+        return views
 
 
-class DiagonalLearner:
+class DiagonalLearner(Learner):
     """Heavy ball on d, dJ/dd = -g * c, with one vector of working memory for U g, c and the gradient in turn."""
 
     def __init__(self, block: Diagonal, gradient: Named, descent: HeavyBall) -> None:
@@ -138,14 +126,12 @@ class DiagonalLearner:
         self._gradient = {name: gradient[name] for name in self._named_d}
 
     def apply(self) -> Named:
-        """See ``Learner``."""
         work = list(self._named_work.values())
         torch._foreach_copy_(work, list(self._gradient.values()))
         torch._foreach_mul_(work, list(self._named_d.values()))
         return self._named_work
 
     def descend(self, c: Named) -> None:
-        """See ``Learner``."""
         work = list(self._named_work.values())
         torch._foreach_copy_(work, [c[name] for name in self._named_work])
         torch._foreach_mul_(work, list(self._gradient.values()))
@@ -155,5 +141,4 @@ class DiagonalLearner:
         self._descent.move(self._d, self._buffer.mul_(self._descent.momentum).add_(self._work))
 
     def factors(self) -> Factors:
-        """See ``Learner``."""
         return {"d": self._d}

@@ -1,4 +1,4 @@
-"""Kronecker-factored blocks, and inner loops that never form an m x m product they can avoid.
+"""Kronecker-factored blocks, and inner loops that avoid m x m products.
 
 Everything is written for n <= m, the short side first; a tall kernel (n > m) is handled transposed, with its two
 sides exchanged. ``short`` is the square factor of the short side, ``[K, n, n]``, ``long`` that of the long side,
@@ -7,6 +7,8 @@ sides exchanged. ``short`` is the square factor of the short side, ``[K, n, n]``
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,50 +16,48 @@ from llqr_sam.methods.blocks.block import Factors, KernelBlock, KernelLearner
 from llqr_sam.methods.blocks.descent import HeavyBall
 
 
-class KFAC(KernelBlock):
-    """U W = B W A' (the paper's A X B'), A ``[K, m, m]`` on the fan-in, B ``[K, n, n]`` on the fan-out."""
+class _TwoSidedLearner(KernelLearner):
+    """The gradient W with its short side first, W W', and the factor of the short side."""
 
-    def identity(self) -> Factors:
-        """A = I, B = I."""
-        return {"A": self._eye(self.m), "B": self._eye(self.n)}
+    sides: ClassVar[tuple[str, str]]
+    """Names of the factors on the fan-in and on the fan-out."""
 
-    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
-        """B W A'."""
-        return matmul(matmul(factors["B"], stacked), factors["A"].mT)
+    def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
+        super().__init__(block, gradient, descent)
+        self._tall = block.n > block.m
+        self._short_name, self._long_name = self.sides if self._tall else self.sides[::-1]
+        self._w = self._short_first(gradient).contiguous()
+        self._gram = self._w @ self._w.mT
+        self._short = block.factors[self._short_name].clone()
+        self._short_buffer = torch.zeros_like(self._short)
 
-    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
-        """See ``KernelBlock``."""
-        return KFACLearner(self.factors, gradient, descent)
+    def _short_first(self, matrices: Tensor) -> Tensor:
+        """``[K, n, m]`` as it is, or transposed where n > m; its own inverse."""
+        return matrices.mT if self._tall else matrices
 
 
-class KFACLearner:
-    """K-FAC's inner loop in O(mn min(m, n)) a step (METHODS section 2).
+class KFACLearner(_TwoSidedLearner):
+    """K-FAC's inner loop in O(mn min(m, n)) a step (docs/methods.md, section 2.4).
 
     With W fixed, dJ/dlong = -(short' C)' W, so the momentum buffer is -Q' W and long_t = long_0 + R' W with
     Q, R in R^{n x m}. Only W long' is needed on the way: W long_0' + (W W') R, an n x n product.
     """
 
-    def __init__(self, factors: Factors, gradient: Tensor, descent: HeavyBall) -> None:
-        self._tall = gradient.shape[1] > gradient.shape[2]
-        self._short_name, self._long_name = ("A", "B") if self._tall else ("B", "A")
-        self._descent = descent
-        self._w = _short_side_first(gradient, self._tall).contiguous()
-        self._gram = self._w @ self._w.mT
-        self._short = factors[self._short_name].clone()
-        self._short_buffer = torch.zeros_like(self._short)
-        self._long_start = factors[self._long_name]
-        self._w_long_start = self._w @ self._long_start.mT
+    sides = ("A", "B")
+
+    def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
+        super().__init__(block, gradient, descent)
+        self._long_start = block.factors[self._long_name]
+        self._w_long = self._w_long_start = self._w @ self._long_start.mT
         self._q = torch.zeros_like(self._w)
         self._r = torch.zeros_like(self._w)
-        self._w_long = self._w_long_start
 
-    def apply(self) -> Tensor:
+    def product(self) -> Tensor:
         """short W long'."""
-        return _short_side_first(matmul(self._short, self._w_long), self._tall)
+        return self._short_first(matmul(self._short, self._w_long))
 
-    def descend(self, c: Tensor) -> None:
-        """See ``KernelLearner``."""
-        c = _short_side_first(c, self._tall)
+    def step(self, c: Tensor) -> None:
+        c = self._short_first(c)
         p = matmul(self._short.mT, c)
         squared_norm = (matmul(p, p.mT) * self._gram).sum((1, 2))  # |p' W|^2
         clip = self._descent.clip(squared_norm).view(-1, 1, 1)
@@ -68,59 +68,48 @@ class KFACLearner:
         self._w_long = self._w_long_start + matmul(self._gram, self._r)
 
     def factors(self) -> Factors:
-        """See ``KernelLearner``; the long factor is formed here, once."""
+        """The long factor is formed here, once."""
         long = torch.baddbmm(self._long_start, self._r.mT, self._w)
         return {self._short_name: self._short, self._long_name: long}
 
 
-class EKFAC(KernelBlock):
-    """U W = Q_B (D * (Q_B' W Q_A)) Q_A', Q_A ``[K, m, m]``, Q_B ``[K, n, n]``, D ``[K, n, m]``."""
+class KFAC(KernelBlock):
+    """U W = B W A' (the paper's A X B'), A ``[K, m, m]`` on the fan-in, B ``[K, n, n]`` on the fan-out."""
+
+    learner_type = KFACLearner
 
     def identity(self) -> Factors:
-        """Q_A = I, Q_B = I, D = 1."""
-        return {"Q_A": self._eye(self.m), "Q_B": self._eye(self.n), "D": self._ones(self.n, self.m)}
+        return {"A": self._eye(self.m), "B": self._eye(self.n)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
-        """Into the eigenbasis, scaled, and back."""
-        q_a, q_b = factors["Q_A"], factors["Q_B"]
-        inside = factors["D"] * matmul(matmul(q_b.mT, stacked), q_a)
-        return matmul(matmul(q_b, inside), q_a.mT)
-
-    def kernel_learner(self, gradient: Tensor, descent: HeavyBall) -> KernelLearner:
-        """See ``KernelBlock``."""
-        return EKFACLearner(self.factors, gradient, descent)
+        return matmul(matmul(factors["B"], stacked), factors["A"].mT)
 
 
-class EKFACLearner:
-    """E-KFAC's inner loop with four m^2 n products a step (METHODS section 2).
+class EKFACLearner(_TwoSidedLearner):
+    """E-KFAC's inner loop with four m^2 n products a step (docs/methods.md, section 2.4).
 
     dJ/dlong = -[C; W]' [short E; short (D * F)], a product of 2n inner columns: its norm comes from Gram matrices, and
     W long, which every step needs, follows the long side's momentum through W W' instead of being formed again.
     """
 
-    def __init__(self, factors: Factors, gradient: Tensor, descent: HeavyBall) -> None:
-        self._tall = gradient.shape[1] > gradient.shape[2]
-        self._short_name, self._long_name = ("Q_A", "Q_B") if self._tall else ("Q_B", "Q_A")
-        self._descent = descent
-        self._w = _short_side_first(gradient, self._tall).contiguous()
-        self._short = factors[self._short_name].clone()
-        self._long = factors[self._long_name].clone()
-        self._scale = _short_side_first(factors["D"], self._tall).clone(memory_format=torch.contiguous_format)
-        self._short_buffer = torch.zeros_like(self._short)
+    sides = ("Q_A", "Q_B")
+
+    def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
+        super().__init__(block, gradient, descent)
+        self._long = block.factors[self._long_name].clone()
+        self._scale = self._short_first(block.factors["D"]).clone(memory_format=torch.contiguous_format)
         self._long_buffer = torch.zeros_like(self._long)
         self._scale_buffer = torch.zeros_like(self._scale)
-        self._gram = self._w @ self._w.mT
         self._w_long = self._w @ self._long
         self._w_long_buffer = torch.zeros_like(self._w_long)
 
-    def apply(self) -> Tensor:
+    def product(self) -> Tensor:
         """short (D * S) long', S = short' W long."""
         scaled = self._scale * matmul(self._short.mT, self._w_long)
-        return _short_side_first(matmul(self._short, matmul(scaled, self._long.mT)), self._tall)
+        return self._short_first(matmul(self._short, matmul(scaled, self._long.mT)))
 
-    def descend(self, c: Tensor) -> None:
-        """See ``KernelLearner``."""
-        c = _short_side_first(c, self._tall)
+    def step(self, c: Tensor) -> None:
+        c = self._short_first(c)
         s = matmul(self._short.mT, self._w_long)
         c_long = matmul(c, self._long)
         f = matmul(self._short.mT, c_long)
@@ -133,7 +122,7 @@ class EKFACLearner:
         self._descent.step(self._scale, self._scale_buffer, -(f * s))
 
     def _descend_long(self, left: Tensor, right: Tensor) -> None:
-        """Long side's step, and W long brought along by the same momentum rule."""
+        """Steps the long factor, and W long by the same momentum rule."""
         descent = self._descent
         clip = descent.step_product(self._long, self._long_buffer, left, right)
         w_left = torch.cat([matmul(self._w, left[:, : self._w.shape[1]].mT), self._gram], dim=2)
@@ -141,17 +130,22 @@ class EKFACLearner:
         descent.move(self._w_long, self._w_long_buffer)
 
     def factors(self) -> Factors:
-        """See ``KernelLearner``."""
-        return {
-            self._short_name: self._short,
-            self._long_name: self._long,
-            "D": _short_side_first(self._scale, self._tall),
-        }
+        scale = self._short_first(self._scale)
+        return {self._short_name: self._short, self._long_name: self._long, "D": scale}
 
 
-def _short_side_first(matrices: Tensor, tall: bool) -> Tensor:
-    """``[K, n, m]`` as it is, or transposed where n > m; its own inverse."""
-    return matrices.mT if tall else matrices
+class EKFAC(KernelBlock):
+    """U W = Q_B (D * (Q_B' W Q_A)) Q_A', Q_A ``[K, m, m]``, Q_B ``[K, n, n]``, D ``[K, n, m]``."""
+
+    learner_type = EKFACLearner
+
+    def identity(self) -> Factors:
+        return {"Q_A": self._eye(self.m), "Q_B": self._eye(self.n), "D": self._ones(self.n, self.m)}
+
+    def product(self, factors: Factors, stacked: Tensor) -> Tensor:
+        q_a, q_b = factors["Q_A"], factors["Q_B"]
+        inside = factors["D"] * matmul(matmul(q_b.mT, stacked), q_a)
+        return matmul(matmul(q_b, inside), q_a.mT)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

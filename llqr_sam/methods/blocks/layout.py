@@ -1,4 +1,4 @@
-"""How parameters become matrices: one kernel per weight, one vector per bias or norm scale (METHODS section 2).
+"""How parameters become matrices: kernels of weights, vectors of biases and norm scales (docs/methods.md, section 2.3).
 
 Notation: n is the fan-out and m the fan-in. The paper's kernel is X in R^{m x n}; PyTorch stores its transpose, so a
 kernel here is W = X', ``[n, m]``, and U X = A X B' reads U W = B W A'. A weight that is no such matrix, of a recurrent
@@ -21,7 +21,7 @@ LAYERS = (nn.Linear, _ConvNd, *EMBEDDINGS)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-"""What torch's attention has for a fused weight where keys or values have a width of their own."""
+"""The three weights of torch's attention where keys or values have a width of their own; else one weight is fused."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Kernel:
         n: Rows of each, the fan-out.
         m: Columns of each, the fan-in.
         input_first: Stored as (in, out, ...), as transposed convolutions are.
-        vocabulary: An embedding's, a row a word, whether or not an output layer shares it.
-        layer, third: What it is clipped with under the diagonal structure (see ``Vector``).
+        vocabulary: It belongs to an embedding, a row a word, whether or not an output layer shares it.
+        layer, third: As of ``Vector``, for the diagonal structure.
     """
 
     name: str
@@ -51,16 +51,13 @@ class Kernel:
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Weight-shaped tensor -> ``[parts, n, m]`` (a view where the memory layout allows)."""
-        if self.input_first:
-            tensor = tensor.transpose(0, 1)
-        return tensor.reshape(self.parts, self.n, self.m)
+        return (tensor.transpose(0, 1) if self.input_first else tensor).reshape(self.parts, self.n, self.m)
 
     def tensor(self, matrices: Tensor) -> Tensor:
         """``[parts, n, m]`` -> weight-shaped tensor."""
         if not self.input_first:
             return matrices.reshape(self.shape)
-        swapped = (self.shape[1], self.shape[0], *self.shape[2:])
-        return matrices.reshape(swapped).transpose(0, 1)
+        return matrices.reshape(self.shape[1], self.shape[0], *self.shape[2:]).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,10 @@ class Vector:
         name: Parameter name.
         shape: Its shape.
         layer: What the diagonal structure clips as a whole: the module it belongs to, or the parameter itself where
-            that is the network (a class token is no layer's).
+            that module is the network (a class token is no layer's).
         parts: Equal slices of its first axis that are clipped each by itself: three in a fused query-key-value layer.
-        third: Which of the three it is, where one layer stores them apart.
-        fallback: It is a weight, whose shape is no matrix.
+        third: Its index among the three where a layer stores them separately.
+        fallback: It is a weight whose shape is no matrix.
     """
 
     name: str
@@ -84,8 +81,8 @@ class Vector:
     third: int | None = None
     fallback: bool = False
 
-    def slots(self) -> list[tuple[int, int]]:
-        """Of each part: of how many slices of its layer it is which."""
+    def slices(self) -> list[tuple[int, int]]:
+        """Returns (n_slices, index) for each part, as of a fused layer."""
         return [(self.parts, i) for i in range(self.parts)] if self.third is None else [(3, self.third)]
 
 
@@ -93,38 +90,40 @@ def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
     """Sorts a model's trainable parameters into kernels and vectors.
 
     Convolutions flatten (in, kernel...) into the fan-in; a fused query-key-value layer is split in three; position
-    embeddings and class tokens are rows x width. What stands for a weight under a parametrization is sorted like it.
+    embeddings and class tokens are rows x width. What a parametrization keeps of a weight is sorted like the weight.
     """
     kernels: list[Kernel] = []
     vectors: list[Vector] = []
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    places = {name: _place(name, modules) for name in parameters}
-    weights = {places[name]: parameter for name, parameter in parameters.items()}
+    owners = {name: _owner(name, modules) for name in parameters}
+    weights = {owners[name]: parameter for name, parameter in parameters.items()}
     embeddings = {
         id(weight)
         for (path, attribute), weight in weights.items()
         if attribute == "weight" and isinstance(modules[path], EMBEDDINGS)
     }
-    whole = all(name == "parametrizations" for name, _ in model.named_children())
+    one_layer = all(name == "parametrizations" for name, _ in model.named_children())
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        path, attribute = places[name]
-        module, layer = modules[path], path if path or whole else name
+        path, attribute = owners[name]
+        module, layer = modules[path], path if path or one_layer else name
         if _is_vector(name, parameter, module, attribute):
             vectors.append(Vector(name, parameter.shape, layer, _parts_of_bias(path, attribute, weights)))
         elif _is_odd(parameter, module, attribute):
             vectors.append(Vector(name, parameter.shape, layer, fallback=True))
         else:
-            parts, n, m, input_first = _matrices(path, attribute, parameter, module)
-            vocabulary = id(parameter) in embeddings
+            parts, n, input_first = _rows(path, attribute, parameter, module)
+            m = parameter.numel() // n // parts
             third = SEPARATE.index(attribute) if attribute in SEPARATE else None
-            kernels.append(Kernel(name, parameter.shape, parts, n, m, input_first, vocabulary, layer, third))
+            kernels.append(
+                Kernel(name, parameter.shape, parts, n, m, input_first, id(parameter) in embeddings, layer, third)
+            )
     return kernels, vectors
 
 
-def _place(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
+def _owner(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
     """Path of the layer that a parameter belongs to, and which of its tensors it is or makes.
 
     A parametrization keeps a weight as ``<layer>.parametrizations.weight.original``; the older hooks keep ``weight_v``
@@ -139,7 +138,7 @@ def _place(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
 
 
 def _is_vector(name: str, parameter: Tensor, module: nn.Module, attribute: str) -> bool:
-    """Biases, what belongs to a norm layer, and what is long along one axis, unless that makes it a row."""
+    """Biases, the parameters of norm layers, and what is long along one axis, unless that makes it a row."""
     shape = parameter.shape
     if len(shape) < 2 or not parameter.numel() or isinstance(module, NORMS) or attribute.startswith("bias"):
         return True
@@ -157,15 +156,13 @@ def _is_odd(parameter: Tensor, module: nn.Module, attribute: str) -> bool:
     return isinstance(module, RECURRENT) or (parameter.ndim > 2 and parameter.shape[0] != 1)
 
 
-def _matrices(path: str, attribute: str, parameter: Tensor, module: nn.Module) -> tuple[int, int, int, bool]:
-    """Parts, n, m and ``input_first`` of a kernel."""
-    shape = parameter.shape
+def _rows(path: str, attribute: str, parameter: Tensor, module: nn.Module) -> tuple[int, int, bool]:
+    """Parts, n and ``input_first`` of a kernel."""
     if isinstance(module, _ConvNd) and attribute == "weight":
         input_first = isinstance(module, _ConvTransposeNd)
-        n = shape[1] if input_first else shape[0]
-        return 1, n, parameter.numel() // n, input_first
+        return 1, parameter.shape[1 if input_first else 0], input_first
     parts = _parts(path, attribute, parameter)
-    return parts, parameter.numel() // shape[-1] // parts, shape[-1], False
+    return parts, parameter.numel() // parameter.shape[-1] // parts, False
 
 
 def _parts(path: str, attribute: str, weight: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The parameters that a U is built for: which can be, and whether a model still has them as they were."""
+"""The parameters that a U is built for: which it can be built for, and whether a model still has them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from llqr_sam.methods.named import Named
 
 
 class Parameters:
-    """The trainable parameters of a model, as they are now.
-
-    Args:
-        model: With at least one.
-    """
+    """The trainable parameters of a model, of which there is at least one, as they are now."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -30,20 +26,12 @@ class Parameters:
         return frozenset(self._shapes)
 
     def require_values(self) -> None:
-        """Refuses a model on the meta device.
-
-        Raises:
-            ValueError: it is there.
-        """
+        """Raises ValueError for a model on the meta device."""
         if self.device.type == "meta":
             raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
 
     def require_known(self, v: Named) -> None:
-        """Refuses a vector that U cannot be applied to.
-
-        Raises:
-            ValueError: a name or shape that is none of theirs, or the model was moved since.
-        """
+        """Raises ValueError for a vector with another name or shape than theirs, or if the model was moved since."""
         for name, x in v.items():
             if name not in self._shapes:
                 raise ValueError(f"LLQR holds no block for parameter {name}; it was built for another model.")
@@ -52,11 +40,7 @@ class Parameters:
         self._require_in_place()
 
     def require_unchanged(self) -> None:
-        """Refuses a model that is not as it was.
-
-        Raises:
-            ValueError: a parameter was frozen, unfrozen, reshaped, removed or moved since.
-        """
+        """Raises ValueError if a parameter was frozen, unfrozen, reshaped, removed or moved since."""
         present = _shapes(self._model)
         for name in sorted(self._shapes.keys() | present):
             before, now = self._shapes.get(name), present.get(name)
@@ -71,9 +55,7 @@ class Parameters:
     def laid_out(self, named: Named, ranks: Ranks) -> Named:
         """The same values, each tensor in the memory order of its parameter, as ``.grad`` has them.
 
-        Args:
-            named: Parameter name -> tensor shaped like it.
-            ranks: That hold one U, of whose memory they exchange; contiguous where their parameters differ in order.
+        Ranks exchange the memory of U, so tensors are contiguous where the ranks' parameters differ in order.
         """
         present = {name: p for name, p in self._model.named_parameters() if name in named}
         like = {name: torch.empty_like(p, device="meta", dtype=named[name].dtype) for name, p in present.items()}
@@ -113,24 +95,21 @@ def require_supported(model: nn.Module) -> None:
         raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")
     first, other = next(iter(trainable.items()))
     for name, parameter in trainable.items():
+        fault = ""
         if isinstance(parameter, UninitializedParameter):
-            raise ValueError(f"parameter {name} has no shape yet; run the model once before building LLQR.")
-        if parameter.is_complex():
-            raise ValueError(f"parameter {name} is complex; LLQR needs real ones.")
-        if parameter.device != other.device:
-            raise ValueError(
-                f"parameter {first} is on {other.device} and {name} on {parameter.device}; "
-                "LLQR needs all on one device."
+            fault = f"{name} has no shape yet; run the model once before building LLQR."
+        elif parameter.is_complex():
+            fault = f"{name} is complex; LLQR needs real ones."
+        elif parameter.device != other.device:
+            fault = f"{first} is on {other.device} and {name} on {parameter.device}; LLQR needs all on one device."
+        elif parameter.is_inference():
+            fault = f"{name} was made in inference mode, and has no gradient; make the model outside."
+        elif dtype_of_factors(parameter) != dtype_of_factors(other):
+            fault = (
+                f"{first} is {other.dtype} and {name} {parameter.dtype}; LLQR needs all in double precision, or none."
             )
-        if parameter.is_inference():
-            raise ValueError(
-                f"parameter {name} was made in inference mode, and has no gradient; make the model outside."
-            )
-        if dtype_of_factors(parameter) != dtype_of_factors(other):
-            raise ValueError(
-                f"parameter {first} is {other.dtype} and {name} {parameter.dtype}; "
-                "LLQR needs all in double precision, or none."
-            )
+        if fault:
+            raise ValueError(f"parameter {fault}")
     for name, module in model.named_modules():
         if isinstance(module, EMBEDDINGS) and module.sparse and any(p.requires_grad for p in module.parameters()):
             raise ValueError(f"embedding {name} has sparse gradients, and LLQR needs dense ones: set sparse=False.")

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llqr_sam.methods.curvature.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OutputFisher
+from llqr_sam.methods.curvature.likelihoods import NAMED, Bernoulli, Categorical, Gaussian, Likelihood, OutputFisher
 from llqr_sam.methods.curvature.point import LossFunction, unchanged_loss
 
-KINDS: dict[str, type[Likelihood]] = {"categorical": Categorical, "gaussian": Gaussian, "bernoulli": Bernoulli}
 LOSSES: dict[str, tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Tensor], ...]]] = {
     "categorical": (
         (nn.CrossEntropyLoss, nn.NLLLoss),
@@ -38,18 +37,14 @@ LOSSES: dict[str, tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Tensor]
         (functional.binary_cross_entropy_with_logits, functional.multilabel_soft_margin_loss),
     ),
 }
-"""Torch's own losses, and the likelihood that each belongs to."""
+"""PyTorch's own losses, and the likelihood that each belongs to."""
 
-ADRIFT = 0.1
-"""Share of |u| that may be left of u's sum over the classes: a small penalty on the logits leaves less."""
+DRIFT = 0.1
+"""Share of |u| that u's sum over the classes may have: a small penalty on the logits leaves less."""
 
 
 class Compared:
-    """A likelihood, compared with a loss at each minibatch that is looked at inside ``against``.
-
-    Args:
-        likelihood: The likelihood.
-    """
+    """A likelihood that is compared with the loss at each minibatch it meets inside ``against``."""
 
     def __init__(self, likelihood: Likelihood) -> None:
         self._likelihood = likelihood
@@ -59,7 +54,7 @@ class Compared:
 
     @contextlib.contextmanager
     def against(self, loss_fn: LossFunction) -> Iterator[None]:
-        """What the likelihood is compared with while the context is open."""
+        """Compares with that loss while the context is open."""
         self._loss_fn = loss_fn
         try:
             yield
@@ -67,17 +62,16 @@ class Compared:
             self._loss_fn = None
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """See ``Likelihood``."""
+        """The likelihood's own (``Likelihood.fisher``)."""
         fisher = self._likelihood.fisher(outputs, targets)
-        if self._loss_fn is not None:
+        if self._loss_fn is not None and self._complaint is None:
             # A loss may need more than its arguments, such as what forward left on a module; it is then not compared.
             with contextlib.suppress(Exception):
-                complaint = unfit(self._likelihood, self._loss_fn, outputs, targets)
-                self._complaint = self._complaint or complaint
+                self._complaint = unfit(self._likelihood, self._loss_fn, outputs, targets)
         return fisher
 
     def warn_once(self, stacklevel: int) -> None:
-        """Tells the caller that many frames above what did not agree, the first time that something does not."""
+        """Warns of the first contradiction, once; ``stacklevel`` as in ``warnings.warn``."""
         if self._complaint is not None and not self._warned:
             self._warned = True
             warnings.warn(self._complaint, stacklevel=stacklevel + 1)
@@ -87,52 +81,57 @@ def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, target
     """Why a likelihood cannot be the loss's.
 
     Args:
-        likelihood: The likelihood; one that is not of likelihoods.py is the caller's own business.
+        likelihood: The likelihood; one that is not of likelihoods.py is not judged.
         loss_fn: ``loss_fn(outputs, targets)``, 0-d.
         outputs: Outputs of the network.
         targets: Whatever both take.
 
     Returns:
-        One sentence that names what to write instead, or ``None`` where nothing speaks against it.
+        One sentence that names what to write instead, or ``None`` where nothing contradicts.
     """
-    given = next((name for name, kind in KINDS.items() if isinstance(likelihood, kind)), None)
-    if given is None:
+    if not isinstance(likelihood, (Categorical, Bernoulli, Gaussian)):
         return None
+    given = next(name for name, kind in NAMED.items() if isinstance(likelihood, type(kind)))
     loss = _unwrapped(loss_fn)
+    name = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", "the loss")
     if isinstance(loss, nn.BCELoss) or loss is functional.binary_cross_entropy:
         return (
-            f"{_name(loss)} takes probabilities, and likelihood={given} does not; let the model return logits, train "
+            f"{name} takes probabilities, and likelihood={given} does not; let the model return logits, train "
             'it with nn.BCEWithLogitsLoss and build LLQR with likelihood="bernoulli".'
         )
-    meant = _meant(loss)
+    meant = next((kind for kind, (types, calls) in LOSSES.items() if isinstance(loss, types) or loss in calls), None)
     if meant is not None and meant != given:
         return (
-            f"{_name(loss)} belongs to likelihood={meant}, and U learns from the curvature of likelihood={given}; "
+            f"{name} belongs to likelihood={meant}, and U learns from the curvature of likelihood={given}; "
             f'build LLQR with likelihood="{meant}".'
         )
     _, u = at_outputs(loss_fn, outputs, targets)
     if not bool(u.any()) or not bool(u.isfinite().all()):  # nothing to tell by
         return None
-    if isinstance(likelihood, Categorical) and (complaint := _other_axis(likelihood, loss, outputs, u)):
-        return complaint
-    assert isinstance(likelihood, (Categorical, Bernoulli, Gaussian))
-    return _other_distributions(likelihood, loss_fn, outputs, targets, u)
+    complaint = None
+    if isinstance(likelihood, Categorical):
+        complaint = _other_axis(likelihood, name if meant else None, outputs, u)
+    return complaint or _other_distributions(likelihood, loss_fn, outputs, targets, u)
 
 
-def _other_axis(likelihood: Categorical, loss: LossFunction, outputs: Tensor, u: Tensor) -> str | None:
-    """Where the classes lie on another axis for the loss than for the likelihood, or it knows no classes."""
+def _other_axis(likelihood: Categorical, torchs: str | None, outputs: Tensor, u: Tensor) -> str | None:
+    """The complaint where the loss has the classes on another axis, or has none; ``torchs`` names a loss of torch."""
     axis = likelihood.axis % outputs.ndim
-    if _meant(loss) == "categorical":
+    if torchs:
         if axis == min(1, outputs.ndim - 1):
             return None
         return (
-            f"{_name(loss)} has the classes of outputs {list(outputs.shape)} on axis 1, and the likelihood on axis "
+            f"{torchs} has the classes of outputs {list(outputs.shape)} on axis 1, and the likelihood on axis "
             f"{likelihood.axis}; build LLQR with likelihood=Categorical(axis=1)."
         )
+
+    def drift(axis: int) -> float:
+        return float(u.sum(axis).abs().sum() / u.abs().sum())
+
     normalised = bool((outputs.logsumexp(axis).abs() < 1e-3).all())  # log-probabilities, whose loss may be -z alone
-    if normalised or _adrift(u, axis) <= ADRIFT:
+    if normalised or drift(axis) <= DRIFT:
         return None
-    others = [other for other in range(1, outputs.ndim) if other != axis and _adrift(u, other) < ADRIFT / 100]
+    others = [other for other in range(1, outputs.ndim) if other != axis and drift(other) < DRIFT / 100]
     remedy = f"Categorical(axis={others[0]})" if others else '"gaussian" for a regression, "bernoulli" for yes or no'
     return (
         f"the loss is no function of a softmax over axis {likelihood.axis} of outputs {list(outputs.shape)}, as "
@@ -143,7 +142,7 @@ def _other_axis(likelihood: Categorical, loss: LossFunction, outputs: Tensor, u:
 def _other_distributions(
     likelihood: Categorical | Bernoulli | Gaussian, loss_fn: LossFunction, outputs: Tensor, targets: Any, u: Tensor
 ) -> str | None:
-    """Where the loss reads other outputs than the likelihood counts, so far as these have any curvature."""
+    """The complaint where the loss reads other outputs than the likelihood counts, if these have any curvature."""
     counted, read = likelihood.counted(outputs, targets), u != 0
     if isinstance(likelihood, Categorical):
         read = read.any(likelihood.axis)
@@ -165,37 +164,24 @@ def _other_distributions(
 
 
 def _remedy(likelihood: Likelihood, loss_fn: LossFunction) -> str:
-    """How to name what counts: by the index that the loss says it ignores, or else by a mask."""
-    said = "mask=..."
+    """How to say what counts: by the index that the loss ignores, or else by a mask."""
+    arguments = "mask=..."
     if isinstance(likelihood, Categorical):
         ignored = _ignore_index(loss_fn)
-        told = ignored is not None and ignored != likelihood.ignore_index and likelihood.mask is None
-        said = f"ignore_index={ignored}" if told else said
-        said += f", axis={likelihood.axis}" if likelihood.axis != -1 else ""
-    what = ", where mask(outputs, targets) is True for those that count" if "mask" in said else ""
-    return f"{type(likelihood).__name__}({said}){what}"
+        if ignored is not None and ignored != likelihood.ignore_index and likelihood.mask is None:
+            arguments = f"ignore_index={ignored}"
+        arguments += f", axis={likelihood.axis}" if likelihood.axis != -1 else ""
+    what = ", where mask(outputs, targets) is True for those that count" if "mask" in arguments else ""
+    return f"{type(likelihood).__name__}({arguments}){what}"
 
 
 def at_outputs(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-    """The loss and u, its gradient at the outputs and shaped like them; the outputs are not changed."""
+    """The loss, and u, its gradient at the outputs and shaped like them; the outputs are not changed."""
     with torch.enable_grad():
         z = outputs.detach().requires_grad_()
         loss = unchanged_loss(loss_fn, z.clone(), targets).sum()
         (u,) = torch.autograd.grad(loss, z, materialize_grads=True)
     return loss.detach(), u
-
-
-def _adrift(u: Tensor, axis: int) -> float:
-    """|sum of u over the axis|, relative to |u|."""
-    return float(u.sum(axis).abs().sum() / u.abs().sum())
-
-
-def _meant(loss: LossFunction) -> str | None:
-    """The likelihood that a loss of torch's own belongs to."""
-    for name, (classes, functions) in LOSSES.items():
-        if isinstance(loss, classes) or loss in functions:
-            return name
-    return None
 
 
 def _unwrapped(loss_fn: LossFunction) -> LossFunction:
@@ -204,12 +190,8 @@ def _unwrapped(loss_fn: LossFunction) -> LossFunction:
 
 
 def _ignore_index(loss_fn: LossFunction) -> int | None:
-    """The target that a loss of torch's own ignores, where it says so."""
+    """The target that a loss of torch ignores, where it says so."""
     if isinstance(loss_fn, functools.partial):
         return loss_fn.keywords.get("ignore_index", _ignore_index(loss_fn.func))
     ignored = getattr(loss_fn, "ignore_index", None)
     return ignored if isinstance(ignored, int) else None
-
-
-def _name(loss: LossFunction) -> str:
-    return type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", "the loss")

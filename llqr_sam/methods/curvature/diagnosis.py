@@ -1,4 +1,4 @@
-"""Whether second derivatives can be had, and what of a network stands in their way.
+"""Whether second derivatives can be had, and which module of a network prevents it.
 
 Notation: z = f(x) is what an operation, a module or a loss makes of the tensors x, J = dz/dx. A second derivative flows
 through J' u, linear in u, whose own derivative in u must be J: a backward pass that works outside autograd has none.
@@ -18,14 +18,19 @@ from llqr_sam.methods.curvature.inference import differentiable_inference
 
 
 class UnsupportedModuleError(RuntimeError):
-    """A module, or a loss, that cannot be differentiated twice, and what to do about it."""
+    """A refresh of LLQR met a network that it cannot differentiate.
+
+    The message names the module, or the loss, and what to do about it. Usual causes are an operation without a second
+    derivative (a fused kernel, a function marked ``once_differentiable``), and a half-precision network that does not
+    run with its parameters in float32.
+    """
 
 
 def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
     """Refuses gradients whose graph ends in a function marked ``once_differentiable``.
 
-    Autograd raises for such a function only where a derivative flows through its error node; a derivative in the
-    parameters goes round it, and comes out wrong without a word.
+    Autograd raises for such a function only where a derivative flows through its error node. A derivative in the
+    parameters bypasses it and is silently wrong.
 
     Raises:
         RuntimeError: there is one.
@@ -46,7 +51,7 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
 
     Args:
         values, leaves: z and x.
-        eps: Spacing of the numbers that z was computed with, where it is coarser than its dtype's.
+        eps: Relative spacing of the numbers that z was computed with, where it is coarser than its dtype's.
 
     Raises:
         RuntimeError: some backward pass on the way has no derivative, or works outside autograd.
@@ -55,7 +60,7 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
     leaves = [x for x in leaves if x.requires_grad]
     if not values or not leaves:
         return
-    generator = torch.Generator().manual_seed(0)  # at u = 1, the J' u of a softmax is zero; the caller's seed is his
+    generator = torch.Generator().manual_seed(0)  # random, as J' u of a softmax is zero at u = 1
     us = [torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device).requires_grad_() for z in values]
     with torch.enable_grad():
         pulled = torch.autograd.grad(values, leaves, us, create_graph=True, allow_unused=True)
@@ -72,12 +77,12 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
 
 
 def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, eps: float = 0.0) -> bool:
-    """Whether u' (J v) and v' (J' u) are one, as they are for one J; what is not finite says nothing.
+    """Whether u' (J v) and v' (J' u) are equal up to rounding, as they are for one J; true where not finite.
 
     Args:
-        forward, backward: The two.
-        rounding: Difference that is none.
-        eps: Spacing of the numbers that they were computed with, where it is coarser than their dtype's.
+        forward, backward: The two numbers.
+        rounding: Absolute tolerance.
+        eps: Relative spacing of the numbers that they were computed with, where it is coarser than their dtype's.
     """
     tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 2 * eps)
     return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)
@@ -87,36 +92,35 @@ def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, 
 def explained(
     model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[None]:
-    """Turns autograd's complaint about a second derivative into the name of what it comes from.
+    """Turns autograd's complaint about a second derivative into the name of the module that causes it.
 
     Args:
         model: The network.
         outputs: Calls it as it was called.
-        loss: Of these outputs, where that is differentiated twice too.
+        loss: Loss of these outputs, where that is differentiated twice too.
 
     Raises:
         UnsupportedModuleError: an error inside the context, where some module of ``model``, or the loss, fails by
-            itself. Other errors pass unchanged, want of memory among them.
+            itself. Other errors pass unchanged, out of memory among them.
     """
     try:
         yield
     except torch.OutOfMemoryError:  # a RuntimeError too
         raise
     except RuntimeError as error:
-        found = _first_failing(model, outputs, loss)
-        if found is None:
+        culprit, remedy = _first_failing(model, outputs, loss)
+        if not culprit:
             raise
-        culprit, way_out = found
         reason = str(error).splitlines()[0].rstrip(".")
         raise UnsupportedModuleError(
-            f"LLQR needs second derivatives, and {culprit} has none: {reason}. {way_out}"
+            f"LLQR needs second derivatives, and {culprit} has none: {reason}. {remedy}"
         ) from error
 
 
 def _first_failing(
     model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None
-) -> tuple[str, str] | None:
-    """What fails by itself, and the way out: the first module, innermost first, else the loss."""
+) -> tuple[str, str]:
+    """What fails by itself, and the remedy: the first module, innermost first, else the loss, else two empty texts."""
     failing: list[str] = []
 
     def watch(name: str, module: nn.Module) -> Any:
@@ -136,23 +140,22 @@ def _first_failing(
             hook.remove()
     if failing:
         module = model.get_submodule(failing[0])
-        kind = type(module).__name__
         where = ", in its own forward," if next(module.children(), None) is not None else ""
         return (
-            f"module {failing[0] or '(the model)'} ({kind}){where}",
+            f"module {failing[0] or '(the model)'} ({type(module).__name__}){where}",
             "Replace it, or its fused kernel, by plain differentiable operations.",
         )
     if loss is not None and found is not None:
         z = found.detach().requires_grad_()
         with contextlib.suppress(RuntimeError), torch.enable_grad():
             if _fails(loss(z), [z]):
-                way_out = 'Write it in plain differentiable operations, or choose divergence="ngd", which needs none.'
-                return "the loss", way_out
-    return None
+                remedy = 'Write it in plain differentiable operations, or choose divergence="ngd", which needs none.'
+                return "the loss", remedy
+    return "", ""
 
 
 def _fails(output: Any, leaves: list[Tensor]) -> bool:
-    """Whether an output of whatever nesting cannot be differentiated twice in these tensors."""
+    """Whether the tensors of an output cannot be differentiated twice in these leaves."""
     try:
         require_adjoint(_tensors(output), leaves)
     except torch.OutOfMemoryError:

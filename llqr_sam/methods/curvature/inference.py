@@ -23,12 +23,12 @@ def ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
 def differentiable_inference(model: nn.Module) -> Iterator[None]:
     """Inference mode for every module, gradients on, and every operation in a form that has a second derivative.
 
-    Autocast is off, attention uses its plain kernel, nothing is compiled (a compiled graph has no second derivative),
-    and activation checkpoints store what they would compute again: the second call would come after this context has
-    closed, and so in another state. ``chunk_size`` is the way to save that memory in a refresh.
+    Autocast is off, attention uses its plain kernel, and nothing is compiled, since a compiled graph has no second
+    derivative. Activation checkpoints store what they would compute again, since they would do so after this context
+    has closed, in another state; ``chunk_size`` is the way to save that memory in a refresh.
 
-    What the modules keep between calls in inference mode is dropped at the end, and the caller's random numbers stay
-    his where a network or a loss draws some.
+    On exit the modules are back in their modes, without what they cached in inference mode. Random numbers that the
+    network or the loss draws do not advance the caller's generator.
     """
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -61,8 +61,8 @@ def differentiable_inference(model: nn.Module) -> Iterator[None]:
 def enter_inference(model: nn.Module) -> None:
     """Puts every module in inference mode, by way of training mode.
 
-    A module may compute tensors in ``eval()``, or keep those of a call in inference mode, and drop them in ``train()``;
-    wherever it keeps them, they then belong to the parameters and the graph of the call that follows.
+    A module may compute or cache tensors in inference mode and drop them in ``train()``. Those it then has, wherever it
+    keeps them, belong to the parameters and the graph of the call that follows.
     """
     model.train()
     model.eval()
@@ -72,14 +72,14 @@ def enter_inference(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _checkpoints_off() -> Iterator[None]:
-    """``torch.utils.checkpoint`` calls its function and keeps what autograd saves, in both of its forms.
+    """Makes ``torch.utils.checkpoint`` call its function and keep what autograd saves, in both of its forms.
 
-    Whoever has imported the generator of the other form by name still meets the hook.
+    The hook is replaced too, for callers that have imported the generator of the other form by name.
     """
     replaced = {
-        "_checkpoint_without_reentrant_generator": _nothing_around,
+        "_checkpoint_without_reentrant_generator": lambda *args, **kwargs: (None for _ in range(1)),
         "_checkpoint_hook": lambda frame: contextlib.nullcontext(),
-        "CheckpointFunction": _Kept,
+        "CheckpointFunction": _PlainCall,
     }
     originals = {name: getattr(torch.utils.checkpoint, name) for name in replaced}
     try:
@@ -91,12 +91,7 @@ def _checkpoints_off() -> Iterator[None]:
             setattr(torch.utils.checkpoint, name, original)
 
 
-def _nothing_around(*arguments: Any, **keywords: Any) -> Iterator[None]:
-    """What ``torch.utils.checkpoint`` does before and after it calls its function."""
-    yield
-
-
-class _Kept:
+class _PlainCall:
     """Stands in for ``torch.utils.checkpoint.CheckpointFunction``, the reentrant form."""
 
     @staticmethod

@@ -22,30 +22,29 @@ LikelihoodName = Literal["categorical", "gaussian", "bernoulli"]
 
 
 class Likelihood(Protocol):
-    """A predictive distribution per sample or token."""
+    """A predictive distribution per sample or token; any object with this method will do."""
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """The map u -> M u at ``outputs``, and how many distributions there are (0-d tensor)."""
+        """Returns the map u -> M u at ``outputs``, and how many distributions there are (0-d tensor)."""
         ...
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """Softmax over the classes: M = diag p - p p' (METHODS section 2).
+    """Softmax over the classes: M = diag p - p p' for each position (docs/methods.md, section 2.2).
 
     Args:
         ignore_index: Positions with this integer target (padding) have no distribution: M is 0 there. The targets are
             one integer tensor with an entry for each position of the outputs, flattened or not, alone or as the only
             such tensor in a tuple or mapping. Where there is none, every position counts.
-        axis: Of the outputs, along which the classes lie: the last, or 1 in torch's layout of images, ``[N, C, H, W]``.
+        axis: Axis of the outputs along which the classes lie: the last, or 1 for images, ``[N, C, H, W]``.
         mask: ``mask(outputs, targets)``, bool, True where a position has a distribution; its shape is that of the
             outputs without the axis of the classes, or flattened. It replaces ``ignore_index``.
 
-    Examples:
-        Categorical(ignore_index=0)                                          nn.CrossEntropyLoss(ignore_index=0)
-        Categorical(mask=lambda outputs, targets: targets["weights"] > 0)    a mapping says which positions count
-        Categorical(mask=lambda outputs, targets: pad(targets[:, 1:], (0, 1), value=-100) != -100)
-                                                                             a loss that predicts the next token
+    Example:
+        >>> Categorical(ignore_index=0)  # beside nn.CrossEntropyLoss(ignore_index=0)
+        >>> Categorical(mask=lambda outputs, targets: targets["weights"] > 0)
+        >>> Categorical(mask=lambda outputs, targets: pad(targets[:, 1:], (0, 1), value=-100) != -100)  # next token
     """
 
     ignore_index: int = -100
@@ -53,7 +52,15 @@ class Categorical:
     mask: Mask | None = None
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """See ``Likelihood``. Outputs ``[..., C]``, or with C at ``axis``, are logits or log-probabilities.
+        """The Fisher matrix of the softmax at each position.
+
+        Args:
+            outputs: Logits or log-probabilities, floating point, ``[..., C]``, or with C at ``axis``.
+            targets: Whatever the loss takes.
+
+        Returns:
+            The map u -> M u for u shaped like the outputs, and the number of positions that count, a 0-d integer
+            tensor.
 
         Raises:
             ValueError: there is one class only, the targets say that the classes lie on another axis, or the mask is
@@ -71,7 +78,14 @@ class Categorical:
         return product, counted.sum()
 
     def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which positions have a distribution: bool, of the outputs' shape without the axis of the classes.
+        """Which positions have a distribution.
+
+        Args:
+            outputs: Shaped as for ``fisher``.
+            targets: Whatever the loss takes.
+
+        Returns:
+            bool, shaped like the outputs without the axis of the classes.
 
         Raises:
             ValueError: the mask is not bool or of another shape.
@@ -90,27 +104,41 @@ class Categorical:
                 f"outputs {list(outputs.shape)} have no classes to choose from, as likelihood=categorical needs. "
                 'Choose likelihood="bernoulli" for yes-or-no logits, "gaussian" for a regression.'
             )
-        named = [axis for axis in range(1, outputs.ndim) if _names_classes(targets, outputs.shape, axis)]
-        if named and self.axis % outputs.ndim not in named:
+        if not (isinstance(targets, Tensor) and _integer(targets)):
+            return
+        fitting = [axis for axis in range(1, outputs.ndim) if targets.shape == _positions(outputs.shape, axis)]
+        if fitting and self.axis % outputs.ndim not in fitting:
             raise ValueError(
-                f"targets {list(targets.shape)} put the classes of outputs {list(outputs.shape)} on axis {named[0]}, "
-                f"and the likelihood on axis {self.axis}. Choose likelihood=Categorical(axis={named[0]})."
+                f"targets {list(targets.shape)} put the classes of outputs {list(outputs.shape)} on axis {fitting[0]}, "
+                f"and the likelihood on axis {self.axis}. Choose likelihood=Categorical(axis={fitting[0]})."
             )
 
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """A yes or no for each output, a logit: M = diag p (1 - p); a sample is one row of the first axis.
+    """A yes or no for each output, a logit: M = diag p (1 - p), p = sigmoid(z) (docs/methods.md, section 2.2).
+
+    A sample is one row of the first axis.
 
     Args:
-        mask: ``mask(outputs, targets)``, bool, shaped like the outputs: True where one counts. A row without any is no
-            sample. Default: all do.
+        mask: ``mask(outputs, targets)``, bool, shaped like the outputs, True where an output counts. A row without any
+            is no sample. Default: all outputs count.
+
+    Example:
+        >>> LLQR(model, likelihood=Bernoulli(mask=lambda outputs, targets: targets >= 0))  # -1: not labelled
     """
 
     mask: Mask | None = None
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """See ``Likelihood``. Outputs ``[N, ...]``.
+        """The Fisher matrix of the independent Bernoulli variables.
+
+        Args:
+            outputs: Logits, floating point, ``[N, ...]``.
+            targets: Whatever the loss takes.
+
+        Returns:
+            The map u -> M u for u shaped like the outputs, and the number of samples that count, a 0-d integer tensor.
 
         Raises:
             ValueError: the mask is not bool or of another shape.
@@ -121,22 +149,39 @@ class Bernoulli:
         return (lambda u: variances * u), _rows(counted)
 
     def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count: bool, shaped like them."""
+        """Which outputs count: bool, shaped like them.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
         return _masked(self.mask, outputs, targets, outputs.shape)
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Unit-variance normal around the output: M = I; a sample is one row of the first axis.
+    """A normal distribution of unit variance around each output: M = I (docs/methods.md, section 2.2).
+
+    A sample is one row of the first axis.
 
     Args:
-        mask: As of ``Bernoulli``.
+        mask: ``mask(outputs, targets)``, bool, shaped like the outputs, True where an output counts. A row without any
+            is no sample. Default: all outputs count.
+
+    Example:
+        >>> LLQR(model, likelihood=Gaussian(mask=lambda outputs, targets: ~targets.isnan()))
     """
 
     mask: Mask | None = None
 
     def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """See ``Likelihood``. Outputs ``[N, ...]``.
+        """The Fisher matrix of the means: the identity, 0 where an output does not count.
+
+        Args:
+            outputs: Means, floating point, ``[N, ...]``.
+            targets: Whatever the loss takes.
+
+        Returns:
+            The map u -> M u for u shaped like the outputs, and the number of samples that count, a 0-d integer tensor.
 
         Raises:
             ValueError: the mask is not bool or of another shape.
@@ -145,8 +190,18 @@ class Gaussian:
         return (lambda u: u * counted), _rows(counted)
 
     def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count: bool, shaped like them."""
+        """Which outputs count: bool, shaped like them.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
         return _masked(self.mask, outputs, targets, outputs.shape)
+
+
+NAMED: dict[str, Categorical | Gaussian | Bernoulli] = {
+    "categorical": Categorical(), "gaussian": Gaussian(), "bernoulli": Bernoulli()
+}  # fmt: skip
+"""Likelihoods by name, with their defaults."""
 
 
 def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
@@ -157,21 +212,13 @@ def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
     """
     if not isinstance(choice, str):
         return choice
-    if choice not in _NAMED:
-        raise ValueError(f"likelihood={choice} is not known. Choose from: {', '.join(_NAMED)}.")
-    return _NAMED[choice]
-
-
-_NAMED: dict[str, Likelihood] = {"categorical": Categorical(), "gaussian": Gaussian(), "bernoulli": Bernoulli()}
-
-
-def _names_classes(targets: Any, shape: torch.Size, axis: int) -> bool:
-    """Whether targets are one integer for each position of outputs of that shape, the classes on that axis."""
-    return isinstance(targets, Tensor) and _integer(targets) and targets.shape == _positions(shape, axis)
+    if choice not in NAMED:
+        raise ValueError(f"likelihood={choice} is not known. Choose from: {', '.join(NAMED)}.")
+    return NAMED[choice]
 
 
 def _masked(mask: Mask | None, outputs: Tensor, targets: Any, shape: torch.Size) -> Tensor:
-    """The mask in that shape, all True where there is none."""
+    """The mask in that shape; all True where there is none."""
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=outputs.device)
     counted = mask(outputs, targets)

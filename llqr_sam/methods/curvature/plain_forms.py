@@ -1,13 +1,8 @@
-"""What stands in for operations of torch while a network is differentiated for a refresh.
-
-``PlainForms`` is for operations whose kernels have one derivative only, or whose autocast has one. ``ReverseModeRules``
-is for what torch's backward pass knows and its forward mode does not; it is wanted where a network is traced in forward
-mode.
-"""
+"""What stands in for operations of torch while a network is differentiated for a refresh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,23 +15,25 @@ from llqr_sam.methods.named import HALF
 
 
 class PlainForms(TorchFunctionMode):
-    """Replaces an operation that has one derivative only by others that have as many as one likes."""
+    """Replaces operations that have one derivative only, or only one under autocast, by others that have two."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _FORMS.get(func, func)(*args, **(kwargs or {}))
 
 
 class ReverseModeRules(TorchFunctionMode):
-    """Holds tangents still where the backward pass does: in ``torch.no_grad()``, and at an embedding's padding row.
+    """Gives forward mode the rules that torch's backward pass has and its forward mode lacks.
 
-    Normalisations of half-precision inputs by float32 statistics compute in float32 within their kernels, but return
-    tangents in float32, which no matrix product takes beside half precision. Here they are cast around the kernel.
+    No tangent passes ``torch.no_grad()`` or an embedding's padding row. Normalisations of half-precision inputs by
+    float32 statistics return half precision; torch would return float32 tangents, which the next matrix product
+    refuses.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _NORMALISATIONS and _mixed(args, kwargs or {}):
-            return func(args[0].float(), *args[1:], **(kwargs or {})).to(args[0].dtype)
-        found = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _NORMALISATIONS and args and args[0].dtype in HALF and _any_float32((*args, *kwargs.values())):
+            return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
+        found = func(*args, **kwargs)
         if not torch.is_grad_enabled():
             return tree_map_only(Tensor, Tensor.detach, found)
         padding = kwargs["padding_idx"] if func is functional.embedding else None
@@ -46,35 +43,25 @@ class ReverseModeRules(TorchFunctionMode):
         return torch.where((tokens == padding % len(weight)).unsqueeze(-1), found.detach(), found)
 
 
-def embedding_bag(
+def _any_float32(arguments: tuple[Any, ...]) -> bool:
+    return any(isinstance(x, Tensor) and x.dtype == torch.float32 for x in arguments)
+
+
+def _embedding_bag(
     input: Tensor,
     weight: Tensor,
-    offsets: Tensor | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
+    *,
+    offsets: Tensor | None,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    include_last_offset: bool,
+    padding_idx: int | None,
+    **others: Any,
 ) -> Tensor:
-    """``torch.nn.functional.embedding_bag`` out of operations with second derivatives.
-
-    Args:
-        input: Word indices, ``[B, L]``, or ``[T]`` with ``offsets`` ``[B]``.
-        weight: A row a word, ``[V, D]``.
-        offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset,
-            padding_idx: As in torch. The forms that rewrite the weight or its gradient are torch's own.
-
-    Returns:
-        One row a bag, ``[B, D]``.
-    """
-    if max_norm is not None or scale_grad_by_freq:
-        return functional.embedding_bag(
-            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
-            include_last_offset, padding_idx,
-        )  # fmt: skip
+    """``functional.embedding_bag``; where it rewrites the weight or scales its gradient, torch's own."""
+    if others["max_norm"] is not None or others["scale_grad_by_freq"]:
+        others |= {"mode": mode, "include_last_offset": include_last_offset, "padding_idx": padding_idx}
+        return functional.embedding_bag(input, weight, offsets, per_sample_weights=per_sample_weights, **others)
     words = input.flatten()
     position = torch.arange(len(words), device=words.device)
     if offsets is None:
@@ -98,32 +85,18 @@ def embedding_bag(
     return total / sizes.clamp_min(1).unsqueeze(1)
 
 
-def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    """``torch.nn.functional.hardsigmoid`` out of operations with second derivatives.
-
-    Args:
-        input: Any tensor.
-        inplace: Whether the result is written to ``input``.
-
-    Returns:
-        ``clamp(input + 3, 0, 6) / 6``.
-    """
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     found = functional.relu6(input + 3) / 6
     return input.copy_(found) if inplace else found
 
 
-def scaled_dot_product_attention(
+def _scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
 ) -> Tensor:
-    """``torch.nn.functional.scaled_dot_product_attention``, with the casts of autocast made before it.
+    """``functional.scaled_dot_product_attention``, with the casts of autocast made before it.
 
     The plain kernel returns to float32 inside, where a nested derivative would meet autocast a second time, and two
-    dtypes in one product. It also would multiply in float32 what autocast has rounded; here it does not.
-
-    Args:
-        query, key, value: ``[..., T, D]``.
-        attn_mask: Boolean, or added to the scores.
-        rest, more: As in torch.
+    dtypes in one product. It would also multiply in float32 what autocast has rounded.
     """
     device = query.device.type
     if not torch.is_autocast_enabled(device):
@@ -142,13 +115,10 @@ def scaled_dot_product_attention(
         cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
-def multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """``torch.nn.functional.multi_head_attention_forward``, which calls the above where nobody can replace it.
+def _multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """``functional.multi_head_attention_forward``, which calls the kernel above where nothing can replace it.
 
-    Under autocast it takes its other way here, plain products and their weights, which are then dropped.
-
-    Args:
-        query, args, kwargs: As in torch.
+    Under autocast it computes its weights by plain products, and they are then dropped.
     """
     if kwargs.get("need_weights", True) or not torch.is_autocast_enabled(query.device.type):
         return functional.multi_head_attention_forward(query, *args, **kwargs)
@@ -156,21 +126,13 @@ def multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> tu
     return outputs, None
 
 
-def _mixed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a half-precision input, the first of the arguments by position, meets float32 tensors."""
-    others = (*args[1:], *kwargs.values())
-    return any(x.dtype in HALF for x in args[:1]) and any(
-        isinstance(x, Tensor) and x.dtype == torch.float32 for x in others
-    )
-
-
 _NORMALISATIONS = frozenset(
     {functional.batch_norm, functional.layer_norm, functional.group_norm, functional.instance_norm, functional.rms_norm}
 )
 
 _FORMS: Mapping[Any, Callable[..., Any]] = {
-    functional.embedding_bag: embedding_bag,
-    functional.hardsigmoid: hardsigmoid,
-    functional.multi_head_attention_forward: multi_head_attention_forward,
-    functional.scaled_dot_product_attention: scaled_dot_product_attention,
+    functional.embedding_bag: _embedding_bag,
+    functional.hardsigmoid: _hardsigmoid,
+    functional.multi_head_attention_forward: _multi_head_attention_forward,
+    functional.scaled_dot_product_attention: _scaled_dot_product_attention,
 }

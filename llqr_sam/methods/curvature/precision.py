@@ -1,7 +1,6 @@
-"""In what precision the curvature is computed: g, J v, J' u and H v, and nothing of U.
+"""Precision of the curvature: g, J v, J' u and H v. U itself is always float32 or float64.
 
-A refresh spends nearly all of its time in these. On a GPU whole float32 costs several times what the lower precisions
-of its matrix units do, which training steps use.
+A refresh spends nearly all of its time in these, and on a GPU float32 costs several times what bfloat16 or TF32 do.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ CurvatureDtype = torch.dtype | Literal["tf32"] | None
 
 @dataclass(frozen=True)
 class Precision:
-    """That of the parameters, float32 or float64, or a lower one.
+    """The parameters' own precision, float32 or float64, or a lower one.
 
     Attributes:
-        autocast: The network is called under autocast to this dtype, as a training step calls it. The loss is float32.
-        tf32: Float32 matrix products and convolutions may keep TF32's 10 bits of 23. It changes nothing on a CPU.
-        eps: Spacing of the numbers that products are made of; 0 is that of the parameters.
+        autocast: The network is called under autocast to this dtype, as in training. The loss is float32.
+        tf32: Float32 matrix products and convolutions may keep 10 bits of 23 (TF32). No effect on a CPU.
+        eps: Relative spacing of the numbers in products; 0 is that of the parameters.
     """
 
     autocast: torch.dtype | None = None
@@ -31,23 +30,19 @@ class Precision:
     eps: float = 0.0
 
     def network(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        """Around the call of the network.
-
-        Casts of weights are not kept from call to call: a trace would find those of another call.
-        """
+        """Context for the call of the network."""
         if self.autocast is None:
             return contextlib.nullcontext()
+        # Cast weights are not cached: a trace would find those of another call.
         return torch.autocast(device.type, self.autocast, cache_enabled=False)
 
     @contextlib.contextmanager
     def products(self, device: torch.device) -> Iterator[None]:
-        """Around whatever is computed with the network, backward passes too.
-
-        PyTorch's older switches are set: a mixture with ``fp32_precision`` raises.
-        """
+        """Context for everything computed with the network, backward passes too."""
         if not self.tf32 or device.type != "cuda":
             yield
             return
+        # These are PyTorch's older switches: mixing them with ``fp32_precision`` raises.
         cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
         try:
             torch.backends.cudnn.allow_tf32 = True
@@ -62,14 +57,10 @@ WHOLE = Precision()
 
 
 def precision_of(curvature_dtype: CurvatureDtype, dtype_of_factors: torch.dtype) -> Precision:
-    """What ``LLQR(curvature_dtype=...)`` asks for.
-
-    Args:
-        curvature_dtype: ``None``, "tf32" or ``torch.bfloat16``.
-        dtype_of_factors: Of U, float32 or float64.
+    """The precision that ``LLQR(curvature_dtype=...)`` names, for a U of that dtype.
 
     Raises:
-        ValueError: it is another, or the model is in double precision, which neither autocast nor TF32 lowers.
+        ValueError: the name is unknown, or the model is in double precision, which neither autocast nor TF32 lowers.
     """
     if curvature_dtype is None:
         return WHOLE

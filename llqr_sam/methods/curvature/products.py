@@ -8,9 +8,9 @@ with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the 
     NGD     H v = s J' M J v     s = 1 (sum, the authors' code) or 1/N (mean); M = diag p - p p' for a softmax
     Newton  H v = d2 l v         l the mean loss
 
-Both have batch-norm in inference mode, dropout off, and the plain attention kernels: the fused ones have neither a
-forward-mode nor a second derivative (METHODS section 2). A network in half precision is linearised in float32, or
-under autocast, as ``precision`` says; loss, likelihood and M are float32 either way.
+Batch-norm is in inference mode, dropout is off, and attention uses its plain kernel, since the fused ones have neither
+a forward-mode nor a second derivative (docs/methods.md, section 2.2). A network in half precision is linearised in
+float32, or under autocast where ``precision`` says so; loss, likelihood and M are float32 either way.
 """
 
 from __future__ import annotations
@@ -21,22 +21,18 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from llqr_sam.methods.curvature.derivatives import Jacobian, Push, pull, reverse_over_reverse
 from llqr_sam.methods.curvature.diagnosis import explained
-from llqr_sam.methods.curvature.forward_trace import Push
-from llqr_sam.methods.curvature.hessian import reverse_over_reverse
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.jacobian import JacobianReplay, pull
 from llqr_sam.methods.curvature.likelihoods import Likelihood
-from llqr_sam.methods.curvature.point import LossFunction, LossPoint, Point, loss_point_of
+from llqr_sam.methods.curvature.point import LossFunction, Point, point_of
 from llqr_sam.methods.curvature.precision import WHOLE, Precision
 from llqr_sam.methods.named import Named
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
-Linearize = Callable[[Point, Tensor], Push]
-Differentiate = Callable[[LossPoint], tuple[Named, Push]]
 
 
 class Curvature(Protocol):
@@ -53,9 +49,6 @@ class Curvature(Protocol):
 class FisherCurvature:
     """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient).
 
-    J v is a replayed forward-mode pass where the network has one, else two backward passes; J' u is a retained
-    backward pass.
-
     Args:
         model: Network; its trainable parameters are the coordinates.
         inputs: Preconditioner minibatch; a tuple is spread over positional arguments, a mapping over keywords.
@@ -63,9 +56,8 @@ class FisherCurvature:
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
         likelihood: Predictive distribution.
         reduction: "sum" over samples (authors' code) or "mean".
-        linearize: How J v is computed: a ``JacobianReplay`` (kept, it traces the network once for all its refreshes)
-            for many products, a ``DoubleBackward`` for one. Default: a replay of its own.
-        precision: That of g, J v and J' u.
+        jacobian: Computes J v; one that is kept traces the network once for all its points. Default: a new one.
+        precision: Precision of g, J v and J' u.
 
     Raises:
         UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
@@ -79,20 +71,20 @@ class FisherCurvature:
         loss_fn: LossFunction,
         likelihood: Likelihood,
         reduction: Reduction,
-        linearize: Linearize | None = None,
+        jacobian: Jacobian | None = None,
         precision: Precision = WHOLE,
     ) -> None:
-        point = loss_point_of(model, inputs, targets, loss_fn, precision)
-        self._point: Point = point.without_loss()
-        self._explained = partial(explained, model, replace(self._point, precision=WHOLE).outputs)
+        with_loss = point_of(model, inputs, precision, targets=targets, loss_fn=loss_fn)
+        self._point = point = replace(with_loss, targets=None, loss_fn=None)
+        self._explained = partial(explained, model, replace(point, precision=WHOLE).outputs)
         self._products = partial(precision.products, point.device)
         with differentiable_inference(model), self._explained(), self._products():
-            self._outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
+            self._outputs, loss = point.evaluated(lambda z: (z, with_loss.loss_of(z)))
             point.require_differentiable(loss)
             gradients = torch.autograd.grad(
                 loss, list(point.parameters.values()), retain_graph=True, materialize_grads=True
             )
-            self._push = (linearize or JacobianReplay())(self._point, self._outputs)
+            self._push = (jacobian or Jacobian())(point, self._outputs)
             self._output_fisher, count = likelihood.fisher(self._outputs.detach(), targets)
         self.gradient: Named = dict(zip(point.parameters, gradients, strict=True))
         self._scale = 1.0 if reduction == "sum" else count.to(self._outputs.dtype).reciprocal()
@@ -110,10 +102,9 @@ class HessianCurvature:
     """H = the Hessian of the mean loss (Newton).
 
     Args:
-        model, inputs, targets, loss_fn: As for ``FisherCurvature``.
-        differentiate: How g and H v are computed: a ``HessianReplay`` (kept, it traces the network once for all its
-            refreshes) for many products, ``reverse_over_reverse`` for one. Default: the latter.
-        precision: That of g and H v.
+        model, inputs, targets, loss_fn, precision: As for ``FisherCurvature``.
+        hessian: Computes g and H v: a kept ``Hessian`` traces the network once for all its points. Default: reverse
+            over reverse, which is cheaper for a few products.
 
     Raises:
         UnsupportedModuleError: a module on the way, or the loss, has no second derivative.
@@ -125,14 +116,14 @@ class HessianCurvature:
         inputs: Any,
         targets: Any,
         loss_fn: LossFunction,
-        differentiate: Differentiate = reverse_over_reverse,
+        hessian: Callable[[Point], tuple[Named, Push]] = reverse_over_reverse,
         precision: Precision = WHOLE,
     ) -> None:
-        point = loss_point_of(model, inputs, targets, loss_fn, precision)
+        point = point_of(model, inputs, precision, targets=targets, loss_fn=loss_fn)
         self._explained = partial(explained, model, replace(point, precision=WHOLE).outputs, point.loss_of)
         self._products = partial(precision.products, point.device)
         with differentiable_inference(model), self._explained(), self._products():
-            self.gradient, self._push = differentiate(point)
+            self.gradient, self._push = hessian(point)
 
     def product(self, v: Named) -> Named:
         """H v."""

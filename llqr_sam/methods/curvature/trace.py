@@ -1,4 +1,8 @@
-"""One trace of a network in forward mode, cut into what the point decides and what the direction decides."""
+"""One trace of a network in forward mode, cut in two.
+
+The first part depends on the point alone and runs once at each point. The second depends on the direction v too, and
+runs for each product.
+"""
 
 from __future__ import annotations
 
@@ -17,50 +21,56 @@ from llqr_sam.methods.curvature.plain_forms import ReverseModeRules
 from llqr_sam.methods.curvature.point import Point
 from llqr_sam.methods.named import Named
 
+aten = torch.ops.aten
 Signature = tuple[Any, ...]
 
-_SETTABLE = (bool, int, float, str, type(None), torch.dtype, torch.device)
-"""Types of plain values among a network's inputs that a trace can be kept for."""
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+"""Types of inputs, other than tensors, that a trace can be kept for."""
 
 _REPLACED: Mapping[Any, Callable[..., Any]] = {
     # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
-    torch.ops.aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
+    aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
     # The functional copy has no derivative of its own; it is laid out in memory as what it replaces.
-    torch.ops.aten.copy.default: lambda old, new, non_blocking=False: _laid_out_as(old, new.to(old).expand_as(old)),
+    aten.copy.default: lambda old, new, non_blocking=False: _laid_out_as(old, new.to(old).expand_as(old)),
 }
 """Operations that a trace holds in another form."""
+
+_LINEAR = frozenset(
+    getattr(aten, name).default
+    for name in ("alias", "clone", "detach", "expand", "neg", "permute", "t", "unsqueeze", "view", "_to_copy")
+)
+"""Operations that map zero to zero, whatever their other arguments."""
 
 
 class UntraceableError(RuntimeError):
     """The network's operations depend on more than the shapes of its inputs."""
 
 
-class Trace:
-    """The values of a network and their derivative, for all points of one signature.
+class ForwardTrace:
+    """``Point.values`` and their derivative, for all points of one signature.
 
     Args:
         point: Where the trace is made.
 
     Raises:
-        UntraceableError: a shape on the way depends on the data.
+        UntraceableError: the shape of an intermediate result depends on the data.
         RuntimeError, NotImplementedError: torch cannot trace the network, or differentiate it in forward mode.
     """
 
     def __init__(self, point: Point) -> None:
-        leaves, self._structure = _leaves(point)
+        leaves, structure = _leaves(point)
         self.verified_for: Any = None
-        """For what the derivative has been compared with autograd's, set by whoever compares."""
-        self._names = list(point.parameters)
+        """What the derivative has been compared with the network's for; set by the caller."""
+        self.names = list(point.parameters)
         tangents = [torch.zeros_like(p) for p in point.parameters.values()]
         self._strides = [t.stride() for t in tangents]
 
         def values_and_push(leaves: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
-            at = self._point(point, leaves)
-            tangent = dict(zip(self._names, tangents, strict=True))
-            both: Any = jvp(at.values, (at.parameters,), (tangent,))  # its stub knows another form
+            at = replace(point, **dict(zip(point.varying, tree_unflatten(leaves, structure), strict=True)))
+            both: Any = jvp(at.values, (at.parameters,), (dict(zip(self.names, tangents, strict=True)),))
             return [*both[0], *both[1]]
 
-        # The compiler stands aside (inference.py), and need not refuse to be traced through.
+        # Nothing is compiled here (inference.py), so the compiler need not refuse to be traced through.
         untouched = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
         with warnings.catch_warnings(), untouched, ReverseModeRules():
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
@@ -70,41 +80,33 @@ class Trace:
         whole.graph.eliminate_dead_code()
         self._at_point, self._at_tangent, self._count = _cut(whole, len(leaves))
 
-    def at(self, point: Point) -> Replayed:
+    def at(self, point: Point) -> Linearization:
         """The network at a point of this trace's signature."""
-        leaves, _ = _leaves(point)
         with torch.no_grad():
-            found = self._at_point(*leaves)
-        return Replayed(self, found[: self._count], found[self._count :])
+            found = self._at_point(*_leaves(point)[0])
+        return Linearization(self, found[: self._count], found[self._count :])
 
     def push(self, kept: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
-        """The derivative of the values along tangents, one for each parameter, where ``kept`` was computed."""
+        """The derivative of the values along one tangent for each parameter, from what ``at`` kept."""
         strided = [_strided(t, stride) for t, stride in zip(tangents, self._strides, strict=True)]
         return list(self._at_tangent(*kept, *strided))
 
-    def along(self, v: Named) -> list[Tensor]:
-        """v in the order of the parameters."""
-        return [v[name] for name in self._names]
 
-    def _point(self, point: Point, leaves: list[Tensor]) -> Point:
-        return replace(point, **dict(zip(point.varying, tree_unflatten(leaves, self._structure), strict=True)))
-
-
-class Replayed:
+class Linearization:
     """The values of a network at one point, and their derivative J there.
 
     Attributes:
-        values: As ``Point.values`` has them.
+        values: ``Point.values``, computed by the trace.
     """
 
-    def __init__(self, trace: Trace, values: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    def __init__(self, trace: ForwardTrace, values: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
         self.values = list(values)
         self._trace, self._kept = trace, kept
 
+    @torch.no_grad()
     def push(self, v: Named) -> list[Tensor]:
         """J v, one tensor for each value."""
-        with torch.no_grad():
-            return self._trace.push(self._kept, self._trace.along(v))
+        return self._trace.push(self._kept, [v[name] for name in self._trace.names])
 
     def pull(self, us: Sequence[Tensor], like: Named) -> list[Tensor]:
         """J' u, one tensor for each parameter, by a backward pass through ``push``, which is linear.
@@ -116,7 +118,7 @@ class Replayed:
         Raises:
             RuntimeError: an operation of the trace has no derivative.
         """
-        tangents = [torch.zeros_like(t).requires_grad_() for t in self._trace.along(like)]
+        tangents = [torch.zeros_like(like[name]).requires_grad_() for name in self._trace.names]
         with torch.enable_grad():
             pushed = self._trace.push(self._kept, tangents)
         pairs = [(p, u) for p, u in zip(pushed, us, strict=True) if p.requires_grad]
@@ -135,10 +137,16 @@ def signature(point: Point) -> Signature:
     leaves, structure = _leaves(point)
     kinds: list[Any] = []
     for x in leaves:
-        if not isinstance(x, (Tensor, *_SETTABLE)):
+        if not isinstance(x, (Tensor, *_PLAIN)):
             raise UntraceableError(f"an input of type {type(x).__name__} is no tensor")
         kinds.append((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x)
     return id(point.model), point.precision, str(structure), *kinds
+
+
+def _leaves(point: Point) -> tuple[list[Any], Any]:
+    """Everything that differs from point to point: tensors, detached, and plain values."""
+    leaves, structure = tree_flatten(tuple(getattr(point, name) for name in point.varying))
+    return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
 
 
 def _require_fixed_shapes(graph: fx.Graph) -> None:
@@ -146,14 +154,17 @@ def _require_fixed_shapes(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
             continue
-        if node.target is torch.ops.aten.index.Tensor and not any(_is_mask(index) for index in node.args[1]):
+        if node.target is aten.index.Tensor and not any(_is_mask(index) for index in node.args[1]):
             continue  # tagged for masks; indices have a shape of their own
         raise UntraceableError(f"the shape of what {node.target} returns depends on the data")
 
 
+def _is_mask(index: fx.Node | None) -> bool:
+    return index is not None and _value(index).dtype in (torch.bool, torch.uint8)
+
+
 def _drop_zeros(graph: fx.Graph) -> None:
-    """Takes what is made of zero tangents alone out of sums, where each product would add it again."""
-    aten = torch.ops.aten
+    """Removes what is made of zero tangents alone from sums, which each product would compute again."""
     zeros = {node for node in graph.nodes if node.target is aten.zeros.default}
     for node in graph.nodes:
         of_zero = node.target in _LINEAR and node.args[0] in zeros
@@ -166,64 +177,36 @@ def _drop_zeros(graph: fx.Graph) -> None:
                     break
 
 
-_LINEAR = frozenset(
-    getattr(torch.ops.aten, name).default
-    for name in ("alias", "clone", "detach", "expand", "neg", "permute", "t", "unsqueeze", "view", "_to_copy")
-)
-"""Operations that map zero to zero, whatever their other arguments."""
-
-
 def _alike(a: fx.Node, b: fx.Node) -> bool:
-    """Also in memory layout: the operations that follow were traced with that of the sum, and views depend on it."""
+    """Whether two results agree in memory layout too: views among the operations that follow depend on it."""
     x, y = _value(a), _value(b)
     return bool((x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()))
 
 
-def _is_mask(index: fx.Node | None) -> bool:
-    return index is not None and _value(index).dtype in (torch.bool, torch.uint8)
-
-
 def _value(node: fx.Node) -> Any:
-    """What a node returned while it was traced, or the constant it stands for, of which torch 2.6 notes nothing."""
+    """What a node returned while it was traced, or the constant it stands for (torch 2.6 notes no value of one)."""
     return node.meta["val"] if "val" in node.meta else getattr(node.graph.owning_module, str(node.target))
 
 
-def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
-    if new.stride() == old.stride():
-        return new
-    return torch.zeros_like(old) + new
-
-
-def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The tensor in the memory layout that was traced: a view of a parameter is one of no other."""
-    if tensor.stride() == stride:
-        return tensor
-    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-
-
-def _leaves(point: Point) -> tuple[list[Any], Any]:
-    """Everything of a point that may differ from another's: tensors, detached, and plain values."""
-    leaves, structure = tree_flatten(tuple(getattr(point, name) for name in point.varying))
-    return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
-
-
 def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.GraphModule, int]:
-    """(leaves -> values..., kept...), (kept..., tangents -> pushed...), and the number of values.
+    """Cuts a graph where the tangents enter.
 
     Args:
         whole: Leaves and tangents, in this order, to values and as many pushed.
         point_inputs: How many of its arguments are leaves.
+
+    Returns:
+        (leaves -> values..., kept...), (kept..., tangents -> pushed...), and the number of values.
     """
-    arguments = [node for node in whole.graph.nodes if node.op == "placeholder"]
-    (end,) = [node for node in whole.graph.nodes if node.op == "output"]
+    *nodes, end = whole.graph.nodes
     results: Sequence[fx.Node] = end.args[0]
     values, pushed = results[: len(results) // 2], results[len(results) // 2 :]
-    moving = set(arguments[point_inputs:])
-    for node in whole.graph.nodes:
-        if node is not end and any(argument in moving for argument in node.all_input_nodes):
+    moving = {node for node in nodes if node.op == "placeholder"} - set(nodes[:point_inputs])
+    for node in nodes:
+        if not moving.isdisjoint(node.all_input_nodes):
             moving.add(node)
-    still = [node for node in whole.graph.nodes if node not in moving and node is not end]
-    kept = [node for node in still if node in pushed or any(user in moving for user in node.users)]
+    still = [node for node in nodes if node not in moving]
+    kept = [node for node in still if node in pushed or not moving.isdisjoint(node.users)]
 
     first = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -231,13 +214,23 @@ def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.G
         copies[node] = first.node_copy(node, copies.__getitem__)
     first.output(tuple(copies[node] for node in (*values, *kept)))
 
-    second, copies = fx.Graph(), {}
-    for i, node in enumerate(kept):
-        copies[node] = second.placeholder(f"kept_{i}")
-    for node in whole.graph.nodes:
+    second = fx.Graph()
+    copies = {node: second.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
+    for node in nodes:
         if node in moving:
             copies[node] = second.node_copy(node, copies.__getitem__)
     second.output(tuple(copies[node] for node in pushed))
     for graph in (first, second):
         graph.eliminate_dead_code()
     return fx.GraphModule(whole, first), fx.GraphModule(whole, second), len(values)
+
+
+def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
+    return new if new.stride() == old.stride() else torch.zeros_like(old) + new
+
+
+def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The tensor in the memory layout that was traced: a traced view of a parameter needs it."""
+    if tensor.stride() == stride:
+        return tensor
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)

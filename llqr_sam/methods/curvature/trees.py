@@ -1,4 +1,4 @@
-"""Minibatches are nested: tensors in tuples, lists and mappings, and other things beside them."""
+"""Nested minibatches: tensors in tuples, lists and mappings, and other things beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor of a nest, in order."""
+    """Yields every tensor in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (tuple, list, Mapping)):
@@ -19,16 +19,16 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """The same nest with a function of each tensor in its place; everything else as it is."""
+    """The same tree with ``function(tensor)`` in place of each tensor; everything else as it is."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, Mapping):
         changed = {key: mapped(function, branch) for key, branch in tree.items()}
-        if isinstance(tree, MutableMapping):  # of a kind of its own, which whoever reads it may count on
-            same_kind = copy.copy(tree)
-            same_kind.update(changed)
-            return same_kind
-        return changed
+        if not isinstance(tree, MutableMapping):
+            return changed
+        same_kind = copy.copy(tree)  # its readers may rely on the class of the mapping
+        same_kind.update(changed)
+        return same_kind
     if isinstance(tree, (tuple, list)):
         branches = [mapped(function, branch) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)

@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
 from llqr_sam.report.tables.paper_numbers import ARCHS, DATASETS, method_label
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.plan.plan import Cell, plan
 from llqr_sam.suite.status.status import Status
 
@@ -115,12 +115,13 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
     rows = []
     for table in [""] if named else [t for t in TABLES[number] if t in groups()["table"]]:
         chosen = [*words] if named else [f"table={table}", *words]
-        config = compose_config(chosen)
-        curves = curves_of(Status.of(plan(config, chosen), results), config.table.metric)
-        place = f"Table {config.table.number}" if config.table.number.isdigit() else config.table.title
+        command = Command.of(*chosen)
+        shown = command.table
+        curves = curves_of(Status.of(plan(command), results), shown.metric)
+        place = f"Table {shown.number}" if shown.number.isdigit() else shown.title
         for network in dict.fromkeys(curve.network for curve in curves):
             of_network = [curve for curve in curves if curve.network == network]
-            rows.append((f"{network_name(of_network[0].cell)} ({place})", config.table.metric, of_network))
+            rows.append((f"{network_name(of_network[0].cell)} ({place})", shown.metric, of_network))
     if not rows:
         tables = " or ".join(TABLES[number])
         raise NoRecords(f"no run of table {tables} is finished; python train.py table={TABLES[number][0]}")

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.tables.entries import Entry, Table
@@ -19,6 +19,7 @@ from llqr_sam.report.tables.seed_statistics import Interval
 from llqr_sam.report.tables.wording import cell_lines
 from llqr_sam.studies import table_9 as storage
 from llqr_sam.studies.table_10 import table as cadence
+from llqr_sam.suite.config.schema import TableConfig
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.status.status import Status
 
@@ -109,7 +110,7 @@ def accuracy_grid(table: Table, status: Status) -> Grid:
     return Grid((*heads, *methods), tuple(rows), tuple(sources))
 
 
-def cadence_grid(table: DictConfig, number: int, section: cadence.Section) -> Grid:
+def cadence_grid(table: TableConfig, number: int, section: cadence.Section) -> Grid:
     """A network of Table 10, the ``number``-th of its sections."""
     if section.empty:
         return Grid((), ())
@@ -165,7 +166,7 @@ def _timed(head: str, figure: cadence.Figure, section: cadence.Section, link: st
     return View(head, figure.text, figure.paper_text, f"{difference:+.2f}", tone, facts, link)
 
 
-def _timing_source(table: DictConfig, section: cadence.Section, link: str) -> Iterator[Source]:
+def _timing_source(table: TableConfig, section: cadence.Section, link: str) -> Iterator[Source]:
     timing = section.timing
     if timing is not None:
         yield Source(

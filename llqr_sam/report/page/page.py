@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from omegaconf import DictConfig
 
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.report.figures.curves import curves_of
@@ -27,10 +26,11 @@ from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_10 import table as cadence
 from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.timing import Timing, read_timings
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import try_each
-from llqr_sam.suite.plan.plan import is_timed, plan
+from llqr_sam.suite.config.schema import TableConfig
+from llqr_sam.suite.plan.plan import plan
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,18 @@ def write_page(results: Path, words: Sequence[str] = ()) -> tuple[Path, list[str
 
 def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
     words = [f"table={number}", *given, f"paths.results={results}"]
-    config = compose_config(words)
-    if is_timed(config):
-        plan(config, words)  # refuses what no run of it can take
-        return _times(config.table, timings)
-    status, table = collect(config, words)
+    command = Command.of(*words)
+    if command.config.times_networks:
+        plan(command)  # refuses what no run of it can take
+        return _times(command.table, timings)
+    status, table = collect(command)
     runs = {run.run_id for run in status.runs}
     return Section(
         anchor=f"table-{number}",
         title=heading(table),
         caption=caption(table),
         parts=(Part("", "", accuracy_grid(table, status)),),
-        charts=tuple(charts(curves_of(status, config.table.metric), config.table.metric)),
+        charts=tuple(charts(curves_of(status, command.table.metric), command.table.metric)),
         notes=(progress(table), *selected(table), *status.damage()),
         done=len(runs) - len(status.select("missing", "failed", "running", "diverged")),
         planned=len(runs),
@@ -125,7 +125,7 @@ def _section(number: str, results: Path, given: Sequence[str], timings: Sequence
     )
 
 
-def _times(table: DictConfig, timings: Sequence[Timing]) -> Section:
+def _times(table: TableConfig, timings: Sequence[Timing]) -> Section:
     sections = cadence.cadence(table, timings)
     measured = {section.arch for section in sections if section.timing is not None}
     return Section(

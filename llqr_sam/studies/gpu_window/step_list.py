@@ -28,10 +28,9 @@ from omegaconf import OmegaConf
 from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug, find_device
 from llqr_sam.studies.gpu_window.guard import Guard
 from llqr_sam.studies.gpu_window.steps import Ended, OneWorker, Output, Step, Timings, Training
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.dispatch import places
 from llqr_sam.suite.launch.launch import check_choices, check_code, check_device, check_places
 from llqr_sam.suite.plan.plan import Planned, plan
 from llqr_sam.suite.status.same_data import Comparison, check_paths
@@ -100,7 +99,7 @@ class StepList:
         self._name, self._given = path.stem, list(words)
         self._plain = [word for word in words if not word.startswith("table.")]
         self._own: list[str] = tree["words"]
-        self.config = compose_config(merged(self._own, self._plain))
+        self.config = Command.of(*merged(self._own, self._plain)).config
         if self.config.table is not None:
             raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
         if self.config.launch.name != "inline":
@@ -123,7 +122,7 @@ class StepList:
                 there or not the one of the records.
         """
         check_code()
-        check_device(self.config)
+        check_device(self.config, [step.run.settings for part in self.parts for step in part.trainings])
         check_places(self.config)
         deadline, guard, failed = Deadline(minutes), Guard(), 0
         with guard.on_signals():
@@ -168,7 +167,7 @@ class StepList:
         runs = [training.run for part in self.parts for training in part.trainings]
         check_paths([run.data_path], self.config)
         same = [other for other in runs if (other.cell.dataset, other.data_path) == (run.cell.dataset, run.data_path)]
-        Comparison.of(Status.of(same, *places(self.config)), self.config).check()
+        Comparison.of(Status.under(same, self.config), self.config).check()
 
     def _missing(self, deadline: Deadline) -> Iterator[tuple[Part, Step]]:
         """What is not done when its turn comes, each once: one that fails now has had its turn.
@@ -214,13 +213,13 @@ class StepList:
     def _of_table(self, number: str) -> Iterator[Training]:
         given = [word for word in self._given if not word.startswith("table.timing.")]
         words = merged([f"table={number}"], given)
-        for run in plan(compose_config(words), words):
+        for run in plan(Command.of(*words)):
             cell = f"optim={run.cell.method}" + (f" geometry={run.cell.geometry}" if run.cell.geometry else "")
             yield Training(f"table={number} {cell} seed={run.settings.seed}", run, self.config, self.trainer)
 
     def _training(self, text: str) -> Training:
         words = merged([*self._own, *text.split()], self._plain)
-        (run,) = plan(compose_config(words), words)
+        (run,) = plan(Command.of(*words))
         return Training(text, replace(run, folder=self._name), self.config, self.trainer)
 
 

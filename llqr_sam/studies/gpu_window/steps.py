@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from omegaconf import DictConfig
-
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.repository import ROOT
 from llqr_sam.studies.gpu_window.guard import Guard
 from llqr_sam.studies.table_10.measurements import Measurements, measurements
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.dispatch import places
+from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
 from llqr_sam.suite.launch.local import Worker
 from llqr_sam.suite.plan.plan import Planned
@@ -81,9 +79,9 @@ class OneWorker:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def train(self, run: Planned, config: DictConfig, guard: Guard, seconds: float | None) -> Ended:
+    def train(self, run: Planned, config: Config, guard: Guard, seconds: float | None) -> Ended:
         """Train a run or go on with it."""
-        status = Status.of([run], *places(config))
+        status = Status.under([run], config)
         worker = self._worker or Worker(environment(ROOT))
         worker.give(make_job(run, status, config, Path()))
         with guard.limited(worker.process.pid, seconds) as watched:
@@ -119,7 +117,7 @@ class Training:
 
     words: str
     run: Planned
-    config: DictConfig
+    config: Config
     trainer: OneWorker
     tried: float = 0.0
 
@@ -149,7 +147,7 @@ class Training:
         return self.trainer.train(self.run, self.config, guard, seconds)
 
     def _status(self) -> Status:
-        return Status.of([self.run], *places(self.config))
+        return Status.under([self.run], self.config)
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,7 @@ class Timings:
         return next((network.path for network in waiting if not network.measured), None)
 
     def _found(self) -> Measurements:
-        return measurements(compose_config(self.words), self.words)
+        return measurements(Command.of(*self.words))
 
 
 def _ran(command: Sequence[str], path: Path, output: Path, guard: Guard, seconds: float | None) -> Ended:

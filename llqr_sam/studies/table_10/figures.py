@@ -14,7 +14,7 @@ from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figur
 from llqr_sam.studies.table_10.measurements import timings_folder
 from llqr_sam.studies.table_10.table import LABELS, NAMES, Section, Spread, cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 
 TABLE = "10"
 PAPER_EXPONENT = "1.27 to 1.28"  # of the parameter count in a refresh's time (paper, section 5)
@@ -27,17 +27,17 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
     Raises:
         NoRecords: nothing was measured.
     """
-    table = compose_config([f"table={TABLE}"]).table
+    table = Command.of(f"table={TABLE}").table
     sections = [section for section in cadence(table, _timings(results)) if section.timing is not None]
     columns = min(2, len(sections))
     rows = -(-len(sections) // columns)
     figure = Figure(figsize=(6.4 * columns, 0.5 + 4.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, section in zip(panels, sections, strict=False):
-        _draw_cadence(axes, section, list(table.timing.intervals))
+        _draw_cadence(axes, section, list(table.require_timing().intervals))
     for axes in panels[len(sections) :]:
         axes.remove()
-    steps = f"{table.timing.steps_per_epoch:,} steps"
+    steps = f"{table.require_timing().steps_per_epoch:,} steps"
     figure.suptitle(f"Epochs of {steps}, composed; bars: lowest to highest round", fontsize=11)
     return [write_figure(figure, folder / "figure_05.png")]
 

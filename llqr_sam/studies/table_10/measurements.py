@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from llqr_sam.data.registry import info
 from llqr_sam.engine.devices.device import device_name, find_device
@@ -22,9 +21,11 @@ from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.models.registry import build
 from llqr_sam.studies.table_10.timing import SCHEMA_VERSION, Effort, Timing, measure, timing_name
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.launch import check_code, check_device
-from llqr_sam.suite.plan.plan import check_timed_here, plan
+from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
+from llqr_sam.suite.launch.launch import check_choices, check_code, check_device
+from llqr_sam.suite.plan.plan import plan
 
 MEMORY = Path("/proc/meminfo")
 ATTEMPTS = 3  # measurements of a network before the machine is taken to be too busy
@@ -123,28 +124,28 @@ def _measure(network: Measurement, device: torch.device) -> Timing:
     )
 
 
-def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
-    """The networks that a table of times and the words ask for.
+def measurements(command: Command) -> Measurements:
+    """The networks that a command with a table of times asks for.
 
     Raises:
         UsageError: an impossible value, no such device or one that cannot do what the precision asks for, a launcher or
             number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
     """
-    check_timed_here(config)
+    config, table = command.config, command.table
+    check_choices(config)
     if config.devices > 1:
-        raise UsageError(
-            f"devices={config.devices} has no use with table={config.table.number}: it times one. Use devices=1."
-        )
+        raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()
-    check_device(config)
+    planned = plan(command)
+    check_device(config, [run.settings for run in planned])
     device = find_device(config.device)
-    timing = config.table.timing
+    timing = table.require_timing()
     kind = timing.gpu if device.type == "cuda" else timing.cpu
-    named = any(word.partition("=")[0] in ("arch", "table.archs") for word in words)
+    named = any(word.partition("=")[0] in ("arch", "table.archs") for word in command.words)
     by_arch: dict[str, list[RunSettings]] = {}
-    for run in plan(config, words):
+    for run in planned:
         by_arch.setdefault(run.settings.arch.name, []).append(run.settings)
-    folder = timings_folder(Path(config.paths.results))
+    folder = timings_folder(config.paths.results)
     networks = []
     for runs in by_arch.values():
         effort = _effort(timing, kind, runs)
@@ -153,7 +154,7 @@ def measurements(config: DictConfig, words: Sequence[str]) -> Measurements:
     return Measurements(device, tuple(networks))
 
 
-def _effort(timing: DictConfig, kind: DictConfig, runs: Sequence[RunSettings]) -> Effort:
+def _effort(timing: TimingConfig, kind: EffortConfig, runs: Sequence[RunSettings]) -> Effort:
     batch, rounds = timing.batch or kind.batch, timing.rounds
     most = max((run.optim.inner_steps or 0 for run in runs), default=0)
     inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0

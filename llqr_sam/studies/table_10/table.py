@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.report.tables.markup import latex, latex_row, markdown_head, markdown_row
 from llqr_sam.report.tables.paper_numbers import ARCHS, METHODS
 from llqr_sam.repository import PAPER
 from llqr_sam.studies.table_10.timing import Timing
+from llqr_sam.suite.config.schema import TableConfig
 
 CADENCE = PAPER / "table10_cadence.csv"
 NAMES = {**ARCHS, "vit_tiny": "ViT-Ti/16"}  # at the 224 x 224 of this table
@@ -153,7 +152,7 @@ class Section:
         return "; ".join(words)
 
 
-def cadence(table: DictConfig, timings: Sequence[Timing]) -> list[Section]:
+def cadence(table: TableConfig, timings: Sequence[Timing]) -> list[Section]:
     """The table: the paper's networks and ours, each as often as it was measured."""
     paper = read_paper()
     sections = []
@@ -179,7 +178,7 @@ def read_paper(path: Path = CADENCE) -> dict[tuple[str, str, int | None], PaperR
         }
 
 
-def write_cadence(table: DictConfig, sections: Sequence[Section], output: Path) -> list[Path]:
+def write_cadence(table: TableConfig, sections: Sequence[Section], output: Path) -> list[Path]:
     """Write ``output`` with .md, .csv and .tex; the paths."""
     texts = {"md": to_markdown(table, sections), "csv": to_csv(sections), "tex": to_latex(table, sections)}
     paths = [output.with_name(f"{output.name}.{suffix}") for suffix in texts]
@@ -189,7 +188,7 @@ def write_cadence(table: DictConfig, sections: Sequence[Section], output: Path) 
     return paths
 
 
-def to_markdown(table: DictConfig, sections: Sequence[Section]) -> str:
+def to_markdown(table: TableConfig, sections: Sequence[Section]) -> str:
     """A heading and a table for each section, ours over the paper's."""
     lines = [f"# Table {table.number}: {table.title}", "", caption(table), ""]
     for section in sections:
@@ -218,7 +217,7 @@ def to_csv(sections: Sequence[Section]) -> str:
     return text.getvalue()
 
 
-def to_latex(table: DictConfig, sections: Sequence[Section]) -> str:
+def to_latex(table: TableConfig, sections: Sequence[Section]) -> str:
     """A ``table`` environment for booktabs."""
     lines = [
         r"\begin{table}",
@@ -237,12 +236,12 @@ def to_latex(table: DictConfig, sections: Sequence[Section]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def caption(table: DictConfig) -> str:
+def caption(table: TableConfig) -> str:
     """What the numbers are."""
     return (
-        f"Seconds that an epoch of {table.timing.steps_per_epoch:,} steps takes, composed from steps and refreshes "
-        "timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in brackets the "
-        "lowest and the highest; a ratio is taken in each round, so it need not be that of the medians. "
+        f"Seconds that an epoch of {table.require_timing().steps_per_epoch:,} steps takes, composed from steps and "
+        "refreshes timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in "
+        "brackets the lowest and the highest; a ratio is taken in each round, so it need not be that of the medians. "
         '"paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
     )
 
@@ -269,12 +268,12 @@ def overview(sections: Sequence[Section]) -> Iterator[str]:
 
 
 def _rows(
-    table: DictConfig, arch: str, timing: Timing | None, paper: dict[tuple[str, str, int | None], PaperRow]
+    table: TableConfig, arch: str, timing: Timing | None, paper: dict[tuple[str, str, int | None], PaperRow]
 ) -> Iterator[Row]:
     for method in table.methods:
-        for interval in table.timing.intervals if method.geometry else [None]:
+        for interval in table.require_timing().intervals if method.geometry else [None]:
             printed_there = paper.get((NAMES.get(arch, arch), LABELS[method.optim], interval))
-            yield _row(table.timing.steps_per_epoch, method.optim, interval, timing, printed_there)
+            yield _row(table.require_timing().steps_per_epoch, method.optim, interval, timing, printed_there)
 
 
 def _row(steps: int, method: str, interval: int | None, timing: Timing | None, paper: PaperRow | None) -> Row:

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.schema import Config
+from llqr_sam.suite.config.schema import Schema
 
 _NOUNS = {
     "dataset": "a data set",
@@ -91,7 +91,7 @@ def groups() -> dict[str, tuple[str, ...]]:
 @cache
 def keys() -> frozenset[str]:
     """Every key of the schema, dotted; ``a.*`` where any name may follow."""
-    return frozenset(_keys(Config))
+    return frozenset(_keys(Schema))
 
 
 def parsed(words: Sequence[str]) -> list[Override]:

@@ -31,8 +31,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "protocol.schedule": SCHEDULES,
     "precision.autocast": AUTOCASTS,
     "precision.refresh": tuple(REFRESHES),
-    "logger.mode": ("offline", "online"),
-    "retry": (None, "failed"),
 }
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -48,15 +46,16 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "protocol.gamma": (lambda x: 0 < x < math.inf, "> 0"),
     "protocol.label_smoothing": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "precision.accumulate": (lambda n: n >= 1, ">= 1"),
-    "devices": (lambda n: n >= 1, ">= 1"),
     "seed": (lambda n: 0 <= n < 2**63, "in [0, 2^63)"),
-    "stale_minutes": (lambda x: 0 < x < math.inf, "> 0"),
-    "checkpoint_minutes": (lambda x: 0 <= x < math.inf, ">= 0"),
 }
 
 
-def run_settings(config: DictConfig) -> RunSettings:
-    """The settings of the run that ``config`` describes.
+def run_settings(config: DictConfig, devices: int) -> RunSettings:
+    """Makes the settings of the run that ``config`` describes.
+
+    Args:
+        config: Composed.
+        devices: How many train the run together, >= 1.
 
     Raises:
         UsageError: an impossible value or pair; the message names the key, the value and what would be right.
@@ -64,7 +63,7 @@ def run_settings(config: DictConfig) -> RunSettings:
     """
     _check_values(config)
     _check_geometry(config)
-    _check_devices(config)
+    _check_devices(config, devices)
     try:
         settings = RunSettings(
             dataset=_part(DatasetSettings, config.dataset),
@@ -75,12 +74,20 @@ def run_settings(config: DictConfig) -> RunSettings:
             seed=config.seed,
         )
         settings.validate()
-        tasks.check(settings, config.devices)
+        tasks.check(settings, devices)
     except OmegaConfBaseException:  # some are ValueErrors too, and know their key
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
     return settings
+
+
+def typed(kind: type[Part], node: DictConfig) -> Part:
+    """The keys of a dataclass from a composed node, nested dataclasses made and interpolations resolved."""
+    values = {name: node[name] for name in get_type_hints(kind)}
+    return kind(
+        **{name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for name, value in values.items()}
+    )
 
 
 def _part(kind: type[Part], node: DictConfig) -> Part:
@@ -125,9 +132,8 @@ def _check_geometry(config: DictConfig) -> None:
             raise UsageError(f"{group}={name} has no use with optim={config.optim.name}: it has no learned metric.")
 
 
-def _check_devices(config: DictConfig) -> None:
+def _check_devices(config: DictConfig, devices: int) -> None:
     """Every device has the same share of every minibatch, and a metric is spread where there is one and where to."""
-    devices = config.devices
     for key in ("protocol.batch_size", "optim.refresh_batch"):
         size = OmegaConf.select(config, key)
         if size is not None and size % devices:

@@ -1,14 +1,34 @@
-"""The types of conf/: what a key may be, registered with Hydra so that a wrong type or an unknown key is refused."""
+"""The types of conf/: what a key may be, registered with Hydra so that a wrong type or an unknown key is refused.
+
+``Config`` is what the suite works with: where and how runs are carried out, checked when it is made. ``Schema`` adds
+the groups that describe a run; ``resolve.py`` makes a run's settings of them.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings
 from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.suite.config.errors import UsageError
+
+SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
+
+
+def _require(holds: bool, key: str, value: object, rule: str) -> None:
+    if not holds:
+        raise UsageError(f"{key}={value} must be {rule}.")
+
+
+def _choose(key: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        known = ", ".join(choice or "null" for choice in choices)
+        raise UsageError(f"{key}={value} is not possible. Choose from: {known}.")
 
 
 @dataclass
@@ -69,8 +89,8 @@ class ProtocolConfig(ProtocolSettings):
 
 
 @dataclass
-class Choice:
-    """A group whose file says one name; ``None``: this run has none."""
+class NameConfig:
+    """A group whose file says one name: geometry or structure. ``None``: the run has none."""
 
     name: str | None = None
 
@@ -83,6 +103,9 @@ class LoggerConfig:
     mode: str = "offline"  # offline | online
     project: str = "llqr-sam"
 
+    def __post_init__(self) -> None:
+        _choose("logger.mode", self.mode, ("offline", "online"))
+
 
 @dataclass
 class LaunchConfig:
@@ -92,14 +115,17 @@ class LaunchConfig:
     workers: int | None = None  # local; null: one a GPU, or two on the CPU
     profile: str | None = None  # slurm: a file of slurm/, or the path of one
 
+    def __post_init__(self) -> None:
+        _require(self.workers is None or self.workers >= 1, "launch.workers", self.workers, ">= 1")
+
 
 @dataclass
 class PathsConfig:
     """Where things lie, relative to the working directory."""
 
-    data: str = "data"
-    workspace: str = "outputs/runs"
-    results: str = "results"
+    data: Path = Path("data")
+    workspace: Path = Path("outputs/runs")
+    results: Path = Path("results")
 
 
 @dataclass
@@ -141,6 +167,11 @@ class TableSelection:
     candidates: list[float] = MISSING
     optim: str = MISSING  # the baseline
 
+    @property
+    def name(self) -> str:
+        """``weight_decay``: what ``select=`` calls it."""
+        return self.key.rpartition(".")[2]
+
 
 @dataclass
 class TableConfig:
@@ -162,22 +193,23 @@ class TableConfig:
     timing: TimingConfig | None = None
     curves: str | None = None  # path of the picture of the metric against epoch
 
+    def require_timing(self) -> TimingConfig:
+        """``timing``, or a UsageError where the table is not one of times."""
+        if self.timing is None:
+            raise UsageError(f"table={self.number} has no timing: its runs are trained.")
+        return self.timing
+
+    def __post_init__(self) -> None:
+        _choose("table.metric", self.metric, tuple(SCORES))
+
 
 @dataclass
 class Config:
-    """The whole of conf/: the run, then where and how."""
+    """Where and how runs are carried out, and for which table."""
 
-    dataset: DatasetConfig = MISSING
-    arch: ArchSettings = MISSING
-    optim: MethodConfig = MISSING
-    geometry: Choice = MISSING
-    structure: Choice = MISSING
-    protocol: ProtocolConfig = MISSING
-    precision: PrecisionSettings = MISSING
-    seed: int = 0
-    table: TableConfig | None = None
     launch: LaunchConfig = MISSING
     logger: LoggerConfig = MISSING
+    table: TableConfig | None = None
     dry_run: bool = False
     status: bool = False
     select: str | None = None  # weight_decay: run the baseline at each candidate and keep the best for the table
@@ -190,7 +222,32 @@ class Config:
     keep_weights: bool = False
     sharpness: bool = False
 
+    def __post_init__(self) -> None:
+        _choose("retry", self.retry, (None, "failed"))
+        _require(self.devices >= 1, "devices", self.devices, ">= 1")
+        _require(0 < self.stale_minutes < math.inf, "stale_minutes", self.stale_minutes, "> 0")
+        _require(0 <= self.checkpoint_minutes < math.inf, "checkpoint_minutes", self.checkpoint_minutes, ">= 0")
+
+    @property
+    def times_networks(self) -> bool:
+        """Whether the table is one of times: its networks are timed here, not trained."""
+        return self.table is not None and self.table.timing is not None
+
+
+@dataclass
+class Schema(Config):
+    """The whole of conf/."""
+
+    dataset: DatasetConfig = MISSING
+    arch: ArchSettings = MISSING
+    optim: MethodConfig = MISSING
+    geometry: NameConfig = MISSING
+    structure: NameConfig = MISSING
+    protocol: ProtocolConfig = MISSING
+    precision: PrecisionSettings = MISSING
+    seed: int = 0
+
 
 def register() -> None:
     """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=Schema)

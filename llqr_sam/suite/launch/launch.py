@@ -5,24 +5,24 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig
 
 from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
+from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.local import Pool, places
+from llqr_sam.suite.config.schema import Config, LoggerConfig
+from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.code_snapshot import Snapshot
+from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.faults import WRONG_DATA, DeviceLost, ProcessLost, RankLost
-from llqr_sam.suite.run.job import Job, digest
+from llqr_sam.suite.run.job import Job, file_hash
 from llqr_sam.suite.run.lock import LeftAlone
 from llqr_sam.suite.run.multi_device import train
 from llqr_sam.suite.run.run_folder import failure_path, reason_of
@@ -30,7 +30,7 @@ from llqr_sam.suite.status.same_data import Comparison
 from llqr_sam.suite.status.status import Status, result
 
 
-def launch(status: Status, config: DictConfig) -> int:
+def launch(status: Status, config: Config) -> int:
     """Train the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
 
     Returns:
@@ -65,7 +65,7 @@ def launch(status: Status, config: DictConfig) -> int:
     check_code()
     check_places(config)
     if config.launch.name == "inline":
-        check_device(config)
+        check_device(config, [run.settings for run in chosen])
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
@@ -128,22 +128,21 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
     return max(_failures(failed, len(jobs)), min(lost, 1))
 
 
-def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
+def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     """Train on this machine's workers; a line for each run that ends."""
-    check_device(config)
-    environments = places(config.launch.workers, config.device, config.devices)[: len(jobs)]
+    check_device(config, [job.settings for job in jobs])
+    environments = worker_environments(config.launch.workers, config.device, config.devices)[: len(jobs)]
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
-    with Snapshot(workspace) as snapshot:
-        pool = Pool(environments, snapshot.folder)
-        for job, reply in pool.run(jobs):
-            ended[reply.kind] += 1
-            reason = f": {reply.reason}" if reply.reason else ""
-            _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
-            if reply.kind == "mistake":
-                mistake = reply.reason
-                pool.stop()
+    pool = Pool(environments, take_snapshot(workspace))
+    for job, reply in pool.run(jobs):
+        ended[reply.kind] += 1
+        reason = f": {reply.reason}" if reply.reason else ""
+        _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+        if reply.kind == "mistake":
+            mistake = reply.reason
+            pool.stop()
     if mistake is not None:
         raise UsageError(mistake)
     if ended["interrupted"] or ended.total() < len(jobs):
@@ -154,19 +153,17 @@ def _local(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
     return max(_failures(ended["failed"], len(jobs)), min(ended["killed"], 1))
 
 
-def _slurm(jobs: Sequence[Job], config: DictConfig, workspace: Path) -> int:
+def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     """Queue an array and return."""
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    with Snapshot(workspace) as snapshot:
-        numbers = submit(jobs, profile, snapshot.folder, workspace, name)
-        snapshot.hand_over(numbers)
+    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
     for number, job in zip(numbers, jobs, strict=True):
         print(f"{number}  {job.run_id}")
     return 0
 
 
-def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Job:
+def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
     """A run with its paths below ``base``, and the record or failure that it is tried again in spite of."""
     workspace, results = base / config.paths.workspace, base / config.paths.results
     record = status.paths.get(run.run_id)
@@ -174,10 +171,10 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         workspace=workspace,
         record_path=results / "runs" / run.folder / f"{run.run_id}.json",
         data_path=base / run.data_path.expanduser() if run.data_path else None,
-        data_root=base / Path(config.paths.data).expanduser(),
+        data_root=base / config.paths.data.expanduser(),
         device=config.device,
         devices=config.devices,
-        shard=config.optim.shard,
+        shard=run.shard,
         workers=run.workers,
         checkpoint_minutes=config.checkpoint_minutes,
         keep_weights=config.keep_weights,
@@ -190,11 +187,11 @@ def make_job(run: Planned, status: Status, config: DictConfig, base: Path) -> Jo
         results=results,
         wandb=_wandb(run, config.logger) if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
-        retries=digest(record or failure_path(workspace / run.run_id)),
+        retries=file_hash(record or failure_path(workspace / run.run_id)),
     )
 
 
-def _wandb(run: Planned, logger: DictConfig) -> dict[str, Any]:
+def _wandb(run: Planned, logger: LoggerConfig) -> dict[str, Any]:
     """Where Weights & Biases files the run: the seeds of a cell in one group, every method a type of job."""
     return {
         "project": logger.project,
@@ -211,15 +208,19 @@ def _failures(failed: int, runs: int) -> int:
     return 1 if failed else 0
 
 
-def retried_kinds(config: DictConfig) -> tuple[str, ...]:
+def retried_kinds(config: Config) -> tuple[str, ...]:
     """Kinds of runs (``status.KINDS``) that are tried although they have been."""
     return ("failed", "diverged") if config.retry == "failed" else ()
 
 
-def check_choices(config: DictConfig) -> None:
+def check_choices(config: Config) -> None:
     """Refuse what the chosen launcher has no use for."""
+    if config.table is not None and config.table.timing is not None and config.launch.name != "inline":
+        raise UsageError(
+            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
+        )
     for key, launcher in (("workers", "local"), ("profile", "slurm")):
-        value = config.launch[key]
+        value = getattr(config.launch, key)
         if value is not None and config.launch.name != launcher:
             raise UsageError(
                 f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
@@ -235,13 +236,13 @@ def _check_installed(runs: Sequence[Planned]) -> None:
         raise UsageError(str(error)) from error
 
 
-def check_device(config: DictConfig) -> None:
+def check_device(config: Config, runs: Iterable[RunSettings]) -> None:
     """Refuse devices that are not here, or that cannot do what the precision asks for."""
     try:
         device = find_device(config.device, 0, config.devices)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if config.precision.cuda_graphs and device.type != "cuda":
+    if device.type != "cuda" and any(run.precision.cuda_graphs for run in runs):
         raise UsageError(
             f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
         )
@@ -255,10 +256,10 @@ def check_code() -> None:
         raise UsageError(str(error)) from error
 
 
-def check_places(config: DictConfig) -> None:
+def check_places(config: Config) -> None:
     """Refuse places that cannot be written, before anything is trained for them; they are made if missing."""
     for key in ("workspace", "results"):
-        folder = Path(config.paths[key])
+        folder: Path = getattr(config.paths, key)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

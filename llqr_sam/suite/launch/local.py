@@ -1,8 +1,8 @@
-"""A queue of runs on the workers of this machine: one a GPU, or a few on a share of the cores each.
+"""A queue of runs on the workers of this machine: one for each GPU, or a few that share the cores.
 
-Workers are processes of their own, started once and handed run after run, so that Python starts as often as there are
-workers and a worker that dies takes one run with it. They are in sessions of their own: Ctrl-C reaches the launcher,
-which asks each worker to save its run and end.
+Workers are processes that are started once and train run after run: Python starts as often as there are workers, and a
+worker that dies takes one run with it. They are in sessions of their own, so Ctrl-C reaches only the launcher, which
+asks each worker to save its run and end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -24,6 +24,7 @@ import torch
 from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.code_snapshot import environment
+from llqr_sam.suite.run.faults import how_it_ended
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.worker import Reply
 
@@ -34,7 +35,7 @@ class Worker:
     """One process of ``llqr_sam.suite.run.worker``.
 
     Args:
-        variables: Its environment, beside this process's.
+        variables: Added to this process's environment.
     """
 
     def __init__(self, variables: dict[str, str]) -> None:
@@ -52,28 +53,22 @@ class Worker:
         self.job: Job | None = None
 
     def give(self, job: Job) -> None:
-        """Hand over a run; a worker that has died in the meantime says so in ``reply``."""
+        """Hand over a run; if the worker has died, ``reply`` says so."""
         self.job = job
         with contextlib.suppress(BrokenPipeError):
             self.stdin.write(job.to_json() + "\n")
             self.stdin.flush()
 
     def reply(self) -> Reply:
-        """What became of the run; waits for it."""
-        line = self.stdout.readline()
-        if line:
+        """Wait for the end of the run; returns what became of it."""
+        self.job = None
+        if line := self.stdout.readline():
             return Reply(**json.loads(line))
-        status = self.process.wait()
-        cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return Reply("killed", f"its worker ended with {cause}; the next launch continues it", ends=True)
-
-    def signal(self, signum: int) -> None:
-        """Send a signal, unless the process has ended."""
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
+        how = how_it_ended(self.process.wait())
+        return Reply("killed", f"its worker ended with {how}; the next launch continues it", ends=True)
 
     def close(self) -> None:
-        """Let it end, and see that it does: a run that is training is saved first."""
+        """End the process, after ``PATIENCE`` seconds by force; a run that is training is saved first."""
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
         self.stdout.close()
@@ -85,88 +80,79 @@ class Worker:
 
 
 class Pool:
-    """Runs jobs on workers, one for each of ``places``.
+    """Runs jobs on workers.
 
     Args:
-        places: Environment of each worker: which GPU, how many threads.
+        environments: One for each worker, see ``worker_environments``.
         snapshot: The code they run.
     """
 
-    def __init__(self, places: Sequence[dict[str, str]], snapshot: Path) -> None:
-        self._places = [place | environment(snapshot) for place in places]
-        self._workers: list[Worker | None] = [None] * len(places)
-        self._selector = selectors.DefaultSelector()
+    def __init__(self, environments: Sequence[dict[str, str]], snapshot: Path) -> None:
+        self._environments = [variables | environment(snapshot) for variables in environments]
+        self._workers: list[Worker | None] = [None] * len(environments)
         self._stopping = False
         self._killed = False
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Reply]]:
-        """Yield each run as it ends. After a signal the rest of the queue is not started.
+        """Yield each run when it ends. After a signal no further run starts.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C came twice: the workers were killed.
+            KeyboardInterrupt: Ctrl-C came twice, and the workers were killed.
         """
         waiting = deque(jobs)
-        with handled(self._handle):
+        with handled(self._on_signal):
             try:
-                self._fill(waiting)
-                while self._selector.get_map():
-                    for key, _ in self._selector.select(timeout=1.0):
-                        yield self._collect(key.data)
+                while busy := self._hand_out(waiting):
+                    readable, _, _ = select.select([worker.stdout for worker in busy], [], [], 1.0)
+                    for worker in (worker for worker in busy if worker.stdout in readable):
+                        yield self._collect(worker)
                     if self._killed:
                         raise KeyboardInterrupt
-                    self._fill(waiting)
             finally:
-                self._close()
+                for worker in filter(None, self._workers):
+                    worker.close()
 
     def stop(self) -> None:
-        """Start no more runs, and let those that train save themselves and end."""
+        """Start no more runs; those that are training save themselves and end."""
         self._stopping = True
-        for worker in filter(None, self._workers):
-            worker.signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
 
-    def _fill(self, waiting: deque[Job]) -> None:
-        """Give every free place a run."""
-        for place, variables in enumerate(self._places):
+    def _hand_out(self, waiting: deque[Job]) -> list[Worker]:
+        """Give each idle worker a run, starting workers where needed; returns the busy ones."""
+        for place, variables in enumerate(self._environments):
             worker = self._workers[place]
-            if not waiting or self._stopping or (worker is not None and worker.job is not None):
-                continue
-            if worker is None:
-                worker = self._workers[place] = Worker(variables)
-            worker.give(waiting.popleft())
-            self._selector.register(worker.stdout, selectors.EVENT_READ, place)
+            if waiting and not self._stopping and (worker is None or worker.job is None):
+                worker = self._workers[place] = worker or Worker(variables)
+                worker.give(waiting.popleft())
+        return [worker for worker in self._workers if worker is not None and worker.job is not None]
 
-    def _collect(self, place: int) -> tuple[Job, Reply]:
-        worker = self._workers[place]
-        assert worker is not None
-        assert worker.job is not None
-        self._selector.unregister(worker.stdout)
+    def _collect(self, worker: Worker) -> tuple[Job, Reply]:
         job, reply = worker.job, worker.reply()
-        worker.job = None
+        assert job is not None
         if reply.ends:
             worker.close()
-            self._workers[place] = None
+            self._workers[self._workers.index(worker)] = None
         return job, reply
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum != signal.SIGINT or not self._stopping:
             return self.stop()
         self._killed = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, signum: int) -> None:
         for worker in filter(None, self._workers):
-            worker.signal(signal.SIGKILL)
-
-    def _close(self) -> None:
-        for worker in filter(None, self._workers):
-            worker.close()
-        self._selector.close()
+            worker.process.send_signal(signum)
 
 
-def places(workers: int | None, device: str, devices: int = 1) -> list[dict[str, str]]:
-    """The environment of each worker.
+def worker_environments(workers: int | None, device: str, devices: int = 1) -> list[dict[str, str]]:
+    """The variables of each worker: its GPUs and its number of threads.
 
     Args:
-        workers: How many; ``None``: as many as the GPUs allow, or as runs on the CPU need for two processes.
+        workers: How many; ``None``: one for each GPU (or set of ``devices`` GPUs), on the CPU as many as make two
+            processes.
         device: As in the configuration. ``auto`` and ``cuda`` spread over the GPUs that are visible here.
-        devices: How many a run takes, each with a share of the worker's cores.
+        devices: How many one run takes; they share the worker's cores.
 
     Raises:
         UsageError: fewer than one worker.
@@ -178,11 +164,11 @@ def places(workers: int | None, device: str, devices: int = 1) -> list[dict[str,
     count = workers or len(sets) or (1 if device.startswith("cuda") else max(1, 2 // devices))
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // (count * devices)))
     share = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    return [share | ({"CUDA_VISIBLE_DEVICES": sets[place % len(sets)]} if sets else {}) for place in range(count)]
+    return [share | ({"CUDA_VISIBLE_DEVICES": sets[number % len(sets)]} if sets else {}) for number in range(count)]
 
 
 def _gpus() -> list[str]:
-    """Names of the visible GPUs, as CUDA_VISIBLE_DEVICES has them."""
+    """Names of the visible GPUs, as in CUDA_VISIBLE_DEVICES."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[:count] if visible else [str(index) for index in range(count)]

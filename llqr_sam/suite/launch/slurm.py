@@ -22,7 +22,7 @@ from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.worker import SlurmRun
 
-# Where the data sets are under the data root once prepared, for profiles that copy them to a node's disk.
+# Path of each prepared data set under the data root, for profiles that copy them to a node's disk.
 FILES = {
     "cifar10": "cifar10.npz",
     "cifar100": "cifar100.npz",
@@ -35,64 +35,59 @@ FILES = {
 
 @dataclass
 class Profile:
-    """What a cluster asks for (slurm/README.md)."""
+    """What one device of a run asks a cluster for (slurm/README.md).
+
+    Raises:
+        UsageError: a number is out of range, or ``time`` is not a time.
+    """
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     gres: str | None = None
     constraint: str | None = None
-    time: str = "12:00:00"
+    time: str = "12:00:00"  # minutes, [HH:]MM:SS or D-HH[:MM[:SS]]
     mem: str | None = None
     cpus: int = 1
     devices_per_node: int = 8  # of one run, at most
-    array_parallelism: int = 32
-    signal_delay: int = 120  # seconds
+    array_parallelism: int = 32  # jobs of an array that run at once
+    signal_delay: int = 120  # seconds from the warning to the time limit
     setup: list[str] = field(default_factory=list)  # shell lines before each job
     data: str | None = None  # data root in the job; may name variables of the job's environment
     sbatch: dict[str, Any] = field(default_factory=dict)  # further options of sbatch; null or false: left out
 
-    def check(self) -> None:
-        """Refuse values that no job can have.
-
-        Raises:
-            UsageError: a number is out of range, or the time limit is none.
-        """
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            self.data = os.path.expanduser(self.data)
         for key in ("cpus", "devices_per_node", "array_parallelism", "signal_delay"):
             if getattr(self, key) < 1:
                 raise UsageError(f"{key}={getattr(self, key)} of the SLURM profile must be >= 1.")
-        if self.signal_delay >= 60 * self.minutes():  # the job would be requeued as soon as it starts
-            limit = f"time={self.time}, which is {60 * self.minutes()} seconds"
+        if self.signal_delay >= 60 * self.minutes:  # the job would be requeued as soon as it starts
+            limit = f"time={self.time}, which is {60 * self.minutes} seconds"
             raise UsageError(f"signal_delay={self.signal_delay} of the SLURM profile must be less than its {limit}.")
 
+    @property
     def minutes(self) -> int:
-        """The time limit.
-
-        Raises:
-            UsageError: it is not ``[D-][[HH:]MM:]SS``, a number of minutes, or it is nothing.
-        """
+        """The time limit."""
         match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
         if match is None:
             raise UsageError(f"time={self.time} of the SLURM profile is not a time. Write minutes or D-HH:MM:SS.")
-        days, *rest = match.groups()
-        parts = [int(part) for part in rest if part is not None]
-        if days is not None:  # D-HH[:MM[:SS]]
-            parts += [0] * (3 - len(parts))
-        elif len(parts) == 1:  # minutes
-            parts = [0, parts[0], 0]
-        else:  # [HH:]MM:SS
-            parts = [0] * (3 - len(parts)) + parts
-        seconds = ((int(days or 0) * 24 + parts[0]) * 60 + parts[1]) * 60 + parts[2]
-        if seconds < 60:
+        days, *given = match.groups()
+        numbers = [int(number) for number in given if number is not None]
+        if days is None and len(numbers) < 3:
+            numbers.insert(0, 0)  # the first number is minutes
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+        total = (int(days or 0) * 24 + hours) * 60 + minutes + seconds // 60
+        if total < 1:
             raise UsageError(f"time={self.time} of the SLURM profile must be a minute at least.")
-        return seconds // 60
+        return total
 
 
 def read_profile(name: str) -> Profile:
     """The profile ``slurm/<name>.yaml``, or of the file ``name``.
 
     Raises:
-        UsageError: no such file, or a key or value that a profile does not have.
+        UsageError: there is no such file, or it has an unknown key or an impossible value.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not path.is_file():
@@ -100,18 +95,16 @@ def read_profile(name: str) -> Profile:
         raise UsageError(f"launch.profile={name} is not a SLURM profile here. Choose from: {known}; or name a file.")
     try:
         tree = yaml.load(path.read_text(), _text_loader()) or {}
-        profile: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Profile), tree))
+        merged = OmegaConf.merge(OmegaConf.structured(Profile), tree)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UsageError(f"{path} is not a SLURM profile: {explain(error)}") from error
+    profile = OmegaConf.to_object(merged)
     assert isinstance(profile, Profile)
-    profile.check()
-    if profile.data is not None:
-        profile.data = os.path.expanduser(profile.data)
     return profile
 
 
 def _text_loader() -> Any:
-    """OmegaConf's reader of YAML, but a number is text until its key says otherwise: 2:59:00 would be in base 60."""
+    """OmegaConf's YAML loader, with numbers left as text: YAML 1.1 reads 2:59:00 as a number in base 60."""
     loader = get_yaml_loader()
     numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
     loader.yaml_implicit_resolvers = {
@@ -126,9 +119,9 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
 
     Args:
         jobs: With absolute paths, on a file system that the compute nodes see.
-        profile: The cluster. What it asks for is for one device; a run of several has as many tasks.
+        profile: The cluster. A run on several devices has a task for each.
         snapshot: The code they run.
-        workspace: submitit keeps its scripts and logs under ``slurm/`` there.
+        workspace: submitit keeps its scripts and logs in ``slurm/`` there.
         name: What the array is called.
 
     Returns:
@@ -139,7 +132,7 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UsageError("launch=slurm needs a machine with sbatch and srun. Choose launch=local here.")
-    import submitit  # half a second that other launchers need not wait
+    import submitit  # takes half a second, which other launchers need not wait
 
     executor = submitit.AutoExecutor(folder=workspace / "slurm", cluster="slurm", slurm_max_num_timeout=1000)
     executor.update_parameters(**_parameters(jobs, profile, snapshot, name))
@@ -154,19 +147,20 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
 
 
 def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str) -> dict[str, Any]:
-    """The profile in submitit's words."""
+    """submitit's parameters."""
     nodes, tasks = _layout(jobs[0].options.devices, profile.devices_per_node)
     given = {key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint")}
     given |= {"gres": _times(profile.gres, tasks), "mem": _times(profile.mem, tasks)}
+    used = {job.settings.dataset.name for job in jobs}
     variables = environment(snapshot) | {
         "SUITE_DATA": str(jobs[0].options.data_root),
-        "SUITE_FILES": " ".join(FILES[name] for name in FILES if name in {job.settings.dataset.name for job in jobs}),
+        "SUITE_FILES": " ".join(path for name, path in FILES.items() if name in used),
     }
-    further = {"requeue": True} | profile.sbatch
     exports = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
+    sbatch = {"requeue": True} | profile.sbatch
     return {
         "name": name,
-        "timeout_min": profile.minutes(),
+        "timeout_min": profile.minutes,
         "slurm_cpus_per_task": profile.cpus,
         "nodes": nodes,
         "tasks_per_node": tasks,
@@ -178,14 +172,14 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
         ],
         "slurm_setup": [*exports, 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"', *profile.setup],
         "slurm_additional_parameters": {
-            key: value for key, value in further.items() if not (value is None or value is False)
+            key: value for key, value in sbatch.items() if value is not None and value is not False
         },
         **{f"slurm_{key}": value for key, value in given.items() if value is not None},
     }
 
 
 def _layout(devices: int, per_node: int) -> tuple[int, int]:
-    """Nodes, and tasks on each."""
+    """Number of nodes, and of tasks on each."""
     nodes = -(-devices // per_node)
     if devices % nodes:
         raise UsageError(f"devices={devices} do not fill nodes of devices_per_node={per_node} of the SLURM profile.")
@@ -193,7 +187,7 @@ def _layout(devices: int, per_node: int) -> tuple[int, int]:
 
 
 def _times(asked: str | None, devices: int) -> str | None:
-    """``gpu:a100:1`` or ``16GB``, so many times."""
+    """``gpu:a100:1`` or ``16GB``, multiplied by ``devices``."""
     if asked is None or devices == 1:
         return asked
     match = re.fullmatch(r"(.*:)?(\d+)([KMGT]?B?)", asked)

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
-
+from llqr_sam.suite.config.command import RUN_KEYS, Command
 from llqr_sam.suite.config.command_line import parsed, sweep
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.dispatch import places
-from llqr_sam.suite.plan.plan import RUN_KEYS, Planned, check_timed_here, is_timed, plan
+from llqr_sam.suite.config.schema import Config
+from llqr_sam.suite.launch.launch import check_choices
+from llqr_sam.suite.plan.plan import Planned, plan
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Sweep:
     """The runs of a multirun, and where and how all of them are trained or shown."""
 
     runs: tuple[Planned, ...]
-    config: DictConfig  # of the first run
+    first: Command  # of the first run
 
 
 def pooled_sweep(arguments: Sequence[str]) -> Sweep | None:
@@ -40,23 +39,24 @@ def pooled_sweep(arguments: Sequence[str]) -> Sweep | None:
     if not {"-m", "--multirun"} & set(arguments):
         return None
     words = [word for word in arguments if not word.startswith("-")]
-    members = [(compose_config(member), member) for member in sweep(words)]
-    configs = [config for config, _ in members]
+    members = [Command.of(*member) for member in sweep(words)]
+    configs = [member.config for member in members]
     for config in configs:
-        check_timed_here(config)
-    runs = {run.run_id: run for config, member in members for run in plan(config, member)}
+        check_choices(config)
+    runs = {run.run_id: run for member in members for run in plan(member)}
     launchers = {config.launch.name for config in configs}
-    if launchers == {"inline"}:
-        return Sweep(tuple(runs.values()), configs[0]) if _one_list(configs) else None
-    _check_together(words, " or ".join(sorted(launchers - {"inline"})))
-    return Sweep(tuple(runs.values()), configs[0])
+    if launchers != {"inline"}:
+        _check_together(words, " or ".join(sorted(launchers - {"inline"})))
+    elif not _one_list(configs):
+        return None
+    return Sweep(tuple(runs.values()), members[0])
 
 
-def _one_list(configs: Sequence[DictConfig]) -> bool:
+def _one_list(configs: Sequence[Config]) -> bool:
     """Whether the runs are only looked at, all of them in the same way and place."""
-    views = {(config.status, config.dry_run, *places(config)) for config in configs}
+    views = {str((config.status, config.dry_run, config.paths, config.stale_minutes)) for config in configs}
     looking = all(config.status or config.dry_run for config in configs)
-    return looking and len(views) == 1 and not any(config.select or is_timed(config) for config in configs)
+    return looking and len(views) == 1 and not any(config.select or config.times_networks for config in configs)
 
 
 def _check_together(words: Sequence[str], launcher: str) -> None:

@@ -11,19 +11,15 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
-
 from llqr_sam.engine.records.atomic import creating
-from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
-from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.resolve import run_settings
+from llqr_sam.suite.config.command import Command
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import TableSelection
 
-SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # a table's metric -> what is best over training
 METHOD = ("optim", "geometry", "structure")  # groups whose words do not reach the baseline
 
 
@@ -41,7 +37,12 @@ class Choice:
     @property
     def name(self) -> str:
         """``weight_decay``: what ``select=`` calls it."""
-        return last(self.key)
+        return _last(self.key)
+
+    @property
+    def word(self) -> str:
+        """The word that sets it: ``protocol.methods.weight_decay=0.001``."""
+        return f"{self.key}={self.value!r}"
 
     def __str__(self) -> str:
         value = f"{self.name}={self.value:g} for {self.dataset} {self.arch}"
@@ -50,71 +51,45 @@ class Choice:
         return f"{value}: the protocol's, nothing is selected (select={self.name})"
 
 
-def last(key: str) -> str:
-    """``weight_decay`` of ``protocol.methods.weight_decay``."""
-    return key.rpartition(".")[2]
-
-
-def apply(choices: Sequence[Choice], config: DictConfig) -> None:
-    """Set what was chosen; what the protocol has anyway is left as it is."""
-    for choice in choices:
-        if choice.origin != "default":
-            OmegaConf.update(config, choice.key, choice.value)
-
-
-def check_select(config: DictConfig, words: Sequence[str]) -> None:
-    """``select=`` names a selection of the table, and the other words leave something to select.
+def check_select(command: Command) -> None:
+    """Refuse words that leave ``select=`` nothing to select.
 
     Raises:
-        UsageError: they do not.
+        UsageError: such a word, or the table has no such selection.
     """
-    if config.select is None:
+    if (selection := command.selection) is None:
         return
-    if config.table is None:
-        known = ", ".join(groups()["table"])
-        raise UsageError(f"select={config.select} needs a table. Choose one with table= from: {known}.")
-    names = [last(selection.key) for selection in config.table.selections]
-    if config.select not in names:
-        known = f"Choose from: {', '.join(names)}{did_you_mean(config.select, names)}" if names else "It has none."
-        raise UsageError(f"select={config.select} is not a selection of table={config.table.number}. {known}")
-    for word in words:
-        if _of_method(word) or word.startswith("dataset.label_noise=") or _given(config.select, [word]):
-            raise UsageError(f"{word} has no use with select={config.select}: dataset, arch and seed choose its runs.")
+    for word in command.words:
+        if _of_method(word) or word.startswith("dataset.label_noise=") or _given(selection.key, [word]):
+            raise UsageError(f"{word} has no use with select={selection.name}: dataset, arch and seed choose its runs.")
 
 
-def selection_of(config: DictConfig) -> DictConfig:
-    """The table's selection that ``config.select`` names."""
-    (selection,) = [entry for entry in config.table.selections if last(entry.key) == config.select]
-    assert isinstance(selection, DictConfig)
-    return selection
-
-
-def choices(config: DictConfig, dataset: str, arch: str, words: Sequence[str]) -> tuple[Choice, ...]:
-    """What the runs of a table's row use of each hyper-parameter that the table selects, up to ``config.select``.
+def choices(command: Command, row: Command) -> tuple[Choice, ...]:
+    """What the runs of a table's row use of each hyper-parameter that the table selects, up to ``select=``.
 
     Args:
-        config: Of the table.
-        dataset: Of the row.
-        arch: Of the row.
-        words: That hold for every run of the table. One that sets a hyper-parameter itself leaves nothing to choose.
+        command: Names the table.
+        row: Data set, network and the words that hold for every run of the table. One that sets a hyper-parameter
+            itself leaves nothing to choose.
 
     Raises:
         UsageError: the file of a selection is damaged.
     """
     made: list[Choice] = []
-    for selection in config.table.selections:
-        if last(selection.key) == config.select:
+    for selection in command.table.selections:
+        if selection.name == command.config.select:
             break
-        if not _given(selection.key, words):
-            default, found = _candidates(config, selection, dataset, arch, words, made)
+        if not _given(selection.key, row.words):
+            default, found = _candidates(command, selection, row, made)
             made.append(read_choice(found) or default)
     return tuple(made)
 
 
-def candidates(config: DictConfig, dataset: str, arch: str, words: Sequence[str]) -> list[tuple[Choice, ...]]:
-    """For each candidate of ``config.select`` what its runs use: the choices before it, and itself at the end."""
-    made = choices(config, dataset, arch, words)
-    _, found = _candidates(config, selection_of(config), dataset, arch, words, made)
+def candidates(command: Command, row: Command) -> list[tuple[Choice, ...]]:
+    """For each candidate of ``select=`` what its runs use: the choices before it, and itself at the end."""
+    assert command.selection is not None
+    made = choices(command, row)
+    _, found = _candidates(command, command.selection, row, made)
     return [(*made, candidate) for candidate in found]
 
 
@@ -134,7 +109,7 @@ def read_choice(found: Sequence[Choice]) -> Choice | None:
         raise UsageError(
             f"{first.path} is not a selection: remove it and select again with select={first.name}."
         ) from error
-    return Choice(first.key, first.dataset, first.arch, choice.value, "selected", first.path)
+    return replace(choice, origin="selected")
 
 
 def write_choice(chosen: Choice, tree: dict[str, Any]) -> None:
@@ -155,24 +130,24 @@ def _of_method(word: str) -> bool:
 
 def _given(key: str, words: Sequence[str]) -> bool:
     """Whether a word sets the hyper-parameter, for the protocol or the method."""
-    return any(last(word.partition("=")[0]) == last(key) for word in words)
+    return any(_last(word.partition("=")[0]) == _last(key) for word in words)
+
+
+def _last(key: str) -> str:
+    """``weight_decay`` of ``protocol.methods.weight_decay``."""
+    return key.rpartition(".")[2]
 
 
 def _candidates(
-    config: DictConfig, selection: DictConfig, dataset: str, arch: str, words: Sequence[str], before: Sequence[Choice]
+    command: Command, selection: TableSelection, row: Command, before: Sequence[Choice]
 ) -> tuple[Choice, list[Choice]]:
     """The protocol's value, and the candidates."""
-    common = [word for word in words if not _of_method(word)]
-    baseline = compose_config([f"dataset={dataset}", f"arch={arch}", f"optim={selection.optim}", *common])
-    default = OmegaConf.select(baseline, selection.key)
-    apply(before, baseline)
-    runs = []
-    for value in selection.candidates:
-        OmegaConf.update(baseline, selection.key, value)
-        runs.append(run_settings(baseline).run_id)
-    digest = hashlib.sha256("\n".join(sorted(runs)).encode()).hexdigest()[:8]
-    name = f"{last(selection.key)}-{dataset}-{arch}-{digest}.json"
-    path = Path(config.paths.results) / "selection" / name
-    return Choice(selection.key, dataset, arch, default, "default", path), [
-        Choice(selection.key, dataset, arch, value, "candidate", path) for value in selection.candidates
-    ]
+    words = [word for word in row.words if not _of_method(word)]
+    words += [f"optim={selection.optim}", *(choice.word for choice in before if choice.origin != "default")]
+    baseline = Command.of(*words)
+    runs = sorted(baseline.but(f"{selection.key}={value!r}").run.settings.run_id for value in selection.candidates)
+    dataset, arch = baseline.run.settings.dataset.name, baseline.run.settings.arch.name
+    digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
+    path = command.config.paths.results / "selection" / f"{selection.name}-{dataset}-{arch}-{digest}.json"
+    default = Choice(selection.key, dataset, arch, baseline.value(selection.key), "default", path)
+    return default, [replace(default, value=value, origin="candidate") for value in selection.candidates]

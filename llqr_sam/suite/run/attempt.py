@@ -1,4 +1,4 @@
-"""One attempt at a run, wherever it happens: locked, watched, and with a note if it fails."""
+"""One attempt at a run, wherever it happens: locked, watched, and noted if it fails."""
 
 from __future__ import annotations
 
@@ -24,20 +24,18 @@ def attempt(
     team: Team = ALONE,
     observers: Sequence[Observer] = (),
 ) -> Record:
-    """Train a run, unless somebody else does or has done so.
+    """Train a run, unless another process does or has done so.
 
     Args:
         job: The run.
-        mistakes: Exceptions that tell of the command, not of the run: they leave no note.
-        team: The ranks that train it, each in an attempt of its own. The first one holds the lock and is watched; the
-            one that fails notes it.
-        observers: Who watches beside the job's own.
+        mistakes: Exceptions that say something of the command, not of the run: they are not noted as its failure.
+        team: The ranks that train it, each in its own call. The first rank holds the lock and is watched.
+        observers: Added to the job's own.
 
     Raises:
-        LeftAlone: the run is being trained elsewhere, perhaps since a moment ago, or has a record or a failure that the
-            job does not know of.
+        LeftAlone: another process trains the run, or it has a result that the job does not retry.
         Interrupted: a checkpoint is written; the next attempt continues.
-        RankLost: another rank is gone; the next attempt continues from the last checkpoint.
+        RankLost: another rank has ended; the next attempt continues from the last checkpoint.
         Exception: the attempt failed; ``failure.json`` says why.
     """
     with contextlib.ExitStack() as held:
@@ -52,36 +50,31 @@ def attempt(
                 raise
             raise error from caught
     if team.is_first:
-        with contextlib.suppress(OSError):  # logs, or what the next one needs to know, are in there
+        with contextlib.suppress(OSError):  # it keeps a log or kept weights
             job.folder.rmdir()
     return record
 
 
 def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
-    """Take the lock, for as long as ``held`` is open, and say who watches; all ranks hear whether there is a run.
+    """Take the lock for as long as ``held`` is open and return the observers; every rank learns whether to train.
 
     Raises:
         LeftAlone: see ``attempt``.
     """
     watchers: list[Observer] = []
-    reason = None
+    refusal = None
     if team.is_first:
         try:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
-            failure_path(job.folder).unlink(missing_ok=True)  # the log has its traceback
-            watchers = [*_observers(job), ProgressFile(), lock]
-        except LeftAlone as left:
-            reason = str(left)
-    reason = team.broadcast(reason)
-    if reason is not None:
-        raise LeftAlone(reason)
+            failure_path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
+            watchers = [Terminal(), ProgressFile(), lock]
+            if job.wandb is not None:
+                watchers.append(WandbLogger(**job.wandb))
+        except LeftAlone as reason:
+            refusal = str(reason)
+    refusal = team.broadcast(refusal)
+    if refusal is not None:
+        raise LeftAlone(refusal)
     return watchers
-
-
-def _observers(job: Job) -> list[Observer]:
-    observers: list[Observer] = [Terminal()]
-    if job.wandb is not None:
-        observers.append(WandbLogger(**job.wandb))
-    return observers

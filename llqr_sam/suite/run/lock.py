@@ -1,11 +1,12 @@
-"""Who is training a run: one process at a time, on whatever machine, through files alone.
+"""The lock of a run: one process at a time trains it, on any machine that shares the file system.
 
-``lock.json`` in the run's folder names the owner. It is created with O_EXCL, so of two that try one succeeds, and its
-modification time is the heartbeat: the file server's clock, so that no two machines need agree on the time.
+``lock.json`` in the run's folder names its owner. It is created with O_EXCL, so one of two processes succeeds. Its
+modification time is the heartbeat: the file server's clock sets it, so the machines need not agree on the time.
 
-A lock whose owner is gone is not replaced, for between looking and replacing somebody else may have done so. It gets
-a successor, ``lock.<token of the dead owner>.json``, created with O_EXCL too: the token is unique, so a dead owner is
-succeeded once. The holder is the end of that chain, and whoever creates a file looks again whether it is the end.
+The lock of a dead owner is never replaced: between our look and our write another process may have done so. Instead
+the new owner creates ``lock.<token of the dead owner>.json``, with O_EXCL too. Tokens are unique, so an owner has at
+most one successor, and the last file of this chain names the holder. Whoever has created a file checks that it is the
+last, because the chain may have been removed meanwhile.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT = 30.0  # seconds between two signs of life, at most
+HEARTBEAT = 30.0  # seconds between two heartbeats, at most
 
 
 class LeftAlone(Exception):
-    """A run that is somebody else's, or done already: the message is one line."""
+    """The run is done or belongs to another process: the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -42,65 +43,82 @@ class Owner:
     token: str
     host: str
     pid: int
-    job: str | None  # SLURM's name of it
-    restarts: int  # how often SLURM has requeued that job
-    machine: str | None = None  # where ``pid`` is a process; None in locks of before
+    machine: str  # boot and process namespace in which ``pid`` has a meaning
+    job: str | None  # SLURM job
+    restarts: int  # how often SLURM has requeued the job
 
     @classmethod
     def this_process(cls) -> Owner:
-        """An owner with a token of its own."""
-        number = os.environ.get("SLURM_JOB_ID")
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        if array and task:
-            number = f"{array}_{task}"
-        cluster = os.environ.get("SLURM_CLUSTER_NAME", "slurm")
+        """This process, with a new token."""
+        number, cluster = slurm_job(), os.environ.get("SLURM_CLUSTER_NAME", "slurm")
         return cls(
             token=secrets.token_hex(8),
             host=socket.gethostname(),
             pid=os.getpid(),
+            machine=_machine(),
             job=f"{cluster}:{number}" if number else None,
             restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            machine=_machine(),
         )
 
     def __str__(self) -> str:
         return f"{self.host} (job {self.job})" if self.job else f"{self.host} (process {self.pid})"
 
     def is_gone(self, seen_by: Owner) -> bool:
-        """Whether ``seen_by`` knows that this owner has ended: its process here, or its own job before a requeue."""
+        """Whether ``seen_by`` knows that it has ended: a process of its machine, or its own job before a requeue."""
         if self.job is not None and self.job == seen_by.job and self.restarts < seen_by.restarts:
             return True
-        here = (self.host, self.machine) == (seen_by.host, seen_by.machine)
-        return here and not _alive(self.pid)
+        return (self.host, self.machine) == (seen_by.host, seen_by.machine) and not _is_alive(self.pid)
 
 
 @dataclass(frozen=True)
-class _Link:
+class _Lock:
     """One file of the chain."""
 
-    path: Path
     owner: Owner
     heartbeat: float  # seconds since the epoch, by the file server's clock
 
+    @classmethod
+    def read(cls, path: Path) -> _Lock | None:
+        """``None`` if there is no file. A file that is not whole (a full disk) has an owner without a name."""
+        try:
+            status = path.stat()
+            text = path.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            owner = Owner(**json.loads(text))
+        except (ValueError, TypeError):
+            owner = Owner(token=f"inode{status.st_ino}", host="", pid=0, machine="", job=None, restarts=0)
+        return cls(owner, status.st_mtime)
+
+    def is_stale(self, now: float, stale_minutes: float, seen_by: Owner) -> bool:
+        return now - self.heartbeat > 60 * stale_minutes or self.owner.is_gone(seen_by)
+
+
+def slurm_job() -> str | None:
+    """SLURM's number of this process's job, ``None`` outside SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
 
 def holder(folder: Path, stale_minutes: float) -> Owner | None:
-    """Who trains the run of ``folder`` now, as far as this machine can see; changes nothing."""
-    chain = _chain(folder)
-    if not chain or _stale(chain[-1], Owner.this_process(), time.time(), stale_minutes):
+    """Who trains the run of ``folder`` now, as far as this machine can tell."""
+    last = _last(folder)
+    if last is None or last.is_stale(time.time(), stale_minutes, Owner.this_process()):
         return None
-    return chain[-1].owner
+    return last.owner
 
 
 class RunLock(Observer):
-    """A context in which this process alone trains a run.
+    """A context in which only this process trains a run.
 
     Args:
         folder: Of the run in the workspace; made if missing.
-        stale_minutes: A lock without a heartbeat for so long may be taken over.
+        stale_minutes: A lock without a heartbeat for this long may be taken over.
 
-    Given to the run as an observer too, it stops the run should the lock be lost all the same. A process that was
-    suspended for longer than ``stale_minutes`` finds another at its work: it writes nothing more, since a checkpoint of
-    its own would take the place of the other's. Where the lock was removed and nobody has the run, it saves it.
+    As an observer of the run it stops a run whose lock is lost: a process that was suspended for longer than
+    ``stale_minutes`` may find that another one has taken over. It then writes nothing, since its checkpoint would
+    replace the other's. If the lock was removed and nobody has taken over, the run is saved.
     """
 
     def __init__(self, folder: Path, stale_minutes: float) -> None:
@@ -116,11 +134,11 @@ class RunLock(Observer):
         """Take the lock.
 
         Raises:
-            LeftAlone: somebody else has it.
+            LeftAlone: another process has it.
         """
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # whoever had the run has ended it and removed the folder
+            with contextlib.suppress(FileNotFoundError):  # the last owner has just removed the folder
                 self._acquire()
                 break
         self._thread.start()
@@ -129,93 +147,72 @@ class RunLock(Observer):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        chain = _chain(self.folder)
-        if self._last(chain):
-            # The first file goes first: without it the others mean nothing, and the run is free.
-            for link in chain:
-                link.path.unlink(missing_ok=True)
-            for path in self.folder.glob("lock.*.json"):
+        if self._holds(_last(self.folder)):
+            # lock.json goes first: without it the others mean nothing, and the run is free.
+            for path in (self.folder / "lock.json", *self.folder.glob("lock.*.json")):
                 path.unlink(missing_ok=True)
 
     def on_start(self, run: RunInfo) -> None:
         self._request_stop = run.request_stop
 
     def on_save(self) -> None:
-        """See that nobody else's files are written over.
+        """Check that the checkpoint would not replace another owner's.
 
         Raises:
             LeftAlone: the run has been taken over.
         """
-        chain = _chain(self.folder)
-        if chain and not self._last(chain):
-            raise LeftAlone(f"taken over by {chain[-1].owner}: left alone")
+        last = _last(self.folder)
+        if last is not None and not self._holds(last):
+            raise LeftAlone(f"taken over by {last.owner}: left alone")
 
     def _acquire(self) -> None:
-        chain = _chain(self.folder)
-        if chain and not _stale(chain[-1], self.owner, _file_server_time(self.folder), self._stale_minutes):
-            raise LeftAlone(f"running on {chain[-1].owner}: left alone")
-        self._path = _successor(self.folder, chain[-1].owner if chain else None)
+        last = _last(self.folder)
+        if last and not last.is_stale(_file_server_time(self.folder), self._stale_minutes, self.owner):
+            raise LeftAlone(f"running on {last.owner}: left alone")
+        self._path = _successor(self.folder, last)
+        beaten = LeftAlone("somebody else has just started it: left alone")
         try:
-            with self._path.open("x") as file:
-                json.dump(asdict(self.owner), file)
+            file = self._path.open("x")
         except FileExistsError:
-            raise LeftAlone("somebody else has just started it: left alone") from None
-        except BaseException:
-            self._path.unlink(missing_ok=True)  # a full disk
-            raise
-        if not self._last(_chain(self.folder)):
+            raise beaten from None
+        try:
+            with file:
+                json.dump(asdict(self.owner), file)
+            if not self._holds(_last(self.folder)):
+                raise beaten
+        except BaseException:  # beaten, or a full disk
             self._path.unlink(missing_ok=True)
-            raise LeftAlone("somebody else has just started it: left alone")
-        if chain:
-            logger.warning("%s: taken over from %s, which is gone", self.folder.name, chain[-1].owner)
+            raise
+        if last:
+            logger.warning("%s: taken over from %s, which is gone", self.folder.name, last.owner)
 
     def _beat(self) -> None:
         while not self._over.wait(min(HEARTBEAT, 60 * self._stale_minutes / 4)):
-            with contextlib.suppress(OSError):  # a file server that is away for a while
-                chain = _chain(self.folder)
-                if not self._last(chain):
-                    self._lose(chain)
-                    return
-                os.utime(self._path)
+            with contextlib.suppress(OSError):  # the file server may be away for a while
+                last = _last(self.folder)
+                if self._holds(last):
+                    os.utime(self._path)
+                    continue
+                what = f"{last.owner} has taken the run over" if last else f"{self._path} has been removed"
+                logger.warning("%s: %s: it stops here", self.folder.name, what)
+                if self._request_stop is not None:
+                    self._request_stop()
+                return
 
-    def _lose(self, chain: list[_Link]) -> None:
-        what = f"{chain[-1].owner} has taken the run over" if chain else f"{self._path} has been removed"
-        logger.warning("%s: %s: it stops here", self.folder.name, what)
-        if self._request_stop is not None:
-            self._request_stop()
-
-    def _last(self, chain: list[_Link]) -> bool:
-        return bool(chain) and chain[-1].owner.token == self.owner.token
+    def _holds(self, last: _Lock | None) -> bool:
+        return last is not None and last.owner.token == self.owner.token
 
 
-def _successor(folder: Path, owner: Owner | None) -> Path:
-    return folder / (f"lock.{owner.token}.json" if owner else "lock.json")
+def _last(folder: Path) -> _Lock | None:
+    """The last file of the chain."""
+    last = None
+    while lock := _Lock.read(_successor(folder, last)):
+        last = lock
+    return last
 
 
-def _chain(folder: Path) -> list[_Link]:
-    """The files from ``lock.json`` to the holder's."""
-    chain: list[_Link] = []
-    while link := _read(_successor(folder, chain[-1].owner if chain else None)):
-        chain.append(link)
-    return chain
-
-
-def _read(path: Path) -> _Link | None:
-    """A file of the chain; one that is not whole, being written or left by a full disk, has a nameless owner."""
-    try:
-        status = path.stat()
-        text = path.read_text()
-    except FileNotFoundError:
-        return None
-    try:
-        owner = Owner(**json.loads(text))
-    except (ValueError, TypeError):
-        owner = Owner(token=f"inode{status.st_ino}", host="", pid=0, job=None, restarts=0)
-    return _Link(path, owner, status.st_mtime)
-
-
-def _stale(link: _Link, seen_by: Owner, now: float, stale_minutes: float) -> bool:
-    return now - link.heartbeat > 60 * stale_minutes or link.owner.is_gone(seen_by)
+def _successor(folder: Path, lock: _Lock | None) -> Path:
+    return folder / (f"lock.{lock.owner.token}.json" if lock else "lock.json")
 
 
 def _file_server_time(folder: Path) -> float:
@@ -224,19 +221,19 @@ def _file_server_time(folder: Path) -> float:
 
 
 def _machine() -> str:
-    """Where process numbers of here mean something: machines and containers of one host name have their own."""
+    """Boot and process namespace: containers may share a host name and number their processes separately."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"boot {boot}, processes {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:  # not Linux
-        return socket.gethostname()
+        return ""
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's process
+        pass
     return True

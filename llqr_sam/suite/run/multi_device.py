@@ -1,12 +1,12 @@
-"""A run on several devices: one process a rank, which find each other by torchrun's variables.
+"""A run on several devices: one process (rank) for each, joined by torchrun's variables.
 
-    here     ``train`` starts the ranks, passes signals on, and ends all when one is lost
-    SLURM    srun starts them and ends them: a task is a rank
+    here     ``train`` starts the ranks, passes a stop on to them, and ends all when one is lost (docs/decisions.md)
+    SLURM    srun starts and ends them; each task calls ``take_part``
 
-    python -m llqr_sam.suite.run.multi_device ANSWER        a rank that is told its job by ``train``
+    python -m llqr_sam.suite.run.multi_device ANSWER        a rank, started by ``train``
 
-A rank's answer is the exception that its attempt ended with, or ``None``, pickled into the file ANSWER. Ranks started
-here are in sessions of their own, and their standard input stays open for as long as whoever started them lives.
+A rank reads its job from standard input. When its input ends, because ``train`` closes it or has died, the rank stops
+as at SIGTERM. It pickles the exception that its attempt ended with, or ``None``, into the file ANSWER.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.repository import ROOT
 from llqr_sam.suite.run.attempt import attempt
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.faults import RankLost
+from llqr_sam.suite.run.faults import RankLost, how_it_ended
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import LeftAlone
 
-PATIENCE = 10.0  # seconds that ranks may take to end when one of them is lost
+PATIENCE = 10.0  # seconds that the other ranks may take to end when one is lost
 TICK = 0.1  # seconds between two looks at them
 Mistakes = tuple[type[Exception], ...]
 
 
 def train(job: Job, mistakes: Mistakes = ()) -> Record:
-    """Attempt a run on this machine, with as many processes as it has devices.
+    """Attempt a run on this machine, with one process for each of its devices.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came twice.
@@ -55,14 +55,18 @@ def train(job: Job, mistakes: Mistakes = ()) -> Record:
     stop = StopRequest()
     with stop.on_signals(), tempfile.TemporaryDirectory() as folder:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        with _signals_wait():
+        with _signals_blocked():
             ranks = [_Rank(number, store.port, job, mistakes, Path(folder)) for number in range(job.options.devices)]
         try:
-            ended = _wait(ranks, stop)
+            answers = _wait(ranks, stop)
         finally:
             for rank in ranks:
                 rank.end()
-        _raise_what_happened(ended, stop.signum)
+    if errors := [answer for answer in answers if answer is not None]:
+        error = min(errors, key=_precedence)
+        if isinstance(error, Interrupted) and stop.signum is not None:
+            error = Interrupted(error.step, error.checkpoint, stop.signum)  # the ranks have seen a SIGTERM
+        raise error
     stop.pass_on()
     path = job.record_file()
     assert path is not None
@@ -79,8 +83,12 @@ def take_part(job: Job, mistakes: Mistakes = ()) -> Record:
         return attempt(job, mistakes, team)
 
 
+class _Killed(RankLost):
+    """A rank that ended without an answer."""
+
+
 class _Rank:
-    """A rank that this process has started."""
+    """A rank that this process has started, in a session of its own: Ctrl-C does not reach it."""
 
     def __init__(self, number: int, port: int, job: Job, mistakes: Mistakes, folder: Path) -> None:
         self._number = number
@@ -98,29 +106,28 @@ class _Rank:
             self._stdin.flush()
 
     def answer(self) -> BaseException | None:
-        """What it ended with; one that was killed is lost."""
+        """What it ended with."""
         try:
             answer: BaseException | None = pickle.loads(self._answer.read_bytes())
         except (OSError, EOFError, pickle.UnpicklingError):
-            status = self.process.returncode
-            cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            return _Killed(f"rank {self._number} ended with {cause}; the next launch continues the run")
+            how = how_it_ended(self.process.returncode)
+            return _Killed(f"rank {self._number} ended with {how}; the next launch continues the run")
         return answer
 
-    def end(self) -> None:
-        """See that it has ended."""
-        self.process.kill()
-        self.process.wait()
+    def stop(self) -> None:
+        """Let it stop after the current step and save the run."""
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
 
-
-class _Killed(RankLost):
-    """A rank that could not say what has happened to it."""
+    def end(self) -> None:
+        """Kill it if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+        self.stop()
 
 
 def _variables(number: int, size: int, port: int) -> dict[str, str]:
-    """The environment of a rank, all of them here and on a share of the cores each."""
+    """The environment of a rank: torchrun's variables and a share of the cores."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // size))
     return {
         "RANK": str(number),
@@ -129,14 +136,14 @@ def _variables(number: int, size: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is this process's
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # this process has the store
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
     } | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})  # whatever the host's name resolves to
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Processes started inside are deaf to signals until ``main`` listens; ours come when the block ends."""
+def _signals_blocked() -> Iterator[None]:
+    """Block signals while ranks start, so that they inherit the mask. Signals that arrive are delivered on exit."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -144,68 +151,60 @@ def _signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait(ranks: list[_Rank], stop: StopRequest) -> list[_Rank]:
-    """Until all have ended: when one fails, is lost or leaves the run, the others have ``PATIENCE`` seconds.
+def _wait(ranks: list[_Rank], stop: StopRequest) -> list[BaseException | None]:
+    """Wait until all ranks have ended, or ``PATIENCE`` seconds after one has failed, was lost or has left the run.
 
     Returns:
-        Those that have ended, in that order.
+        The answers of the ranks that have ended, in that order.
     """
-    running, ended = list(ranks), list[_Rank]()
-    end, asked = float("inf"), 0.0
+    running, answers, end = list(ranks), list[BaseException | None](), float("inf")
     while running and (now := time.monotonic()) < end:
-        if stop.made and now - asked >= 1:  # again and again, since a rank that is starting does not hear it
-            asked = now
-            running[0].process.send_signal(signal.SIGTERM)
+        if stop.made:
+            ranks[0].stop()  # the others stop after the same step
         for rank in [rank for rank in running if rank.process.poll() is not None]:
             running.remove(rank)
-            ended.append(rank)
-            if not isinstance(rank.answer(), (NoneType, Interrupted)):
+            answers.append(rank.answer())
+            if not isinstance(answers[-1], (NoneType, Interrupted)):
                 end = min(end, now + PATIENCE)
         time.sleep(TICK)
-    return ended
+    return answers
 
 
-def _raise_what_happened(ended: list[_Rank], signum: int | None) -> None:
-    """The exception of the first rank that failed by itself, else of one that was killed, else of any.
-
-    Ranks were stopped by SIGTERM, whatever signal reached this process.
-    """
-    answers = [answer for rank in ended if (answer := rank.answer()) is not None]
-    own = [answer for answer in answers if not isinstance(answer, RankLost)]
-    own.sort(key=lambda answer: not isinstance(answer, LeftAlone))  # the first rank alone knows of the lock
-    killed = [answer for answer in answers if isinstance(answer, _Killed)]
-    for answer in (*own, *killed, *answers):
-        if isinstance(answer, Interrupted) and signum is not None:
-            raise Interrupted(answer.step, answer.checkpoint, signum)
-        raise answer
+def _precedence(error: BaseException) -> int:
+    """Rank errors by what they say: the cause comes before its effects on other ranks."""
+    if isinstance(error, LeftAlone):
+        return 0  # only the first rank knows of the lock
+    if not isinstance(error, RankLost):
+        return 1
+    return 2 if isinstance(error, _Killed) else 3
 
 
 def main() -> int:
     """A rank from its job to its answer."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # before and after training: whoever started this rank deals with them
+        signal.signal(number, signal.SIG_IGN)  # before and after training, which handles them
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     text, mistakes = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_stop_when_abandoned, daemon=True).start()
-    outcome: BaseException | None = None
+    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    answer: BaseException | None = None
     try:
         take_part(Job.from_json(text), mistakes)
     except Exception as error:
-        outcome = _portable(error)
-    Path(sys.argv[1]).write_bytes(pickle.dumps(outcome))
+        answer = _picklable(error)
+    Path(sys.argv[1]).write_bytes(pickle.dumps(answer))
     return 0
 
 
-def _stop_when_abandoned() -> None:
-    while os.read(0, 1):  # nothing comes: it waits for the end
+def _stop_at_end_of_input() -> None:
+    while os.read(0, 1):
         pass
-    while True:
+    while True:  # again and again: before training the signal is ignored
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
 
 
-def _portable(error: Exception) -> Exception:
-    """The error with its traceback as a note, or one like it if it cannot be pickled."""
+def _picklable(error: Exception) -> Exception:
+    """The error with its traceback as a note, or a RuntimeError like it if it cannot be pickled."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))

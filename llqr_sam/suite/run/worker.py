@@ -1,9 +1,12 @@
-"""A process that trains what it is handed: a run a line on standard input, or one run under SLURM.
+"""A process that trains what it is handed: many runs from a launcher on this machine, or one run under SLURM.
 
-    python -m llqr_sam.suite.run.worker        a ``Job`` a line in, a ``Reply`` a line out; ends with its input
+    python -m llqr_sam.suite.run.worker        reads a ``Job`` a line, answers each with a ``Reply`` a line
 
-What a run prints goes to its ``log.txt``. When the input ends, the launcher is dead or done: a run that is training
-finishes its step and is saved, one that waits is not begun, and the worker ends.
+What a run prints goes to its ``log.txt``. The end of standard input means that the launcher is done or dead: a run that
+is training is saved, and the worker ends.
+
+SLURM sends USR2 before the time limit: engine/loop/interruption.py makes it a stop after the current step with a
+checkpoint (``Interrupted``), and ``SlurmRun`` then requeues the job.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
+import select
 import signal
 import subprocess
 import sys
@@ -26,24 +29,22 @@ from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.suite.run.attempt import attempt
 from llqr_sam.suite.run.faults import WRONG_DATA, DeviceLost, RankLost
 from llqr_sam.suite.run.job import Job
-from llqr_sam.suite.run.lock import LeftAlone
+from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.multi_device import take_part, train
 from llqr_sam.suite.run.run_folder import log_path, reason_of
-
-Kind = Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a run, and in one line why; ``killed``: a process is gone, and the next launch continues it."""
+    """What became of a run."""
 
-    kind: Kind
-    reason: str = ""
-    ends: bool = False  # the worker takes no other run
+    kind: Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
+    reason: str = ""  # one line
+    ends: bool = False  # the worker ends and takes no other run
 
 
 class SlurmRun:
-    """What SLURM calls, through submitit: one run, or one rank of it, requeued when it is stopped by a signal.
+    """What submitit calls in a SLURM task: it trains one run, or one rank of it.
 
     Args:
         text: The job's JSON. Nothing else is pickled.
@@ -53,10 +54,13 @@ class SlurmRun:
         self.text = text
 
     def __call__(self) -> str:
-        """Train; returns what became of the run.
+        """Train; after a signal, requeue the job.
+
+        Returns:
+            What became of the run.
 
         Raises:
-            Exception: the run failed; it is noted in the run's folder.
+            Exception: the run failed; the failure is noted in its folder.
         """
         job = Job.from_json(self.text)
         with _printing_to(log_path(job.folder)):
@@ -66,11 +70,10 @@ class SlurmRun:
                 return str(reason)
             except Interrupted as interruption:
                 print(f"interrupted: {interruption}", file=sys.stderr, flush=True)
-                first = os.environ.get("SLURM_PROCID", "0") == "0"
-                raise SystemExit(requeue() if first else 0) from interruption
+                is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+                raise SystemExit(requeue() if is_first else 0) from interruption
 
     def _train(self, job: Job) -> Record:
-        """The run, or its rank that this task is."""
         if job.options.devices == 1:
             return attempt(job)
         from submitit.helpers import TorchDistributedEnvironment
@@ -79,20 +82,23 @@ class SlurmRun:
         return take_part(job)
 
     def checkpoint(self) -> Any:
-        """submitit's way to requeue, for a signal that comes before training has begun or after it has ended."""
+        """submitit's own way to requeue, for a signal before or after training."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def requeue() -> int:
-    """Put the SLURM job of this process back in the queue, unless SLURM is ending it already; 0, or 1 if it is not.
+    """Requeue this process's SLURM job, unless SLURM is ending it.
 
-    A job that was warned (of its time limit, or within the grace time of a preemption) still counts as running. One
-    that somebody has cancelled does not, but SLURM would requeue it all the same; one that SLURM requeues neither.
+    A job that was warned (time limit, preemption with grace time) still counts as running. One that was cancelled does
+    not, and SLURM would requeue it all the same; one that SLURM itself requeues does not either.
+
+    Returns:
+        Exit status for the job: 0 if it is in the queue again, else 1.
     """
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    number = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+    number = slurm_job()
+    assert number is not None
     if "JobState=RUNNING" not in _scontrol("show", "job", number).stdout:
         print(f"job {number} is being ended: SLURM or the next launch continues it", file=sys.stderr, flush=True)
         return 1
@@ -106,7 +112,7 @@ def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def carry_out(text: str) -> Reply:
-    """Train the run of a job's JSON and say what became of it, whatever happens."""
+    """Train the run of a job's JSON; whatever happens, returns what became of it."""
     try:
         job = Job.from_json(text)
         with _printing_to(log_path(job.folder)):
@@ -122,42 +128,41 @@ def carry_out(text: str) -> Reply:
     except Exception as error:
         return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
     best = record.metrics.best
-    accuracy = "" if best.score is None else f"best {best.words} (epoch {epoch_words(best.epoch)})"
-    return Reply(record.status, ", ".join(filter(None, [accuracy, record.error])))
+    score = "" if best.score is None else f"best {best.words} (epoch {epoch_words(best.epoch)})"
+    return Reply(record.status, ", ".join(filter(None, [score, record.error])))
 
 
 def main() -> int:
-    """Serve standard input until it ends, a run is interrupted or CUDA refuses further work."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    busy, ended = threading.Event(), threading.Event()
-    threading.Thread(target=_read, args=(lines, busy, ended), daemon=True).start()
+    """Serve standard input until it ends, a run is interrupted, or CUDA refuses further work."""
+    training, ended = threading.Event(), threading.Event()
+    threading.Thread(target=_watch_input, args=(training, ended), daemon=True).start()
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    while text := lines.get():
-        busy.set()
+    for line in sys.stdin:
+        training.set()
         if ended.is_set():
             break
-        reply = carry_out(text)
-        busy.clear()
-        with contextlib.suppress(BrokenPipeError):  # the launcher is gone
+        reply = carry_out(line)
+        training.clear()
+        with contextlib.suppress(BrokenPipeError):  # the launcher has died
             print(json.dumps(asdict(reply)), file=replies, flush=True)
         if reply.ends:
             break
     return 0
 
 
-def _read(lines: queue.SimpleQueue[str], busy: threading.Event, ended: threading.Event) -> None:
-    """Pass on the lines; either this thread sees that a run is training, or the main one that no run should begin."""
-    for line in sys.stdin:
-        lines.put(line)
+def _watch_input(training: threading.Event, ended: threading.Event) -> None:
+    """When the launcher closes the input, stop the run that is training; ``main`` begins no other."""
+    hang_up = select.poll()
+    hang_up.register(0, 0)
+    hang_up.poll()
     ended.set()
-    if busy.is_set():
+    if training.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
-    lines.put("")
 
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    """Inside, standard output and error are appended to a file, those of child processes too; so is an interruption."""
+    """Append standard output and error to a file, those of child processes too, and the reason of an interruption."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

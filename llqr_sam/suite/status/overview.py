@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.engine.records.record import epoch_words
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.compose import compose_config
 from llqr_sam.suite.config.errors import MISTAKES, passed_over
-from llqr_sam.suite.plan.plan import Cell, Planned, change_runs, choose_runs, is_timed, plan_table, table_folder
+from llqr_sam.suite.config.schema import TableConfig
+from llqr_sam.suite.plan.plan import Cell, Planned, plan_table, table_folder
 from llqr_sam.suite.run.run_folder import Epochs, read_progress
 from llqr_sam.suite.status.same_data import check_paths
 from llqr_sam.suite.status.status import Status
@@ -101,51 +100,50 @@ class Overview:
         return Hours(spent / 3600, left / 3600, unknown)
 
 
-def every_table(words: Sequence[str], results: Path, workspace: Path, stale_minutes: float) -> Iterator[str]:
+def every_table(command: Command) -> Iterator[str]:
     """The tables that have begun, in brief; where words choose runs these runs of them, each with its line.
 
     Nothing where words choose runs and no such table has any of them. A chosen run may wait while others of its table
     have begun: then there is a record in the table's folder.
 
     Args:
-        words: Of the command line, without a table. Those that choose runs choose in every table, the others hold for
-            every table.
-        results: Holds the records.
-        workspace: Holds the traces of runs.
-        stale_minutes: As in ``Status.of``.
+        command: Without a table. Words that choose runs choose in every table, the others hold for every table.
 
     Raises:
         UsageError: ``dataset.path`` names nothing.
     """
-    begun, choosing, changing = False, choose_runs(words), change_runs(words)
+    begun, choosing = False, bool(command.axes)
+    results, workspace = command.config.paths.results, command.config.paths.workspace
     names = {path.stem for path in (*(results / "runs").glob("*/*.json"), *workspace.glob("*-*-*"))}
+    path = command.value("dataset.path")
+    check_paths([Path(path) if path else None], command.config)
     for number in groups()["table"]:
-        chosen = [f"table='{number}'", *words]
-        config = compose_config(chosen)
-        check_paths([Path(config.dataset.path) if config.dataset.path else None], config)
-        if is_timed(config) or not _may_have_begun(config.table, names):
-            continue  # planning a table takes seconds
+        chosen = command.but(f"table={number}")
+        if chosen.config.times_networks or not _may_have_begun(chosen.table, names):
+            continue
         try:
-            runs = plan_table(config, chosen)
+            runs = plan_table(chosen)
         except MISTAKES as mistake:
             yield passed_over(f"table={number}", mistake)
             begun = True
             continue
-        status = Status.of(runs, results, workspace, stale_minutes)
+        status = Status.under(runs, command.config)
         overview = Overview(status, workspace)
         waiting = len(status.missing) == len(status.runs) and not overview.hours().spent
-        others_begun = choosing and not changing and any((results / "runs" / table_folder(number)).glob("*.json"))
+        others_begun = (
+            choosing and not command.changes_runs and any((results / "runs" / table_folder(number)).glob("*.json"))
+        )
         if not status.runs or (waiting and not others_begun):
             continue
         yield from [""] * begun
-        yield f"table={number}: {config.table.title}"
+        yield f"table={number}: {chosen.table.title}"
         yield from overview.lines(brief=not choosing)
         begun = True
     if not begun and not choosing:
         yield "no run of any table has begun"
 
 
-def _may_have_begun(table: DictConfig, names: set[str]) -> bool:
+def _may_have_begun(table: TableConfig, names: set[str]) -> bool:
     """Whether any run has the data set, network and optimizer of a cell."""
     cells = product(table.datasets, table.archs, [method.optim for method in table.methods])
     starts = tuple(f"{dataset}-{arch}-{optim}-" for dataset, arch, optim in cells)

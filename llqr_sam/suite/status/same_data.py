@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.status.status import Status, short, some
 
 NOT_HERE = "its data are not here to compare"
@@ -23,7 +22,7 @@ NOT_DECODED = "its data are not compared, for they would have to be decoded"
 NOT_SAID = "its record does not say on which data"
 
 
-def check_paths(paths: Iterable[Path | None], config: DictConfig) -> None:
+def check_paths(paths: Iterable[Path | None], config: Config) -> None:
     """Refuse a ``dataset.path`` that names nothing; with ``launch=slurm`` it may be there on the nodes alone.
 
     Args:
@@ -47,7 +46,7 @@ class Comparison:
     sentences: tuple[str, ...]  # one for each data set that differs: both hashes, and what to do
 
     @classmethod
-    def of(cls, status: Status, config: DictConfig) -> Comparison:
+    def of(cls, status: Status, config: Config) -> Comparison:
         """Read what is here of the data sets that have records, each once.
 
         Args:
@@ -94,10 +93,10 @@ class Comparison:
             yield f"not compared with the data here: {some(runs)} ({reason})"
 
 
-def _here(name: str, path: Path | None, config: DictConfig) -> tuple[str | None, str]:
+def _here(name: str, path: Path | None, config: Config) -> tuple[str | None, str]:
     """Hash of the data here, or ``None`` and why."""
     try:
-        return task_for(name).fingerprint(name, path, Path(config.paths.data)), NOT_DECODED
+        return task_for(name).fingerprint(name, path, config.paths.data), NOT_DECODED
     except (MissingDataError, ValueError) as error:
         if path is not None and config.launch.name != "slurm":
             raise UsageError(str(error)) from error

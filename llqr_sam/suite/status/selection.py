@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
-
+from llqr_sam.suite.config.command import Command
+from llqr_sam.suite.config.schema import SCORES
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.plan.selected_values import SCORES, Choice, read_choice, selection_of, write_choice
+from llqr_sam.suite.plan.selected_values import Choice, read_choice, write_choice
 from llqr_sam.suite.status.status import KINDS, Status
 
 CRITERION = "highest mean over seeds of the best score over training, {}; of equals the first; none with a diverged run"
@@ -70,29 +70,30 @@ class Candidate:
         }
 
 
-def conclude(status: Status, config: DictConfig) -> Iterator[str]:
+def conclude(status: Status, command: Command) -> Iterator[str]:
     """Keep the choice of each row that has nothing open, and say what was measured, chosen or is missing.
 
     Args:
         status: Of the runs of ``table=... select=...``.
-        config: Of that command. With ``dry_run`` or ``status`` nothing is written.
+        command: That one. With ``dry_run`` or ``status`` nothing is written.
     """
     rows: dict[tuple[str, str], dict[Choice, list[Planned]]] = {}
     for run in status.runs:
         choice = run.choices[-1]
         rows.setdefault((choice.dataset, choice.arch), {}).setdefault(choice, []).append(run)
-    score, mixtures = SCORES[config.table.metric], status.mixtures()
+    score, mixtures, selection = SCORES[command.table.metric], status.mixtures(), command.selection
+    assert selection is not None
     for (dataset, arch), row in rows.items():
-        yield f"{config.select} for {dataset} {arch}, best {score} of {selection_of(config).optim}:"
+        yield f"{selection.name} for {dataset} {arch}, best {score} of {selection.optim}:"
         if dataset in mixtures:
             yield f"  not compared: {mixtures[dataset]}"
             continue
         candidates = [Candidate.of(choice, runs, status) for choice, runs in row.items()]
         yield from map(str, candidates)
-        yield f"  {_verdict(candidates, config)}"
+        yield f"  {_verdict(candidates, command)}"
 
 
-def _verdict(candidates: Sequence[Candidate], config: DictConfig) -> str:
+def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
     """The choice, kept if it is new, or why there is none."""
     if (kept := read_choice([candidate.choice for candidate in candidates])) is not None:
         return f"selected: {kept.value:g} ({kept.path}){_other_seeds(kept, candidates)}"
@@ -105,10 +106,10 @@ def _verdict(candidates: Sequence[Candidate], config: DictConfig) -> str:
     if not sound:
         return "not selected: runs diverged at every candidate"
     best = max(sound, key=lambda candidate: candidate.mean or 0.0)
-    if config.dry_run or config.status:
+    if command.config.dry_run or command.config.status:
         return f"complete: the same command without dry_run and status selects {best.choice.value:g}"
-    write_choice(best.choice, _tree(candidates, config))
-    return _verdict(candidates, config)  # what the file says: another command may have been first
+    write_choice(best.choice, _tree(candidates, command))
+    return _verdict(candidates, command)  # what the file says: another command may have been first
 
 
 def _other_seeds(kept: Choice, candidates: Sequence[Candidate]) -> str:
@@ -123,16 +124,17 @@ def _seeds(candidates: Sequence[Candidate]) -> list[int]:
     return [run.settings.seed for run in candidates[0].runs]
 
 
-def _tree(candidates: Sequence[Candidate], config: DictConfig) -> dict[str, Any]:
+def _tree(candidates: Sequence[Candidate], command: Command) -> dict[str, Any]:
     """What the choice was made from."""
-    first = candidates[0]
+    first, selection = candidates[0], command.selection
+    assert selection is not None
     return {
-        "table": config.table.number,
+        "table": command.table.number,
         "key": first.choice.key,
         "dataset": first.choice.dataset,
         "arch": first.choice.arch,
-        "optim": selection_of(config).optim,
+        "optim": selection.optim,
         "seeds": _seeds(candidates),
-        "criterion": CRITERION.format(SCORES[config.table.metric]),
+        "criterion": CRITERION.format(SCORES[command.table.metric]),
         "candidates": [candidate.as_dict() for candidate in candidates],
     }

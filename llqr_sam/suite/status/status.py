@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.lock import Owner, holder
 from llqr_sam.suite.run.run_folder import Failure, UnreadableRecordError, find_record, read_failure, record_files
@@ -50,7 +51,7 @@ class Status:
                 found, bad = find_record(run_id, files.get(run_id, []))
             except UnreadableRecordError as error:
                 found, bad = None, [str(error)]
-                status.failures[run_id] = Failure(run_id, "its record cannot be read", str(error), "", 0.0)
+                status.failures[run_id] = Failure("its record cannot be read", str(error))
             damaged += bad
             if found is not None:
                 status.paths[run_id], status.records[run_id] = found
@@ -61,6 +62,11 @@ class Status:
             if found is None and (failure := read_failure(workspace / run_id)):
                 status.failures.setdefault(run_id, failure)
         return cls(status.runs, status.records, status.paths, tuple(damaged), status.failures, status.owners)
+
+    @classmethod
+    def under(cls, runs: Sequence[Planned], config: Config) -> Status:
+        """The status of ``runs`` under the paths of a configuration."""
+        return cls.of(runs, config.paths.results, config.paths.workspace, config.stale_minutes)
 
     @property
     def missing(self) -> list[Planned]:

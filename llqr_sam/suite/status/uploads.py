@@ -1,8 +1,7 @@
-"""What Weights & Biases has not been told yet: the offline files of finished runs, and rendered tables.
+"""What is not yet uploaded to Weights & Biases: the offline files of finished runs, and rendered tables.
 
-Each attempt at a run leaves ``<workspace>/<run_id>/wandb/offline-run-<time>-<run_id>/``, whole from the first row on
-(``wandb_logger.py``), so the newest stands for the run. ``wandb sync`` leaves ``run-<id>.wandb.synced`` beside what has
-arrived.
+Each attempt at a run writes ``<workspace>/<run_id>/wandb/offline-run-<time>-<run_id>/`` with all rows since the first
+(``wandb_logger.py``), so only the newest is uploaded. ``wandb sync`` then writes ``run-<id>.wandb.synced`` beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LIMIT = 600.0  # seconds for one upload
 
 
 class UploadError(RuntimeError):
-    """W&B did not take a run: the message is one line."""
+    """W&B did not accept a run: the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,19 @@ class OfflineRun:
 
     @property
     def run_id(self) -> str:
-        """As W&B and the record know it."""
+        """The same in W&B and in the record."""
         return self.path.stem.removeprefix("run-")
 
     @property
     def is_uploaded(self) -> bool:
-        """Whether ``wandb sync`` has said so, called by us or by hand."""
+        """Whether ``wandb sync`` has uploaded it, called here or by hand."""
         return self.path.with_name(f"{self.path.name}.synced").exists()
 
     def upload(self) -> None:
-        """Hand it to ``wandb sync``.
+        """Call ``wandb sync``.
 
         Raises:
-            UploadError: it is not uploaded. W&B's exit status does not tell: without an account it is 0.
+            UploadError: it is not uploaded. W&B's exit status does not say so: without an account it is 0.
         """
         try:
             done = subprocess.run(
@@ -65,12 +64,12 @@ class OfflineRun:
 
 
 def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[OfflineRun]:
-    """The newest files of each run that has a record, or is a table, and is not uploaded; by name.
+    """What to upload: the newest files of each finished run or table that is not uploaded, by name.
 
     Args:
         results: Holds ``runs/*/<run_id>.json``.
         workspace: Holds the runs' folders.
-        stale_minutes: A lock without a heartbeat for so long means nothing.
+        stale_minutes: A lock without a heartbeat for this long does not count.
     """
     finished = {path.stem for path in (results / "runs").glob("*/*.json")}
     newest: dict[str, OfflineRun] = {}
@@ -84,10 +83,10 @@ def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[Of
 
 
 def log_table(name: str, files: Iterable[Path], project: str, workspace: Path) -> None:
-    """Make an offline W&B run whose artifact ``name`` is the files of a rendered table; equal files make one run.
+    """Make an offline W&B run with the files of a rendered table as the artifact ``name``; equal files make one run.
 
     Raises:
-        FileNotFoundError: a file is not there: the table is not rendered.
+        FileNotFoundError: the table is not rendered.
     """
     contents = {path: path.read_bytes() for path in files}
     digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:8]

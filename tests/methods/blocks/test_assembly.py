@@ -90,7 +90,7 @@ FUSED = {"qkv": (lambda: Attention(True), "qkv.{}"), "in_proj": (TorchAttention,
 @pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
 @pytest.mark.parametrize("layer", list(FUSED))
 def test_a_fused_projection_learns_what_three_learn(layer, structure):
-    """q, k and v are three kernels, each clipped by itself with its bias (METHODS section 2)."""
+    """q, k and v are three kernels, each clipped by itself with its bias (docs/methods.md, section 2.3)."""
     build, name = FUSED[layer]
     fused, separate = build().double(), Attention(False).double()
     own = dict(fused.named_parameters())

@@ -51,14 +51,14 @@ def test_learner_equals_the_plain_loop(kind, n, m, clip_norm):
     w = torch.randn(3, n, m, dtype=torch.float64)
     costates = torch.randn(10, 3, n, m, dtype=torch.float64)
     start = {name: f.clone() for name, f in block.factors.items()}
-    learner = block.kernel_learner(w, descent)
-    torch.testing.assert_close(learner.apply(), _product(kind, start, w), rtol=1e-10, atol=1e-11)
+    learner = block.learner_type(block, w, descent)
+    torch.testing.assert_close(learner.product(), _product(kind, start, w), rtol=1e-10, atol=1e-11)
     for c in costates:
-        learner.descend(c)
+        learner.step(c)
     expected = _plain_loop(kind, start, w, costates, descent)
     for name, factor in learner.factors().items():
         torch.testing.assert_close(factor, expected[name], rtol=1e-10, atol=1e-11)
-    torch.testing.assert_close(learner.apply(), _product(kind, expected, w), rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(learner.product(), _product(kind, expected, w), rtol=1e-10, atol=1e-11)
     assert all(torch.equal(f, start[name]) for name, f in block.factors.items()), "the stored U moved"
 
 

@@ -154,7 +154,7 @@ class Bare(nn.Module):
 
 
 def test_rows_by_width_and_what_is_long_along_one_axis():
-    """Position embeddings and class tokens are kernels (METHODS section 2); a scale a channel is a vector."""
+    """Positions and class tokens are kernels (docs/methods.md, section 2.3); a channel scale is a vector."""
     net = Bare(
         position=(1, 6, 8), grid=(1, 3, 2, 8), table=(6, 8), token=(1, 1, 8), flat_token=(1, 8),
         layer_scale=(8, 1, 1), gamma=(1, 8, 1, 1), column=(8, 1), bias=(1, 4, 4), nothing=(0, 3), experts=(3, 4, 5),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from llqr_sam import LLQR
-from llqr_sam.methods.curvature import hessian
+from llqr_sam.methods.curvature import derivatives
 from llqr_sam.methods.curvature.diagnosis import UnsupportedModuleError, explained, require_adjoint
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -176,7 +176,7 @@ def test_rounding_is_no_missing_derivative(divergence, size):
 
 def test_backward_passes_are_tested_once_a_loss(monkeypatch):
     calls = []
-    monkeypatch.setattr(hessian, "require_adjoint", lambda *_: calls.append(_))
+    monkeypatch.setattr(derivatives, "require_adjoint", lambda *_: calls.append(_))
     net, x, y = nn.Sequential(Reverse(3, 4), nn.Linear(4, 5)), torch.randn(6, 3), torch.randint(0, 5, (6,))
     for metric in (LLQR(net, divergence="newton"), LLQR(net, divergence="newton", chunk_size=2)):
         for _ in range(3):

@@ -38,7 +38,7 @@ def test_a_network_is_traced_once_for_all_refreshes():
     traces = set()
     for _ in range(3):
         metric.refresh(torch.randn_like(x), y, mean_loss)
-        traces.update(metric._curvature._linearize.traces.values())
+        traces.update(metric._curvature._derivative.cache.traces.values())
     assert len(traces) == 1
 
 

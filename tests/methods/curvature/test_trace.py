@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.point import loss_point_of, point_of
-from llqr_sam.methods.curvature.trace import Trace, UntraceableError, signature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.trace import ForwardTrace, UntraceableError, signature
 from tests.methods.networks import NETWORKS, mean_loss
 
 
 def _points(net, x, y):
-    return {"outputs": point_of(net, x), "gradient": loss_point_of(net, x, y, mean_loss)}
+    return {"outputs": point_of(net, x), "gradient": point_of(net, x, targets=y, loss_fn=mean_loss)}
 
 
 @pytest.mark.parametrize("kind", ["outputs", "gradient"])
@@ -23,7 +23,7 @@ def test_pull_is_the_transpose_of_push(name, kind):
     net, x, y = NETWORKS[name]()
     with differentiable_inference(net):
         point = _points(net, x, y)[kind]
-        replayed = Trace(point).at(point)
+        replayed = ForwardTrace(point).at(point)
         values = point.values(point.parameters)
     for value, expected in zip(replayed.values, values, strict=True):
         torch.testing.assert_close(value, expected.detach(), rtol=1e-9, atol=1e-12)
@@ -38,7 +38,7 @@ def test_a_direction_of_zero_is_pushed_to_zero():
     net, x, y = NETWORKS["conv"]()
     with differentiable_inference(net):
         point = _points(net, x, y)["gradient"]
-        replayed = Trace(point).at(point)
+        replayed = ForwardTrace(point).at(point)
     for pushed in replayed.push({n: torch.zeros_like(p) for n, p in point.parameters.items()}):
         assert not pushed.any()
 
@@ -59,7 +59,7 @@ def test_shapes_that_the_data_decide_are_refused(odd):
 
     net = Odd(3, 2)
     with differentiable_inference(net), pytest.raises(UntraceableError, match="depends on the data"):
-        Trace(point_of(net, torch.randn(6, 3)))
+        ForwardTrace(point_of(net, torch.randn(6, 3)))
 
 
 def test_inputs_that_are_no_tensors():

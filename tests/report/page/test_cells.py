@@ -8,7 +8,7 @@ import pytest
 
 from llqr_sam.report.page.cells import Source, accuracy_grid
 from llqr_sam.report.tables.collect import collect
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.plan.selected_values import write_choice
 from tests.suite.plans import plan_of
@@ -21,14 +21,14 @@ def sources(*words: str) -> tuple[Source, ...]:
     """Of a table of SGDM and LLQR+SAM that selects weight decay and rho."""
     table = ["table=demo", "table.methods=[{optim: sgdm},{optim: llqr_sam, geometry: newton}]"]
     table += [f"table.selections=[{DECAY},{RHO}]", *words]
-    status, cells = collect(compose_config(table), table)
+    status, cells = collect(Command.of(*table))
     return accuracy_grid(cells, status).sources
 
 
 def select(name: str, number: int, *words: str) -> None:
     """Choose a candidate as if it had been the best."""
     chosen = ["table=demo", f"table.selections=[{DECAY},{RHO}]", f"select={name}", *words]
-    found = dict.fromkeys(run.choices[-1] for run in plan(compose_config(chosen), chosen))
+    found = dict.fromkeys(run.choices[-1] for run in plan(Command.of(*chosen)))
     write_choice(list(found)[number], {})
 
 

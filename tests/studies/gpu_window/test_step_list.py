@@ -19,7 +19,7 @@ from llqr_sam.studies.gpu_window import guard
 from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.studies.gpu_window.steps import Ended, OneWorker, Timings
 from llqr_sam.studies.table_10.measurements import measurements
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.run_folder import note_failure
@@ -227,7 +227,7 @@ def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_pa
     path = written(tmp_path, {"title": "Times", "timings": {"small": TIMES}}, words=("precision=deterministic",))
     words = ["device=cpu", *places(tmp_path)]
     chosen = [*TIMES.split(), "arch=resnet18", "device=cpu", *places(tmp_path)[:1]]
-    assert measurements(compose_config(chosen), chosen).measure() == 0
+    assert measurements(Command.of(*chosen)).measure() == 0
     (first,) = (tmp_path / "results/timings").iterdir()
     written_at = first.stat().st_mtime_ns
     listed = StepList(path, words)

@@ -11,13 +11,13 @@ from llqr_sam.engine.records import provenance
 from llqr_sam.studies.table_10 import measurements as timings
 from llqr_sam.studies.table_10.measurements import Measurements, measurements
 from llqr_sam.studies.table_10.timing import read_timings
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 
 
 def of(*words: str) -> Measurements:
     chosen = ["table=10", "device=cpu", *words]
-    return measurements(compose_config(chosen), chosen)
+    return measurements(Command.of(*chosen))
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from llqr_sam.studies.table_10.table import (
     write_cadence,
 )
 from llqr_sam.studies.table_10.timing import RefreshTime
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from tests.studies.table_10.timings import timing_of
 
-TABLE = compose_config(["table=10"]).table
+TABLE = Command.of("table=10").table
 
 
 @pytest.fixture(scope="module")

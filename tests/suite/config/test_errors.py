@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status, try_each
 from llqr_sam.suite.plan.plan import plan
 
@@ -23,13 +23,13 @@ LINES = {
 
 @pytest.mark.parametrize(("word", "line"), LINES.items(), ids=list(LINES))
 def test_a_mistake_is_one_line_and_status_2(word, line, capsys):
-    assert exit_status(lambda: len(plan(compose_config([word]), [word]))) == 2
+    assert exit_status(lambda: len(plan(Command.of(word)))) == 2
     assert capsys.readouterr() == ("", line + "\n")
 
 
 @pytest.mark.parametrize("word", ["optim.rho='a\nb'", "seed=(", "hydra.nothing=1", "hydra/launcher=cloud", "seed=${"])
 def test_whatever_hydra_says_is_cut_to_one_line(word, capsys):
-    assert exit_status(lambda: len(plan(compose_config([word]), [word]))) == 2
+    assert exit_status(lambda: len(plan(Command.of(word)))) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ")
     assert text.count("\n") == 1

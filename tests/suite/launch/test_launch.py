@@ -10,7 +10,7 @@ import pytest
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch import launch as launching
 from llqr_sam.suite.launch.launch import launch
@@ -26,8 +26,8 @@ from tests.waiting import PATIENCE
 def run(words: list[str], folder: Path) -> int:
     """``python train.py <words>`` in ``folder``, quickly."""
     words = ["logger=none", "device=cpu", *words, f"paths.results={folder}/results", f"paths.workspace={folder}/work"]
-    config = compose_config(words)
-    return launch(Status.of(plan(config, words), folder / "results", folder / "work"), config)
+    command = Command.of(*words)
+    return launch(Status.under(plan(command), command.config), command.config)
 
 
 def records(folder: Path) -> dict[Path, int]:
@@ -105,15 +105,15 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(key, how, tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/below")):
         words = words_in(tmp_path, "optim=sgdm", "protocol.epochs=1", how, f"paths.{key}={place}")
-        config = compose_config(list({word.partition("=")[0]: word for word in reversed(words)}.values()))
+        command = Command.of(*{word.partition("=")[0]: word for word in reversed(words)}.values())
         with pytest.raises(UsageError, match=f"^paths.{key}={place} cannot be written: [A-Z][a-z ]+\\.$"):
-            launch(Status.of(plan(config, words), tmp_path / "results", tmp_path / "work"), config)
+            launch(Status.of(plan(command), tmp_path / "results", tmp_path / "work"), command.config)
     assert not records(tmp_path)
 
 
 def test_a_record_that_cannot_be_read_is_not_trained_anew(tmp_path, capsys):
     words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
-    (planned,) = plan(compose_config(words), words)
+    (planned,) = plan(Command.of(*words))
     path = tmp_path / "results" / "runs" / "adhoc" / f"{planned.run_id}.json"
     path.mkdir(parents=True)  # no file can be read there
     assert run(words, tmp_path) == 1
@@ -166,7 +166,7 @@ def test_a_single_run_that_failed_says_so(tmp_path, capsys, monkeypatch):
 
 def test_a_diverged_run_is_retried_only_when_asked_and_its_record_kept(tmp_path, capsys):
     words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
-    planned = plan(compose_config(words), words)
+    planned = plan(Command.of(*words))
     path = write_record(tmp_path / "results", planned[0], [10.0], status="diverged")
     moved = path.parent.parent / "demo" / path.name  # where another table has put it
     moved.parent.mkdir()
@@ -183,7 +183,7 @@ def test_a_diverged_run_is_retried_only_when_asked_and_its_record_kept(tmp_path,
 
 def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path, capsys):
     words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"]
-    first = plan(compose_config(words), words)[0]
+    first = plan(Command.of(*words))[0]
     with RunLock(tmp_path / "work" / first.run_id, 10):
         assert run(words, tmp_path) == 0
     assert [read_record(path).run_id for path in records(tmp_path)] != [first.run_id]

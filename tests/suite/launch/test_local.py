@@ -9,10 +9,10 @@ import threading
 import pytest
 
 from llqr_sam.engine.records.record import read_record
+from llqr_sam.repository import ROOT
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch import local
-from llqr_sam.suite.launch.local import Pool, places
-from llqr_sam.suite.run.code_snapshot import ROOT
+from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import read_progress
 from tests.suite.jobs import jobs_of, start, words_in
@@ -136,23 +136,23 @@ def test_a_missing_data_set_stops_the_launch_with_one_line(tmp_path):
     assert "prepare_data.py cifar" in error
 
 
-def test_places(monkeypatch):
+def test_each_worker_has_its_gpus_and_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // 2))
-    assert places(None, "cpu") == [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * 2
-    assert len(places(5, "cpu")) == 5
-    assert len(places(None, "cuda:1")) == 1
-    assert [place["OMP_NUM_THREADS"] for place in places(None, "cpu", 2)] == [threads]
+    assert worker_environments(None, "cpu") == [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * 2
+    assert len(worker_environments(5, "cpu")) == 5
+    assert len(worker_environments(None, "cuda:1")) == 1
+    assert [variables["OMP_NUM_THREADS"] for variables in worker_environments(None, "cpu", 2)] == [threads]
     with pytest.raises(UsageError, match=r"launch\.workers=0"):
-        places(0, "cpu")
+        worker_environments(0, "cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto")] == ["0", "1"]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(3, "cuda")] == ["0", "1", "0"]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto", 2)] == ["0,1"]
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(None, "auto")] == ["0", "1"]
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(3, "cuda")] == ["0", "1", "0"]
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(None, "auto", 2)] == ["0,1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(None, "auto")] == ["3", "GPU-5f"]
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(None, "auto")] == ["3", "GPU-5f"]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert places(2, "cpu")[0]["OMP_NUM_THREADS"] == "7"
+    assert worker_environments(2, "cpu")[0]["OMP_NUM_THREADS"] == "7"

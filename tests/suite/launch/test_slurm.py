@@ -16,7 +16,7 @@ from tests.suite.jobs import jobs_of
 def test_every_profile_is_one(path):
     profile = read_profile(path.stem)
     assert profile == read_profile(str(path))
-    assert profile.signal_delay < 60 * profile.minutes()
+    assert profile.signal_delay < 60 * profile.minutes
     assert path.read_text().startswith("# ")
     assert f"{path.stem}.yaml" in (PROFILES / "README.md").read_text()
 
@@ -26,7 +26,7 @@ def test_every_profile_is_one(path):
     [("90", 90), ("30:00", 30), ("2:59:00", 179), ("12:00:59", 720), ("1-00", 1440), ("2-12:30", 3630)],
 )
 def test_times_are_slurms(text, minutes):
-    assert Profile(time=text).minutes() == minutes
+    assert Profile(time=text).minutes == minutes
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_time_needs_no_quotes(text, minutes, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"time: {text}\ncpus: 6\nmem: 16\nsbatch: {{nice: 100, exclusive: true}}\npartition: null\n")
     profile = read_profile(str(path))
-    assert (profile.minutes(), profile.cpus, profile.mem, profile.partition) == (minutes, 6, "16", None)
+    assert (profile.minutes, profile.cpus, profile.mem, profile.partition) == (minutes, 6, "16", None)
     assert profile.sbatch == {"nice": "100", "exclusive": True}
     assert f"| {Profile().time} |" in (PROFILES / "README.md").read_text()
 

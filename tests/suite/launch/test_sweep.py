@@ -21,7 +21,7 @@ def test_inline_sweeps_are_hydras():
 def test_other_launchers_get_all_runs_at_once(launcher):
     sweep = pooled_sweep(["-m", "optim=sgdm,sam", "seed=0,1", f"launch={launcher}", "protocol.epochs=2"])
     assert sweep is not None
-    assert sweep.config.launch.name == launcher
+    assert sweep.first.config.launch.name == launcher
     assert [(run.cell.method, run.settings.seed) for run in sweep.runs] == [
         ("sgdm", 0),
         ("sgdm", 1),

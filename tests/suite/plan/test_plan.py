@@ -45,7 +45,7 @@ def test_other_words_hold_for_every_run_of_a_table():
 
 
 def test_a_table_can_be_pointed_elsewhere():
-    """METHODS section 3: the tables run the published WRN-28-10 and can be pointed at the authors'."""
+    """docs/methods.md, section 3.6: the tables run the published WRN-28-10 and can be pointed at the authors'."""
     runs = plan_of("table=1", "table.archs=[wrn34_10]", "table.seeds=[7]")
     assert {(run.cell.arch, run.settings.seed) for run in runs} == {("wrn34_10", 7)}
     assert len(runs) == 7

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.engine.loop import gradient_evaluation as closure
+from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import record as records
@@ -49,38 +49,24 @@ class Watcher(Observer):
             self.request_stop()
 
 
-@pytest.fixture
-def watched(monkeypatch):
-    """``watched(job, stop)``: a watcher that the job's attempts have among their observers."""
-
-    def watch(job: Job, stop: int | None = None) -> Watcher:
-        watcher = Watcher(job, stop)
-        monkeypatch.setattr(attempting, "_observers", lambda job: [watcher])
-        return watcher
-
-    return watch
-
-
-def test_a_run_is_locked_watched_and_leaves_its_record_alone(tmp_path, watched):
+def test_a_run_is_locked_watched_and_leaves_its_record_alone(tmp_path):
     job = job_of(tmp_path)
-    watcher = watched(job)
-    record = attempt(job)
+    watcher = Watcher(job)
+    record = attempt(job, observers=[watcher])
     assert read_record(job.options.record_path) == record
     assert all(locked for locked, _ in watcher.seen)
     assert {done for _, done in watcher.seen} == {0, 1}
     assert not job.folder.exists()
 
 
-def test_an_interrupted_run_is_free_and_continues(tmp_path, watched):
+def test_an_interrupted_run_is_free_and_continues(tmp_path):
     job = job_of(tmp_path)
-    watched(job, stop=1)
     with pytest.raises(Interrupted):
-        attempt(job)
+        attempt(job, observers=[Watcher(job, stop=1)])
     assert holder(job.folder, 10) is None
     epochs = read_progress(job.folder)
     assert epochs is not None
     assert (epochs.done, epochs.planned) == (1, 2)
-    watched(job)
     assert attempt(job).resumes == 1
     assert not job.folder.exists()
 
@@ -90,7 +76,7 @@ def test_a_run_is_left_alone_while_and_after_somebody_else_trains_it(tmp_path):
     with RunLock(job.folder, 10), pytest.raises(LeftAlone, match="running on"):
         attempt(job)
     attempt(job)
-    with pytest.raises(LeftAlone, match="done meanwhile"):
+    with pytest.raises(LeftAlone, match="left alone"):
         attempt(job)
 
 
@@ -132,13 +118,13 @@ def test_a_run_that_was_taken_over_leaves_the_others_checkpoints_alone(where, st
 
 def test_nan_in_one_batch_is_recorded_and_retried_only_when_asked(tmp_path, monkeypatch):
     job = job_of(tmp_path)
-    take, batches = closure.GradientEvaluation.take, []
+    take, batches = GradientEvaluation.take, []
 
     def spoiling(self, inputs, targets):
         batches.append(1)
         take(self, inputs * math.nan if len(batches) == 25 else inputs, targets)
 
-    monkeypatch.setattr(closure.GradientEvaluation, "take", spoiling)
+    monkeypatch.setattr(GradientEvaluation, "take", spoiling)
     record = attempt(job)
     assert record.status == "diverged"
     assert "step 24" in str(record.error)
@@ -172,14 +158,13 @@ def test_a_failure_is_noted_and_gone_with_the_next_success(tmp_path, monkeypatch
     assert read_failure(job.folder) is None
 
 
-def test_a_retry_that_is_interrupted_has_not_failed(tmp_path, watched):
+def test_a_retry_that_is_interrupted_has_not_failed(tmp_path):
     """And goes on without another retry, as after a requeue: the job's digest is of a failure that is gone."""
     job = job_of(tmp_path)
     note_failure(job.run_id, job.folder, RuntimeError("CUDA out of memory"))
     again = replace(job, retries=job.outcome())
-    watched(job, stop=1)
     with pytest.raises(Interrupted):
-        attempt(again)
+        attempt(again, observers=[Watcher(job, stop=1)])
     assert read_failure(job.folder) is None
     assert "CUDA out of memory" in (job.folder / "log.txt").read_text()
     assert attempt(again).resumes == 1

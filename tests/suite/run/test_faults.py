@@ -20,7 +20,7 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.engine.tasks import classification
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
@@ -57,8 +57,8 @@ def job_of(folder: Path, words: list[str]) -> Job:
 
 
 def failing_launch(words: list[str], folder: Path) -> int:
-    config = compose_config(words)
-    return launch(Status.of(plan(config, words), folder / "results", folder / "work"), config)
+    command = Command.of(*words)
+    return launch(Status.of(plan(command), folder / "results", folder / "work"), command.config)
 
 
 class KillTheReader(Observer):
@@ -76,7 +76,7 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     straight = attempt(job_of(tmp_path / "straight", words_in(tmp_path / "straight", *words[2:-2])))
     job = job_of(tmp_path, words)
     with monkeypatch.context() as patch:
-        patch.setattr(attempting, "_observers", lambda job: [KillTheReader()])
+        patch.setattr(attempting, "progress", KillTheReader)
         assert failing_launch(words, tmp_path) == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from llqr_sam.suite.run import lock as locks
+from llqr_sam.engine.observers.observer import RunInfo
 from llqr_sam.suite.run.lock import LeftAlone, Owner, RunLock, holder
 from tests.suite.jobs import start
 from tests.waiting import PATIENCE, wait_for
@@ -32,6 +34,10 @@ def write_lock(folder: Path, *, age: float = 0.0, **changes: object) -> Owner:
     then = time.time() - age
     os.utime(path, (then, then))
     return owner
+
+
+def run_info(folder: Path, request_stop: Callable[[], None]) -> RunInfo:
+    return RunInfo("run", {}, None, "a CPU", 1, 3, 10, 0, (), (), folder, request_stop)
 
 
 def test_one_at_a_time_and_nothing_is_left(tmp_path):
@@ -92,32 +98,24 @@ def test_a_process_number_of_another_machine_says_nothing(tmp_path):
         pass
 
 
-def test_a_lock_of_before_is_read_and_counts_until_it_is_stale(tmp_path):
-    owner = write_lock(tmp_path, host=Owner.this_process().host, pid=FREE)
-    path = tmp_path / "lock.json"
-    tree = json.loads(path.read_text())
-    del tree["machine"]
-    path.write_text(json.dumps(tree))
-    assert holder(tmp_path, 10) == dataclasses.replace(owner, machine=None)
-    with pytest.raises(LeftAlone), RunLock(tmp_path, 10):
-        pass
-    os.utime(path, (0, 0))
-    with RunLock(tmp_path, 10):
-        pass
-
-
-def test_a_folder_that_goes_while_the_lock_is_taken_is_made_again(tmp_path, monkeypatch):
+def test_a_folder_that_goes_while_the_lock_is_taken_is_made_again(tmp_path):
     """Whoever had the run has just ended, and removes the folder between our mkdir and our lock."""
-    chain, folder = locks._chain, tmp_path / "run"
+    folder, over = tmp_path / "run", threading.Event()
 
-    def slow(folder: Path) -> object:
-        monkeypatch.setattr(locks, "_chain", chain)
-        folder.rmdir()
-        return chain(folder)
+    def remove() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
-    monkeypatch.setattr(locks, "_chain", slow)
-    with RunLock(folder, 10) as lock:
-        assert holder(folder, 10) == lock.owner
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for _ in range(50):
+            with RunLock(folder, 10) as lock:
+                assert holder(folder, 10) == lock.owner
+    finally:
+        over.set()
+        remover.join()
 
 
 def test_a_requeued_job_takes_over_from_its_former_self(tmp_path, monkeypatch):
@@ -178,7 +176,7 @@ def test_a_lock_that_was_lost_stops_the_run_and_is_not_released(tmp_path):
     """A suspended process wakes up and finds that another has taken over."""
     asked = threading.Event()
     with RunLock(tmp_path, stale_minutes=0.02) as lock:
-        lock._request_stop = asked.set
+        lock.on_start(run_info(tmp_path, asked.set))
         other = write_lock(tmp_path)
         assert asked.wait(PATIENCE)
     assert holder(tmp_path, 10) == other
@@ -189,7 +187,7 @@ def test_how_a_lock_was_lost_is_said(how, tmp_path, caplog):
     """Where nobody has the run it may still be saved."""
     asked, folder = threading.Event(), tmp_path / "run"
     with RunLock(folder, stale_minutes=0.02) as lock:
-        lock._request_stop = asked.set
+        lock.on_start(run_info(folder, asked.set))
         if how == "the folder is removed":
             shutil.rmtree(folder)
         else:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from llqr_sam.engine.records.atomic import replacing
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.run.run_folder import Epochs, note_failure, progress_path
 from llqr_sam.suite.status.overview import Overview, every_table
@@ -69,10 +71,16 @@ def test_hours_are_of_every_device(tmp_path):
     assert (hours.spent, hours.left, hours.unknown) == (2.0, 2.0, 0)
 
 
+def begun(words: Sequence[str], folder: Path) -> list[str]:
+    """The tables that have begun in a folder."""
+    places = (f"paths.results={folder}/results", f"paths.workspace={folder}/work")
+    return list(every_table(Command.of(*words, *places)))
+
+
 def test_every_table_that_has_begun_in_brief(states):
     words = list(WORDS[1:])
-    assert list(every_table(words, states / "none", states / "neither", 10)) == ["no run of any table has begun"]
-    lines = list(every_table(words, states / "results", states / "work", 10))
+    assert begun(words, states / "none") == ["no run of any table has begun"]
+    lines = begun(words, states)
     assert lines[0] == "table=demo: Digits with 40 % label noise"
     assert [line.split()[1] for line in lines[1:3]] == ["diverged:", "failed:"]
     assert lines[3] == "6 runs: 1 finished, 1 diverged, 1 failed, 3 waiting"
@@ -100,7 +108,7 @@ def runs_of(lines: list[str]) -> list[str]:
 )
 def test_words_choose_runs_of_the_tables_that_have_begun(words, chosen, states):
     """And each has its line, finished and waiting ones too."""
-    lines = list(every_table([*WORDS[1:], *words], states / "results", states / "work", 10))
+    lines = begun([*WORDS[1:], *words], states)
     assert lines[0] == "table=demo: Digits with 40 % label noise"
     assert runs_of(lines) == [run.run_id for run in chosen]
     assert lines[-2].startswith(f"{len(chosen)} run")
@@ -109,18 +117,18 @@ def test_words_choose_runs_of_the_tables_that_have_begun(words, chosen, states):
 def test_a_chosen_run_may_wait_while_others_of_its_table_have_begun(states):
     """But with another rho it is no run of a table that has begun."""
     words = ["optim=sam", "seed=2"]
-    lines = list(every_table(words, states / "results", states / "work", 10))
+    lines = begun(words, states)
     assert runs_of(lines) == [RUNS[5].run_id]
     assert lines[-2] == "1 run: 1 waiting"
-    assert list(every_table([*words, "optim.rho=0.3"], states / "results", states / "work", 10)) == []
+    assert begun([*words, "optim.rho=0.3"], states) == []
 
 
 @pytest.mark.parametrize("word", ["dataset=cifar100", "optim=llqr_sam", "seed=7", "dataset.label_noise=0.2"])
 def test_tables_without_such_runs_are_passed_over(word, states):
-    assert list(every_table([*WORDS[1:], word], states / "results", states / "work", 10)) == []
+    assert begun([*WORDS[1:], word], states) == []
 
 
 def test_a_table_that_cannot_take_the_words_is_passed_over(states):
-    lines = list(every_table(["optim.rho=0.3"], states / "results", states / "work", 10))
+    lines = begun(["optim.rho=0.3"], states)
     assert [line.partition(": ")[0] for line in lines] == ["table=demo passed over"]
     assert "optim.rho" in lines[0]

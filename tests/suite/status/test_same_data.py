@@ -11,7 +11,7 @@ import pytest
 from llqr_sam.data.fingerprint import fingerprint
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.plan.plan import plan
@@ -43,16 +43,14 @@ def hash_of(archive: Path) -> str:
 
 def command(folder: Path, *words: str) -> int:
     """``python train.py <words>`` in ``folder``."""
-    all_words = words_in(folder, *words)
-    config = compose_config(all_words)
-    return dispatch(plan(config, all_words), config)
+    asked = Command.of(*words_in(folder, *words))
+    return dispatch(plan(asked), asked)
 
 
 def record(folder: Path, words: list[str], data: str | None, top1: float = 50.0) -> str:
     """Write the record of a run on data of that hash; returns the run's id."""
     (job,) = jobs_of(folder, *words)
-    config = compose_config(words)
-    (run,) = plan(config, words)
+    (run,) = plan(Command.of(*words))
     write_record(folder / "results", run, [top1], data=data)
     return job.run_id
 
@@ -108,8 +106,8 @@ def test_a_table_does_not_train_beside_records_of_other_data(tmp_path, archives,
     """Nothing is trained; where the runs stand is still shown, with what differs."""
     first, second = archives
     table = ["table=1", "arch=resnet18", "optim=sgdm", "table.seeds=[0,1]", f"dataset.path={second}"]
-    config = compose_config(words_in(tmp_path, *table))
-    runs = plan(config, words_in(tmp_path, *table))
+    asked = Command.of(*words_in(tmp_path, *table))
+    runs, config = plan(asked), asked.config
     write_record(tmp_path / "results", runs[0], [50.0], data=hash_of(first))
     sentence = f"dataset.path={second} has the data {hash_of(second)[:12]}, the records are of {hash_of(first)[:12]}"
     with pytest.raises(UsageError, match=sentence):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.suite.config.compose import compose_config
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import Planned, plan
@@ -22,24 +22,24 @@ DECAY = "{key: protocol.methods.weight_decay, candidates: [1.0e-4, 5.0e-4, 1.0e-
 RHO = "{key: protocol.methods.rho, candidates: [0.05, 0.2], optim: sam}"
 
 
-class Command:
+class DemoCommand:
     """``python train.py table=demo <words>`` with both selections, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def plan(self, *words: str) -> list[Planned]:
-        self.words = ["table=demo", "table.seeds=[0,1]", f"table.selections=[{DECAY},{RHO}]", "logger=none"]
-        self.words += ["table.methods=[{optim: sgdm},{optim: llqr_sam, geometry: ngd}]"]
-        self.words += ["device=cpu", *words, f"paths.results={self.folder}/results", f"paths.workspace={self.folder}/w"]
-        self.config = compose_config(self.words)
-        return plan(self.config, self.words)
+        asked = ["table=demo", "table.seeds=[0,1]", f"table.selections=[{DECAY},{RHO}]", "logger=none"]
+        asked += ["table.methods=[{optim: sgdm},{optim: llqr_sam, geometry: ngd}]"]
+        asked += ["device=cpu", *words, f"paths.results={self.folder}/results", f"paths.workspace={self.folder}/w"]
+        self.asked = Command.of(*asked)
+        return plan(self.asked)
 
     def status(self, *words: str) -> Status:
-        return Status.of(self.plan(*words), self.folder / "results", self.folder / "w")
+        return Status.under(self.plan(*words), self.asked.config)
 
     def conclude(self, *words: str) -> list[str]:
-        return list(conclude(self.status(*words), self.config))
+        return list(conclude(self.status(*words), self.asked))
 
     def files(self) -> list[Path]:
         return list((self.folder / "results" / "selection").glob("*"))
@@ -51,8 +51,8 @@ class Command:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    return Command(tmp_path)
+def command(tmp_path: Path) -> DemoCommand:
+    return DemoCommand(tmp_path)
 
 
 def decays(runs: Sequence[Planned]) -> list[float | None]:
@@ -225,17 +225,17 @@ def test_a_wrong_select_is_one_sentence(command, words, message):
 def test_a_selection_needs_a_table():
     words = ["select=weight_decay"]
     with pytest.raises(UsageError, match=r"needs a table\. Choose one with table= from: 1, 10, 2"):
-        plan(compose_config(words), words)
+        plan(Command.of(*words))
 
 
 def test_from_runs_to_choice(command, capsys):
     """Real runs of an epoch each; the second time nothing is trained, and SGDM of the table is finished already."""
     words = ("select=weight_decay", "protocol.epochs=1", "seed=0", "table.label_noise=[0.0]")
-    assert launch(command.status(*words), command.config) == 0
+    assert launch(command.status(*words), command.asked.config) == 0
     chosen = command.conclude(*words)[-1]
     assert chosen.startswith("  selected: ")
     capsys.readouterr()
-    assert launch(command.status(*words), command.config) == 0
+    assert launch(command.status(*words), command.asked.config) == 0
     assert "3 runs: 3 finished" in capsys.readouterr().err
     assert command.conclude(*words)[-1] == chosen
     assert command.status("optim=sgdm", *words[1:]).total() == "1 run: 1 finished"

@@ -12,7 +12,6 @@ pytest.importorskip("wandb")
 
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.observers.observer import Observer, RunInfo
-from llqr_sam.suite.run import attempt as attempting
 from llqr_sam.suite.run.attempt import attempt
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.status import uploads
@@ -34,12 +33,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     finished, begun = jobs_of(
         folder, "logger=wandb", "table=demo", "optim=sgdm", "table.seeds=[0,1]", "protocol.epochs=2"
     )
-    watch = attempting._observers
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempting, "_observers", lambda job: [*watch(job), StopAtOnce()])
-        for job in (finished, begun):
-            with pytest.raises(Interrupted):
-                attempt(job)
+    for job in (finished, begun):
+        with pytest.raises(Interrupted):
+            attempt(job, observers=[StopAtOnce()])
     attempt(finished)
     wait_for(lambda: all(wandb_files.is_closed(path) for path in folder.rglob("run-*.wandb")))
     return folder, finished.run_id, begun.run_id

@@ -1,4 +1,4 @@
-"""The exact solution of the layerwise problem, by the Riccati recursion (METHODS section 2; LLQR paper's reference).
+"""The exact solution of the layerwise problem, by the Riccati recursion (docs/methods.md, section 2.7).
 
 Notation as in stages.py; K_i and lambda_i are the quadratic and linear terms of the cost-to-go from stage i on.
 With S = R + B' K B and G = M + B' K A, K and lambda taken at i+1 and stage index i left out,

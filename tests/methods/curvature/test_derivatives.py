@@ -1,4 +1,4 @@
-"""H v by forward over reverse against reverse over reverse, at points and losses that change."""
+"""J v and H v by replay and by backward passes alone, at points and losses that change, and the checks between them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,56 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.methods.curvature.hessian import HessianReplay, reverse_over_reverse
+from llqr_sam.methods.curvature.derivatives import Hessian, Jacobian, pull, reverse_over_reverse
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.point import loss_point_of
+from llqr_sam.methods.curvature.point import point_of
 from tests.methods.networks import NETWORKS, mean_loss
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_both_ways_are_the_jacobian(name):
+    net, x, _ = NETWORKS[name]()
+    with differentiable_inference(net):
+        point = point_of(net, x)
+        outputs = point.outputs()
+        pushes = Jacobian("for comparison")(point, outputs), Jacobian()(point, outputs)
+    v = {n: torch.randn_like(p) for n, p in point.parameters.items()}
+    u = torch.randn_like(outputs)
+    expected = sum((t * g).sum() for t, g in zip(v.values(), pull(point, outputs, u), strict=True))
+    for push in pushes:
+        torch.testing.assert_close((push(v)[0] * u).sum(), expected, rtol=1e-9, atol=1e-9)
+
+
+class Small(nn.Module):
+    """A parameter with a millionth of the derivative, which forward mode does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.bias = nn.Parameter(torch.zeros(2))
+        self.held = [self.bias]
+
+    def forward(self, x):
+        return self.linear(x) + 1e-6 * self.held[0]
+
+
+def test_a_parameter_of_little_weight_is_compared_too():
+    net = Small().double()
+    x, replay = torch.randn(4, 3, dtype=torch.float64), Jacobian()
+    with differentiable_inference(net):
+        point = point_of(net, x)
+        outputs = point.outputs()
+        push = replay(point, outputs)
+    assert replay.cache.refusal == "the trace has other values or derivatives than the network"
+    v = {n: torch.zeros_like(p) for n, p in point.parameters.items()}
+    v["bias"] += 1
+    torch.testing.assert_close(push(v)[0], torch.full_like(outputs, 1e-6))
 
 
 def _compare(net, x, y, replay, loss_fn=mean_loss, rtol=1e-9):
     """g and three products of both; returns the trace that the replay used."""
     with differentiable_inference(net):
-        point = loss_point_of(net, x, y, loss_fn)
+        point = point_of(net, x, targets=y, loss_fn=loss_fn)
         (gradient, push), (expected_gradient, expected) = replay(point), reverse_over_reverse(point)
     for name, g in expected_gradient.items():
         torch.testing.assert_close(gradient[name], g, rtol=rtol, atol=1e-12)
@@ -23,13 +63,13 @@ def _compare(net, x, y, replay, loss_fn=mean_loss, rtol=1e-9):
         v = {n: torch.randn_like(p) for n, p in point.parameters.items()}
         for ours, theirs in zip(push(v), expected(v), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-11)
-    return None if replay.refusal else next(reversed(replay.traces.values()))
+    return None if replay.cache.refusal else next(reversed(replay.cache.traces.values()))
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_right_at_every_point_with_one_trace(name):
     net, x, y = NETWORKS[name]()
-    replay, traces = HessianReplay(), set()
+    replay, traces = Hessian(), set()
     for _ in range(3):
         with torch.no_grad():
             for p in [*net.parameters(), *(b for b in net.buffers() if b.is_floating_point())]:
@@ -45,7 +85,7 @@ def test_another_loss_of_the_same_gradient_is_not_trusted():
     net = nn.Linear(3, 2).double()
     nn.init.zeros_(net.weight)
     nn.init.zeros_(net.bias)
-    x, y, replay = torch.randn(4, 3, dtype=torch.float64), torch.zeros(4), HessianReplay()
+    x, y, replay = torch.randn(4, 3, dtype=torch.float64), torch.zeros(4), Hessian()
     _compare(net, x, y, replay, lambda z, _: z.sum())
     _compare(net, x, y, replay, lambda z, _: (z + z.square()).sum())
 
@@ -57,7 +97,7 @@ def test_a_stale_trace_is_noticed():
         def forward(self, x):
             return super().forward(x) ** self.power
 
-    net, y, replay = Switching(6, 5).double(), torch.randint(0, 5, (4,)), HessianReplay()
+    net, y, replay = Switching(6, 5).double(), torch.randint(0, 5, (4,)), Hessian()
     x = torch.randn(4, 6, dtype=torch.float64)
     first = _compare(net, x, y, replay)
     net.power = 3
@@ -92,7 +132,7 @@ def test_a_product_that_disagrees_is_refused_for_good():
         def forward(self, x):
             return _Lying.apply(super().forward(x))
 
-    net, y, replay = Net(6, 5).double(), torch.randint(0, 5, (4,)), HessianReplay()
+    net, y, replay = Net(6, 5).double(), torch.randint(0, 5, (4,)), Hessian()
     x = torch.randn(4, 6, dtype=torch.float64)
     for _ in range(2):
         assert _compare(net, x, y, replay) is None
@@ -116,4 +156,4 @@ def test_no_second_derivative_is_an_error():
 
     net = Net(3, 2)
     with differentiable_inference(net), pytest.raises(RuntimeError, match="once_differentiable"):
-        HessianReplay()(loss_point_of(net, torch.randn(4, 3), torch.zeros(4).long(), mean_loss))
+        Hessian()(point_of(net, torch.randn(4, 3), targets=torch.zeros(4).long(), loss_fn=mean_loss))

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from llqr_sam.methods.curvature.derivatives import Jacobian
 from llqr_sam.methods.curvature.divergence import DivergenceCurvature
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.jacobian import DoubleBackward, JacobianReplay
 from llqr_sam.methods.curvature.likelihoods import Categorical
 from llqr_sam.methods.curvature.point import point_of
 from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
 from tests.methods.networks import NETWORKS, mean_loss
+
+UNTRACED = "for comparison"
 
 
 def _jacobian(net, x, replay):
@@ -22,8 +24,8 @@ def _jacobian(net, x, replay):
     with differentiable_inference(net):
         point = point_of(net, x)
         outputs = point.outputs()
-        push, expected = replay(point, outputs), DoubleBackward()(point, outputs)
-    assert not replay.refusal
+        push, expected = replay(point, outputs), Jacobian(UNTRACED)(point, outputs)
+    assert not replay.cache.refusal
     tangents = [{n: torch.randn_like(p) for n, p in point.parameters.items()} for _ in range(3)]
     return [push(v)[0] for v in tangents], [expected(v)[0] for v in tangents]
 
@@ -32,7 +34,7 @@ def _jacobian(net, x, replay):
 def test_right_at_every_point_with_one_trace(name):
     """The LSTM's in-place operations included, which a plain forward-mode replay gets wrong from its second call."""
     net, x, _ = NETWORKS[name]()
-    replay = JacobianReplay()
+    replay = Jacobian()
     traces = set()
     for _ in range(3):
         with torch.no_grad():
@@ -41,13 +43,13 @@ def test_right_at_every_point_with_one_trace(name):
         inputs = x if x.dtype == torch.int64 else torch.randn_like(x)
         for actual, expected in zip(*_jacobian(net, inputs, replay), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
-        traces.update(replay.traces.values())
+        traces.update(replay.cache.traces.values())
     assert len(traces) == 1
 
 
 def test_another_batch_size_is_traced_anew():
     net, x, _ = NETWORKS["mlp"]()
-    replay = JacobianReplay()
+    replay = Jacobian()
     for inputs in (x, x[:5], x):
         for actual, expected in zip(*_jacobian(net, inputs, replay), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
@@ -67,7 +69,7 @@ class Switching(nn.Module):
 
 def test_a_stale_trace_is_noticed():
     net, x = Switching(), torch.randn(4, 6, dtype=torch.float64)
-    replay = JacobianReplay()
+    replay = Jacobian()
     _jacobian(net, x, replay)
     net.power = 3
     for actual, expected in zip(*_jacobian(net, x, replay), strict=True):
@@ -90,9 +92,9 @@ def test_a_network_without_forward_mode_is_not_replayed():
 
     net = ReverseOnly(3, 2)
     with differentiable_inference(net):
-        point, replay = point_of(net, torch.randn(4, 3)), JacobianReplay()
+        point, replay = point_of(net, torch.randn(4, 3)), Jacobian()
         replay(point, point.outputs())
-    assert "jvp" in replay.refusal
+    assert "jvp" in replay.cache.refusal
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -107,7 +109,7 @@ def test_tangents_of_another_layout(memory_format):
     net, x = Viewed(3, 8, 2).double().to(memory_format=memory_format), torch.randn(4, 3, 5, 5, dtype=torch.float64)
     with differentiable_inference(net):
         point = point_of(net, x)
-        push = JacobianReplay()(point, point.outputs())
+        push = Jacobian()(point, point.outputs())
     v = {name: torch.randn_like(p) for name, p in point.parameters.items()}
     transposed = {name: t.flatten(1).T.contiguous().T.view(t.shape) if t.ndim > 1 else t for name, t in v.items()}
     assert transposed["weight"].stride() != v["weight"].stride()
@@ -133,7 +135,7 @@ def test_a_padding_row_that_is_an_output_too(divergence):
     tokens[:, :2] = 11
     exact = copy.deepcopy(net).double()
     if divergence == "ngd":
-        expected = FisherCurvature(exact, tokens, y, mean_loss, Categorical(), "sum", DoubleBackward())
+        expected = FisherCurvature(exact, tokens, y, mean_loss, Categorical(), "sum", Jacobian(UNTRACED))
     else:
         expected = HessianCurvature(exact, tokens, y, mean_loss)
     ours = DivergenceCurvature(net, divergence, "sum", Categorical(), None)
@@ -148,5 +150,5 @@ def test_a_padding_row_that_is_an_output_too(divergence):
 def test_parameters_the_output_does_not_depend_on():
     net = nn.Sequential(nn.Linear(3, 2)).double()
     net.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    for actual, expected in zip(*_jacobian(net, torch.randn(4, 3, dtype=torch.float64), JacobianReplay()), strict=True):
+    for actual, expected in zip(*_jacobian(net, torch.randn(4, 3, dtype=torch.float64), Jacobian()), strict=True):
         torch.testing.assert_close(actual, expected)
