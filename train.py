@@ -28,7 +28,7 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llqr_sam.studies.table_10.measurements import measurements, timings_folder
+from llqr_sam.studies.table_10.networks import networks_here
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
@@ -38,7 +38,7 @@ from llqr_sam.suite.config.schema import register
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.launch.sweep import pooled_sweep
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.status.overview import every_table
+from llqr_sam.suite.status.begun_tables import begun_tables
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
 
@@ -59,7 +59,7 @@ def job(config: DictConfig) -> None:
 def run(command: Command) -> int:
     """Plan one job, then show or train; returns the exit status."""
     config = command.config
-    if config.status and config.table is None and (tables := list(every_table(command))):
+    if config.status and config.table is None and (tables := list(begun_tables(command))):
         print(*tables, sep="\n")
         return 0
     if config.times_networks:
@@ -69,12 +69,12 @@ def run(command: Command) -> int:
 
 def time_networks(command: Command) -> int:
     """Measure what is missing of a table of times, then show it."""
-    here = measurements(command)
+    here = networks_here(command)
     if command.config.status or command.config.dry_run:
         print(*here.lines(), sep="\n")
         return 0
     status = here.measure()
-    timings, damaged = read_timings(timings_folder(command.config.paths.results))
+    timings, damaged = read_timings(command.config.paths.results)
     print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
     print(*overview(cadence(command.table, timings)), sep="\n")
     return status
@@ -84,8 +84,8 @@ def main() -> int:
     """Check the words, compose, dispatch."""
     register()
     sys.argv[1:] = checked_arguments(sys.argv[1:])
-    if sweep := pooled_sweep(sys.argv[1:]):
-        return dispatch(sweep.runs, sweep.first)
+    if pooled := pooled_sweep(sys.argv[1:]):
+        return dispatch(*pooled)
     job()
     return max(statuses, default=0)
 

@@ -1,8 +1,8 @@
 """Import fairseq 0.12.2 on Python 3.11 and later.
 
-fairseq's configuration classes have instances of each other as defaults. Since Python 3.11 ``dataclasses`` refuses a
-default that cannot be hashed, so ``import fairseq`` fails. Given a hash while they are made, the classes are accepted,
-and nothing else of fairseq stands in the way of current Python, NumPy, PyTorch, Hydra and OmegaConf.
+fairseq's configuration classes use instances of each other as defaults. Since Python 3.11 ``dataclasses`` refuses a
+default that cannot be hashed, so ``import fairseq`` fails. The import works if these classes get a hash; nothing else
+in fairseq conflicts with current Python, NumPy, PyTorch, Hydra and OmegaConf.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 HOW_TO_INSTALL = "fairseq is not installed; `make nmt` installs it."
 
 _SCHEMA = "config.yaml"
-_HARMLESS = (  # of what torch says to fairseq
+_HARMLESS = (  # warnings of torch about fairseq's code
     "Support for mismatched key_padding_mask and attn_mask is deprecated",
     "The given NumPy array is not writable",
 )
@@ -35,14 +35,14 @@ def fairseq_installed() -> bool:
 
 
 def ensure_fairseq() -> None:
-    """Make ``import fairseq`` work; call it before any import of fairseq. Takes a second, once a process.
+    """Make ``import fairseq`` work; call it before any import of fairseq. The first call takes a second.
 
     Raises:
         MissingFairseqError: It is not installed.
     """
     if not fairseq_installed():
         raise MissingFairseqError(HOW_TO_INSTALL)
-    with _hashable_dataclasses(), _logging_left_alone(), _hydra_left_alone():
+    with _hashable_dataclasses(), _restored_logging(), _restored_hydra():
         importlib.import_module("fairseq")
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
@@ -50,7 +50,7 @@ def ensure_fairseq() -> None:
 
 @contextmanager
 def _hashable_dataclasses() -> Iterator[None]:
-    """Inside, the data classes of fairseq, and no others, get a hash."""
+    """Give fairseq's data classes, and no others, a hash."""
     original: Any = dataclasses.dataclass
 
     def dataclass(cls: type | None = None, /, **options: Any) -> type | Callable[[type], type]:
@@ -68,8 +68,8 @@ def _hashable_dataclasses() -> Iterator[None]:
 
 
 @contextmanager
-def _hydra_left_alone() -> Iterator[None]:
-    """Afterwards Hydra knows no schema for a ``config``: it would hold every program's to fairseq's."""
+def _restored_hydra() -> Iterator[None]:
+    """Undo fairseq's registration of a schema for ``config``, which Hydra would apply to every program's config."""
     from hydra.core.config_store import ConfigStore
 
     schemas = ConfigStore.instance().repo
@@ -84,8 +84,8 @@ def _hydra_left_alone() -> Iterator[None]:
 
 
 @contextmanager
-def _logging_left_alone() -> Iterator[None]:
-    """Inside, nothing is logged below a warning; afterwards the root logger is as it was, which fairseq configures."""
+def _restored_logging() -> Iterator[None]:
+    """Silence messages below a warning, and undo fairseq's configuration of the root logger."""
     root = logging.getLogger()
     before, level, disabled = list(root.handlers), root.level, logging.root.manager.disable
     logging.disable(logging.INFO)

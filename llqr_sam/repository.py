@@ -1,4 +1,4 @@
-"""Where the repository keeps what the package reads: configuration, cluster profiles and the paper's numbers."""
+"""Paths in the repository that the package reads: configuration, cluster profiles and the paper's numbers."""
 
 from __future__ import annotations
 

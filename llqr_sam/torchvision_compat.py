@@ -1,8 +1,8 @@
 """Import torchvision where its wheel and torch's were built for different devices.
 
-torchvision's registry wheel is a CUDA build. On a CPU torch its compiled operators cannot load, and importing it (or
-timm, which imports it) then fails because it annotates operators that do not exist. Declaring those operators without
-an implementation is enough for everything this project uses; ``torchvision.ops.nms`` itself stays unusable.
+The wheel of torchvision on PyPI is a CUDA build. With a CPU build of torch its compiled operators cannot load, and
+``import torchvision`` (or timm, which imports it) fails because it annotates operators that do not exist. Declaring
+those operators without an implementation suffices for this project; ``torchvision.ops.nms`` itself stays unusable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[torch.library.Library] = []  # an operator lives as long as the library that declares it
+_declared: list[torch.library.Library] = []  # kept alive: an operator is lost with the library that declares it
 
 
 def ensure_torchvision() -> None:
@@ -34,7 +34,7 @@ def ensure_torchvision() -> None:
         if _SYMPTOM not in str(error):
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # the failed import leaves half-initialised submodules behind
+        del sys.modules[name]  # half-initialised submodules of the failed import
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         library.define(schema)  # type: ignore[no-untyped-call]

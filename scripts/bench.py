@@ -18,43 +18,41 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from benchmarks.memory import memory
 from benchmarks.parts import parts
 from benchmarks.precision import Trained, effects, speeds
-from benchmarks.problem import Problem, machine
 from benchmarks.scaling import SWEEPS, Point, exponents, scaling
 from benchmarks.steps import INNER_STEPS as STEPS_OF_REFRESH
 from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
-from llqr_sam.engine.devices.device import arithmetic, find_device
-from llqr_sam.engine.measurements.rounds import Row
+from llqr_sam.engine.devices.device import arithmetic, device_name, find_device
+from llqr_sam.engine.measurements.rounds import peak_mib
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Divergence
+from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
+from llqr_sam.studies.table_10.timed_method import Problem
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 
 
 def study_steps(options: argparse.Namespace) -> dict[str, Any]:
     """Steps and refreshes of every structure."""
-    rows = steps(
-        lambda: _problem(options), options.structures, options.divergences, options.inner_steps, options.rounds
-    )
-    unit: Row = rows[0]
+    workloads = steps(_problem(options), options.structures, options.divergences, options.inner_steps, options.rounds)
     figures = [
-        {"row": r.name, "milliseconds": 1e3 * r.median, "gradients": r.ratio(unit), "peak_mib": r.peak_mib}
-        for r in rows
+        {"row": w.name, "milliseconds": 1e3 * w.median, "gradients": w.ratio(workloads[0]), "peak_mib": w.peak_mib}
+        for w in workloads
     ]
     intervals = list(Command.of("table=10").table.require_timing().intervals)
     spread = [
         {"LLQR+SAM / SAM": name, **{str(n): ratio for n, ratio in zip(intervals, ratios, strict=True)}}
-        for name, ratios in overheads(rows, intervals)
+        for name, ratios in overheads(workloads, intervals)
     ]
     return {"rows": figures, "LLQR+SAM over SAM, by steps between refreshes": spread}
 
@@ -72,10 +70,21 @@ def study_parts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def study_memory(options: argparse.Namespace) -> dict[str, Any]:
-    """MiB of one refresh of every structure."""
-    problem = _problem(options)
-    cases = [(s, d) for d in options.divergences for s in options.structures]
-    return {"MiB": [memory(problem, *case, options.chunk_size) for case in cases]}
+    """MiB of the parameters, of U, and of a refresh above both; one inner step needs as much as fifty."""
+    problem, chunk, figures = _problem(options), options.chunk_size, []
+    batch = (problem.inputs, problem.targets, problem.loss_fn)
+    for divergence in options.divergences:
+        for structure in options.structures:
+            metric = LLQR(problem.model, divergence=divergence, structure=structure, inner_steps=1, chunk_size=chunk)
+            figures.append(
+                {
+                    "refresh": f"{divergence}, {structure}, chunks of {chunk or options.batch}",
+                    "parameters": 4 * problem.parameters / 2**20,
+                    "U": 4 * metric.storage / 2**20,
+                    "refresh above both": peak_mib(partial(metric.refresh, *batch), problem.device),
+                }
+            )
+    return {"MiB": figures}
 
 
 def study_precision(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,16 +117,21 @@ def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
 
 def _problem(options: argparse.Namespace) -> Problem:
     torch.manual_seed(0)
-    side, channels = options.image_size, options.channels
-    model = build(options.arch, classes=options.classes, image_size=side, channels=channels, width=options.width)
-    return Problem(model, (options.batch, channels, side, side), options.classes, find_device(options.device))
+    side = options.image_size
+    model = build(options.arch, classes=options.classes, image_size=side, channels=3, width=options.width)
+    return Problem(model, (options.batch, 3, side, side), options.classes, find_device(options.device))
 
 
 def _title(options: argparse.Namespace) -> str:
+    """The network and the machine."""
+    machine = (
+        f"{device_name(find_device(options.device))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     if options.study == "scaling":  # of many networks
-        return machine(find_device(options.device))
+        return machine
     width = f" at width {options.width}" if options.width else ""
-    return _problem(options).title(f"{options.arch}{width}")
+    size = _problem(options).parameters / 1e6
+    return f"{options.arch}{width}, {size:.2f}M parameters, batch {options.batch}, {machine}"
 
 
 STUDIES = {
@@ -159,7 +173,6 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=None, help="channels of the first stage; resnet18's default is 16")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--structures", type=some_of(get_args(Structure)), default="diagonal,diag_kfac,kfac,ekfac")
     parser.add_argument("--divergences", type=some_of(get_args(Divergence)), default="ngd,newton")

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from runs and measurements made here, with the numbers beside them in results/figures/.
+"""Draw the paper's figures from runs and measurements made here into results/figures/, with their numbers as CSV.
 
 python scripts/figures.py                     all that can be drawn, about a minute on one core
 python scripts/figures.py 2                   escape from the sharp ring, and over which rates and radii

@@ -1,7 +1,7 @@
-"""Run conf/gpu_window.yaml, what a few minutes on a GPU are for, in order of value, and pack what it made.
+"""Run conf/gpu_window.yaml, the first minutes on a GPU in order of value, and pack the results.
 
-    python scripts/gpu_window.py dry_run=true                       the steps, and what of them is done
-    python scripts/gpu_window.py minutes=12                         twelve minutes; the same command goes on from there
+    python scripts/gpu_window.py dry_run=true                       the steps, and what is done
+    python scripts/gpu_window.py minutes=12                         twelve minutes; the same command continues
     python scripts/gpu_window.py minutes=9 archive=/out/window.tar.gz parts=1,2
 
 A trial without a GPU:
@@ -9,10 +9,10 @@ A trial without a GPU:
     python scripts/gpu_window.py minutes=2 device=cpu precision=default dataset=digits arch=small_cnn \
         protocol.epochs=2 "table.datasets=[digits]" "table.archs=[small_cnn]"
 
-The archive (archive=, default gpu_window.tar.gz) is made anew every 15 seconds and unpacks into any checkout: records
-and outputs under results/, logs of runs under window/logs/. What was carried here is taken from window/
-(docs/reproduction.md says who puts it there): window/commit, which the records get; window/pieces/<data set>/, which
-are joined to data/<data set>.npz with those of earlier calls; and window/sample/, the images of the tests.
+The archive (archive=, default gpu_window.tar.gz) is written again after every step and unpacks into any checkout:
+records and outputs under results/, logs of runs under window/logs/. The folder window/ has what was carried here
+(docs/reproduction.md says how): window/commit, which the records name; window/pieces/<data set>/, which are joined to
+data/<data set>.npz with those of earlier calls; and window/sample/, the images of the tests.
 
 Further words are those of train.py and hold for every run and output; those of table. are for the runs of tables. Exit
 status: 0, also when the time is up; 1 a step failed; 2 a mistake in the command; 130 interrupted.
@@ -23,14 +23,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llqr_sam.data.pieces import join
+from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window.archive import Archive
 from llqr_sam.studies.gpu_window.list_command import ListCommand
-from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.suite.config.errors import UsageError, exit_status
 
 CARRIED = Path("window")
@@ -38,22 +38,33 @@ ARCHIVE = "gpu_window.tar.gz"
 
 
 def main() -> int:
-    """Take what was carried here, read the words, run or show the list, pack what there is."""
-    command = ListCommand.read(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
+    """Read the words, take what was carried here, carry out or show the list, pack the results."""
+    command = ListCommand(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
     if command.shows:
         return command.carry_out()
+    paths = command.steps.config.paths
     take_settings()
-    take_data(Path(command.steps.config.paths.data))
+    take_data(Path(paths.data))
     archive = Path(command.own["archive"] or ARCHIVE)
+
+    def pack_results() -> None:
+        pack(archive, made_here(Path(paths.results), Path(paths.workspace)))
+
+    def pack_if_possible() -> None:
+        try:
+            pack_results()
+        except OSError as error:  # a full disk ends no other step
+            say(f"failed: archive={archive}: {error.strerror}")
+
     try:
-        with Archive(archive, lambda: packed(command.steps)):
-            return command.carry_out()
+        pack_results()
     except OSError as error:
         raise UsageError(f"archive={archive} cannot be written: {error.strerror}.") from error
+    return command.carry_out(pack_if_possible)
 
 
 def take_settings() -> None:
-    """The commit of this code and the place of the tests' images, for all processes of the list."""
+    """Hand the commit of this code and the folder of the tests' images to all processes of the list."""
     commit, sample = CARRIED / "commit", CARRIED / "sample"
     if commit.is_file():
         os.environ.setdefault("LLQR_SAM_COMMIT", commit.read_text().strip())
@@ -62,10 +73,10 @@ def take_settings() -> None:
 
 
 def take_data(root: Path) -> None:
-    """Add the pieces that came now to those of earlier calls, and join them; the steps go on without what is not whole.
+    """Join the pieces of data sets with those of earlier calls; report one that fails, for other steps need no data.
 
     Args:
-        root: Where data sets are.
+        root: Folder of the data sets.
     """
     for carried in sorted((CARRIED / "pieces").glob("*/")):
         pieces, archive = root / "pieces" / carried.name, root / f"{carried.name}.npz"
@@ -78,18 +89,25 @@ def take_data(root: Path) -> None:
             say(f"{archive} has {joined}")
 
 
-def packed(steps: StepList) -> Iterator[tuple[Path, str]]:
-    """What the steps have left: results under ``results/``, logs and failures of runs under ``window/logs/``."""
-    paths = steps.config.paths
-    for path in steps.files():
-        if path.is_relative_to(paths.results):
-            yield path, str("results" / path.relative_to(paths.results))
-        else:
-            yield path, str(CARRIED / "logs" / path.relative_to(paths.workspace))
+def made_here(results: Path, workspace: Path) -> Iterator[tuple[Path, str]]:
+    """Each file to pack and its name in the archive."""
+    for pattern in ("runs/*/*.json", "timings/*.json", "bench/*"):
+        for path in results.glob(pattern):
+            yield path, str("results" / path.relative_to(results))
+    for pattern in ("*/log.txt", "*/failure.json"):
+        for path in workspace.glob(pattern):
+            yield path, str(CARRIED / "logs" / path.relative_to(workspace))
+
+
+def pack(archive: Path, files: Iterable[tuple[Path, str]]) -> None:
+    """Write the archive, whole or not at all."""
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for path, name in sorted(files):
+            tar.add(path, arcname=name, recursive=False)
 
 
 def say(line: str) -> None:
-    """To whoever waits."""
+    """Print on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 

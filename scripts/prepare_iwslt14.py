@@ -6,11 +6,11 @@
     python scripts/prepare_iwslt14.py --name multi30k --source DIR   a folder of train, valid and test .de/.en files
 
 The archive goes through the steps of fairseq's prepare-iwslt14.sh: clean, tokenise, lower-case, every 23rd pair to
-valid, 10,000 joint merges. No checksum is published for it: a download whose test sentences are not those of IWSLT14
-stops with the SHA-256 it found, and goes on when that is given. A folder's text is taken line by line as it is, only
-tokenised and lower-cased.
+valid, 10,000 joint merges. No checksum is published for it: if the test sentences of a download are not those of
+IWSLT14, the command stops and prints its SHA-256; given that as --sha256, it continues. The text of a folder is used
+line by line, only tokenised and lower-cased.
 
-Safe to start twice, and to interrupt: the same command goes on.
+It may be started twice at once, and interrupted: the same command continues.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from llqr_sam.fairseq_compat import MissingFairseqError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, prepare, and say where the data is; the exit status."""
+    """Prepare what the command line asks for and print where it is; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    _refuse_what_is_in_vain(parser, options)
+    _check_combination(parser, options)
     target: Path = options.root / options.name
     try:
         if options.source:
@@ -43,14 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.name != "iwslt14":
             raise BitextError(f"--name {options.name} needs --source: only iwslt14 has an archive.")
         else:
-            made = prepare_archive(
-                target,
-                merges=options.merges,
-                archive=options.archive,
-                sha256=options.sha256,
-                url=options.url,
-                progress=show,
-            )
+            archive = {"archive": options.archive, "sha256": options.sha256, "url": options.url}
+            made = prepare_archive(target, merges=options.merges, **archive)
     except (BitextError, PreparationError, MissingFairseqError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, BitextError) else 1
@@ -77,11 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_what_is_in_vain(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with one line when words of the archive and of a folder of text are mixed, or a checksum is none."""
+def _check_combination(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with one line if options of the archive and of a folder of text are mixed, or the checksum is malformed."""
     given = {"--archive": options.archive, "--sha256": options.sha256}
-    if options.source and (vain := [word for word, value in given.items() if value is not None]):
-        parser.error(f"{vain[0]} is about the archive, --source about a folder of text: give one of them.")
+    if options.source and (unused := [word for word, value in given.items() if value is not None]):
+        parser.error(f"{unused[0]} is about the archive, --source about a folder of text: give one of them.")
     if not options.source and (options.train or options.tokenised):
         parser.error(f"{'--train' if options.train else '--tokenised'} is about a folder of text: it needs --source.")
     if options.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", options.sha256):
@@ -92,13 +86,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of merges.")
     return int(text)
-
-
-def show(done: int, total: int | None) -> None:
-    """One line on a terminal, rewritten; nothing in a log file."""
-    if sys.stderr.isatty():
-        share = f" of {total / 1e6:.0f}" if total else ""
-        print(f"\rdownloaded {done / 1e6:.0f}{share} MB", end="\n" if done == total else "", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.report.figures.curves import draw_curves
-from llqr_sam.report.tables.collect import collect
-from llqr_sam.report.tables.entries import EntryKind
-from llqr_sam.report.tables.write import RENDERERS, write_table
-from llqr_sam.studies.table_10.measurements import timings_folder
-from llqr_sam.studies.table_10.table import cadence, write_cadence
+from llqr_sam.report.tables.accuracy_table import collect
+from llqr_sam.report.tables.accuracy_text import print_accuracy
+from llqr_sam.report.tables.cell import BestOrLast
+from llqr_sam.report.tables.printed_table import RENDERERS, write_table
+from llqr_sam.studies.table_10.printed import print_cadence
+from llqr_sam.studies.table_10.table import cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
@@ -48,40 +49,35 @@ def main() -> int:
     return 0
 
 
-def render(words: list[str], kind: EntryKind) -> list[str]:
+def render(words: list[str], kind: BestOrLast) -> list[str]:
     """Render one table and say what was written; returns a line for each record that does not count."""
     command = Command.of(*words)
-    config, layout = command.config, command.table
+    config, asked = command.config, command.table
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; a table shows what was selected.")
-    unknown = set(layout.formats) - set(RENDERERS)
+    unknown = set(asked.formats) - set(RENDERERS)
     if unknown:
         raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
     if config.times_networks:
-        return render_times(command)
-    status, table = collect(command, kind)
-    written = write_table(table, Path(layout.output), layout.formats)
-    if layout.curves and draw_curves(layout.title, status, Path(layout.curves), layout.metric):
-        written.append(Path(layout.curves))
-    print(f"table={layout.number}  {status.total()}  ->  {', '.join(map(str, written))}")
-    return list(status.damage())
+        plan(command)  # refuses words that no run of the table can take
+        timings, damage = read_timings(config.paths.results)
+        networks = cadence(asked, timings)
+        total = f"{sum(network.timing is not None for network in networks)} measured"
+        written = write_table(print_cadence(asked, networks), Path(asked.output), asked.formats)
+    else:
+        status, table = collect(command, kind)
+        damage, total = list(status.damage()), status.total()
+        written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
+        if asked.curves and draw_curves(asked.title, status, Path(asked.curves)):
+            written.append(Path(asked.curves))
+    print(f"table={asked.number}  {total}  ->  {', '.join(map(str, written))}")
+    return damage
 
 
 def _unreadable(results: Path) -> list[str]:
-    """A line for each file among the records that is none, whatever its name."""
+    """A line for each file under the records' folder that is not a record."""
     _, damaged = read_records(results / "runs")
     return [f"record not counted: {line}" for line in damaged]
-
-
-def render_times(command: Command) -> list[str]:
-    """Render a table of times and say what was written; returns a line for each measurement that cannot be read."""
-    plan(command)  # refuses what no run of it can take
-    timings, damaged = read_timings(timings_folder(command.config.paths.results))
-    sections = cadence(command.table, timings)
-    written = write_cadence(command.table, sections, Path(command.table.output))
-    measured = sum(section.timing is not None for section in sections)
-    print(f"table={command.table.number}  {measured} measured  ->  {', '.join(map(str, written))}")
-    return damaged
 
 
 if __name__ == "__main__":

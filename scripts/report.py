@@ -11,11 +11,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from llqr_sam.report.page.accuracy import accuracy_section
 from llqr_sam.report.page.page import write_page
+from llqr_sam.report.page.section import Section
+from llqr_sam.studies.figures import TITLES
+from llqr_sam.studies.table_9 import print_table_9
+from llqr_sam.studies.table_10.printed import times_section
+from llqr_sam.studies.table_10.table import cadence
+from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.config.command_line import groups
+from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
+from llqr_sam.suite.plan.plan import plan
 
 
 def main() -> int:
@@ -29,11 +40,24 @@ def main() -> int:
         raise UsageError(f"table={config.table.number} has no use here: the page has every table.")
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
-    path, passed = write_page(options.results or config.paths.results, options.words)
+    results = options.results or config.paths.results
+    timings, damaged = read_timings(results)
+    numbers = groups()["table"]
+    sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
+    path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])
     for line in passed:
         print(line, file=sys.stderr)
     print(f"page  ->  {path}")
     return 0
+
+
+def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
+    """A table of trained networks or of times."""
+    command = Command.of(f"table={number}", *given, f"paths.results={results}")
+    if not command.config.times_networks:
+        return accuracy_section(command)
+    plan(command)  # refuses words that no run of the table can take
+    return times_section(command.table, cadence(command.table, timings))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Run conf/reproduction.yaml, the paper's numbers in order of value, for as long as there is time.
+"""Run conf/reproduction.yaml, the paper's numbers in order of value, within a time limit.
 
-    python scripts/reproduce_gpu.py dry_run=true                 the list, and what of it is done
-    python scripts/reproduce_gpu.py minutes=10                   ten minutes of it; the same command goes on from there
+    python scripts/reproduce_gpu.py dry_run=true                 the list, and what is done
+    python scripts/reproduce_gpu.py minutes=10                   ten minutes of it; the same command continues
     python scripts/reproduce_gpu.py parts=1,3                    some of its parts
-    python scripts/reproduce_gpu.py retry=failed                 runs that failed or diverged too, each once a call
+    python scripts/reproduce_gpu.py retry=failed                 also runs that failed or diverged, each once a call
     python scripts/reproduce_gpu.py dataset.path=/data/cifar100.npz precision.compile=false
 
-Further words are those of train.py and hold for every run, in place of the list's own; status=true is dry_run=true.
-Exit status: 0, also when the time is up; 1 something failed; 2 a mistake in the command; 130 interrupted. After any of
-them the same command goes on with what is left. A run that failed is left alone until retry=failed is among the words.
+Further words are those of train.py; they hold for every run and replace the list's own. status=true is dry_run=true.
+Exit status: 0, also when the time is up; 1 a step failed; 2 a mistake in the command; 130 interrupted. The same command
+continues with what is left. A run that failed is tried again with retry=failed only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llqr_sam.suite.config.errors import exit_status
 
 def main() -> int:
     """Read the words, run or show the list."""
-    return ListCommand.read(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
+    return ListCommand(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Storage of U by block structure: the paper's Table 9, or any network. No memory is taken, no data is read.
+"""Memory of U by block structure: the paper's Table 9, or any network. Nothing is trained and no data are read.
 
 python scripts/storage.py                                      writes results/tables/table_09.{md,csv,tex}
 python scripts/storage.py arch=resnet50                        every structure of one network
@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, write_table_9
+from llqr_sam.report.tables.printed_table import write_table
+from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, print_table_9
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status
 
 WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
@@ -20,14 +21,14 @@ OUTPUT = "results/tables/table_09"
 
 
 def main() -> int:
-    """Table 9, or the arch that the words name."""
+    """Write Table 9, or print the storage of the network that the words name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value", help=f"any of {', '.join(WORDS)}")
     words = _parsed(parser.parse_args().words)
     if "arch" not in words:
         if set(words) - {"output"}:
             raise UsageError(f"{next(iter(words))}= needs arch=NAME; without it, all of Table 9 is written.")
-        paths = write_table_9(Path(words.get("output", OUTPUT)))
+        paths = write_table(print_table_9(), Path(words.get("output", OUTPUT)))
         print(f"table=9  ->  {', '.join(map(str, paths))}")
         return 0
     arch = words["arch"]
@@ -41,6 +42,7 @@ def main() -> int:
 
 
 def _parsed(words: list[str]) -> dict[str, str]:
+    """``arch=resnet50`` -> ``{"arch": "resnet50"}``."""
     parsed = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -51,13 +53,13 @@ def _parsed(words: list[str]) -> dict[str, str]:
 
 
 def _pair(key: str, value: str) -> tuple[int, int]:
-    """One number for both, or two."""
+    """Two whole numbers, or one for both."""
     first, comma, second = value.partition(",")
     return _whole(key, first), _whole(key, second if comma else first)
 
 
 def _require_parts(shards: int, arch: str, parts: int) -> None:
-    """Shards hold whole parts of U: more of them would hold nothing."""
+    """A shard holds whole parts of U, so further shards would be empty."""
     if shards > parts:
         raise UsageError(f"shards={shards} is not possible: U of arch={arch} has {parts} parts to spread.")
 

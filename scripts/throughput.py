@@ -3,9 +3,9 @@
     python scripts/throughput.py dataset=cifar100 optim=sam precision=fast              three epochs
     python scripts/throughput.py dataset=cifar100 optim=sam precision=fast --profile    kernels of twenty steps by time
 
-With precision.compile=true and precision.deterministic=true, --time-kernels says what it costs that Inductor chooses
-kernels by rule: it then chooses by timing them, while PyTorch's own kernels stay deterministic.
-Words are those of train.py; nothing is left behind.
+With precision.compile=true and precision.deterministic=true Inductor chooses kernels by rule. With --time-kernels it
+chooses by timing them, which shows what the rule costs; PyTorch's own kernels stay deterministic.
+Words are those of train.py. No file is written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
-from llqr_sam.suite.launch.launch import check_device
+from llqr_sam.suite.launch.checks import check_device
 from llqr_sam.suite.plan.plan import Planned, plan
 
 EPOCHS = 3
@@ -61,7 +61,7 @@ class Profiling(Observer):
 
 
 def main() -> int:
-    """Train a few epochs, or steps, and print what was found."""
+    """Train a few epochs, or steps, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")

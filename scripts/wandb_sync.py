@@ -1,10 +1,10 @@
-"""Upload to Weights & Biases what was logged offline: finished runs, each once.
+"""Upload finished runs that were logged offline to Weights & Biases, each once.
 
     python scripts/wandb_sync.py                  the runs of outputs/runs that have a record in results/runs
     python scripts/wandb_sync.py table=2          and the rendered files of Table 2, as an artifact
 
 Needs an account (``wandb login``). Further words are those of train.py: paths.workspace=, paths.results=,
-logger.project= (of a table; a run goes to the project it was started with). A second call finds nothing to do.
+logger.project= (for a table; a run goes to the project it was started with). A second call has nothing to upload.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llqr_sam.suite.status.uploads import UploadError, log_table, waiting
 
 
 def main() -> int:
-    """Upload; exit status 1 when W&B does not take a run: the rest is left for the next call."""
+    """Upload; exit status 1 if W&B refuses a run, which leaves the rest to the next call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value")
     config = Command.of(*parser.parse_args().words).config

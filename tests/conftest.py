@@ -71,5 +71,5 @@ def captions(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for language in ("de", "en"):
             text = (shared / "data" / "multi30k" / f"{stem}.{language}").read_text("utf-8").split("\n")[:lines]
             (source / f"{split}.{language}").write_text("\n".join(text) + "\n", "utf-8")
-    prepare_folder(root / "multi30k", source, merges=500, say=lambda line: None)
+    prepare_folder(root / "multi30k", source, merges=500)
     return root

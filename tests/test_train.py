@@ -41,7 +41,7 @@ def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
 
 def test_status_of_a_table_and_of_all(tmp_path):
     table = train("table=7", "status=true", folder=tmp_path)
-    assert table.stdout.splitlines()[-2] == "15 runs: 15 waiting"
+    assert table.stdout.splitlines()[-2] == "15 runs: 15 missing"
     everything = train("status=true", folder=tmp_path)
     assert (everything.returncode, everything.stdout) == (0, "no run of any table has begun\n")
 
@@ -55,8 +55,8 @@ def test_status_of_the_run_that_words_name(tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         line, total, _ = done.stdout.splitlines()
         assert line.startswith(name)
-        assert line.endswith("  waiting")
-        assert total == "1 run: 1 waiting"
+        assert line.endswith("  missing")
+        assert total == "1 run: 1 missing"
     table = train("status=true", "optim=sgdm", folder=tmp_path)
     assert table.stdout.splitlines()[0].startswith("table=demo: ")
     assert table.stdout.count("  finished: ") == 3
@@ -66,7 +66,7 @@ def test_status_of_a_sweep(tmp_path):
     done = train("-m", "optim=sam,sgdm", "seed=0,1", "status=true", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split("-")[2] for line in done.stdout.splitlines()[:4]] == ["sam", "sam", "sgdm", "sgdm"]
-    assert done.stdout.splitlines()[4] == "4 runs: 4 waiting"
+    assert done.stdout.splitlines()[4] == "4 runs: 4 missing"
 
 
 @pytest.mark.parametrize(

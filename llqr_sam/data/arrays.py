@@ -10,9 +10,7 @@ from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise
 from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import WHOLE, Samples, Share, check_batch_size, check_sample_size
-
-EVALUATION_BATCH = 500
+from llqr_sam.data.streams import WHOLE, Samples, Share, check_sample_size
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,6 @@ class ImageArrays:
 
     @property
     def samples(self) -> Samples:
-        """Numbers of images."""
         return Samples(len(self.train_labels), len(self.test_labels))
 
     def fingerprint(self) -> str:
@@ -38,80 +35,64 @@ class ImageArrays:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
 class ArrayTrainStream:
     """Training minibatches from arrays on the device (``TrainStream``).
 
-    Args:
-        images: ``[N, C, H, W]`` uint8, on the device.
-        labels: ``[N]`` int64, on the device.
-        normalise: Turns augmented uint8 images into the network's input.
-        augmentations: Applied in order to the uint8 images.
-        batch_size: Samples in a minibatch.
-        seed: Determines order and augmentation, together with the epoch and the number of the batch.
-        name: Data set, for messages.
-        share: This process's part of each minibatch. The whole minibatch is augmented first, so that an image draws
-            the same random numbers as in a single process.
-
-    Raises:
-        ValueError: The batch size is less than 1 or more than N.
+    Several processes augment the whole minibatch and then take their share, so that an image draws the same random
+    numbers as in a single process.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        normalise: Normalise,
-        augmentations: Sequence[Augmentation],
-        batch_size: int,
-        seed: int,
-        name: str,
-        share: Share = WHOLE,
-    ) -> None:
-        check_batch_size(batch_size, len(images), name)
-        self._images = images
-        self._labels = labels
-        self._normalise = normalise
-        self._augmentations = augmentations
-        self._seed = seed
-        self._share = share
-        self._batch_size = batch_size
-        self.size = len(images)
-        self.steps_per_epoch = self.size // batch_size
+    images: Tensor  # [N, C, H, W] uint8
+    labels: Tensor  # [N] int64
+    normalise: Normalise
+    augmentations: Sequence[Augmentation]  # applied in order to the uint8 images
+    batch_size: int
+    seed: int  # determines order and augmentation, together with the epoch and the number of the batch
+    share: Share = WHOLE
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.batch_size
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of an epoch, from number ``start`` on."""
-        order = shuffled(self.size, self._seed, "order", epoch).to(self._images.device)
+        order = shuffled(self.size, self.seed, "order", epoch).to(self.images.device)
         for batch in range(start, self.steps_per_epoch):
-            chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield self._gather(chosen, "augment", epoch, batch)
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """The preconditioner minibatch of an optimizer step."""
         check_sample_size(size, self.size)
-        order = shuffled(self.size, self._seed, "refresh order", step).to(self._images.device)
+        order = shuffled(self.size, self.seed, "refresh order", step).to(self.images.device)
         return self._gather(order[:size], "refresh augment", step)
 
     def _gather(self, chosen: Tensor, *purpose: int | str) -> tuple[Tensor, Tensor]:
-        images = self._images.index_select(0, chosen)
-        random = generator(self._images.device, self._seed, *purpose)
-        for augmentation in self._augmentations:
+        images = self.images.index_select(0, chosen)
+        random = generator(self.images.device, self.seed, *purpose)
+        for augmentation in self.augmentations:
             images = augmentation(images, random)
-        part = self._share.of(len(chosen))
-        return self._normalise(images[part]), self._labels.index_select(0, chosen[part])
+        part = self.share.of(len(chosen))
+        return self.normalise(images[part]), self.labels.index_select(0, chosen[part])
 
 
+@dataclass(frozen=True)
 class ArrayTestBatches:
     """Test minibatches from arrays on the device: images ``[N, C, H, W]`` uint8, labels ``[N]`` int64."""
 
-    def __init__(self, images: Tensor, labels: Tensor, *, normalise: Normalise, batch_size: int) -> None:
-        self._images = images
-        self._labels = labels
-        self._normalise = normalise
-        self._batch_size = batch_size
-        self.size = len(images)
+    images: Tensor
+    labels: Tensor
+    normalise: Normalise
+    batch_size: int = 500
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, self.size, self._batch_size):
-            chosen = slice(start, start + self._batch_size)
-            yield self._normalise(self._images[chosen]), self._labels[chosen]
+        for start in range(0, self.size, self.batch_size):
+            chosen = slice(start, start + self.batch_size)
+            yield self.normalise(self.images[chosen]), self.labels[chosen]

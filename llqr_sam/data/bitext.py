@@ -1,6 +1,6 @@
 """Parallel text: sentence pairs of one split, read and checked line by line.
 
-Every complaint names a file and a line, so a pair keeps the number of its line through all that is done to it.
+Every error names a file and a line, so a pair keeps the number of its line through all changes.
 """
 
 from __future__ import annotations
@@ -14,39 +14,34 @@ from pathlib import Path
 
 LANGUAGES = ("de", "en")  # source, target
 SPLITS = ("train", "valid", "test")
-NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test", "test_2016_flickr")}
-HELD_OUT = 23  # fairseq's recipe takes every 23rd pair for validation
+_STEMS = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test", "test_2016_flickr")}
 
 # The archive's test sets, in the order in which fairseq's recipe joins them.
 _TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
-# SHA-256 of their 6,750 pairs, by ``fingerprint``: found from a copy that fairseq's recipe had tokenised and cut.
+# ``fingerprint`` of their 6,750 pairs, from a copy that fairseq's recipe had tokenised and cut.
 TESTS_SHA256 = "f86cb0a5ba641e67376d1887191a10ad78ba0df45c5eac53d8c3d3c5f3359cd9"
-_MAXIMUM, _RATIO = 175, 1.5  # tokens of a line, and of one side for each of the other, in fairseq's recipe
+
+# fairseq's recipe: every 23rd pair is for validation; tokens of a line; most tokens per token of the other side.
+_HELD_OUT, _MAXIMUM, _RATIO = 23, 175, 1.5
 
 
 class BitextError(ValueError):
-    """Text that cannot be used; the message is one line with the file and, where there is one, the line's number."""
+    """Text that cannot be used; the message is one line with the file and, if there is one, the number of the line."""
 
 
 @dataclass(frozen=True)
 class Bitext:
-    """Sentence pairs.
+    """Sentence pairs."""
 
-    Attributes:
-        sides: Source and target sentences, equally many.
-        files: Where each side comes from, for messages.
-        numbers: Line of each pair in both files, counted from 1.
-    """
-
-    sides: tuple[list[str], list[str]]
-    files: tuple[str, str]
-    numbers: list[int]
+    sides: tuple[list[str], list[str]]  # source and target sentences, equally many
+    files: tuple[str, str]  # where each side comes from, for messages
+    numbers: list[int]  # line of each pair in both files, counted from 1
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def mapped(self, change: Callable[[str, str], str]) -> Bitext:
-        """Every sentence changed by ``change(sentence, language)``."""
+        """Every sentence replaced by ``change(sentence, language)``."""
         source, target = (
             [change(line, language) for line in side] for side, language in zip(self.sides, LANGUAGES, strict=True)
         )
@@ -59,12 +54,12 @@ class Bitext:
         return Bitext((source, target), self.files, [self.numbers[i] for i in kept])
 
     def split(self) -> tuple[Bitext, Bitext]:
-        """Training and validation pairs: every 23rd is held out."""
-        train = self.where(lambda i, *_: (i + 1) % HELD_OUT != 0)
-        return train, self.where(lambda i, *_: (i + 1) % HELD_OUT == 0)
+        """Training pairs, and every 23rd pair for validation."""
+        train = self.where(lambda i, *_: (i + 1) % _HELD_OUT != 0)
+        return train, self.where(lambda i, *_: (i + 1) % _HELD_OUT == 0)
 
     def cleaned(self) -> Bitext:
-        """Without the pairs that fairseq's recipe drops: a side empty, beyond 175 tokens or 1.5 times the other."""
+        """Drop the pairs that fairseq's recipe drops: a side empty, over 175 tokens or over 1.5 times the other."""
 
         def keeps(_: int, source: str, target: str) -> bool:
             n, m = len(source.split()), len(target.split())
@@ -73,7 +68,7 @@ class Bitext:
         return self.where(keeps)
 
     def check_lengths(self, longest: int) -> None:
-        """Raise BitextError for a sentence of no token, or of more than ``longest``."""
+        """Raise BitextError for a sentence without tokens, or with more than ``longest``."""
         for side, file in zip(self.sides, self.files, strict=True):
             for number, line in zip(self.numbers, side, strict=True):
                 if not line:
@@ -83,65 +78,62 @@ class Bitext:
 
 
 def read_folder(folder: Path, train: str | None = None) -> dict[str, Bitext]:
-    """The splits of a folder of ``train``, ``valid`` and ``test`` files, one a language, a sentence a line.
+    """Read the splits of a folder: ``train``, ``valid`` and ``test`` files, one per language, one sentence per line.
 
     Args:
-        folder: Where they are. ``val`` and ``dev`` are taken for ``valid``, ``test_2016_flickr`` (Multi30k) for
+        folder: Where they are. ``val`` and ``dev`` may stand for ``valid``, ``test_2016_flickr`` (Multi30k) for
             ``test``; without a validation split every 23rd training pair is held out.
         train: Stem of the training files instead of ``train``.
 
     Raises:
-        BitextError: A file is missing, two do not have the same number of lines, a line is empty or not UTF-8.
+        BitextError: A file is missing, two have different numbers of lines, a line is empty or not UTF-8.
     """
     if not folder.is_dir():
         raise BitextError(f"{folder} is not a folder.")
-    names = {**NAMES, "train": (train,)} if train else NAMES
-    if train in NAMES["valid"]:
-        names["valid"] = ()
+    stems = {**_STEMS, "train": (train,)} if train else _STEMS
+    if train in _STEMS["valid"]:
+        stems["valid"] = ()
     found: dict[str, Bitext] = {}
     for split in SPLITS:
-        stem = next((name for name in names[split] if _any_side(folder, name)), None)
-        if stem is not None:
-            found[split] = read_pair(*(folder / f"{stem}.{language}" for language in LANGUAGES))
+        for stem in stems[split]:
+            files = [folder / f"{stem}.{language}" for language in LANGUAGES]
+            if any(file.exists() for file in files):
+                found[split] = read_pair(*files)
+                break
     for split in ("train", "test"):
         if split not in found:
-            raise BitextError(f"{folder / names[split][0]}.{LANGUAGES[0]} is missing.")
+            raise BitextError(f"{folder / stems[split][0]}.{LANGUAGES[0]} is missing.")
     if "valid" not in found:
         found["train"], found["valid"] = found["train"].split()
     return found
 
 
-def _any_side(folder: Path, stem: str) -> bool:
-    return any((folder / f"{stem}.{language}").exists() for language in LANGUAGES)
-
-
 def read_pair(source: Path, target: Path) -> Bitext:
-    """Two files that correspond line by line.
+    """Read two files that correspond line by line.
 
     Raises:
-        BitextError: See ``read_folder``.
+        BitextError: As for ``read_folder``.
     """
     for file, other in ((source, target), (target, source)):
         if not file.is_file():
             raise BitextError(f"{file} is missing, the other side of {other.name}.")
     sides = _lines(source), _lines(target)
-    shorter, longer = sorted(zip(map(len, sides), (source, target), strict=True), key=lambda side: side[0])
-    if shorter[0] != longer[0]:
+    (few, shorter), (many, longer) = sorted(zip(map(len, sides), (source, target), strict=True), key=lambda s: s[0])
+    if few != many:
         raise BitextError(
-            f"{longer[1]}, line {shorter[0] + 1}: {shorter[1].name} has no such line. The files have {longer[0]} and "
-            f"{shorter[0]} lines and must correspond line by line."
+            f"{longer}, line {few + 1}: {shorter.name} has no such line. The files have {many} and {few} lines and "
+            "must correspond line by line."
         )
     for side, file in zip(sides, (source, target), strict=True):
-        for number, line in enumerate(side, start=1):
-            if not line:
-                raise BitextError(f"{file}, line {number}: the line is empty.")
+        if "" in side:
+            raise BitextError(f"{file}, line {side.index('') + 1}: the line is empty.")
     if not sides[0]:
         raise BitextError(f"{source} has no lines.")
-    return Bitext(sides, (str(source), str(target)), list(range(1, len(sides[0]) + 1)))
+    return Bitext(sides, (str(source), str(target)), list(range(1, few + 1)))
 
 
 def _lines(file: Path) -> list[str]:
-    """Lines ended by a line feed and nothing else, with single spaces: text has other line breaks in it."""
+    """The lines of a file with single spaces. Only a line feed ends a line: text contains other line breaks."""
     content = file.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -151,21 +143,19 @@ def _lines(file: Path) -> list[str]:
 
 
 def read_archive(archive: Path) -> dict[str, Bitext]:
-    """Training and test pairs of the IWSLT14 archive ``de-en.tgz``; nothing is unpacked.
+    """Training and test pairs of the IWSLT14 archive ``de-en.tgz``, read without unpacking it.
 
     Raises:
         BitextError: It is not that archive.
     """
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            train = [f"train.tags.de-en.{language}" for language in LANGUAGES]
-            tests = [[f"IWSLT14.{name}.de-en.{language}.xml" for language in LANGUAGES] for name in _TESTS]
-            return {
-                "train": _joined([_archived(tar, train, _training_lines)]),
-                "test": _joined([_archived(tar, names, _segments) for names in tests]),
-            }
+            train = _archived(tar, "train.tags.de-en.{}", _training_lines)
+            tests = [_archived(tar, f"IWSLT14.{name}.de-en.{{}}.xml", _segments) for name in _TESTS]
     except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
         raise BitextError(f"{archive} is not a readable archive: {error}.") from error
+    source, target = ([line for test in tests for line in test.sides[side]] for side in (0, 1))
+    return {"train": train, "test": Bitext((source, target), ("test.de", "test.en"), list(range(1, len(source) + 1)))}
 
 
 def holds_iwslt14(archive: Path) -> bool:
@@ -177,7 +167,7 @@ def holds_iwslt14(archive: Path) -> bool:
 
 
 def fingerprint(text: Bitext) -> str:
-    """SHA-256 of the sentences, source side first, whatever their case and wherever there is white space in them."""
+    """SHA-256 of the sentences, source side first, without their case and white space."""
     digest = hashlib.sha256()
     for side in text.sides:
         for line in side:
@@ -185,8 +175,9 @@ def fingerprint(text: Bitext) -> str:
     return digest.hexdigest()
 
 
-def _archived(tar: tarfile.TarFile, names: list[str], read: Callable[[Iterable[str]], Iterator[str]]) -> Bitext:
-    """Two members of the archive, read by ``read``."""
+def _archived(tar: tarfile.TarFile, member: str, read: Callable[[Iterable[str]], Iterator[str]]) -> Bitext:
+    """The two files of the archive whose name is ``member`` with a language in it, read by ``read``."""
+    names = [member.format(language) for language in LANGUAGES]
     sides = []
     for name in names:
         try:
@@ -202,21 +193,15 @@ def _archived(tar: tarfile.TarFile, names: list[str], read: Callable[[Iterable[s
     return Bitext((sides[0], sides[1]), (names[0], names[1]), list(range(1, len(sides[0]) + 1)))
 
 
-def _joined(parts: list[Bitext]) -> Bitext:
-    source, target = ([line for part in parts for line in part.sides[side]] for side in (0, 1))
-    name = parts[0].files if len(parts) == 1 else ("test.de", "test.en")
-    return Bitext((source, target), name, list(range(1, len(source) + 1)))
-
-
 def _training_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The recipe's filter: lines about a talk go, titles and descriptions stay without their tags."""
+    """The recipe's filter: drop lines about a talk, keep titles and descriptions without their tags."""
     for line in lines:
         if not any(tag in line for tag in ("<url>", "<talkid>", "<keywords>")):
             yield re.sub("</?(title|description)>", "", line)
 
 
 def _segments(lines: Iterable[str]) -> Iterator[str]:
-    """The sentences of a test set, its typographic apostrophes made plain as in the recipe."""
+    """The sentences of a test set, with plain apostrophes as in the recipe."""
     for line in lines:
         if "<seg id" in line:
             yield re.sub(r'<seg id="[0-9]*">\s*|\s*</seg>\s*', "", line).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")

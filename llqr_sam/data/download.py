@@ -15,6 +15,7 @@ import os
 import pickle
 import shutil
 import stat
+import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -30,7 +31,6 @@ import numpy.typing as npt
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None if unknown
 
 
 class PreparationError(RuntimeError):
@@ -39,26 +39,16 @@ class PreparationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """An archive on the web.
-
-    Attributes:
-        url: Where it is.
-        checksum: The MD5 that its publisher or torchvision gives, or else a SHA-256; None: none is published.
-        algorithm: Which of the two it is.
-    """
+    """An archive on the web, with the MD5 that its publisher or torchvision gives, or else a SHA-256."""
 
     url: str
-    checksum: str | None
+    checksum: str | None  # None: none is published
     algorithm: Literal["MD5", "SHA-256"] = "MD5"
 
     def digest(self, path: Path) -> str:
         """The checksum of a file."""
         with path.open("rb") as file:
             return hashlib.file_digest(file, self.algorithm.replace("-", "")).hexdigest()
-
-    def part(self, root: Path) -> Path:
-        """The file that a download is written to."""
-        return root / f".{PurePosixPath(self.url).name}.part"
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,6 @@ def prepare(
     *,
     archive: Path | None = None,
     source: Source | None = None,
-    progress: Progress = lambda done, total: None,
 ) -> tuple[Path, bool]:
     """Make a data set under ``root`` unless it is there.
 
@@ -85,7 +74,6 @@ def prepare(
         root: Folder for data sets; created.
         archive: A local copy of the official archive, instead of a download.
         source: Another place and checksum than the official ones.
-        progress: Called with the bytes downloaded so far and in all.
 
     Returns:
         Where the data set is, and whether this call made it.
@@ -108,16 +96,13 @@ def prepare(
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir()
         try:
-            recipe.convert(
-                verified(archive, source) if archive else fetch(source, root, progress), scratch / target.name
-            )
-            os.replace(scratch / target.name, target)
+            with official(source, root, archive) as file:
+                recipe.convert(file, scratch / target.name)
+                os.replace(scratch / target.name, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
             raise PreparationError(f"the archive of {name} is not the official one: {error}.") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        if archive is None:
-            source.part(root).unlink()
     return target, True
 
 
@@ -129,64 +114,59 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def verified(archive: Path, source: Source) -> Path:
-    """The local archive, if its checksum is right or none is published.
-
-    Raises:
-        PreparationError: There is no such file, or its checksum is wrong.
-    """
-    if not archive.is_file():
-        raise PreparationError(f"the archive {archive} does not exist.")
-    found = source.digest(archive)
-    if source.checksum not in (None, found):
-        raise PreparationError(
-            f"{archive} has {source.algorithm} {found} instead of {source.checksum}: it is not the official archive."
-        )
-    return archive
-
-
-def fetch(
-    source: Source, root: Path, progress: Progress, is_known: Callable[[Path], bool] = lambda path: False
-) -> Path:
-    """Download an archive, continuing an interrupted download, and verify it.
+@contextmanager
+def official(
+    source: Source, root: Path, archive: Path | None, is_known: Callable[[Path], bool] = lambda path: False
+) -> Iterator[Path]:
+    """The verified archive: a local copy, or a download that is deleted when the block ends well.
 
     Args:
-        source: Where from.
-        root: Folder that the archive is put in.
-        progress: Called with the bytes so far and in all.
-        is_known: Whether the content of an archive without a checksum is right.
+        source: Where it is published, and its checksum.
+        root: Folder for the download, which continues an interrupted one.
+        archive: The local copy; None: download.
+        is_known: Whether the content of a download without a checksum is right.
 
     Raises:
-        PreparationError: The download failed, the checksum is wrong, or there is none and the content is not known.
+        PreparationError: There is no such copy, the download failed, the checksum is wrong, or there is none and the
+            content is not known.
     """
-    part = source.part(root)
-    if part.exists() and source.digest(part) == source.checksum:
-        return part
-    try:
-        _download(source.url, part, progress)
-    except (OSError, http.client.HTTPException) as error:
-        raise PreparationError(
-            f"{source.url} could not be downloaded ({error}); run the command again to go on, "
-            "or give a local copy with --archive."
-        ) from error
-    found = source.digest(part)
-    if source.checksum is None:
-        if is_known(part):
-            return part
+    if archive is not None:
+        if not archive.is_file():
+            raise PreparationError(f"the archive {archive} does not exist.")
+        if wrong := _mismatch(archive, str(archive), source):
+            raise PreparationError(f"{wrong}: it is not the official archive.")
+        yield archive
+        return
+    part = root / f".{PurePosixPath(source.url).name}.part"
+    if not part.exists() or source.digest(part) != source.checksum:
+        try:
+            _download(source.url, part)
+        except (OSError, http.client.HTTPException) as error:
+            raise PreparationError(
+                f"{source.url} could not be downloaded ({error}); run the command again to go on, "
+                "or give a local copy with --archive."
+            ) from error
+    if wrong := _mismatch(part, source.url, source):
+        part.unlink()
+        raise PreparationError(f"{wrong}; the download was deleted, nothing was unpacked.")
+    if source.checksum is None and not is_known(part):
+        found = source.digest(part)
         raise PreparationError(
             f"{source.url} is downloaded, but its content is not what is expected there. It has {source.algorithm} "
             f"{found}: compare that with a copy you trust, then run the command again with --sha256 {found}"
         )
-    if found != source.checksum:
-        part.unlink()
-        raise PreparationError(
-            f"{source.url} has {source.algorithm} {found} instead of {source.checksum}; the download was deleted, "
-            "nothing was unpacked."
-        )
-    return part
+    yield part
+    part.unlink()
 
 
-def _download(url: str, part: Path, progress: Progress) -> None:
+def _mismatch(file: Path, called: str, source: Source) -> str:
+    """What is wrong with the checksum of a file, or nothing."""
+    found = source.digest(file)
+    right = source.checksum in (None, found)
+    return "" if right else f"{called} has {source.algorithm} {found} instead of {source.checksum}"
+
+
+def _download(url: str, part: Path) -> None:
     """Append the missing bytes to ``part``; ConnectionError if not all arrived."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -205,7 +185,10 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                progress(done, total)
+                if sys.stderr.isatty():  # one line, rewritten
+                    share = f" of {total / 1e6:.0f}" if total else ""
+                    end = "\n" if done == total else ""
+                    print(f"\rdownloaded {done / 1e6:.0f}{share} MB", end=end, file=sys.stderr)
     if total not in (None, done):
         raise ConnectionError("the connection ended early")
 

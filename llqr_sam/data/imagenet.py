@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
 from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import MissingDataError, Samples, Share, check_batch_size, check_sample_size
+from llqr_sam.data.streams import MissingDataError, Samples, Share, check_sample_size
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
 _ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
@@ -36,17 +36,11 @@ _RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The image files of one split.
+    """The image files of one split."""
 
-    Attributes:
-        folder: train/ or val/.
-        names: Relative names ``[N]``, in one array of bytes that workers share; 1.3 million strings would be copied.
-        labels: ``[N]`` int64.
-    """
-
-    folder: Path
-    names: npt.NDArray[np.bytes_]
-    labels: Tensor
+    folder: Path  # train/ or val/
+    names: npt.NDArray[np.bytes_]  # [N], relative; workers share one array, but would copy 1.3 million strings
+    labels: Tensor  # [N] int64
 
     @classmethod
     def of(cls, folder: Path, wnids: list[str]) -> ImageFiles:
@@ -66,8 +60,11 @@ class ImageFolders:
 
     @property
     def samples(self) -> Samples:
-        """Numbers of images."""
         return Samples(len(self.train.names), len(self.test.names))
+
+    @property
+    def train_labels(self) -> Tensor:
+        return self.train.labels
 
     def fingerprint(self) -> str:
         """SHA-256 of the names of the images; reading the images would take an hour."""
@@ -97,54 +94,49 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
     return ImageFolders(ImageFiles.of(train, wnids), ImageFiles.of(test, wnids)), len(wnids)
 
 
+@dataclass(frozen=True)
 class FileTrainStream:
-    """Training minibatches decoded from files (``TrainStream``).
+    """Training minibatches decoded from files (``TrainStream``)."""
 
-    Args:
-        reader: Decodes the images.
-        batch_size: Samples in a minibatch.
-        seed: Determines the order, together with the epoch.
-        share: This process's part of each minibatch.
-        name: Data set, for messages.
+    reader: Reader
+    batch_size: int
+    seed: int  # determines the order, together with the epoch
+    share: Share  # this process's part of each minibatch
 
-    Raises:
-        ValueError: The batch size is less than 1 or more than the number of files.
-    """
+    @property
+    def size(self) -> int:
+        return len(self.reader.views)
 
-    def __init__(self, reader: Reader, batch_size: int, seed: int, share: Share, *, name: str) -> None:
-        self._reader = reader
-        self._seed = seed
-        self._share = share
-        self._batch_size = batch_size
-        self.size = len(reader.views)
-        check_batch_size(batch_size, self.size, name)
-        self.steps_per_epoch = self.size // batch_size
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.batch_size
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of an epoch, from number ``start`` on."""
-        order = shuffled(self.size, self._seed, "order", epoch)
-        whole = order[start * self._batch_size : self.steps_per_epoch * self._batch_size]
-        mine = whole.view(-1, self._batch_size)[:, self._share.of(self._batch_size)]
-        return self._reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
+        order = shuffled(self.size, self.seed, "order", epoch)
+        whole = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
+        mine = whole.view(-1, self.batch_size)[:, self.share.of(self.batch_size)]
+        return self.reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """The preconditioner minibatch of an optimizer step."""
         check_sample_size(size, self.size)
-        order = shuffled(self.size, self._seed, "refresh order", step)
-        return self._reader.gather("refresh augment", step, order[:size][self._share.of(size)])
+        order = shuffled(self.size, self.seed, "refresh order", step)
+        return self.reader.gather("refresh augment", step, order[:size][self.share.of(size)])
 
 
+@dataclass(frozen=True)
 class FileTestBatches:
     """Test minibatches decoded from files (``TestBatches``)."""
 
-    def __init__(self, reader: Reader, batch_size: int, share: Share) -> None:
-        self._reader = reader
-        self._batch_size = batch_size
-        self._order = torch.arange(len(reader.views))[share.of(len(reader.views))]
-        self.size = len(self._order)
+    reader: Reader
+    batch_size: int
+    mine: Tensor  # indices of this process's images
+
+    @property
+    def size(self) -> int:
+        return len(self.mine)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._reader.stream("test", 0, self._order, self._batch_size)
+        return self.reader.stream("test", 0, self.mine, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -212,19 +204,12 @@ def central_view(image: Image.Image, side: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes images into normalised minibatches on the device.
-
-    Attributes:
-        views: The images.
-        normalise: Runs on the device.
-        device: Where minibatches are put.
-        workers: Number of decoding processes; 0 decodes in this one.
-    """
+    """Decodes images into normalised minibatches on the device."""
 
     views: Views
     normalise: Normalise
     device: torch.device
-    workers: int
+    workers: int  # decoding processes; 0 decodes in this one
 
     def stream(self, purpose: str, number: int, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Minibatches in the given order of images, decoded ahead by the workers.
@@ -232,8 +217,7 @@ class Reader:
         Raises:
             ValueError: A file is not a readable image.
         """
-        starts = range(0, len(order), batch_size)
-        chunks = (order[start : start + batch_size].tolist() for start in starts)
+        chunks = (order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size))
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             self.views,
             batch_sampler=([(purpose, number, index) for index in chunk] for chunk in chunks),

@@ -23,8 +23,7 @@ def flip_labels(labels: Tensor, fraction: float, classes: int, seed: int) -> Ten
     Raises:
         ValueError: The fraction is outside [0, 1), or there is no other class to flip to.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"dataset.label_noise={fraction} is not a fraction of the labels: it must be in [0, 1).")
+    check_fraction(fraction)
     count = round(fraction * len(labels))
     noisy = labels.clone()
     if count == 0:
@@ -37,3 +36,9 @@ def flip_labels(labels: Tensor, fraction: float, classes: int, seed: int) -> Ten
     shifts = torch.randint(1, classes, (count,), generator=random).to(labels.device)
     noisy[flipped] = (noisy[flipped] + shifts) % classes
     return noisy
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise ValueError unless the fraction is in [0, 1)."""
+    if not 0 <= fraction < 1:
+        raise ValueError(f"dataset.label_noise={fraction} is not a fraction of the labels: it must be in [0, 1).")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llqr_sam.data.arrays import EVALUATION_BATCH, ArrayTestBatches, ArrayTrainStream, ImageArrays
+from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
 from llqr_sam.data.augment import Augmentation, Normalise, cifar_recipe, digits_recipe
-from llqr_sam.data.label_noise import flip_labels
-from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits, TestBatches, TrainStream
+from llqr_sam.data.label_noise import check_fraction, flip_labels
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits, TestBatches, TrainStream, check_batch_size
 
 if TYPE_CHECKING:
     from llqr_sam.data.imagenet import ImageFolders
@@ -81,33 +81,28 @@ def load(
     known = info(name)
     _check(name, crop, label_noise)
     data, classes = read(name, path.expanduser() if path else None, root.expanduser())
+    check_batch_size(batch_size, data.samples.train, name)
+    labels = flip_labels(data.train_labels, label_noise, classes, seed)
     normalise = Normalise(known.mean, known.std, device)
+    mine = share.of(data.samples.test)
     train: TrainStream
     test: TestBatches
     if isinstance(data, ImageArrays):
+        recipe = _recipe(name, crop) if augment else ()
         train = ArrayTrainStream(
-            data.train_images.to(device),
-            flip_labels(data.train_labels, label_noise, classes, seed).to(device),
-            normalise=normalise,
-            augmentations=_recipe(name, crop) if augment else (),
-            batch_size=batch_size,
-            seed=seed,
-            name=name,
-            share=share,
+            data.train_images.to(device), labels.to(device), normalise, recipe, batch_size, seed, share
         )
-        part = share.of(len(data.test_labels))
-        held_out = data.test_images[part].to(device), data.test_labels[part].to(device)
-        test = ArrayTestBatches(*held_out, normalise=normalise, batch_size=EVALUATION_BATCH)
+        test = ArrayTestBatches(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
     else:
         from llqr_sam.data.imagenet import FileTestBatches, FileTrainStream, Reader, Views
 
-        noisy = replace(data.train, labels=flip_labels(data.train.labels, label_noise, classes, seed))
-        readers = [
-            Reader(Views(files, seed, known.image_size, random), normalise, device, workers)
-            for files, random in ((noisy, augment), (data.test, False))
-        ]
-        train = FileTrainStream(readers[0], batch_size, seed, share, name=name)
-        test = FileTestBatches(readers[1], batch_size, share)
+        train_views, test_views = (
+            Views(files, seed, known.image_size, random)
+            for files, random in ((replace(data.train, labels=labels), augment), (data.test, False))
+        )
+        train = FileTrainStream(Reader(train_views, normalise, device, workers), batch_size, seed, share)
+        indices = torch.arange(data.samples.test)[mine]
+        test = FileTestBatches(Reader(test_views, normalise, device, workers), batch_size, indices)
     return Splits(replace(known, classes=classes), train, test, data.fingerprint(), data.samples)
 
 
@@ -119,8 +114,7 @@ def _check(name: str, crop: str, label_noise: float) -> None:
         raise ValueError(
             "dataset.crop=batch does not fit dataset=imagenet: each image is cropped to a size of its own."
         )
-    if not 0 <= label_noise < 1:
-        raise ValueError(f"dataset.label_noise={label_noise} is not a fraction of the labels: it must be in [0, 1).")
+    check_fraction(label_noise)
 
 
 def _recipe(name: str, crop: str) -> tuple[Augmentation, ...]:

@@ -28,18 +28,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is loaded.
-
-    ``mean`` and ``std`` hold one value per channel, for pixels in [0, 1]; ``whole`` counts the official images.
-    """
+    """What is known of a data set before it is loaded."""
 
     name: str
     classes: int
     image_size: int
     channels: int
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, for pixels in [0, 1]
     std: tuple[float, ...]
-    whole: Samples
+    whole: Samples  # official numbers of images
 
 
 @dataclass(frozen=True)
@@ -100,21 +97,13 @@ class TestBatches(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """A loaded data set.
+    """A loaded data set."""
 
-    Attributes:
-        info: Its description; ``classes`` is the number found, which may be lower in a part of a data set.
-        train: What is trained on.
-        test: What is tested on.
-        fingerprint: SHA-256 of all samples before label noise; of their names where samples are read during training.
-        samples: Numbers of samples of all processes together.
-    """
-
-    info: DatasetInfo
+    info: DatasetInfo  # with the number of classes found, which may be lower in a part of a data set
     train: TrainStream
     test: TestBatches
-    fingerprint: str
-    samples: Samples
+    fingerprint: str  # SHA-256 of all samples before label noise, or of their names if they are read during training
+    samples: Samples  # of all processes together
 
 
 @contextlib.contextmanager

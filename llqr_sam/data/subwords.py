@@ -1,9 +1,9 @@
 """From parallel text to what fairseq trains on: tokenised, lower-cased, cut into subwords, binarised.
 
 The steps are those of fairseq's ``prepare-iwslt14.sh`` and ``fairseq-preprocess``, with sacremoses for Moses' scripts:
-one byte-pair encoding learned on both languages of the training text, one dictionary a language. Each file is finished
-under another name before it gets its own, in a folder that becomes the data set when everything is in it; an
-interrupted preparation goes on with what is missing.
+one byte-pair encoding learned on both languages of the training text, one dictionary per language. Each file gets its
+final name when it is complete, and the folder when all files are in it; an interrupted preparation continues with the
+first missing file. Each step is announced on stdout.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llqr_sam.data.bitext import LANGUAGES, SPLITS, Bitext, BitextError, holds_iwslt14, read_archive, read_folder
-from llqr_sam.data.download import Progress, Source, fetch, locked, verified
+from llqr_sam.data.download import Source, locked, official
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 ARCHIVE_URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"  # fairseq's prepare-iwslt14.sh
 LONGEST = 1024 - 1  # subwords of a sentence: fairseq's max_positions less the end of the sentence
-JOINT = "@@ "  # ends a subword that the next one continues
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Recipe:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Recipe | None:
-        """The recipe in a folder; ``None`` where there is none that can be read."""
+        """The recipe in a folder; None if there is none that can be read."""
         try:
             return cls(**json.loads((folder / "recipe.json").read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -54,8 +51,6 @@ def prepare_archive(
     archive: Path | None = None,
     sha256: str | None = None,
     url: str = ARCHIVE_URL,
-    say: Say = print,
-    progress: Progress = lambda done, total: None,
 ) -> bool:
     """Make ``target`` from the IWSLT14 archive, as fairseq's recipe does.
 
@@ -63,38 +58,30 @@ def prepare_archive(
         target: Folder of the data set.
         merges: Operations of the byte-pair encoding.
         archive: A local copy of the archive, instead of a download.
-        sha256: What a download must hash to. Nobody has published it: without it the download's test sentences must be
-            those of IWSLT14 (``holds_iwslt14``), or it is refused after it is there, with what it hashes to.
+        sha256: Checksum of the archive. None is published; without it, a download is accepted if its test sentences
+            are those of IWSLT14 (``holds_iwslt14``), and else refused with its checksum.
         url: Where it is downloaded from.
-        say: Told of each step.
-        progress: Told of the download.
 
     Returns:
-        Whether this call made it; it may have been there.
+        Whether this call made it; False: it was there.
 
     Raises:
-        BitextError, PreparationError, OSError: The archive or the download is not what it should be, or ``target`` was
-            made from other text or settings.
+        BitextError, PreparationError, OSError: The archive or the download is wrong, or ``target`` was made from other
+            text or settings.
     """
     found = Recipe.of_folder(target)
     if archive is None and sha256 is None and found is not None:  # no need to download what it was made from
-        _require(target, found == Recipe(found.text_sha256, merges, tokenised=False, cleaned=True))
-        return False
+        return _is_made(target, Recipe(found.text_sha256, merges, tokenised=False, cleaned=True))
     ensure_fairseq()
     source = Source(url, sha256, "SHA-256")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / f".{target.name}.lock"):
-        file = verified(archive, source) if archive else fetch(source, target.parent, progress, holds_iwslt14)
+    with _lock_of(target), official(source, target.parent, archive, holds_iwslt14) as file:
         digest = source.digest(file)
-        say(f"{file}: SHA-256 {digest}")
-        made = _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), lambda: read_archive(file), say)
-        if archive is None:
-            file.unlink()
-    return made
+        print(f"{file}: SHA-256 {digest}")
+        return _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), lambda: read_archive(file))
 
 
 def prepare_folder(
-    target: Path, folder: Path, *, merges: int, train: str | None = None, tokenised: bool = False, say: Say = print
+    target: Path, folder: Path, *, merges: int, train: str | None = None, tokenised: bool = False
 ) -> bool:
     """Make ``target`` from a folder of text files (``read_folder``), every line of which is used.
 
@@ -103,15 +90,13 @@ def prepare_folder(
         folder: The text.
         merges: Operations of the byte-pair encoding.
         train: Stem of the training files, if it is not ``train``.
-        tokenised: The text is tokenised, and may be cut into subwords joined by ``@@``: these are put together again,
-            and the text is not tokenised another time.
-        say: Told of each step.
+        tokenised: The text is tokenised already, and not tokenised again; subwords joined by ``@@`` are put together.
 
     Returns:
-        Whether this call made it; it may have been there.
+        Whether this call made it; False: it was there.
 
     Raises:
-        BitextError: The text is not what it should be, or ``target`` was made from another one.
+        BitextError: The text is invalid, or ``target`` was made from other text or settings.
     """
     ensure_fairseq()
     splits = read_folder(folder, train)
@@ -119,100 +104,100 @@ def prepare_folder(
     for split in SPLITS:
         for side in splits[split].sides:
             digest.update("\n".join([split, *side]).encode())
-    recipe = Recipe(digest.hexdigest(), merges, tokenised, cleaned=False)
+    with _lock_of(target):
+        return _prepare(target, Recipe(digest.hexdigest(), merges, tokenised, cleaned=False), lambda: splits)
+
+
+@contextmanager
+def _lock_of(target: Path) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{target.name}.lock"):
-        return _prepare(target, recipe, lambda: splits, say)
+        yield
 
 
-def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]], say: Say) -> bool:
-    """The steps, each left out where an earlier call has done it; under the lock."""
+def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> bool:
+    """Run the steps that no earlier call has finished; returns whether ``target`` was not there."""
     if target.exists():
-        _require(target, Recipe.of_folder(target) == recipe)
-        return False
+        return _is_made(target, recipe)
     scratch = target.with_name(f".{target.name}.partial")
     if scratch.exists() and Recipe.of_folder(scratch) != recipe:
         shutil.rmtree(scratch)
     scratch.mkdir(exist_ok=True)
     with _finished(scratch / "recipe.json") as path:
         path.write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    text = _text(scratch / "text", recipe, read, say)
-    code = _code(scratch, text["train"], recipe.merges, say)
-    _cut(scratch / "subwords", code, text, say)
-    _binarise(scratch, say)
+    text = _text(scratch / "text", recipe, read)
+    code = _code(scratch, text["train"], recipe.merges)
+    _cut(scratch / "subwords", code, text)
+    _binarise(scratch)
     os.replace(scratch, target)
     return True
 
 
-def _require(target: Path, same: bool) -> None:
-    if not same:
+def _is_made(target: Path, recipe: Recipe) -> bool:
+    """False, because ``target`` need not be made; BitextError if it was made from another recipe."""
+    if Recipe.of_folder(target) != recipe:
         raise BitextError(f"{target} holds data made from other text or settings: remove it, or name another one.")
+    return False
 
 
-def _text(folder: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]], say: Say) -> dict[str, Bitext]:
-    """Tokenised, lower-cased, and where the recipe says so cleaned and split."""
+def _text(folder: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> dict[str, Bitext]:
+    """Tokenise, clean and split if the recipe says so, and lower-case."""
     if not folder.exists():
-        say("tokenising")
-        splits = {
-            split: bitext.mapped(_joined_subwords if recipe.tokenised else _Tokenise())
-            for split, bitext in read().items()
-        }
+        print("tokenising")
+        change = _joined_subwords if recipe.tokenised else _moses()
+        splits = {split: bitext.mapped(change) for split, bitext in read().items()}
         if recipe.cleaned:
             pairs = len(splits["train"])
             splits["train"], splits["valid"] = splits["train"].cleaned().split()
             kept = len(splits["train"]) + len(splits["valid"])
-            say(f"{pairs} training pairs, {pairs - kept} dropped as too long, empty or too unlike in length")
-        splits = {split: splits[split].mapped(lambda line, _: line.lower()) for split in SPLITS}
+            print(f"{pairs} training pairs, {pairs - kept} dropped as too long, empty or too unlike in length")
         with _finished(folder) as unfinished:
             unfinished.mkdir()
-            for split, bitext in splits.items():
+            for split in SPLITS:
+                bitext = splits[split].mapped(lambda line, _: line.lower())
                 _write(unfinished, split, bitext)
                 origin = {"files": bitext.files, "numbers": bitext.numbers}
                 (unfinished / f"{split}.json").write_text(json.dumps(origin))
     return {split: _read(folder, split) for split in SPLITS}
 
 
-class _Tokenise:
-    """Moses' tokeniser, one a language."""
+def _moses() -> Callable[[str, str], str]:
+    """Moses' tokeniser, as a function of a sentence and its language."""
+    from sacremoses import MosesTokenizer
 
-    def __init__(self) -> None:
-        from sacremoses import MosesTokenizer
-
-        self._tokenisers = {language: MosesTokenizer(language) for language in LANGUAGES}
-
-    def __call__(self, line: str, language: str) -> str:
-        tokenised: str = self._tokenisers[language].tokenize(line, return_str=True)
-        return tokenised
+    tokenisers = {language: MosesTokenizer(language) for language in LANGUAGES}
+    return lambda line, language: str(tokenisers[language].tokenize(line, return_str=True))
 
 
-def _joined_subwords(line: str, language: str) -> str:
-    return f"{line} ".replace(JOINT, "").rstrip()
+def _joined_subwords(line: str, _: str) -> str:
+    """Undo a byte-pair encoding, where ``@@`` ends a subword that the next one continues."""
+    return f"{line} ".replace("@@ ", "").rstrip()
 
 
-def _code(folder: Path, train: Bitext, merges: int, say: Say) -> Path:
-    """The byte-pair encoding of both sides of the training text."""
+def _code(folder: Path, train: Bitext, merges: int) -> Path:
+    """Learn the byte-pair encoding on both sides of the training text."""
     code = folder / "code"
     if not code.exists():
         from subword_nmt.learn_bpe import learn_bpe
 
-        say(f"learning {merges} merges")
+        print(f"learning {merges} merges")
         lines = (f"{line}\n" for side in train.sides for line in side)
         with (
             _finished(code) as unfinished,
             unfinished.open("w", encoding="utf-8", newline="\n") as file,
-            redirect_stderr(io.StringIO()),  # a progress bar that knows no log files
+            redirect_stderr(io.StringIO()),  # hides a progress bar that would fill a log file
         ):
             learn_bpe(lines, file, merges)
     return code
 
 
-def _cut(folder: Path, code: Path, text: dict[str, Bitext], say: Say) -> None:
-    """The text in subwords; a sentence too long for a network is refused."""
+def _cut(folder: Path, code: Path, text: dict[str, Bitext]) -> None:
+    """Cut the text into subwords; BitextError for a sentence that is too long for a network."""
     if folder.exists():
         return
     from subword_nmt.apply_bpe import BPE
 
-    say("cutting into subwords")
+    print("cutting into subwords")
     with code.open(encoding="utf-8", newline="\n") as file:
         encoding = BPE(file)
     with _finished(folder) as unfinished:
@@ -223,28 +208,27 @@ def _cut(folder: Path, code: Path, text: dict[str, Bitext], say: Say) -> None:
             _write(unfinished, split, cut)
 
 
-def _binarise(folder: Path, say: Say) -> None:
-    """Dictionaries and token files, by fairseq."""
+def _binarise(folder: Path) -> None:
+    """Write dictionaries and token files with fairseq."""
     from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
     from fairseq.data import Dictionary
     from fairseq.tokenizer import tokenize_line
 
-    say("binarising")
-    pair = "-".join(LANGUAGES)
+    print("binarising")
+    pair, text = "-".join(LANGUAGES), folder / "subwords"
     for language in LANGUAGES:
         dictionary = Dictionary()
-        Dictionary.add_file_to_dictionary(
-            str(folder / "subwords" / f"train.{language}"), dictionary, tokenize_line, num_workers=1
-        )
+        Dictionary.add_file_to_dictionary(str(text / f"train.{language}"), dictionary, tokenize_line, num_workers=1)
         dictionary.finalize()
         dictionary.save(str(folder / f"dict.{language}.txt"))
+        binarizer = VocabularyDatasetBinarizer(dictionary)
         for split in SPLITS:
-            text, prefix = folder / "subwords" / f"{split}.{language}", folder / f"{split}.{pair}.{language}"
+            source, prefix = text / f"{split}.{language}", folder / f"{split}.{pair}.{language}"
             summary = FileBinarizer.multiprocess_dataset(
-                str(text), "mmap", VocabularyDatasetBinarizer(dictionary), str(prefix), vocab_size=len(dictionary)
+                str(source), "mmap", binarizer, str(prefix), vocab_size=len(dictionary)
             )
             counts = f"{summary.num_seq} sentences, {summary.num_tok} tokens, {summary.replaced_percent:.2f} % unknown"
-            say(f"{split}.{language}: {counts}; {len(dictionary)} words")
+            print(f"{split}.{language}: {counts}; {len(dictionary)} words")
 
 
 def _write(folder: Path, split: str, bitext: Bitext) -> None:
@@ -253,7 +237,7 @@ def _write(folder: Path, split: str, bitext: Bitext) -> None:
 
 
 def _read(folder: Path, split: str) -> Bitext:
-    """What ``_text`` wrote."""
+    """A split written by ``_text``."""
     origin = json.loads((folder / f"{split}.json").read_text())
     texts = ((folder / f"{split}.{language}").read_text("utf-8").removesuffix("\n") for language in LANGUAGES)
     source, target = (text.split("\n") for text in texts)
@@ -262,7 +246,7 @@ def _read(folder: Path, split: str) -> Bitext:
 
 @contextmanager
 def _finished(path: Path) -> Iterator[Path]:
-    """A path that becomes ``path`` when the block ends well."""
+    """A scratch path that is renamed to ``path`` when the block ends well."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     if unfinished.is_dir():
         shutil.rmtree(unfinished)

@@ -3,7 +3,7 @@
 The batches of an epoch, their order and their padding are those of ``fairseq-train`` with the same seed and
 ``--max-tokens``. A minibatch is ``((source, previous), targets)``: source tokens ``[B, S]`` padded on the left, the
 target shifted right ``[B, T]`` and the target ``[B, T]`` padded on the right, all int64. Padding in ``targets`` is
-torch's ``IGNORED``, so that whatever counts targets (loss, likelihood, error) leaves it out.
+torch's ``IGNORED``, so that everything that counts targets (loss, likelihood, error) leaves it out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.bitext import LANGUAGES
-from llqr_sam.data.randomness import generator
+from llqr_sam.data.randomness import shuffled
 from llqr_sam.data.streams import MissingDataError, Samples, check_sample_size
 from llqr_sam.fairseq_compat import ensure_fairseq
 
@@ -39,7 +39,7 @@ class PairBatches:
         max_tokens: Bound on sentences times the longest side of a batch.
         seed: Breaks ties between sentences of equal length.
         device: Where batches are put.
-        name: The data set, for messages.
+        name: Data set, for messages.
 
     Raises:
         ValueError: A sentence is longer than ``max_tokens``.
@@ -54,37 +54,34 @@ class PairBatches:
                 f"protocol.max_tokens={max_tokens} does not fit dataset={name}: its longest line has {longest} tokens."
             )
         self.pairs = pairs
+        self.size = len(pairs)
         self._device = device
-        self._padding = pairs.tgt_dict.pad()
         with data_utils.numpy_seed(seed):
             order = pairs.ordered_indices()
         self.batches = pairs.batch_by_size(order, max_tokens=max_tokens, required_batch_size_multiple=_MULTIPLE)
 
-    @property
-    def size(self) -> int:
-        """Number of sentence pairs."""
-        return len(self.pairs)
-
     def __iter__(self) -> Iterator[tuple[list[int], Pair]]:
-        """Every pair once: their numbers, and the minibatch."""
+        """Every pair once: the numbers of the pairs, and the minibatch."""
         for batch in self.batches:
             yield self.collate(batch)
 
     def collate(self, chosen: Sequence[int]) -> tuple[list[int], Pair]:
-        """The minibatch of these pairs, longest source first, and their numbers in its order."""
+        """The minibatch of the chosen pairs, longest source first, and their numbers in that order."""
         sample = self.pairs.collater([self.pairs[int(i)] for i in chosen])
-        inputs, targets = sample["net_input"], sample["target"]
-        moved = [x.to(self._device) for x in (inputs["src_tokens"], inputs["prev_output_tokens"], targets)]
-        source, previous, targets = moved
-        return sample["id"].tolist(), ((source, previous), targets.masked_fill(targets == self._padding, IGNORED))
+        inputs = sample["net_input"]
+        source, previous, targets = (
+            x.to(self._device) for x in (inputs["src_tokens"], inputs["prev_output_tokens"], sample["target"])
+        )
+        padding = targets == self.pairs.tgt_dict.pad()
+        return sample["id"].tolist(), ((source, previous), targets.masked_fill(padding, IGNORED))
 
 
 class PairStream:
-    """Training minibatches: a ``TrainStream`` whose batches differ in size.
+    """Training minibatches whose sizes differ (``TrainStream``).
 
     Args:
         batches: The training pairs in batches.
-        seed: Decides, with the epoch, their order.
+        seed: Determines their order, together with the epoch.
     """
 
     def __init__(self, batches: PairBatches, seed: int) -> None:
@@ -94,7 +91,7 @@ class PairStream:
         self.steps_per_epoch = len(batches.batches)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Pair]:
-        """See ``TrainStream.batches``; epoch e is the (e + 1)th of fairseq, which counts from 1."""
+        """Minibatches of an epoch, from number ``start`` on; epoch e is fairseq's e + 1, which counts from 1."""
         from fairseq.data import data_utils
 
         order = list(self._batches.batches)
@@ -104,9 +101,9 @@ class PairStream:
             yield self._batches.collate(batch)[1]
 
     def sample(self, step: int, size: int) -> Pair:
-        """See ``TrainStream.sample``; ``size`` counts sentence pairs."""
+        """The preconditioner minibatch of an optimizer step; ``size`` counts sentence pairs."""
         check_sample_size(size, self.size)
-        order = torch.randperm(self.size, generator=generator("cpu", self._seed, "refresh order", step))
+        order = shuffled(self.size, self._seed, "refresh order", step)
         return self._batches.collate(order[:size].tolist())[1]
 
 
@@ -121,7 +118,7 @@ class Corpus:
 
     @property
     def samples(self) -> Samples:
-        """Pairs to train on and to validate on, which is what the network is tested on in training."""
+        """Numbers of training and of validation pairs; the network is tested on the latter during training."""
         return Samples(self.train.size, self.valid.size)
 
 
@@ -134,13 +131,13 @@ def load_corpus(
         name: One of ``CORPORA``.
         path: The folder; None: under ``root``.
         root: Where data sets are.
-        max_tokens: Bound on a batch, see ``PairBatches``.
-        seed: Decides the batches.
+        max_tokens: Bound on a batch (``PairBatches``).
+        seed: Determines the batches.
         device: Where they are put.
 
     Raises:
         MissingFairseqError: fairseq is not installed.
-        MissingDataError: The folder or a file of it does not exist.
+        MissingDataError: The folder or a file in it does not exist.
         ValueError: Sides that do not correspond, a line that is empty or too long, a dictionary of other data.
     """
     ensure_fairseq()
@@ -153,16 +150,16 @@ def load_corpus(
 
 
 def corpus_fingerprint(name: str, folder: Path) -> str:
-    """The fingerprint that ``load_corpus`` finds in a folder; needs no fairseq.
+    """The fingerprint that ``load_corpus`` would find in a folder; does not need fairseq.
 
     Raises:
-        MissingDataError: The folder or a file of it does not exist.
+        MissingDataError: The folder or a file in it does not exist.
     """
     return _fingerprint(_folder(name, folder))
 
 
 def _folder(name: str, folder: Path) -> Path:
-    """The folder of a data set, which exists."""
+    """The folder, if it exists; MissingDataError otherwise."""
     if not folder.is_dir():
         source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
         raise MissingDataError(
@@ -171,14 +168,20 @@ def _folder(name: str, folder: Path) -> Path:
     return folder
 
 
+def _existing(file: Path) -> Path:
+    """The file, if it exists; MissingDataError otherwise."""
+    if not file.is_file():
+        raise MissingDataError(f"{file} is missing: the data set is incomplete.")
+    return file
+
+
 def _fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     pair = "-".join(LANGUAGES)
     for language in LANGUAGES:
-        digest.update(_existing(folder / f"dict.{language}.txt").read_bytes())
-        for split in ("train", "valid"):
-            digest.update(_existing(folder / f"{split}.{pair}.{language}.idx").read_bytes())
-            digest.update(_existing(folder / f"{split}.{pair}.{language}.bin").read_bytes())
+        binaries = [f"{split}.{pair}.{language}.{kind}" for split in ("train", "valid") for kind in ("idx", "bin")]
+        for name in (f"dict.{language}.txt", *binaries):
+            digest.update(_existing(folder / name).read_bytes())
     return digest.hexdigest()
 
 
@@ -188,67 +191,57 @@ def _dictionary(folder: Path, language: str) -> Any:
     file = _existing(folder / f"dict.{language}.txt")
     try:
         return Dictionary.load(str(file))
-    except Exception as error:  # fairseq raises of everything on another format
+    except Exception as error:  # fairseq raises many types for another format
         raise ValueError(f"{file} is not a dictionary of fairseq: {' '.join(str(error).split())}") from error
 
 
 def _pairs(folder: Path, split: str, dictionaries: tuple[Any, Any]) -> Any:
-    """The pairs of a split, every sentence checked."""
+    """The checked pairs of a split."""
     from fairseq.data import LanguagePairDataset
 
     prefixes = [folder / f"{split}.{'-'.join(LANGUAGES)}.{language}" for language in LANGUAGES]
-    sides = [_side(prefix, dictionary) for prefix, dictionary in zip(prefixes, dictionaries, strict=True)]
-    source, target = sides
+    source, target = (_side(prefix, dictionary) for prefix, dictionary in zip(prefixes, dictionaries, strict=True))
     if len(source) != len(target):
         raise ValueError(
             f"{prefixes[0]}.bin has {len(source)} lines and {prefixes[1]}.bin {len(target)}: line "
             f"{min(len(source), len(target)) + 1} has no other side."
         )
     if split == "train" and (folder / "recipe.json").exists():
-        for side, dictionary, language in zip(sides, dictionaries, LANGUAGES, strict=True):
+        for side, dictionary, language in zip((source, target), dictionaries, LANGUAGES, strict=True):
             _check_counts(folder / f"dict.{language}.txt", dictionary, side)
-    return LanguagePairDataset(
-        source,
-        source.sizes,
-        dictionaries[0],
-        target,
-        target.sizes,
-        dictionaries[1],
-        left_pad_source=True,
-        left_pad_target=False,
-        shuffle=split == "train",
-    )
+    sides = (source, source.sizes, dictionaries[0], target, target.sizes, dictionaries[1])
+    return LanguagePairDataset(*sides, left_pad_source=True, left_pad_target=False, shuffle=split == "train")
 
 
 def _side(prefix: Path, dictionary: Any) -> Any:
-    """One side of a split."""
+    """The checked sentences of one language of a split."""
     from fairseq.data import data_utils
 
+    file = Path(f"{prefix}.bin")
     for suffix in (".bin", ".idx"):
-        _existing(prefix.with_name(prefix.name + suffix))
+        _existing(Path(f"{prefix}{suffix}"))
     try:
         side = data_utils.load_indexed_dataset(str(prefix), dictionary, "mmap")
         sentences = [side[i] for i in range(len(side))]
     except Exception as error:
-        raise ValueError(f"{prefix}.bin is damaged: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     if not sentences:
-        raise ValueError(f"{prefix}.bin has no lines.")
+        raise ValueError(f"{file} has no lines.")
     for number, sentence in enumerate(sentences, start=1):
-        where = f"{prefix}.bin, line {number}"
+        where, words = f"{file}, line {number}", len(dictionary)
         if len(sentence) < 2:  # the end of the sentence alone
             raise ValueError(f"{where}: the line is empty.")
         if len(sentence) > MAX_POSITIONS:
             raise ValueError(f"{where}: {len(sentence)} tokens, but a network takes {MAX_POSITIONS} at most.")
-        if int(sentence.max()) >= len(dictionary):
+        if (token := int(sentence.max())) >= words:
             raise ValueError(
-                f"{where}: token {int(sentence.max())} is not in the dictionary, which has {len(dictionary)} words: it "
-                "was made for other data."
+                f"{where}: token {token} is not in the dictionary, which has {words} words: it was made for other data."
             )
     return side
 
 
 def _check_counts(file: Path, dictionary: Any, side: Any) -> None:
-    """A dictionary that was made here counts the words of its training text."""
+    """Compare the counts in a dictionary made here with the words of the training text."""
     tokens = torch.cat([side[i] for i in range(len(side))])
     found = torch.bincount(tokens, minlength=len(dictionary)).tolist()
     for line, number in enumerate(range(dictionary.nspecial, len(dictionary)), start=1):
@@ -257,9 +250,3 @@ def _check_counts(file: Path, dictionary: Any, side: Any) -> None:
                 f"{file}, line {line}: it counts {dictionary[number]} {dictionary.count[number]} times, the training "
                 f"text has it {found[number]} times: it was made for other data."
             )
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise MissingDataError(f"{file} is missing: the data set is incomplete.")
-    return file

@@ -35,12 +35,7 @@ class Ranks:
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     def pooled(self, own: Curvature, *, summed: bool) -> Curvature:
-        """The curvature of all ranks' minibatches, of equal sizes, taken together.
-
-        Args:
-            own: Curvature of this rank's minibatch.
-            summed: Whether it is a sum over samples, not a mean.
-        """
+        """The curvature of all ranks' minibatches, of equal sizes; ``summed``: it sums over samples, no mean."""
         return own if self.group is None else _Pooled(own, self, 1.0 if summed else 1.0 / self.size)
 
     def complete(self, own: Named, like: Named) -> Named:

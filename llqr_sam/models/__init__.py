@@ -1,5 +1,1 @@
-"""The networks of the paper, and a small one for digits. Knows no method and no data."""
-
-from llqr_sam.models.registry import ARCHS, build, image_sizes
-
-__all__ = ["ARCHS", "build", "image_sizes"]
+"""The networks of the paper, and a small one for digits. Independent of methods and data."""

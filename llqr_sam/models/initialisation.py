@@ -1,4 +1,4 @@
-"""Starting weights of the convolutional networks."""
+"""Initial weights of the convolutional networks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def initialise_convolutions(model: nn.Module) -> None:
-    """Convolutions Kaiming-normal by fan-out with bias 0, batch-norm the identity, linear layers as PyTorch has them.
+    """Kaiming-normal convolutions (fan-out, bias 0), identity batch-norm, PyTorch's default for linear layers.
 
-    This is torchvision's ResNet recipe (He et al., arXiv 1502.01852). Draws from the global generator, as module
-    constructors do.
+    This is torchvision's ResNet recipe (He et al., arXiv 1502.01852). Like module constructors, it draws from the
+    global generator.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,7 +1,7 @@
 """PyramidNet with bottleneck blocks (Han et al., arXiv 1610.02915): the width grows a little with every block.
 
-The k-th of n blocks has 16 + alpha k / n channels before its fourfold expansion. The shortcut has no parameters:
-average pooling where the side halves, zeros for the new channels.
+The k-th of n blocks has 16 + alpha k / n channels before its fourfold expansion. The shortcut has no parameters: it
+pools by averages where the side halves and pads new channels with zeros.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _EXPANSION = 4
 
 
 class PyramidBottleneck(nn.Module):
-    """x, padded, + bn - 1x1 - bn - relu - 3x3 - bn - relu - 1x1 - bn; no activation after the sum."""
+    """Padded x plus bn - 1x1 - bn - relu - 3x3 - bn - relu - 1x1 - bn of x; no activation after the sum."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class PyramidNet(nn.Module):
     Args:
         classes: Length of the output.
         depth: Convolutions on the longest path; depth - 2 is a multiple of 9.
-        alpha: Channels gained from the first block to the last.
+        alpha: Channels added from the first block to the last.
         channels: Channels of the images.
 
     Raises:

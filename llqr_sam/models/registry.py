@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -16,60 +17,47 @@ from llqr_sam.models.wide_resnet import WideResNet
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What a network is built for."""
-
-    classes: int
-    image_size: int
-    channels: int
-
-
-@dataclass(frozen=True)
 class _Arch:
-    """A network: the image sides it takes, its published width (None: not adjustable), how it is built."""
+    """A network: ``make(classes, channels=...)``, and the sides of the images it takes.
 
+    ``width`` and ``image_size`` are further arguments of ``make`` for the networks that have them.
+    """
+
+    make: Callable[..., nn.Module]
     image_sizes: tuple[int, ...]
-    make: Callable[[_Request, int], nn.Module]
-    width: int | None = None
+    has_width: bool = False
+    has_image_size: bool = False
 
 
-def _transformer(name: str) -> Callable[[_Request, int], nn.Module]:
-    return lambda r, _: vision_transformer(name, r.classes, image_size=r.image_size, channels=r.channels)
+def _transformer(name: str, *image_sizes: int) -> _Arch:
+    return _Arch(partial(vision_transformer, name), image_sizes, has_image_size=True)
 
 
 _ARCHS: dict[str, _Arch] = {
-    "small_cnn": _Arch((8,), lambda r, w: SmallCNN(r.classes, channels=r.channels, width=w), width=16),
-    "vgg16_bn": _Arch((32,), lambda r, w: VGG16BN(r.classes, channels=r.channels, width=w), width=64),
-    "resnet18": _Arch((32, 64), lambda r, w: ResNet18(r.classes, channels=r.channels, width=w), width=64),
-    "wrn28_10": _Arch((32, 64), lambda r, _: WideResNet(r.classes, depth=28, factor=10, channels=r.channels)),
-    "wrn34_10": _Arch((32, 64), lambda r, _: WideResNet(r.classes, depth=34, factor=10, channels=r.channels)),
-    "pyramidnet110": _Arch((32, 64), lambda r, _: PyramidNet(r.classes, depth=110, alpha=270, channels=r.channels)),
-    "resnet50": _Arch((224,), lambda r, _: resnet50(r.classes, channels=r.channels)),
-    "vit_tiny": _Arch((64, 224), _transformer("vit_tiny")),
-    "vit_small": _Arch((224,), _transformer("vit_small")),
-    "vit_base": _Arch((224,), _transformer("vit_base")),
-    "vit_large": _Arch((224,), _transformer("vit_large")),
+    "small_cnn": _Arch(SmallCNN, (8,), has_width=True),
+    "vgg16_bn": _Arch(VGG16BN, (32,), has_width=True),
+    "resnet18": _Arch(ResNet18, (32, 64), has_width=True),
+    "wrn28_10": _Arch(partial(WideResNet, depth=28, factor=10), (32, 64)),
+    "wrn34_10": _Arch(partial(WideResNet, depth=34, factor=10), (32, 64)),
+    "pyramidnet110": _Arch(partial(PyramidNet, depth=110, alpha=270), (32, 64)),
+    "resnet50": _Arch(resnet50, (224,)),
+    "vit_tiny": _transformer("vit_tiny", 64, 224),
+    "vit_small": _transformer("vit_small", 224),
+    "vit_base": _transformer("vit_base", 224),
+    "vit_large": _transformer("vit_large", 224),
 }
 
 ARCHS: tuple[str, ...] = tuple(_ARCHS)
 
 
 def image_sizes(name: str) -> tuple[int, ...]:
-    """Sides of the square images that the network takes.
-
-    Raises:
-        ValueError: There is no network of that name.
-    """
+    """Sides of the square images that the network takes; ValueError if there is no network of that name."""
     return _find(name).image_sizes
 
 
 def takes_width(name: str) -> bool:
-    """Whether ``width`` can be chosen for the network.
-
-    Raises:
-        ValueError: There is no network of that name.
-    """
-    return _find(name).width is not None
+    """Whether the network's width is adjustable; ValueError if there is no network of that name."""
+    return _find(name).has_width
 
 
 def build(name: str, *, classes: int, image_size: int, channels: int = 3, width: int | None = None) -> nn.Module:
@@ -93,12 +81,15 @@ def build(name: str, *, classes: int, image_size: int, channels: int = 3, width:
         sides = " or ".join(map(str, arch.image_sizes))
         fitting = ", ".join(other for other in ARCHS if image_size in _ARCHS[other].image_sizes) or "none"
         raise ValueError(f"arch={name} takes images of side {sides}, not {image_size}; for {image_size}: {fitting}.")
-    if width is not None and arch.width is None:
-        adjustable = ", ".join(other for other in ARCHS if _ARCHS[other].width is not None)
-        raise ValueError(f"arch.width={width} cannot be set for arch={name}, only for: {adjustable}.")
-    if width is not None and width < 1:
-        raise ValueError(f"arch.width={width} is not a number of channels: it must be at least 1.")
-    return arch.make(_Request(classes, image_size, channels), width or arch.width or 0)
+    options = {"image_size": image_size} if arch.has_image_size else {}
+    if width is not None:
+        if not arch.has_width:
+            adjustable = ", ".join(other for other in ARCHS if _ARCHS[other].has_width)
+            raise ValueError(f"arch.width={width} cannot be set for arch={name}, only for: {adjustable}.")
+        if width < 1:
+            raise ValueError(f"arch.width={width} is not a number of channels: it must be at least 1.")
+        options["width"] = width
+    return arch.make(classes, channels=channels, **options)
 
 
 def _find(name: str) -> _Arch:

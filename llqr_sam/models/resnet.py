@@ -1,7 +1,7 @@
 """ResNet-18 with the CIFAR stem, and torchvision's ResNet-50 for 224 x 224 images.
 
 The CIFAR stem is one 3 x 3 convolution with stride 1 and no pooling, so that 32 x 32 images keep their resolution
-until the second stage; torchvision has only the ImageNet stem, and only the published width.
+until the second stage. torchvision offers only the ImageNet stem and the published width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llqr_sam.torchvision_compat import ensure_torchvision
 
 
 class BasicBlock(nn.Module):
-    """relu(x + conv-bn-relu-conv-bn(x)); a 1 x 1 convolution with bn on the shortcut where the shape changes."""
+    """relu(x + conv-bn-relu-conv-bn(x)); where the shape changes, the shortcut is a 1 x 1 convolution with bn."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ResNet18(nn.Module):
 def resnet50(classes: int, *, channels: int = 3) -> nn.Module:
     """torchvision's ResNet-50 without pretrained weights: 25,557,032 parameters for 1000 classes.
 
-    Its activations are made out-of-place: curvature products differentiate twice and forward.
+    Its activations are made out-of-place, because curvature products need double backward and forward mode.
     """
     ensure_torchvision()
     from torchvision.models import resnet50 as torchvision_resnet50

@@ -1,4 +1,4 @@
-"""A convolutional network small enough to train on two CPU cores: the embedded default for digits."""
+"""A convolutional network small enough to train on two CPU cores: the default for digits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llqr_sam.models.initialisation import initialise_convolutions
 class SmallCNN(nn.Module):
     """Three conv-bn-relu blocks of w, 2w and 4w channels, 2 x 2 max pooling before the third, and one linear layer.
 
-    The linear layer sees all 4 x 4 positions: averaging over so few loses a point of accuracy. With width 16, one
+    The linear layer sees all 4 x 4 positions, because averaging over them costs a point of accuracy. With width 16, one
     channel and 10 classes: 33,658 parameters.
     """
 

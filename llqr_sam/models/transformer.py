@@ -49,10 +49,10 @@ class Translator(nn.Module):
 
 
 def _leave_fused_layer(layer: Any) -> None:
-    """Take from an encoder layer of fairseq its copies of its own weights.
+    """Remove the copies of its own weights from an encoder layer of fairseq.
 
-    They are parameters that nothing trains, filled whenever weights are loaded, and read by torch's fused layer alone.
-    That one rounds otherwise and has no second derivative, so it is switched off.
+    Only torch's fused layer reads these copies; nothing trains them, and loading weights fills them. The fused layer
+    rounds differently and has no second derivative, so it is switched off.
     """
     for name in ("in_proj", "out_proj", "fc1", "fc2"):
         delattr(layer, f"{name}_weight")
@@ -63,7 +63,7 @@ def _leave_fused_layer(layer: Any) -> None:
 
 @dataclass(frozen=True)
 class _Dictionaries:
-    """What fairseq reads of its task."""
+    """The part of fairseq's task that its model reads."""
 
     source_dictionary: Any
     target_dictionary: Any
@@ -75,7 +75,7 @@ def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: floa
     Args:
         name: One of ``TRANSFORMERS``.
         dictionaries: fairseq's, of the source and of the target language.
-        dropout: Of embeddings and residual branches, in [0, 1); attention has none.
+        dropout: Probability in embeddings and residual branches, in [0, 1); attention has none.
 
     The decoder's input and output embeddings are one parameter, as in fairseq's recipe.
     """
@@ -88,7 +88,7 @@ def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: floa
     transformer_iwslt_de_en(arguments)
     transformer: Any = TransformerModel.build_model(arguments, _Dictionaries(*dictionaries))
     for key, buffer in transformer.named_buffers():
-        if key.endswith("_float_tensor"):  # fairseq reads its type alone and leaves its value to chance
+        if key.endswith("_float_tensor"):  # fairseq reads only its dtype and leaves its value uninitialised
             buffer.zero_()
     for layer in transformer.encoder.layers:
         _leave_fused_layer(layer)

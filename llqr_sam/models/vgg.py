@@ -1,6 +1,6 @@
 """VGG-16 with batch-norm and a small head, for 32 x 32 images (Simonyan and Zisserman, arXiv 1409.1556).
 
-The LLQR authors' variant: convolutions keep their biases although batch-norm follows, and the two hidden layers of the
+As in the LLQR authors' code, convolutions have biases although batch-norm follows, and the two hidden layers of the
 head have 512 units instead of 4096. 15.25M parameters for 10 classes.
 """
 
@@ -20,10 +20,9 @@ class VGG16BN(nn.Module):
         classes: Length of the output.
         channels: Channels of the images.
         width: Channels w of the first stage; the others have 2w, 4w, 8w, 8w and the head's hidden layers 8w.
-        dropout: Probability in the head.
     """
 
-    def __init__(self, classes: int, *, channels: int = 3, width: int = 64, dropout: float = 0.5) -> None:
+    def __init__(self, classes: int, *, channels: int = 3, width: int = 64) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inputs = channels
@@ -35,10 +34,10 @@ class VGG16BN(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout),
+            nn.Dropout(0.5),
             nn.Linear(inputs, inputs),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            nn.Dropout(0.5),
             nn.Linear(inputs, inputs),
             nn.ReLU(),
             nn.Linear(inputs, classes),

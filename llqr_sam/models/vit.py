@@ -18,7 +18,7 @@ SIZES = {  # name -> (embedding, blocks, heads)
 
 
 def vision_transformer(name: str, classes: int, *, image_size: int, channels: int = 3) -> nn.Module:
-    """``vit_tiny``, ``vit_small``, ``vit_base`` or ``vit_large`` without pretrained weights.
+    """A vision transformer without pretrained weights.
 
     Args:
         name: One of ``SIZES``.

@@ -1,4 +1,4 @@
-"""The paper's figures by number: each draws its files into a folder from what is in ``results``."""
+"""The paper's figures by number: titles, and functions that draw them from ``results`` into a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from llqr_sam.report.figures.curves import TABLES, draw_convergence
+from llqr_sam.report.figures.curves import draw_convergence
 from llqr_sam.studies.table_10.figures import figure_05, figure_06
 from llqr_sam.studies.theory.potholes.figures import figure_02, figure_03
 
@@ -23,17 +23,16 @@ TITLES = {
 
 
 def drawers(words: Sequence[str] = ()) -> dict[str, Draw]:
-    """Number -> what draws it from (results, folder); ``NoRecords`` says that there is nothing to draw from.
+    """Number -> function of (results, folder) that draws the figure, or raises ``NoRecords``.
 
     Args:
-        words: For the figures drawn from runs: those of train.py that the runs were started with.
+        words: What the runs of Figures 1 and 4 were started with.
     """
-    drawn = {number: partial(draw_convergence, number, words=words) for number in TABLES}
-    found: dict[str, Draw] = {
-        **drawn,
+    return {
+        "1": partial(draw_convergence, "1", words=words),
         "2": lambda _, folder: figure_02(folder),
         "3": lambda _, folder: figure_03(folder),
+        "4": partial(draw_convergence, "4", words=words),
         "5": figure_05,
         "6": figure_06,
     }
-    return dict(sorted(found.items()))

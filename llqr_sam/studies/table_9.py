@@ -1,16 +1,15 @@
-"""What U stores: every block structure, from a network's shapes alone (paper, Table 9).
+"""Table 9: how much memory U takes with each block structure, counted from a network's shapes.
 
-Notation: a kernel X in R^{m x n} stores mn (diagonal), m^2 + n^2 (kfac), m^2 + n^2 + mn (ekfac) or m + n (diag_kfac)
-scalars, a bias or norm scale its length; S devices hold 1/S of them each. All in float32. An embedding of n words is
-diagonal over the words: m^2 + n (kfac) or m^2 + mn (ekfac).
+For a kernel X in R^{m x n}, U has mn (diagonal), m^2 + n^2 (kfac), m^2 + n^2 + mn (ekfac) or m + n (diag_kfac) scalars;
+for a bias or norm scale, its length. An embedding of n words is diagonal over the words: m^2 + n (kfac) or m^2 + mn
+(ekfac). Scalars are float32, and each of S devices holds 1/S of them.
 
-Networks are built on the meta device: shapes without memory. Those that translate are fairseq's.
+Networks are built on the meta device, so they take no memory. Networks that translate are fairseq's.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,18 @@ from pathlib import Path
 
 from torch import nn
 
-from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.tasks.registry import ARCHS, check_inputs, task_for
 from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
 from llqr_sam.methods.distributed import Ranks
-from llqr_sam.report.tables.markup import latex_row, markdown_head, markdown_row
+from llqr_sam.report.tables.printed_table import (
+    TIMES,
+    Block,
+    PrintedCell,
+    PrintedRow,
+    PrintedTable,
+    csv_text,
+    markdown_rows,
+)
 from llqr_sam.repository import PAPER
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
 
@@ -38,7 +44,7 @@ VOCABULARY_SCALARS = KERNEL_SCALARS | {"kfac": lambda m, n: m * m + n, "ekfac": 
 SCALARS_PER_MIB = 2**20 / 4
 DATASETS = ("imagenet", "cifar100", "tinyimagenet", "digits", "iwslt14")  # an arch is counted for the first that fits
 PAPER_STRUCTURES = {"e-kfac": "ekfac", "diag-kfac": "diag_kfac"}
-PAPER_MODELS = {  # name as printed -> (arch, data set, what it is)
+PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was counted)
     "ViT-Ti/16": ("vit_tiny", "tinyimagenet", "ViT-Ti/8, 64 x 64 images, 200 classes"),
     "ViT-B/16": ("vit_base", "imagenet", "ViT-B/16, 224 x 224 images, 1000 classes"),
     "ViT-L/16": ("vit_large", "imagenet", "ViT-L/16, 224 x 224 images, 1000 classes"),
@@ -49,49 +55,48 @@ HEADS = ("Model params", "U, scalars", "U, MiB a device", "U + model, MiB a devi
 
 @dataclass(frozen=True)
 class Storage:
-    """Float32 storage of one network and its U.
+    """Float32 storage of a network and its U. A part is a kernel or a vector; with the diagonal structure, a layer."""
 
-    Args:
-        parameters: Of the network.
-        parts: Scalars of U by what one device must hold together: a kernel or a vector, under "diagonal" a layer.
-        shards: S, devices that U is spread over; each has a copy of the network.
-    """
-
-    parameters: int
-    parts: tuple[int, ...]
-    shards: int = 1
+    parameters: int  # of the network
+    parts: tuple[int, ...]  # scalars of each part of U, which one device must hold whole
+    shards: int = 1  # devices S that U is spread over; each has a copy of the network
 
     @property
     def scalars(self) -> int:
-        """Scalars of U, all devices together."""
+        """Scalars of U on all devices."""
         return sum(self.parts)
 
     @property
     def mib(self) -> float:
-        """MiB of U a device when split evenly, as the paper counts."""
+        """MiB of U on each device if it is split evenly, as the paper counts."""
         return self.scalars / self.shards / SCALARS_PER_MIB
 
     @property
     def total_mib(self) -> float:
-        """MiB a device of U and the network."""
+        """MiB of U and the network on each device."""
         return self.mib + self.parameters / SCALARS_PER_MIB
 
     @property
     def largest_mib(self) -> float:
-        """MiB of U on the fullest device of ``LLQR(shard=True)``, which splits between parts, not inside one."""
+        """MiB of U on the fullest device of ``LLQR(shard=True)``, which never splits a part."""
         return max(sum(share) for share in self.shares()) / SCALARS_PER_MIB
 
     def shares(self) -> list[list[int]]:
-        """The parts each device holds."""
-        return [_seat(rank, self.shards).share(self.parts, lambda part: part) for rank in range(self.shards)]
+        """The parts that each device holds."""
+        shares = []
+        for rank in range(self.shards):
+            ranks = Ranks()  # one of the processes, asked for its share without starting it
+            ranks.rank, ranks.size = rank, self.shards
+            shares.append(ranks.share(self.parts, lambda part: part))
+        return shares
 
     def printed(self) -> tuple[str, ...]:
-        """The columns of Table 9 as text: ``COLUMNS``."""
+        """The values of ``COLUMNS`` as text."""
         return str(self.parameters), str(self.scalars), f"{self.mib:.2f}", f"{self.total_mib:.2f}"
 
 
 def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
-    """What LLQR stores for a network; on the meta device this takes no memory.
+    """What LLQR stores for a network. No memory is taken if the network is on the meta device.
 
     Raises:
         UsageError: an unknown structure or fewer than one shard.
@@ -114,7 +119,7 @@ def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
 
 
 def dataset_for(arch: str) -> str:
-    """The data set whose images and classes, or sentences, an arch is counted for.
+    """The data set that an arch is counted for unless another is named.
 
     Raises:
         UsageError: there is no such arch.
@@ -131,15 +136,15 @@ def arch_storage(
     """Storage of a named network for a data set.
 
     Args:
-        arch: The network.
-        dataset: Its images and classes, or its sentences.
+        arch: Name of the network.
+        dataset: Data set with its images and classes, or its sentences.
         structure: One of ``KERNEL_SCALARS``.
         shards: Devices that U is spread over.
-        words: Words in the source and in the target dictionary, for sentences; ``None``: as many as the data set's.
+        words: Words of the source and target dictionaries, for sentences (default: those of the data set).
 
     Raises:
-        UsageError: an unknown name, a network that does not take what the data set has, ``words`` that are too few or
-            of no use, or fairseq is needed and not installed.
+        UsageError: an unknown name, a network that does not take the samples of the data set, too few ``words`` or
+            ``words`` for a network that classifies, or fairseq is needed and not installed.
     """
     return storage(_shapes(arch, dataset, words)[0], structure, shards)
 
@@ -147,28 +152,27 @@ def arch_storage(
 def arch_table(
     arch: str, dataset: str, structures: Sequence[str], shards: int, words: tuple[int, int] | None = None
 ) -> str:
-    """Every structure of one arch, as Markdown.
+    """A Markdown table of one network's storage, a row for each structure.
 
     Raises:
         UsageError: as in ``arch_storage``.
     """
     counted = {structure: arch_storage(arch, dataset, structure, shards, words) for structure in structures}
+    rows = [(name, *each.printed(), f"{each.largest_mib:.2f}") for name, each in counted.items()]
     sizes = _shapes(arch, dataset, words)[1]
     lines = [
         f"arch={arch}, {sizes} ({dataset}), float32, U over {shards} device{'s' * (shards > 1)}",
         "",
-        *markdown_head(("Structure", *HEADS, "fullest device, MiB")),
+        *markdown_rows(("Structure", *HEADS, "fullest device, MiB"), rows),
     ]
-    for structure, each in counted.items():
-        lines.append(markdown_row((structure, *each.printed(), f"{each.largest_mib:.2f}")))
     return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of Table 9, and what the paper prints in it."""
+class StorageRow:
+    """A row of Table 9: our numbers and those that the paper prints, in the order of ``COLUMNS``."""
 
-    model: str
+    model: str  # as printed
     structure: str
     shards: int
     ours: tuple[str, ...]
@@ -176,12 +180,26 @@ class Row:
 
     @property
     def label(self) -> str:
-        """``ViT-Ti/8 (printed: ViT-Ti/16)`` where the print names another patch size."""
+        """The model; ``ViT-Ti/8 (printed: ViT-Ti/16)`` where the paper prints another patch size."""
         counted = PAPER_MODELS[self.model][2].partition(",")[0]
         return self.model if counted == self.model else f"{counted} (printed: {self.model})"
 
+    def csv_row(self) -> dict[str, object]:
+        """Our numbers under the columns of the paper's file."""
+        ours = dict(zip(COLUMNS, self.ours, strict=True))
+        return {"model": self.model, "structure": self.structure, "shards": self.shards, **ours}
 
-def table_9(path: Path = STORAGE) -> list[Row]:
+    def cells(self) -> list[PrintedCell]:
+        """Ours over the paper's."""
+        return [
+            PrintedCell(ours, {"paper": paper}, difference="=", tone="same")
+            if ours == paper
+            else PrintedCell(ours, {"paper": paper}, difference="≠", tone="below sure")
+            for ours, paper in zip(self.ours, self.paper, strict=True)
+        ]
+
+
+def table_9(path: Path = STORAGE) -> list[StorageRow]:
     """The paper's rows, counted from our networks' shapes."""
     with path.open(newline="") as file:
         printed = list(csv.DictReader(file))
@@ -190,88 +208,38 @@ def table_9(path: Path = STORAGE) -> list[Row]:
         arch, dataset, _ = PAPER_MODELS[row["model"]]
         counted = arch_storage(arch, dataset, PAPER_STRUCTURES[row["structure"]], int(row["shards"]))
         paper = tuple(row[column] for column in COLUMNS)
-        rows.append(Row(row["model"], row["structure"], int(row["shards"]), counted.printed(), paper))
+        rows.append(StorageRow(row["model"], row["structure"], int(row["shards"]), counted.printed(), paper))
     return rows
 
 
-def write_table_9(output: Path) -> list[Path]:
-    """Write ``output`` with .md, .csv and .tex; the paths."""
+def print_table_9() -> PrintedTable:
+    """Table 9 as a reader sees it. Its CSV has the paper's columns and line ends: equal numbers give an equal file."""
     rows = table_9()
-    texts = {"md": to_markdown(rows), "csv": to_csv(rows), "tex": to_latex(rows)}
-    paths = [output.with_name(f"{output.name}.{suffix}") for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        with replacing(path) as file:
-            file.write(text.encode())
-    return paths
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """What was counted, ours over the paper's, and how many rows agree."""
-    lines = [
-        "# Table 9: Storage of U on vision transformers",
-        "",
-        f'{caption()} "paper": the value printed in arXiv 2605.16134.',
-        "",
-        *markdown_head(("Model", "Structure", "S", *HEADS)),
-    ]
-    for row in rows:
-        cells = [f"{ours}<br>paper {paper}" for ours, paper in zip(row.ours, row.paper, strict=True)]
-        lines.append(markdown_row((row.label, row.structure, str(row.shards), *cells)))
     agreed = sum(row.ours == row.paper for row in rows)
-    lines += [
-        "",
-        f"{agreed} of {len(rows)} rows equal the paper's in every digit. Command: `python scripts/storage.py`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """Our numbers under the columns of the paper's file, models and line ends as there: equal figures, equal files."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(("model", "structure", "shards", *COLUMNS))
-    for row in rows:
-        writer.writerow((row.model, row.structure, row.shards, *row.ours))
-    return text.getvalue()
-
-
-def to_latex(rows: Sequence[Row]) -> str:
-    """A ``table`` environment for booktabs."""
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{Table 9: Storage of U on vision transformers. {caption()}}}".replace(" x ", r" $\times$ "),
-        r"\begin{tabular}{llrrrrr}",
-        r"\toprule",
-        latex_row(("Model", "Structure", "S", *HEADS)),
-        r"\midrule",
-        *(latex_row((row.label, row.structure, str(row.shards), *row.ours)) for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def caption() -> str:
-    """What the numbers are."""
-    return (
+    caption = (
         "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
         f"{PAPER_MODELS['ViT-Ti/16'][2]}; the others are 224 x 224 images of 1000 classes."
     )
-
-
-def _seat(rank: int, size: int) -> Ranks:
-    """One of several processes, to ask what it would hold."""
-    ranks = Ranks()
-    ranks.rank, ranks.size = rank, size
-    return ranks
+    return PrintedTable(
+        number="9",
+        title="Table 9: Storage of U on vision transformers",
+        caption=caption.replace(" x ", f" {TIMES} "),
+        markdown_caption=f'{caption} "paper": the value printed in arXiv 2605.16134.',
+        heads=("Model", "Structure", "S", *HEADS),
+        alignment="llrrrrr",
+        blocks=[Block([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
+        progress=f"{agreed} of {len(rows)} rows equal the paper's in every digit.",
+        command="python scripts/storage.py",
+        done=len(rows),
+        planned=len(rows),
+        unit="rows",
+        csv=csv_text([row.csv_row() for row in rows], line_end="\r\n"),
+    )
 
 
 @cache
 def _shapes(arch: str, dataset: str, words: tuple[int, int] | None) -> tuple[nn.Module, str]:
-    """A network without memory, and a description of what it is built for."""
+    """A network on the meta device, and a description of what it is built for."""
     try:
         check_inputs(arch, dataset)
         return task_for(dataset).shapes(arch, dataset, words)

@@ -1,20 +1,49 @@
-"""Where a refresh spends its time: the parts of one, timed from the inside."""
+"""Where a refresh spends its time: its parts are timed from the inside."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import torch
 
-from benchmarks.problem import Problem
 from llqr_sam.engine.measurements.rounds import clock
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature import divergence as divergence_module
 from llqr_sam.methods.llqr import LLQR
+from llqr_sam.studies.table_10.timed_method import Problem
+
+
+class PartTimes:
+    """Adds up the time of methods by part; a timed call within a timed call counts for the inner one's part alone.
+
+    Attributes:
+        seconds: Part -> seconds, the device's work included.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._device = device
+        self._nested: list[float] = []  # for each open call, the time of the timed calls within it
+
+    def timed(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
+        """The method, adding its time to a part."""
+
+        def timing(*arguments: Any, **keywords: Any) -> Any:
+            start = clock(self._device)
+            self._nested.append(0.0)
+            try:
+                return method(*arguments, **keywords)
+            finally:
+                elapsed = clock(self._device) - start
+                self.seconds[part] += elapsed - self._nested.pop()
+                if self._nested:
+                    self._nested[-1] += elapsed
+
+        return timing
 
 
 def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: int) -> dict[str, float]:
@@ -23,56 +52,15 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
     refresh = (problem.inputs, problem.targets, problem.loss_fn)
     metric.refresh(*refresh)
     zero = {name: torch.zeros_like(p) for name, p in problem.model.named_parameters()}
-    learners = {type(block.learner(zero, metric._descent)) for block in metric._blocks}
     curvature = divergence_module.HessianCurvature if divergence == "newton" else divergence_module.FisherCurvature
-    device, seconds, nested = problem.device, defaultdict[str, float](float), list[float]()
-
-    def timed(part: str, owner: type, *methods: str) -> AbstractContextManager[None]:
-        return _timed(partial(_timing, device=device, seconds=seconds, nested=nested, part=part), owner, methods)
-
+    methods = [(curvature, "__init__", "linearisation and gradient"), (curvature, "product", "curvature products")]
+    for learner in {type(block.learner(zero, metric._descent)) for block in metric._blocks}:
+        methods += [(learner, name, "U g and heavy ball") for name in ("apply", "descend", "factors")]
+    times = PartTimes(problem.device)
     with ExitStack() as stack:
-        stack.enter_context(timed("linearisation and gradient", curvature, "__init__"))
-        stack.enter_context(timed("curvature products", curvature, "product"))
-        for learner in learners:
-            stack.enter_context(timed("U g and heavy ball", learner, "apply", "descend", "factors"))
-        start = clock(device)
+        for owner, name, part in methods:
+            stack.enter_context(mock.patch.object(owner, name, times.timed(getattr(owner, name), part)))
+        start = clock(problem.device)
         metric.refresh(*refresh)
-        whole = clock(device) - start
-    return {**seconds, "the rest": whole - sum(seconds.values()), "whole": whole}
-
-
-@contextmanager
-def _timed(
-    timing: Callable[[Callable[..., Any]], Callable[..., Any]], owner: type, methods: Sequence[str]
-) -> Iterator[None]:
-    """Has the class's methods timed while the context is open."""
-    originals = {name: getattr(owner, name) for name in methods}
-    for name, original in originals.items():
-        setattr(owner, name, timing(original))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(owner, name, original)
-
-
-def _timing(
-    original: Callable[..., Any], device: torch.device, seconds: dict[str, float], nested: list[float], part: str
-) -> Callable[..., Any]:
-    """The method, adding its time to a part, kernels included; ``nested`` has the time of timed calls in each open one.
-
-    A call within a call counts once, in the inner one's part, so that parts never add up to more than the whole.
-    """
-
-    def method(*arguments: Any, **keywords: Any) -> Any:
-        start = clock(device)
-        nested.append(0.0)
-        try:
-            return original(*arguments, **keywords)
-        finally:
-            elapsed = clock(device) - start
-            seconds[part] += elapsed - nested.pop()
-            if nested:
-                nested[-1] += elapsed
-
-    return method
+        whole = clock(problem.device) - start
+    return {**times.seconds, "the rest": whole - sum(times.seconds.values()), "whole": whole}

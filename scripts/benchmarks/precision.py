@@ -1,10 +1,10 @@
 """What rounding in a refresh does to U g, and what it saves.
 
-A network is trained for some hundred steps, and U learned on it once, from the identity and without averaging, with the
+A network is trained for some hundred steps. Then one refresh learns U from the identity, without averaging, with the
 network in float32, under bfloat16 autocast, and in TF32. A CPU has no TF32: there, operands of matrix products and
-convolutions are rounded to its 10 bits of mantissa. g is always the same, in float32. What rounding does to U g is to
-be held against what another minibatch of the same size does to it. A network that has learned all of its data is no
-measure: its curvature vanishes, and U stays the identity.
+convolutions are rounded to its 10 bits of mantissa. g is the same in all of them, in float32. The change of U g by
+rounding is compared with its change by another minibatch of the same size. A network that has learned all of its data
+would show nothing: its curvature vanishes, and U stays the identity.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from benchmarks.problem import Problem
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
-from llqr_sam.engine.measurements.rounds import Row, time_rows
+from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.precision import CurvatureDtype, Precision
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.models.registry import build
+from llqr_sam.studies.table_10.timed_method import Problem
 
 PRECISIONS: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
 
 
 def rounded(tensor: Tensor) -> Tensor:
-    """The nearest number of TF32; other dtypes as they are."""
+    """Round float32 to the nearest TF32 number; return other dtypes unchanged."""
     if tensor.dtype != torch.float32:
         return tensor
     return ((tensor.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 class RoundedProducts(TorchDispatchMode):
-    """Rounds what is multiplied, but not while a trace is made, which would hold the rounding and not the product."""
+    """Rounds the operands of products. Not during tracing: the trace would hold the rounding instead of the product."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in PRODUCTS and get_proxy_mode() is None:
@@ -54,7 +54,7 @@ class RoundedProducts(TorchDispatchMode):
 
 
 class EmulatedTF32(Precision):
-    """TF32 where there is none."""
+    """TF32 on a device without it."""
 
     @contextmanager
     def products(self, device: torch.device) -> Iterator[None]:
@@ -63,13 +63,13 @@ class EmulatedTF32(Precision):
 
 
 class Trained:
-    """A trained network and minibatches: ResNet-18 of width 16 on an ``.npz`` of CIFAR, else the small CNN on digits.
+    """A trained network and minibatches of its data.
 
     Args:
-        path: The ``.npz``.
+        path: An ``.npz`` of CIFAR for a ResNet-18 of width 16; ``None``: the small CNN on digits.
         batch: Samples in a minibatch.
-        steps: Of SGD with momentum, rate 0.05.
-        device: Where.
+        steps: Of SGD with momentum at learning rate 0.05.
+        device: Where to train.
     """
 
     def __init__(self, path: Path | None, batch: int, steps: int, device: torch.device) -> None:
@@ -98,7 +98,7 @@ class Trained:
 
 
 def effects(trained: Trained, structure: Structure, divergence: str, inner_steps: int) -> dict[str, Any]:
-    """Relative changes of U g in percent: by U itself, by each precision, by another minibatch."""
+    """Relative changes of U g in percent: against g, by each precision, by another minibatch."""
     torch.manual_seed(1)
     first, second = trained.minibatch(), trained.minibatch()
 
@@ -131,17 +131,18 @@ def effects(trained: Trained, structure: Structure, divergence: str, inner_steps
 
 
 def speeds(problem: Problem, structure: Structure, divergence: str, inner_steps: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of an inner step in float32, and the ratio of each precision that this device has to it."""
-    rows = []
+    """Milliseconds of an inner step in float32, and the ratio to it of each other precision of this device."""
+    workloads = []
     for name, precision in PRECISIONS.items():
         if name != "tf32" or problem.device.type == "cuda":
             kind: dict[str, Any] = {"structure": structure, "divergence": divergence, "inner_steps": inner_steps}
             metric = LLQR(problem.model, **kind, curvature_dtype=precision)
             refresh = partial(metric.refresh, problem.inputs, problem.targets, problem.loss_fn)
-            rows.append(Row(name, refresh, share=inner_steps))
-    time_rows(rows, rounds, problem.device)
-    ratios = {row.name: row.ratio(rows[0]) for row in rows[1:]}
-    return {"refresh": f"{divergence}, {structure}", "float32, ms": 1e3 * rows[0].median, **ratios}
+            workloads.append(Workload(name, refresh, share=inner_steps))
+    time_in_rounds(workloads, rounds, problem.device)
+    unit, *others = workloads
+    ratios = {workload.name: workload.ratio(unit) for workload in others}
+    return {"refresh": f"{divergence}, {structure}", "float32, ms": 1e3 * unit.median, **ratios}
 
 
 def _percent(a: Named, b: Named, unit: Named) -> float:

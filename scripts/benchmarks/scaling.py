@@ -9,45 +9,37 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks.problem import Problem
-from llqr_sam.engine.measurements.rounds import Row, exponent, time_rows
+from llqr_sam.engine.measurements.rounds import Workload, exponent, time_in_rounds
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
+from llqr_sam.studies.table_10.timed_method import Problem
 from llqr_sam.torchvision_compat import ensure_torchvision
 
 
 @dataclass(frozen=True)
 class Point:
-    """One network and batch of a sweep.
+    """One network and batch of a sweep."""
 
-    Attributes:
-        sweep: What varies: batch, width, depth or parameters.
-        name: The value it has.
-        parameters: Of the network.
-        gradient_seconds, refresh_seconds: Medians; a refresh per inner step.
-        ratio: Median of the rounds' ratios.
-    """
-
-    sweep: str
-    name: str
-    parameters: int
-    gradient_seconds: float
-    refresh_seconds: float
-    ratio: float
+    sweep: str  # what varies: batch, width, depth or parameters
+    name: str  # its value
+    parameters: int  # of the network
+    gradient_seconds: float  # median over the rounds
+    refresh_seconds: float  # the same, per inner step
+    ratio: float  # of the two, median over the rounds
 
 
 def scaling(
     sweeps: Sequence[str], structure: Structure, inner_steps: int, rounds: int, device: torch.device
 ) -> Iterator[Point]:
-    """The points of the sweeps named, as they are measured."""
+    """Measure the points of the sweeps, one by one."""
     for sweep in sweeps:
         for name, problem in SWEEPS[sweep].items():
             yield _measure(sweep, name, problem(device), structure, inner_steps, rounds)
 
 
 def exponents(points: list[Point]) -> tuple[float, float]:
-    """Powers of the parameter count that a refresh and a gradient evaluation grow with."""
+    """The powers of the parameter count with which a refresh and a gradient evaluation grow."""
     parameters = [point.parameters for point in points]
     refresh, gradient = [p.refresh_seconds for p in points], [p.gradient_seconds for p in points]
     return exponent(parameters, refresh), exponent(parameters, gradient)
@@ -56,10 +48,10 @@ def exponents(points: list[Point]) -> tuple[float, float]:
 def _measure(sweep: str, name: str, problem: Problem, structure: Structure, inner_steps: int, rounds: int) -> Point:
     metric = LLQR(problem.model, structure=structure, inner_steps=inner_steps)
     refresh = partial(metric.refresh, problem.inputs, problem.targets, problem.loss_fn)
-    gradient = Row("gradient", problem.evaluate)
-    row = Row("refresh", refresh, share=inner_steps)
-    time_rows([gradient, row], rounds, problem.device)
-    return Point(sweep, name, problem.parameters, gradient.median, row.median, row.ratio(gradient))
+    gradient, per_step = Workload("gradient", problem.evaluate), Workload("refresh", refresh, share=inner_steps)
+    time_in_rounds([gradient, per_step], rounds, problem.device)
+    ratio = per_step.ratio(gradient)
+    return Point(sweep, name, problem.parameters, gradient.median, per_step.median, ratio)
 
 
 def _resnet(width: int, batch: int, device: torch.device) -> Problem:
@@ -67,7 +59,7 @@ def _resnet(width: int, batch: int, device: torch.device) -> Problem:
 
 
 def _shallow_vit(depth: int, device: torch.device) -> Problem:
-    """Of ViT-Ti's width, on 17 tokens."""
+    """A ViT of ViT-Ti's width on 17 tokens."""
     ensure_torchvision()
     from timm.models.vision_transformer import VisionTransformer
 

@@ -7,55 +7,57 @@ from functools import partial
 
 import torch
 
-from benchmarks.problem import Problem
-from llqr_sam.engine.measurements.rounds import Row, time_rows
-from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.methods.blocks.block import KernelBlock
 from llqr_sam.methods.llqr import LLQR
-from llqr_sam.methods.sharpness_aware import SharpnessAware
+from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
+from llqr_sam.suite.config.command import Command
 
 INNER_STEPS = 50  # T of the paper; a refresh is timed with fewer
 
 
 def steps(
-    make: Callable[[], Problem], structures: list[Structure], divergences: list[str], inner_steps: int, rounds: int
-) -> list[Row]:
-    """Rows: a gradient evaluation, an SGDM and a SAM step, and for each structure the steps and refreshes of LLQR."""
-    gradient, sgdm, sam = make(), make(), make()
-    sgd = sgdm.sgd()
-    sharp = SharpnessAware(sam.sgd(), rho=0.1, model=sam.model)
-    rows = [
-        Row("gradient evaluation", gradient.evaluate, repeats=3),
-        Row("SGDM step", lambda: sgd.step(sgdm.evaluate), repeats=3),
-        Row("SAM step", lambda: sharp.step(sam.evaluate), repeats=3),
+    problem: Problem, structures: list[str], divergences: list[str], inner_steps: int, rounds: int
+) -> list[Workload]:
+    """Time a gradient evaluation, the first workload, SGDM and SAM, and for each structure steps and refreshes."""
+    workloads = [
+        Workload("gradient evaluation", problem.evaluate, repeats=3),
+        Workload("SGDM step", _method(problem, "optim=sgdm").step, repeats=3),
+        Workload("SAM step", _method(problem, "optim=sam").step, repeats=3),
     ]
     for structure in structures:
-        rows += _of_structure(make(), structure, divergences, inner_steps)
-    time_rows(rows, rounds, gradient.device)
-    return rows
+        workloads += _of_structure(problem, structure, divergences, inner_steps)
+    time_in_rounds(workloads, rounds, problem.device)
+    return workloads
 
 
-def _of_structure(problem: Problem, structure: Structure, divergences: list[str], inner_steps: int) -> list[Row]:
-    metrics = {d: LLQR(problem.model, divergence=d, structure=structure, inner_steps=inner_steps) for d in divergences}
-    metric = next(iter(metrics.values()))
+def _method(problem: Problem, *words: str) -> TimedMethod:
+    """The method that train.py makes of these words."""
+    return TimedMethod(Command.of(*words).run.settings.optim, problem)
+
+
+def _of_structure(problem: Problem, structure: str, divergences: list[str], inner_steps: int) -> list[Workload]:
+    words = {d: (f"geometry={d}", f"structure={structure}") for d in divergences}
+    methods = {d: _method(problem, "optim=llqr", *words[d]) for d in divergences}
+    llqr, both = methods[divergences[0]], _method(problem, "optim=llqr_sam", *words[divergences[0]])
+    metric = llqr.metric
+    assert metric is not None
     gradients = {name: p.detach().clone() for name, p in problem.model.named_parameters()}
-    llqr = SharpnessAware(problem.sgd(), rho=0.0, transport=metric)
-    both = SharpnessAware(problem.sgd(), rho=0.1, probe=metric, transport=metric)
-    rows = [
-        Row(f"U g, {structure}", lambda: metric.apply(gradients), repeats=3),
-        Row(f"LLQR step, {structure}", lambda: llqr.step(problem.evaluate), repeats=3),
-        Row(f"LLQR+SAM step, {structure}", lambda: both.step(problem.evaluate), repeats=3),
+    workloads = [
+        Workload(f"U g, {structure}", lambda: metric.apply(gradients), repeats=3),
+        Workload(f"LLQR step, {structure}", llqr.step, repeats=3),
+        Workload(f"LLQR+SAM step, {structure}", both.step, repeats=3),
     ]
-    for name, each in metrics.items():
-        refresh = partial(each.refresh, problem.inputs, problem.targets, problem.loss_fn)
-        rows.append(Row(f"refresh, {name}, {structure}, per inner step", refresh, share=inner_steps))
+    for name, method in methods.items():
+        refresh = partial(method.refresh, inner_steps)
+        workloads.append(Workload(f"refresh, {name}, {structure}, per inner step", refresh, share=inner_steps))
     if structure == "ekfac":
-        rows.append(Row("four m^2 n products of each kernel", _long_side_products(metric), repeats=3))
-    return rows
+        workloads.append(Workload("four m^2 n products of each kernel", _long_side_products(metric), repeats=3))
+    return workloads
 
 
 def _long_side_products(metric: LLQR) -> Callable[[], object]:
-    """What an E-KFAC inner step cannot do without: four products with the longer side's square factor."""
+    """What an E-KFAC inner step cannot do without: four products with the square factor of the longer side."""
     pairs = []
     for block in metric._blocks:
         if isinstance(block, KernelBlock):
@@ -65,10 +67,9 @@ def _long_side_products(metric: LLQR) -> Callable[[], object]:
     return lambda: [kernel @ square for kernel, square in pairs for _ in range(4)]
 
 
-def overheads(rows: list[Row], intervals: Sequence[int]) -> list[tuple[str, list[float]]]:
+def overheads(workloads: list[Workload], intervals: Sequence[int]) -> list[tuple[str, list[float]]]:
     """LLQR+SAM, a refresh of ``INNER_STEPS`` every interval, as ratios to SAM: (divergence and structure, ratios)."""
-    unit = rows[0]
-    ratios = {row.name: row.ratio(unit) for row in rows}
+    ratios = {workload.name: workload.ratio(workloads[0]) for workload in workloads}
     lines = []
     for name, ratio in ratios.items():
         if name.startswith("refresh"):

@@ -243,12 +243,17 @@ def server(tmp_path: Path) -> Iterator[Server]:
     thread.join()
 
 
-def test_download_reports_and_cleans_up(server: Server, tmp_path: Path) -> None:
-    progress: list[tuple[int, int | None]] = []
-    source, root = source_of(tmp_path / "served.tar.gz", server.url), tmp_path / "data"
-    prepare("cifar100", root, source=source, progress=lambda done, total: progress.append((done, total)))
-    assert progress[-1] == (len(server.content), len(server.content))
-    assert visible(root) == ["cifar100.npz"]
+def test_download_reports_to_a_terminal_and_cleans_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that is rewritten; nothing in a log file."""
+    source = source_of(tmp_path / "served.tar.gz", server.url)
+    prepare("cifar100", tmp_path / "logged", source=source)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    prepare("cifar100", tmp_path / "data", source=source)
+    assert capsys.readouterr().err.endswith(f"\rdownloaded 0 of {len(server.content) / 1e6:.0f} MB\n")
+    assert visible(tmp_path / "data") == ["cifar100.npz"]
 
 
 @pytest.mark.parametrize("ranges", [True, False])

@@ -94,7 +94,8 @@ def test_batch_crop_differs_from_image_crop(load_with: Callable[..., Splits]) ->
 
 
 def test_importing_data_stays_light() -> None:
-    """scikit-learn, torchvision and timm are imported by who needs them."""
-    code = "import sys, llqr_sam.data; print({'sklearn', 'torchvision', 'timm'} & set(sys.modules))"
+    """Readers of images and scikit-learn are imported only when a data set needs them."""
+    heavy = {"sklearn", "scipy", "torchvision", "timm", "PIL", "fairseq"}
+    code = f"import sys, llqr_sam.data.registry, llqr_sam.data.translation; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.strip() == "set()", result.stderr

@@ -20,10 +20,6 @@ pytestmark = pytest.mark.nmt
 BINARY = ("*.bin", "*.idx", "dict.*")
 
 
-def quiet(line: str) -> None:
-    """Hears nothing."""
-
-
 def contents(folder: Path) -> dict[str, str]:
     files = [file for pattern in BINARY for file in folder.glob(pattern)]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -64,35 +60,35 @@ def test_words_are_lower_case_and_joined_again(captions: Path, shared: Path) -> 
 
 def test_a_second_call_finds_it_and_other_text_is_refused(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "data" / "multi30k"
-    assert prepare_folder(target, source, merges=50, say=quiet)
+    assert prepare_folder(target, source, merges=50)
     before = contents(target)
-    assert not prepare_folder(target, source, merges=50, say=quiet)
+    assert not prepare_folder(target, source, merges=50)
     with pytest.raises(BitextError, match="made from other text or settings"):
-        prepare_folder(target, source, merges=60, say=quiet)
+        prepare_folder(target, source, merges=60)
     (source / "valid.en").write_text("a\nb\nc\nd\ne\n")
     with pytest.raises(BitextError, match="made from other text or settings"):
-        prepare_folder(target, source, merges=50, say=quiet)
+        prepare_folder(target, source, merges=50)
     assert contents(target) == before
 
 
 @pytest.mark.parametrize("step", ["_text", "_code", "_cut", "_binarise"])
 def test_interrupted_in_any_step_it_goes_on(
-    step: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing stands under the final name before it is whole, and the result is that of an undisturbed call."""
     whole, target = tmp_path / "whole", tmp_path / "data" / "multi30k"
-    prepare_folder(whole, source, merges=50, say=quiet)
+    prepare_folder(whole, source, merges=50)
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(subwords, step, interrupted)
-        prepare_folder(target, source, merges=50, say=quiet)
+        prepare_folder(target, source, merges=50)
     assert not target.exists()
-    heard: list[str] = []
-    assert prepare_folder(target, source, merges=50, say=heard.append)
-    assert ("tokenising" in heard) == (step == "_text")
+    capsys.readouterr()
+    assert prepare_folder(target, source, merges=50)
+    assert ("tokenising" in capsys.readouterr().out) == (step == "_text")
     assert contents(target) == contents(whole)
     assert not list(target.parent.glob(".*.partial"))
 
@@ -100,7 +96,7 @@ def test_interrupted_in_any_step_it_goes_on(
 def test_half_a_step_is_done_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine stops while the second of six files is written."""
     whole, target = tmp_path / "whole", tmp_path / "multi30k"
-    prepare_folder(whole, source, merges=50, say=quiet)
+    prepare_folder(whole, source, merges=50)
     write_split, calls = subwords._write, []
 
     def failing(*arguments: object) -> None:
@@ -111,8 +107,8 @@ def test_half_a_step_is_done_again(source: Path, tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
         patched.setattr(subwords, "_write", failing)
-        prepare_folder(target, source, merges=50, say=quiet)
-    prepare_folder(target, source, merges=50, say=quiet)
+        prepare_folder(target, source, merges=50)
+    prepare_folder(target, source, merges=50)
     assert contents(target) == contents(whole)
 
 
@@ -120,7 +116,7 @@ def test_text_that_is_cut_already(source: Path, tmp_path: Path) -> None:
     """Subwords are joined again, and escapes of Moses' stay what they are."""
     line = "it &apos;s a li@@ ttle hou@@ se\n"
     write(source, valid_de=line * 5, valid_en=line * 5)
-    prepare_folder(tmp_path / "data", source, merges=50, tokenised=True, say=quiet)
+    prepare_folder(tmp_path / "data", source, merges=50, tokenised=True)
     words = (tmp_path / "data" / "text" / "valid.de").read_text().split("\n")[0]
     assert words == "it &apos;s a little house"
 
@@ -130,15 +126,15 @@ def test_a_line_beyond_max_positions_is_named(source: Path, tmp_path: Path) -> N
     lines[2] = "wort " * 1100
     (source / "test.de").write_text("\n".join(lines))
     with pytest.raises(BitextError, match=r"test.de, line 3: \d+ tokens, but a network takes 1023 at most"):
-        prepare_folder(tmp_path / "data", source, merges=50, say=quiet)
+        prepare_folder(tmp_path / "data", source, merges=50)
 
 
-def test_the_archive_from_a_local_copy_and_by_download(tmp_path: Path) -> None:
+def test_the_archive_from_a_local_copy_and_by_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A download that is not IWSLT14 is refused with what it hashes to, and accepted when that is given back."""
     archive = iwslt14(tmp_path / "de-en.tgz", repeat=30)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    heard: list[str] = []
-    assert prepare_archive(tmp_path / "a" / "iwslt14", merges=5, archive=archive, say=heard.append)
+    assert prepare_archive(tmp_path / "a" / "iwslt14", merges=5, archive=archive)
+    heard = capsys.readouterr().out.splitlines()
     assert f"{archive}: SHA-256 {digest}" in heard
     assert "90 training pairs, 0 dropped as too long, empty or too unlike in length" in heard
     counts = {
@@ -149,35 +145,35 @@ def test_the_archive_from_a_local_copy_and_by_download(tmp_path: Path) -> None:
 
     target, url = tmp_path / "b" / "iwslt14", archive.as_uri()
     with pytest.raises(PreparationError, match=f"its content is not what is expected .* SHA-256 {digest}:") as caught:
-        prepare_archive(target, merges=5, url=url, say=quiet)
+        prepare_archive(target, merges=5, url=url)
     assert "\n" not in str(caught.value)
     with pytest.raises(PreparationError, match="instead of 00; the download was deleted"):
-        prepare_archive(target, merges=5, url=url, sha256="00", say=quiet)
-    assert prepare_archive(target, merges=5, url=url, sha256=digest, say=quiet)
+        prepare_archive(target, merges=5, url=url, sha256="00")
+    assert prepare_archive(target, merges=5, url=url, sha256=digest)
     assert contents(target) == contents(tmp_path / "a" / "iwslt14")
-    assert not prepare_archive(target, merges=5, url=url, say=quiet)  # it is there: nothing is downloaded
+    assert not prepare_archive(target, merges=5, url=url)  # it is there: nothing is downloaded
     assert not list(target.parent.glob(".*.part"))
 
 
 def test_the_real_archive_needs_no_checksum(tmp_path: Path, shared: Path) -> None:
     """Its test sentences are those of the real text, which fairseq's own recipe had tokenised."""
     url = iwslt14(tmp_path / "de-en.tgz", repeat=30, tests=real_tests(shared)).as_uri()
-    assert prepare_archive(tmp_path / "data" / "iwslt14", merges=5, url=url, say=quiet)
+    assert prepare_archive(tmp_path / "data" / "iwslt14", merges=5, url=url)
     assert not list((tmp_path / "data").glob(".*.part"))
 
 
 def test_the_archives_folder_of_other_settings_is_refused(source: Path, tmp_path: Path) -> None:
     """Without a download; a folder's text is not cleaned, so it is not the archive's."""
     archive, target = iwslt14(tmp_path / "de-en.tgz", repeat=30), tmp_path / "data" / "iwslt14"
-    assert prepare_archive(target, merges=5, archive=archive, say=quiet)
+    assert prepare_archive(target, merges=5, archive=archive)
     before = contents(target)
     nowhere = (tmp_path / "absent.tgz").as_uri()
-    assert not prepare_archive(target, merges=5, url=nowhere, say=quiet)
+    assert not prepare_archive(target, merges=5, url=nowhere)
     with pytest.raises(BitextError, match=f"^{target} holds data made from other text or settings: remove it"):
-        prepare_archive(target, merges=6, url=nowhere, say=quiet)
+        prepare_archive(target, merges=6, url=nowhere)
     assert contents(target) == before
     for tokenised in (False, True):
         other = tmp_path / str(tokenised)
-        prepare_folder(other, source, merges=50, tokenised=tokenised, say=quiet)
+        prepare_folder(other, source, merges=50, tokenised=tokenised)
         with pytest.raises(BitextError, match="made from other text or settings"):
-            prepare_archive(other, merges=50, url=nowhere, say=quiet)
+            prepare_archive(other, merges=50, url=nowhere)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from llqr_sam import LLQR, UnsupportedModuleError
-from llqr_sam.methods.curvature.module_attributes import unchanged_attributes
+from llqr_sam.methods.curvature.inference import unchanged_attributes
 from tests.methods.networks import Flagged, mean_loss
 
 DIVERGENCES = ["ngd", "newton"]
@@ -642,11 +642,11 @@ def test_scripted_networks(divergence):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_few_shapes_are_kept(divergence, monkeypatch):
     """Minibatches of 32 and 31 in turn cost a trace each time."""
-    from llqr_sam.methods.curvature import trace_cache
+    from llqr_sam.methods.curvature import trace as module
 
     made = []
-    trace = trace_cache.ForwardTrace
-    monkeypatch.setattr(trace_cache, "ForwardTrace", lambda point: made.append(point) or trace(point))
+    trace = module.ForwardTrace
+    monkeypatch.setattr(module, "ForwardTrace", lambda point: made.append(point) or trace(point))
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
     metric = LLQR(net, divergence=divergence, inner_steps=1)
     for _ in range(3):

@@ -75,7 +75,7 @@ def test_impossible_requests_get_one_sentence(arguments: dict[str, object], word
 
 
 def test_importing_models_imports_neither_timm_nor_torchvision() -> None:
-    code = "import sys, llqr_sam.models; print({'timm', 'torchvision'} & set(sys.modules))"
+    code = "import sys, llqr_sam.models.registry; print({'timm', 'torchvision'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.strip() == "set()", result.stderr
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+from llqr_sam.studies.table_10.timed_method import Problem
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench.py"
 TINY = ("--width", "4", "--batch", "4", "--inner-steps", "2", "--rounds", "1", "--device", "cpu")
@@ -39,7 +39,6 @@ def test_parts_of_a_refresh_are_timed_when_their_kernels_are_done(monkeypatch):
     """Both ends of each: the whole, the linearisation and at least a curvature product an inner step."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from benchmarks.parts import parts
-    from benchmarks.problem import Problem
 
     problem = Problem(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (2, 1, 2, 2), 3, torch.device("cpu"))
     problem.device, waited = torch.device("cuda"), list[torch.device]()
@@ -62,14 +61,12 @@ def test_a_part_within_a_part_counts_once(monkeypatch):
         nonlocal now
         now += seconds
 
-    seconds, nested = defaultdict[str, float](float), list[float]()
-    timing = partial(module._timing, device=torch.device("cpu"), seconds=seconds, nested=nested)
-    inner = timing(lambda: spend(1.0), part="inner")
-    outer = timing(lambda: (inner(), spend(2.0), inner()), part="outer")
+    times = module.PartTimes(torch.device("cpu"))
+    inner = times.timed(lambda: spend(1.0), "inner")
+    outer = times.timed(lambda: (inner(), spend(2.0), inner()), "outer")
     outer()
     inner()
-    assert seconds == {"inner": 3.0, "outer": 2.0}
-    assert not nested
+    assert times.seconds == {"inner": 3.0, "outer": 2.0}
 
 
 def test_tf32_is_emulated_in_products_alone(monkeypatch):

@@ -138,6 +138,28 @@ def test_pieces_of_a_data_set_come_in_two_calls(tmp_path, monkeypatch, capsys):
     assert "failed: the pieces of cifar100: " in capsys.readouterr().err
 
 
+def test_the_archive_has_results_and_the_logs_of_runs(tmp_path):
+    """And nothing of what is large or unfinished: checkpoints, files that are being written."""
+    script = runpy.run_path(str(SCRIPT))
+    kept = {
+        "results/runs/epochs_15/a.json": "results/runs/epochs_15/a.json",
+        "results/bench/tests-cpu.txt.part": "results/bench/tests-cpu.txt.part",
+        "results/timings/vit.json": "results/timings/vit.json",
+        "work/a/log.txt": "window/logs/a/log.txt",
+        "work/a/failure.json": "window/logs/a/failure.json",
+    }
+    for name in (*kept, "results/runs/epochs_15/b.json.7.tmp", "results/paper/table_02.csv", "work/a/checkpoint.pt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    archive = tmp_path / "out" / "all.tar.gz"
+    for _ in range(2):
+        script["pack"](archive, script["made_here"](tmp_path / "results", tmp_path / "work"))
+    with tarfile.open(archive) as tar:
+        held = {name: file.read().decode() for name in tar.getnames() if (file := tar.extractfile(name))}
+    assert held == {name: content for content, name in kept.items()}
+    assert [path.name for path in archive.parent.iterdir()] == ["all.tar.gz"]
+
+
 _SIZES = {"train": 150, "test": 30}
 
 

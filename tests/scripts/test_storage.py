@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.studies.table_9 import PAPER
+from llqr_sam.studies.table_9 import STORAGE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def test_table_9(tmp_path):
     done = run(f"output={tmp_path}/table_09")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table_09.csv", "table_09.md", "table_09.tex"]
-    assert (tmp_path / "table_09.csv").read_text().splitlines() == PAPER.read_text().splitlines()
+    assert (tmp_path / "table_09.csv").read_text().splitlines() == STORAGE.read_text().splitlines()
 
 
 def test_one_arch():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from llqr_sam.data.streams import Samples
+from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
 from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.run.run_folder import Epochs, progress_path
 
 
 def record_of(
@@ -59,3 +64,10 @@ def write_record(
     """Write such a record where the run's own would be; returns its file."""
     path = results / "runs" / run.folder / f"{run.run_id}.json"
     return record_of(run, top1, status, hours, data, epochs).write(path)
+
+
+def write_progress(folder: Path, done: float, seconds: float, devices: int = 1, unit: str = "%") -> None:
+    """Write how far a run of 20 epochs is."""
+    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit)
+    with replacing(progress_path(folder)) as file:
+        file.write(json.dumps(dataclasses.asdict(epochs)).encode())

@@ -1,7 +1,8 @@
 """Timing in rounds, and peak memory.
 
-Every round times every row once, in turn, so that a slow spell of the machine reaches all of them; a row's ratio is the
-median over the rounds of its time over the same round's gradient evaluation.
+Every round times each workload once, in turn, so that a slow spell of the machine reaches all of them. A ratio is the
+median over the rounds of the ratios within a round. ``torch.utils.benchmark`` times one workload after another, and
+runs each twice more to warm up whenever it is timed, which is too much for a refresh of minutes.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import torch
 
 
 @dataclass
-class Row:
-    """One thing that is timed.
+class Workload:
+    """Something to time.
 
     Attributes:
-        name: What it is.
+        name: What it is called.
         work: Does it once.
-        share: Parts the work consists of; the inner steps of a refresh.
-        repeats: Times it is done in a round. Short work needs several, or it pays for the memory that long work before
-            it gave back.
-        seconds: One figure a round, of one part.
-        peak_mib: Memory above what was held before, at its highest, the first time.
+        share: Equal parts that the work consists of: the inner steps of a refresh.
+        repeats: How often it runs in a round. Short work needs several runs: the first one after long work may pay for
+            memory that the long work returned.
+        seconds: Time of one part, one value a round.
+        peak_mib: Peak memory above what was in use before, in the first run; ``None`` where it is not known.
     """
 
     name: str
@@ -38,8 +39,13 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     peak_mib: float | None = None
 
-    def ratio(self, unit: Row) -> float:
-        """This row in units of another, median over the rounds."""
+    def run(self) -> None:
+        """Do the work as often as it runs in a round."""
+        for _ in range(self.repeats):
+            self.work()
+
+    def ratio(self, unit: Workload) -> float:
+        """Time relative to another workload, median over the rounds."""
         return statistics.median(s / u for s, u in zip(self.seconds, unit.seconds, strict=True))
 
     @property
@@ -48,36 +54,38 @@ class Row:
         return statistics.median(self.seconds)
 
 
-def time_rows(rows: Sequence[Row], rounds: int, device: torch.device) -> None:
-    """Warms every row up, noting its memory, then times all of them in turn."""
-    rows[0].work()  # what the first evaluation of a process loads belongs to no row
-    for row in rows:
-        row.peak_mib = peak_mib(row.work, device)
+def time_in_rounds(workloads: Sequence[Workload], rounds: int, device: torch.device) -> None:
+    """Run each workload once to warm up, measuring its memory, then time all of them in turn."""
+    workloads[0].run()  # the first evaluation of a process loads libraries, which counts for none of them
+    for workload in workloads:
+        workload.peak_mib = peak_mib(workload.run, device)
     for _ in range(rounds):
-        for row in rows:
+        for workload in workloads:
             start = clock(device)
-            for _ in range(row.repeats):
-                row.work()
-            row.seconds.append((clock(device) - start) / (row.repeats * row.share))
+            workload.run()
+            workload.seconds.append((clock(device) - start) / (workload.repeats * workload.share))
 
 
 def clock(device: torch.device) -> float:
-    """Seconds of the clock once the device has done what it was given."""
+    """Seconds on the clock when the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
-    """MiB above the present that the work needs, the buffers it leaves behind included; ``None`` if not known here."""
+    """Run ``work`` once; returns its peak memory in MiB above what was in use before, ``None`` where it is not known.
+
+    Memory that the work keeps is included.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory goes back, or it would hide what is taken next
-        Path("/proc/self/clear_refs").write_text("5")  # forget the process's highest resident size so far
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # return freed memory to the system: reusing it would not show
+        Path("/proc/self/clear_refs").write_text("5")  # reset the process's peak resident size
         before = _status_kib("VmRSS")
     except OSError:
         work()
@@ -87,7 +95,7 @@ def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """b of the least-squares fit seconds = a sizes^b, in logarithms."""
+    """Exponent b of the least-squares fit seconds = a sizes^b, on logarithmic axes."""
     fit = statistics.linear_regression([math.log(size) for size in sizes], [math.log(second) for second in seconds])
     return fit.slope
 

@@ -25,7 +25,7 @@ from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer, transformer_shapes
 
-MERGES = {"iwslt14": 10_000, "multi30k": 4_000}  # of the joint byte-pair encoding: about the words of a dictionary
+DICTIONARY_WORDS = {"iwslt14": 10_000, "multi30k": 4_000}  # about the number of merges of the joint BPE
 
 
 def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -87,7 +87,7 @@ class Translation(Task[Corpus]):
     @classmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
         """The network for dictionaries of so many words."""
-        source, target = words or (MERGES[dataset], MERGES[dataset])
+        source, target = words or (DICTIONARY_WORDS[dataset], DICTIONARY_WORDS[dataset])
         try:
             model = transformer_shapes(arch, (source, target))
         except MissingFairseqError as error:

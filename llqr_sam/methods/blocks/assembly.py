@@ -26,20 +26,9 @@ VOCABULARY_BLOCKS: dict[str, type[KernelBlock]] = {**KERNEL_BLOCKS, "kfac": Voca
 def assemble(
     model: nn.Module, structure: Structure, shards: Ranks, apply_dtype: torch.dtype | None = None
 ) -> list[Block]:
-    """This rank's blocks, all at the identity.
+    """This rank's blocks, all at the identity; arguments and errors as of ``LLQR``.
 
-    Args:
-        model: Network; kernels of one kind and shape share a block, vectors (under "diagonal" everything) one
-            flat block.
-        structure: Structure of the kernels' blocks.
-        shards: Ranks over which blocks are sharded.
-        apply_dtype: Dtype of the kernels' products; default theirs.
-
-    Raises:
-        ValueError: nothing to train, fewer parameters than ranks, or a parameter that U cannot be learned for.
-
-    Warns:
-        UserWarning: weights whose shape is no matrix, which are vectors under every structure.
+    Kernels of one kind and shape share a block, vectors (under "diagonal" everything) one flat block.
     """
     require_supported(model)
     first = next(p for p in model.parameters() if p.requires_grad)

@@ -32,17 +32,6 @@ class HeavyBall:
         clip = self.clip(squared_norm).view(-1, *[1] * (gradient.ndim - 1))
         self.move(factor, buffer.mul_(self.momentum).addcmul_(gradient, clip))
 
-    def step_product(self, factor: Tensor, buffer: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """One inner step in place on square factors ``[K, m, m]`` whose gradient is -left' right, which is not formed.
-
-        ``left`` and ``right`` are ``[K, r, m]``; the norm of their product comes from two r x r Gram matrices. Returns
-        the factor that clipped the gradient, ``[K, 1, 1]``.
-        """
-        squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))
-        clip = self.clip(squared_norm).view(-1, 1, 1)
-        self.move(factor, buffer.baddbmm_(left.mT, right * clip, beta=self.momentum, alpha=-1))
-        return clip
-
     def move(self, factor: Tensor, buffer: Tensor) -> None:
         """U <- U - lr * buf, in place."""
         factor.add_(buffer, alpha=-self.lr)

@@ -122,12 +122,16 @@ class EKFACLearner(_TwoSidedLearner):
         self._descent.step(self._scale, self._scale_buffer, -(f * s))
 
     def _descend_long(self, left: Tensor, right: Tensor) -> None:
-        """Steps the long factor, and W long by the same momentum rule."""
+        """Steps the long factor, whose gradient is -left' right, and W long by the same momentum rule."""
         descent = self._descent
-        clip = descent.step_product(self._long, self._long_buffer, left, right)
+        squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))
+        right = right * descent.clip(squared_norm).view(-1, 1, 1)
         w_left = torch.cat([matmul(self._w, left[:, : self._w.shape[1]].mT), self._gram], dim=2)
-        self._w_long_buffer.baddbmm_(w_left, right * clip, beta=descent.momentum, alpha=-1)
-        descent.move(self._w_long, self._w_long_buffer)
+        for moved, buffer, by in (
+            (self._long, self._long_buffer, left.mT),
+            (self._w_long, self._w_long_buffer, w_left),
+        ):
+            descent.move(moved, buffer.baddbmm_(by, right, beta=descent.momentum, alpha=-1))
 
     def factors(self) -> Factors:
         scale = self._short_first(self._scale)

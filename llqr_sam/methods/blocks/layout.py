@@ -29,11 +29,9 @@ class Kernel:
     """One weight tensor seen as ``parts`` matrices ``[n, m]``.
 
     Args:
-        name: Parameter name.
-        shape: Its shape as stored.
+        name, shape: Of the parameter, as stored.
         parts: Matrices it holds: three for a fused query-key-value weight, else one.
-        n: Rows of each, the fan-out.
-        m: Columns of each, the fan-in.
+        n, m: Rows and columns of each, the fan-out and the fan-in.
         input_first: Stored as (in, out, ...), as transposed convolutions are.
         vocabulary: It belongs to an embedding, a row a word, whether or not an output layer shares it.
         layer, third: As of ``Vector``, for the diagonal structure.
@@ -65,8 +63,7 @@ class Vector:
     """One bias or norm scale, preconditioned elementwise; under the diagonal structure any tensor.
 
     Args:
-        name: Parameter name.
-        shape: Its shape.
+        name, shape: Of the parameter.
         layer: What the diagonal structure clips as a whole: the module it belongs to, or the parameter itself where
             that module is the network (a class token is no layer's).
         parts: Equal slices of its first axis that are clipped each by itself: three in a fused query-key-value layer.

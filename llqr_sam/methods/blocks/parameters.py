@@ -84,12 +84,7 @@ def dtype_of_factors(parameter: Tensor) -> torch.dtype:
 
 
 def require_supported(model: nn.Module) -> None:
-    """Refuses parameters that no U can be learned for.
-
-    Raises:
-        ValueError: none is trainable, or one of those is lazy, complex, made in inference mode or has sparse gradients,
-            or they are not all on one device and all or none in double precision.
-    """
+    """Raises ValueError for parameters that no U can be learned for."""
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("LLQR needs a model with at least one parameter that requires a gradient.")

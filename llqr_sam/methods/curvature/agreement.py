@@ -23,20 +23,17 @@ from torch.nn import functional
 from llqr_sam.methods.curvature.likelihoods import NAMED, Bernoulli, Categorical, Gaussian, Likelihood, OutputFisher
 from llqr_sam.methods.curvature.point import LossFunction, unchanged_loss
 
-LOSSES: dict[str, tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Tensor], ...]]] = {
-    "categorical": (
-        (nn.CrossEntropyLoss, nn.NLLLoss),
-        (functional.cross_entropy, functional.nll_loss),
-    ),
+LOSSES: dict[str, tuple[Callable[..., Any], ...]] = {
+    "categorical": (nn.CrossEntropyLoss, nn.NLLLoss, functional.cross_entropy, functional.nll_loss),
     "gaussian": (
-        (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss),
-        (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss),
+        nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss,
+        functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss,
     ),
     "bernoulli": (
-        (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss),
-        (functional.binary_cross_entropy_with_logits, functional.multilabel_soft_margin_loss),
+        nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss,
+        functional.binary_cross_entropy_with_logits, functional.multilabel_soft_margin_loss,
     ),
-}
+}  # fmt: skip
 """PyTorch's own losses, and the likelihood that each belongs to."""
 
 DRIFT = 0.1
@@ -78,16 +75,9 @@ class Compared:
 
 
 def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, targets: Any) -> str | None:
-    """Why a likelihood cannot be the loss's.
+    """Why a likelihood cannot be the loss's: a sentence that says what to write instead, or ``None``.
 
-    Args:
-        likelihood: The likelihood; one that is not of likelihoods.py is not judged.
-        loss_fn: ``loss_fn(outputs, targets)``, 0-d.
-        outputs: Outputs of the network.
-        targets: Whatever both take.
-
-    Returns:
-        One sentence that names what to write instead, or ``None`` where nothing contradicts.
+    A likelihood that is not of likelihoods.py is not judged.
     """
     if not isinstance(likelihood, (Categorical, Bernoulli, Gaussian)):
         return None
@@ -99,7 +89,8 @@ def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, target
             f"{name} takes probabilities, and likelihood={given} does not; let the model return logits, train "
             'it with nn.BCEWithLogitsLoss and build LLQR with likelihood="bernoulli".'
         )
-    meant = next((kind for kind, (types, calls) in LOSSES.items() if isinstance(loss, types) or loss in calls), None)
+    kinds = type(loss).__mro__ if isinstance(loss, nn.Module) else (loss,)
+    meant = next((likelihood for likelihood, losses in LOSSES.items() if any(kind in losses for kind in kinds)), None)
     if meant is not None and meant != given:
         return (
             f"{name} belongs to likelihood={meant}, and U learns from the curvature of likelihood={given}; "
@@ -150,8 +141,7 @@ def _other_distributions(
     else:
         if not bool(read.all()):  # an output that meets its target has u = 0 too, but not one unit further
             read |= at_outputs(loss_fn, outputs + 1, targets)[1] != 0
-        p = torch.sigmoid(outputs)
-        spread = p * (1 - p) if isinstance(likelihood, Bernoulli) else torch.ones_like(p)
+        spread = likelihood.diagonal(outputs)
     left_out = int((counted & ~read & (spread > torch.finfo(outputs.dtype).eps)).sum())
     read_alone = int((read & ~counted).sum())
     if not left_out and not read_alone:

@@ -1,6 +1,6 @@
 """v -> J v for the Jacobian J of a network's outputs, and v -> H v for the Hessian H of its mean loss.
 
-Each has a fast way, the replay of a forward trace (trace_cache.py), and a slow one that works for whatever has second
+Each has a fast way, the replay of a forward trace (trace.py), and a slow one that works for whatever has second
 derivatives and serves where nothing can be replayed, or a single product is wanted:
 
     J v    double backward, the derivative of u -> J' u, which is linear in u
@@ -22,30 +22,21 @@ from torch import Tensor
 
 from llqr_sam.methods.curvature.diagnosis import agreeing, require_adjoint, require_second_derivatives
 from llqr_sam.methods.curvature.point import LossFunction, Point
-from llqr_sam.methods.curvature.trace import ForwardTrace, Linearization
-from llqr_sam.methods.curvature.trace_cache import TraceCache, agree
+from llqr_sam.methods.curvature.trace import ForwardTrace, Linearization, TraceCache, agree
 from llqr_sam.methods.named import Named, dot
 
 Push = Callable[[Named], list[Tensor]]
 
 
 class Jacobian:
-    """v -> J v for one network at changing points.
-
-    Args:
-        untraced: Why the network is not traced, but differentiated by double backward; empty where it is traced.
-    """
+    """v -> J v for one network at changing points; ``untraced`` says why it is not traced, and is empty where it is."""
 
     def __init__(self, untraced: str = "") -> None:
         self.cache = TraceCache(untraced)
         self._tested = False
 
     def __call__(self, point: Point, outputs: Tensor) -> Push:
-        """Returns v -> [J v] at a point whose outputs, with their graph, are given.
-
-        Raises:
-            RuntimeError: an operation on the way has no second derivative.
-        """
+        """v -> [J v] at a point whose outputs are given with their graph; RuntimeError without second derivatives."""
         replayed = self.cache.at(point, [outputs], partial(self._verified, point, outputs))
         return self._double_backward(point, outputs) if replayed is None else replayed.push
 
@@ -79,22 +70,14 @@ class Jacobian:
 
 
 class Hessian:
-    """g and v -> H v for one network at changing points.
-
-    Args:
-        untraced: Why the network is not traced, but differentiated in reverse over reverse; empty where it is traced.
-    """
+    """g and v -> H v for one network at changing points; ``untraced`` as of ``Jacobian``."""
 
     def __init__(self, untraced: str = "") -> None:
         self.cache = TraceCache(untraced)
         self._tested: LossFunction | None = None
 
     def __call__(self, point: Point) -> tuple[Named, Push]:
-        """Returns g, and v -> H v as a list in the order of g.
-
-        Raises:
-            RuntimeError: an operation on the way has no second derivative.
-        """
+        """g, and v -> H v as a list in the order of g; RuntimeError without second derivatives."""
         trace = self.cache.known(point)
         if not self.cache.refusal:
             verified = trace is not None and trace.verified_for == point.loss_fn
@@ -122,25 +105,14 @@ class Hessian:
 
 
 def reverse_over_reverse(point: Point) -> tuple[Named, Push]:
-    """g, and v -> H v by a backward pass through g.
-
-    Raises:
-        RuntimeError: an operation on the way has no second derivative.
-    """
+    """g, and v -> H v by a backward pass through g; RuntimeError without second derivatives."""
     gradients = dict(zip(point.parameters, _gradients(point, create_graph=True), strict=True))
     push = _through(gradients, list(point.parameters.values()))
     return {name: g.detach() for name, g in gradients.items()}, push
 
 
 def pull(point: Point, outputs: Tensor, u: Tensor, *, create_graph: bool = False) -> list[Tensor]:
-    """J' u, one tensor for each parameter, by a backward pass through the network.
-
-    Args:
-        point: Where the outputs were computed.
-        outputs: With their graph, which stays.
-        u: Shaped like the outputs.
-        create_graph: Whether J' u has a graph itself.
-    """
+    """J' u, one tensor for each parameter, by a backward pass through the outputs' graph, which stays."""
     parameters = list(point.parameters.values())
     if not outputs.requires_grad:
         return [torch.zeros_like(p) for p in parameters]

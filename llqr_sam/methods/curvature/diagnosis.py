@@ -27,13 +27,10 @@ class UnsupportedModuleError(RuntimeError):
 
 
 def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
-    """Refuses gradients whose graph ends in a function marked ``once_differentiable``.
+    """Raises RuntimeError for gradients whose graph ends in a function marked ``once_differentiable``.
 
     Autograd raises for such a function only where a derivative flows through its error node. A derivative in the
     parameters bypasses it and is silently wrong.
-
-    Raises:
-        RuntimeError: there is one.
     """
     waiting = [g.grad_fn for g in gradients if g.grad_fn is not None]
     seen = set(waiting)
@@ -47,14 +44,11 @@ def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
 
 
 def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
-    """Refuses values whose J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
+    """Raises RuntimeError where J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
 
     Args:
         values, leaves: z and x.
         eps: Relative spacing of the numbers that z was computed with, where it is coarser than its dtype's.
-
-    Raises:
-        RuntimeError: some backward pass on the way has no derivative, or works outside autograd.
     """
     values = [z for z in values if z.requires_grad]
     leaves = [x for x in leaves if x.requires_grad]
@@ -79,10 +73,7 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
 def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, eps: float = 0.0) -> bool:
     """Whether u' (J v) and v' (J' u) are equal up to rounding, as they are for one J; true where not finite.
 
-    Args:
-        forward, backward: The two numbers.
-        rounding: Absolute tolerance.
-        eps: Relative spacing of the numbers that they were computed with, where it is coarser than their dtype's.
+    ``rounding`` is an absolute tolerance, and ``eps`` the relative spacing of the numbers behind the two.
     """
     tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 2 * eps)
     return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)

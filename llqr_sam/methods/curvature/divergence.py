@@ -20,13 +20,7 @@ from llqr_sam.methods.curvature.products import Curvature, Divergence, FisherCur
 class DivergenceCurvature:
     """The curvature of one network under one divergence, at minibatch after minibatch.
 
-    Args:
-        model: Network.
-        divergence: "ngd" or "newton".
-        reduction: Reduction of the per-sample curvatures under "ngd".
-        likelihood: Predictive distribution under "ngd".
-        chunk_size: Samples that are linearised at a time; ``None`` is the whole minibatch.
-        precision: Precision of the linearisation.
+    Arguments are those of ``LLQR``; ``likelihood`` and ``reduction`` matter under "ngd" only.
     """
 
     def __init__(

@@ -115,10 +115,45 @@ class Categorical:
 
 
 @dataclass(frozen=True)
-class Bernoulli:
-    """A yes or no for each output, a logit: M = diag p (1 - p), p = sigmoid(z) (docs/methods.md, section 2.2).
+class _Elementwise:
+    """A distribution for each output, independent of the others; a sample is one row of the first axis."""
 
-    A sample is one row of the first axis.
+    mask: Mask | None = None
+
+    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
+        """The Fisher matrix at the outputs, which is diagonal; 0 for outputs that the mask leaves out.
+
+        Args:
+            outputs: Floating point, ``[N, ...]``.
+            targets: Whatever the loss takes; only the mask reads them.
+
+        Returns:
+            The map u -> M u for u shaped like the outputs, and the number of samples with an output that counts, a 0-d
+            integer tensor.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        counted = self.counted(outputs, targets)
+        diagonal = self.diagonal(outputs) * counted
+        return (lambda u: diagonal * u), (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
+
+    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Which outputs count: bool, shaped like them.
+
+        Raises:
+            ValueError: the mask is not bool or of another shape.
+        """
+        return _masked(self.mask, outputs, targets, outputs.shape)
+
+    def diagonal(self, outputs: Tensor) -> Tensor:
+        """Diagonal of M without the mask, shaped like the outputs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Bernoulli(_Elementwise):
+    """A yes or no for each output, a logit: M = diag p (1 - p), p = sigmoid(z) (docs/methods.md, section 2.2).
 
     Args:
         mask: ``mask(outputs, targets)``, bool, shaped like the outputs, True where an output counts. A row without any
@@ -128,40 +163,15 @@ class Bernoulli:
         >>> LLQR(model, likelihood=Bernoulli(mask=lambda outputs, targets: targets >= 0))  # -1: not labelled
     """
 
-    mask: Mask | None = None
-
-    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """The Fisher matrix of the independent Bernoulli variables.
-
-        Args:
-            outputs: Logits, floating point, ``[N, ...]``.
-            targets: Whatever the loss takes.
-
-        Returns:
-            The map u -> M u for u shaped like the outputs, and the number of samples that count, a 0-d integer tensor.
-
-        Raises:
-            ValueError: the mask is not bool or of another shape.
-        """
-        counted = self.counted(outputs, targets)
+    def diagonal(self, outputs: Tensor) -> Tensor:
+        """p (1 - p)."""
         probabilities = torch.sigmoid(outputs)
-        variances = probabilities * (1 - probabilities) * counted
-        return (lambda u: variances * u), _rows(counted)
-
-    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count: bool, shaped like them.
-
-        Raises:
-            ValueError: the mask is not bool or of another shape.
-        """
-        return _masked(self.mask, outputs, targets, outputs.shape)
+        return probabilities * (1 - probabilities)
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_Elementwise):
     """A normal distribution of unit variance around each output: M = I (docs/methods.md, section 2.2).
-
-    A sample is one row of the first axis.
 
     Args:
         mask: ``mask(outputs, targets)``, bool, shaped like the outputs, True where an output counts. A row without any
@@ -171,31 +181,9 @@ class Gaussian:
         >>> LLQR(model, likelihood=Gaussian(mask=lambda outputs, targets: ~targets.isnan()))
     """
 
-    mask: Mask | None = None
-
-    def fisher(self, outputs: Tensor, targets: Any) -> tuple[OutputFisher, Tensor]:
-        """The Fisher matrix of the means: the identity, 0 where an output does not count.
-
-        Args:
-            outputs: Means, floating point, ``[N, ...]``.
-            targets: Whatever the loss takes.
-
-        Returns:
-            The map u -> M u for u shaped like the outputs, and the number of samples that count, a 0-d integer tensor.
-
-        Raises:
-            ValueError: the mask is not bool or of another shape.
-        """
-        counted = self.counted(outputs, targets)
-        return (lambda u: u * counted), _rows(counted)
-
-    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count: bool, shaped like them.
-
-        Raises:
-            ValueError: the mask is not bool or of another shape.
-        """
-        return _masked(self.mask, outputs, targets, outputs.shape)
+    def diagonal(self, outputs: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(outputs)
 
 
 NAMED: dict[str, Categorical | Gaussian | Bernoulli] = {
@@ -229,11 +217,6 @@ def _masked(mask: Mask | None, outputs: Tensor, targets: Any, shape: torch.Size)
             "entry for each distribution."
         )
     return laid_out
-
-
-def _rows(counted: Tensor) -> Tensor:
-    """How many rows of the first axis have an output that counts, 0-d."""
-    return (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
 
 
 def _positions(shape: torch.Size, axis: int) -> torch.Size:

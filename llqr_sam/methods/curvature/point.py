@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from llqr_sam.methods.curvature.diagnosis import UnsupportedModuleError
-from llqr_sam.methods.curvature.inference import enter_inference
-from llqr_sam.methods.curvature.module_attributes import unchanged_attributes
+from llqr_sam.methods.curvature.inference import enter_inference, unchanged_attributes
 from llqr_sam.methods.curvature.precision import WHOLE, Precision
 from llqr_sam.methods.curvature.trees import mapped
 from llqr_sam.methods.named import HALF, Named
 
 LossFunction = Callable[[Any, Any], Tensor]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -61,33 +61,27 @@ class Point:
 
     def outputs(self, parameters: Named | None = None) -> Tensor:
         """The network's outputs, at these or at other parameters."""
-        outputs: Tensor = self.evaluated(lambda z: z, parameters)
-        return outputs
+        return self.evaluated(lambda z: z, parameters)
 
     def loss(self, parameters: Named | None = None) -> Tensor:
         """The mean loss, at these or at other parameters."""
-        loss: Tensor = self.evaluated(self.loss_of, parameters)
-        return loss
+        return self.evaluated(self.loss_of, parameters)
 
     def values(self, parameters: Named) -> list[Tensor]:
         """The function that is traced: the gradient of the loss, or the outputs where there is no loss."""
         return [self.outputs(parameters)] if self.loss_fn is None else list(grad(self.loss)(parameters).values())
 
-    def evaluated(self, make: Callable[[Tensor], Any], parameters: Named | None = None) -> Any:
-        """Returns ``make(outputs)``, computed while the network holds these parameters and what the call left on it.
-
-        Raises:
-            TypeError: the network does not return a tensor.
-            UnsupportedModuleError: the network runs in its own precision only.
-        """
+    def evaluated(self, make: Callable[[Tensor], Made], parameters: Named | None = None) -> Made:
+        """Returns ``make(outputs)``, computed while the network holds these parameters and what the call left on it."""
         tensors = {**self.frozen, **_copies(self.buffers), **(parameters or self.parameters)}
-        inputs = _copies(self.inputs)
+        state, inputs = {f"network.{name}": x for name, x in tensors.items()}, _copies(self.inputs)
         arguments = () if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
         keywords = inputs if isinstance(inputs, dict) else {}
         call = _Call(self, make)
         with unchanged_attributes(self.model):
             try:
-                return functional_call(call, {f"network.{name}": x for name, x in tensors.items()}, arguments, keywords)
+                made: Made = functional_call(call, state, arguments, keywords)
+                return made
             except RuntimeError as error:
                 if not self.replaced or isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -98,12 +92,7 @@ class Point:
                 ) from error
 
     def loss_of(self, outputs: Tensor) -> Tensor:
-        """The mean loss of these outputs, 0-d.
-
-        Raises:
-            TypeError: ``loss_fn`` does not return a tensor.
-            ValueError: it returns more than one number.
-        """
+        """The mean loss of these outputs, 0-d."""
         assert self.loss_fn is not None
         loss = unchanged_loss(self.loss_fn, outputs, self.targets)
         if not isinstance(loss, Tensor):
@@ -116,12 +105,7 @@ class Point:
         return loss if loss.ndim == 0 else loss.reshape(())
 
     def require_differentiable(self, loss: Tensor) -> None:
-        """Refuses a loss that depends on no coordinate, or on a parameter that this point replaces.
-
-        Raises:
-            ValueError: it depends on no coordinate.
-            UnsupportedModuleError: it depends on a replaced parameter.
-        """
+        """Refuses a loss that depends on no coordinate, or on a parameter that this point replaces."""
         if not loss.requires_grad:
             raise ValueError("the loss depends on no trainable parameter; was it, or an output, detached?")
         if not self.replaced:

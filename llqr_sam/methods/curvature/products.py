@@ -50,17 +50,11 @@ class FisherCurvature:
     """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient).
 
     Args:
-        model: Network; its trainable parameters are the coordinates.
-        inputs: Preconditioner minibatch; a tuple is spread over positional arguments, a mapping over keywords.
-        targets: Whatever ``loss_fn`` takes.
-        loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
+        model, inputs, targets, loss_fn: As for ``LLQR.refresh``; trainable parameters are the coordinates.
         likelihood: Predictive distribution.
         reduction: "sum" over samples (authors' code) or "mean".
         jacobian: Computes J v; one that is kept traces the network once for all its points. Default: a new one.
         precision: Precision of g, J v and J' u.
-
-    Raises:
-        UnsupportedModuleError: a module on the way has no second derivative (also from ``product``).
     """
 
     def __init__(
@@ -105,9 +99,6 @@ class HessianCurvature:
         model, inputs, targets, loss_fn, precision: As for ``FisherCurvature``.
         hessian: Computes g and H v: a kept ``Hessian`` traces the network once for all its points. Default: reverse
             over reverse, which is cheaper for a few products.
-
-    Raises:
-        UnsupportedModuleError: a module on the way, or the loss, has no second derivative.
     """
 
     def __init__(

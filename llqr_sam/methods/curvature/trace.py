@@ -1,15 +1,20 @@
-"""One trace of a network in forward mode, cut in two.
+"""The derivative of a network along many directions, from one trace of it in forward mode.
 
-The first part depends on the point alone and runs once at each point. The second depends on the direction v too, and
-runs for each product.
+Tracing a network costs as much as dozens of gradient evaluations, and a refresh comes every few hundred steps. So it is
+traced once for each shape of minibatch, with its parameters, buffers and minibatch as arguments, and the trace is cut
+in two: what depends on the point alone runs once at each point, and only the rest runs for each direction v.
+
+A trace holds whatever Python decided while it was made. At each point its values and its derivative are therefore
+compared with the network's own; where they differ, the network is traced again, and then not replayed at all.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -23,6 +28,11 @@ from llqr_sam.methods.named import Named
 
 aten = torch.ops.aten
 Signature = tuple[Any, ...]
+Verify = Callable[["ForwardTrace", "Linearization"], bool]
+Entry = TypeVar("Entry")
+
+KEPT = 8
+"""Traces of one network that are kept, the latest used: a stream of minibatches has few shapes."""
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 """Types of inputs, other than tensors, that a trace can be kept for."""
@@ -44,6 +54,62 @@ _LINEAR = frozenset(
 
 class UntraceableError(RuntimeError):
     """The network's operations depend on more than the shapes of its inputs."""
+
+
+class TraceCache:
+    """Traces of one network by signature.
+
+    Args:
+        disabled: Why nothing is traced; empty where something is.
+
+    Attributes:
+        refusal: Why the latest point was not replayed; empty where it was.
+        traces: The kept traces, the latest used last.
+    """
+
+    def __init__(self, disabled: str = "") -> None:
+        self.refusal = self._disabled = disabled
+        self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()
+        self._refused: OrderedDict[Signature, str] = OrderedDict()
+
+    def at(self, point: Point, values: Sequence[Tensor], verify: Verify) -> Linearization | None:
+        """Replays the network at a point, or returns ``None`` where it cannot be replayed (``refusal`` says why).
+
+        Args:
+            point: The point.
+            values: ``point.values`` there, computed without a trace.
+            verify: Says whether the derivative of a trace is the network's.
+        """
+        self.known(point)
+        while not self.refusal:
+            key = signature(point)
+            fresh = key not in self.traces
+            try:
+                trace = self.traces.pop(key, None) or ForwardTrace(point)
+                found = trace.at(point)
+                if agree(found.values, values, point.precision.eps) and verify(trace, found):
+                    _keep(self.traces, key, trace, KEPT)
+                    return found
+                reason = "the trace has other values or derivatives than the network"
+            except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
+                raise
+            except Exception as error:  # the network itself has just run, so this is the trace's error
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if fresh:
+                self.refusal = reason
+                _keep(self._refused, key, reason, 8 * KEPT)
+        return None
+
+    def known(self, point: Point) -> ForwardTrace | None:
+        """The trace that a call at this point starts with; sets ``refusal`` where the point is known to have none."""
+        trace, self.refusal = None, self._disabled
+        if not self.refusal:
+            try:
+                key = signature(point)
+                trace, self.refusal = self.traces.get(key), self._refused.get(key, "")
+            except UntraceableError as error:
+                self.refusal = str(error)
+        return trace
 
 
 class ForwardTrace:
@@ -93,11 +159,7 @@ class ForwardTrace:
 
 
 class Linearization:
-    """The values of a network at one point, and their derivative J there.
-
-    Attributes:
-        values: ``Point.values``, computed by the trace.
-    """
+    """``Point.values`` at one point, computed by a trace, and their derivative J there."""
 
     def __init__(self, trace: ForwardTrace, values: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
         self.values = list(values)
@@ -109,14 +171,9 @@ class Linearization:
         return self._trace.push(self._kept, [v[name] for name in self._trace.names])
 
     def pull(self, us: Sequence[Tensor], like: Named) -> list[Tensor]:
-        """J' u, one tensor for each parameter, by a backward pass through ``push``, which is linear.
+        """J' u for one u for each value, by a backward pass through ``push``, which is linear.
 
-        Args:
-            us: One tensor for each value.
-            like: Name -> tensor shaped like the parameter.
-
-        Raises:
-            RuntimeError: an operation of the trace has no derivative.
+        Returns one tensor for each parameter, shaped as in ``like``.
         """
         tangents = [torch.zeros_like(like[name]).requires_grad_() for name in self._trace.names]
         with torch.enable_grad():
@@ -128,11 +185,28 @@ class Linearization:
         return list(torch.autograd.grad(outs, tangents, along, materialize_grads=True))
 
 
+def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
+    """Whether two computations of the same tensors are equal up to rounding, tensor by tensor.
+
+    A tensor far smaller than the others may be all rounding. Values that are not finite count as equal.
+
+    Args:
+        found, expected: The two computations.
+        eps: Relative spacing of the numbers that they were computed with, where it is coarser than their dtype's.
+    """
+    expected = [t.detach() for t in expected]
+    sizes = torch.stack(torch._foreach_norm(expected))
+    whole = torch.linalg.vector_norm(sizes)
+    differences = torch.stack(torch._foreach_norm(torch._foreach_sub(list(found), expected)))
+    relative, rounding = (1e-7, 1e-11) if whole.dtype == torch.float64 else (1e-3, 1e-5)
+    relative, rounding = max(relative, 8 * eps), max(rounding, eps)
+    return not bool(torch.isfinite(whole)) or bool((differences <= relative * sizes + rounding * whole).all())
+
+
 def signature(point: Point) -> Signature:
     """What a trace is made for: the network, its precision, the shapes and types of all tensors, and all plain values.
 
-    Raises:
-        UntraceableError: an input is neither a tensor nor a plain value.
+    Raises UntraceableError for an input that is neither a tensor nor a plain value.
     """
     leaves, structure = _leaves(point)
     kinds: list[Any] = []
@@ -147,6 +221,13 @@ def _leaves(point: Point) -> tuple[list[Any], Any]:
     """Everything that differs from point to point: tensors, detached, and plain values."""
     leaves, structure = tree_flatten(tuple(getattr(point, name) for name in point.varying))
     return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
+
+
+def _keep(kept: OrderedDict[Signature, Entry], key: Signature, entry: Entry, most: int) -> None:
+    kept[key] = entry
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _require_fixed_shapes(graph: fx.Graph) -> None:
@@ -189,14 +270,10 @@ def _value(node: fx.Node) -> Any:
 
 
 def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.GraphModule, int]:
-    """Cuts a graph where the tangents enter.
+    """Cuts (leaves..., tangents... -> values..., pushed...) where the tangents enter.
 
-    Args:
-        whole: Leaves and tangents, in this order, to values and as many pushed.
-        point_inputs: How many of its arguments are leaves.
-
-    Returns:
-        (leaves -> values..., kept...), (kept..., tangents -> pushed...), and the number of values.
+    Returns (leaves... -> values..., kept...), (kept..., tangents... -> pushed...), and the number of values.
+    ``point_inputs`` is the number of leaves.
     """
     *nodes, end = whole.graph.nodes
     results: Sequence[fx.Node] = end.args[0]

@@ -1,6 +1,6 @@
-"""Curves of training, from records: the demo's picture, and Figures 1 and 4.
+"""Training curves from records: the demo's picture, and Figures 1 and 4.
 
-A line is the mean over the seeds of a cell, in the band between the lowest and the highest.
+A line is the mean over the seeds of a cell; the band around it reaches from the lowest seed to the highest.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from matplotlib.ticker import MaxNLocator
 
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
-from llqr_sam.report.tables.paper_numbers import ARCHS, DATASETS, method_label
+from llqr_sam.report.tables.paper_numbers import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.plan.plan import Cell, plan
 from llqr_sam.suite.status.status import Status
 
-TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # of a figure; the paper's Figure 1 is its Table 5 alone
-METRICS = {"top1": "top1", "val_bleu": "bleu"}  # of a table -> of a point of a curve
-SCORES = {"top1": ("test accuracy, %", "best top-1, %"), "val_bleu": ("validation BLEU", "best BLEU")}
-AXES = {"top1": "test error, %", "val_bleu": "validation BLEU"}
+TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # figure -> tables; the paper's Figure 1 shows Table 5 alone
+SCORES = {"%": ("test accuracy, %", "best top-1, %"), "BLEU": ("validation BLEU", "best BLEU")}  # unit -> labels
+ERRORS = {"%": "test error, %", "BLEU": "validation BLEU"}  # unit -> label of ``Curve.error``
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The finished runs of a cell, each array but the first ``[seeds, evaluations]``; NaN where one has no score."""
+    """The finished runs of a cell. NaN stands where an evaluation has no score."""
 
     cell: Cell
-    epochs: np.ndarray  # [evaluations]: after how many epochs each was
-    score: np.ndarray  # what the table shows, in its unit
-    loss: np.ndarray  # test loss
-    seconds: np.ndarray  # since the start of the run
+    unit: str  # of the score: % or BLEU
+    epochs: np.ndarray  # [evaluations], epochs finished before each
+    score: np.ndarray  # [seeds, evaluations]
+    loss: np.ndarray  # [seeds, evaluations], test loss
+    seconds: np.ndarray  # [seeds, evaluations], since the start of the run
 
     @property
     def network(self) -> tuple[str, str, float]:
@@ -45,16 +45,22 @@ class Curve:
 
     @property
     def best(self) -> float:
-        """The table's entry: the mean over seeds of each one's best."""
+        """The table's value: the mean over seeds of each one's best."""
         return float(np.nanmax(self.score, axis=1).mean())
 
-    def shown(self, metric: str) -> np.ndarray:
-        """The score as ``AXES`` names it: top-1 as an error."""
-        return 100 - self.score if metric == "top1" else self.score
+    @property
+    def error(self) -> np.ndarray:
+        """Top-1 error in percent; BLEU as it is."""
+        return 100 - self.score if self.unit == "%" else self.score
+
+    @property
+    def label(self) -> str:
+        """The method and its number of seeds."""
+        return f"{method_label(self.cell)}, n = {len(self.score)}"
 
 
-def curves_of(status: Status, metric: str = "top1") -> list[Curve]:
-    """Curves of the cells with finished runs, in the order of the plan; all as long as the shortest run.
+def curves_of(status: Status) -> list[Curve]:
+    """Curves of the cells with finished runs, in the order of the plan; each as long as its shortest run.
 
     Raises:
         UsageError: records of one data set are of different data.
@@ -68,38 +74,42 @@ def curves_of(status: Status, metric: str = "top1") -> list[Curve]:
     return [
         Curve(
             cell,
-            _stack(runs, "epoch")[0],
-            *(_stack(runs, field) for field in (METRICS[metric], "test_loss", "seconds")),
+            unit=runs[0].metrics.curve[0].unit,
+            epochs=_stack(runs, "epoch")[0],
+            score=_stack(runs, "score"),
+            loss=_stack(runs, "test_loss"),
+            seconds=_stack(runs, "seconds"),
         )
         for cell, runs in records.items()
     ]
 
 
-def draw_curves(title: str, status: Status, path: Path, metric: str = "top1") -> bool:
+def draw_curves(title: str, status: Status, path: Path) -> bool:
     """Draw the finished runs of a plan, all of one data set, into the PNG ``path``.
 
     Returns:
-        Whether there was anything to draw; without finished runs no file is written.
+        Whether there was anything to draw. Without finished runs no file is written.
     """
-    curves = sorted(curves_of(status, metric), key=lambda curve: -curve.best)
+    curves = sorted(curves_of(status), key=lambda curve: -curve.best)
     if not curves:
         return False
+    axis, best = SCORES[curves[0].unit]
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for curve in curves:
         _line(axes, curve, curve.epochs, curve.score, f"{curve.best:.2f}  {method_label(curve.cell)}")
     axes.set_title(f"{title}: mean over seeds, shaded from lowest to highest", loc="left", fontsize=11)
-    axes.set(xlabel="epoch", ylabel=SCORES[metric][0], ylim=_limits(curves))
+    axes.set(xlabel="epoch", ylabel=axis, ylim=_limits(curves))
     axes.set_xlim(min(curve.epochs[0] for curve in curves), max(curve.epochs[-1] for curve in curves))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=SCORES[metric][1])
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=best)
     write_figure(figure, path)
     return True
 
 
 def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[str] = ()) -> list[Path]:
-    """Figure 1 or 4: score against epoch, loss against time, a row for each network with finished runs.
+    """Figure 1 or 4: error against epoch and loss against time, a row for each network with finished runs.
 
     Args:
         number: Of the figure.
@@ -112,59 +122,58 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
         UsageError: records of one data set are of different data.
     """
     named = any(word.startswith("table=") for word in words)
-    rows = []
-    for table in [""] if named else [t for t in TABLES[number] if t in groups()["table"]]:
-        chosen = [*words] if named else [f"table={table}", *words]
+    tables = [table for table in TABLES[number] if table in groups()["table"]]
+    rows: list[tuple[str, list[Curve]]] = []
+    for chosen in [words] if named else [[f"table={table}", *words] for table in tables]:
         command = Command.of(*chosen)
-        shown = command.table
-        curves = curves_of(Status.of(plan(command), results), shown.metric)
-        place = f"Table {shown.number}" if shown.number.isdigit() else shown.title
+        table = command.table
+        curves = curves_of(Status.of(plan(command), results))
+        place = f"Table {table.number}" if table.number.isdigit() else table.title
         for network in dict.fromkeys(curve.network for curve in curves):
             of_network = [curve for curve in curves if curve.network == network]
-            rows.append((f"{network_name(of_network[0].cell)} ({place})", shown.metric, of_network))
+            rows.append((f"{network_name(of_network[0].cell)} ({place})", of_network))
     if not rows:
-        tables = " or ".join(TABLES[number])
-        raise NoRecords(f"no run of table {tables} is finished; python train.py table={TABLES[number][0]}")
+        known = " or ".join(TABLES[number])
+        raise NoRecords(f"no run of table {known} is finished; python train.py table={TABLES[number][0]}")
     figure = Figure(figsize=(12.5, 0.4 + 4.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2, squeeze=False)
-    for (title, metric, curves), (by_epoch, by_time) in zip(rows, panels, strict=True):
-        _draw_pair(by_epoch, by_time, title, metric, curves)
+    for (title, curves), (by_epoch, by_time) in zip(rows, panels, strict=True):
+        _draw_pair(by_epoch, by_time, title, curves)
     return [write_figure(figure, folder / f"figure_{int(number):02d}.png")]
 
 
 def network_name(cell: Cell) -> str:
     """``ResNet-18 on CIFAR-100, 20 % label noise``."""
     noise = f", {100 * cell.label_noise:g} % label noise" if cell.label_noise else ""
-    return f"{ARCHS.get(cell.arch, cell.arch)} on {DATASETS.get(cell.dataset, cell.dataset)}{noise}"
+    return f"{arch_label(cell.arch)} on {dataset_label(cell.dataset)}{noise}"
 
 
-def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, metric: str, curves: Sequence[Curve]) -> None:
-    error = metric == "top1"
+def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, curves: Sequence[Curve]) -> None:
     hours = max(float(curve.seconds.max()) for curve in curves) > 2 * 3600
     unit, name = (3600, "hours") if hours else (60, "minutes")
     for curve in sorted(curves, key=lambda curve: -curve.best):
-        label = f"{method_label(curve.cell)}, n = {len(curve.score)}"
-        _line(by_epoch, curve, curve.epochs, curve.shown(metric), label)
-        _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, label)
+        _line(by_epoch, curve, curve.epochs, curve.error, curve.label)
+        _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, curve.label)
     by_epoch.set_title(title, loc="left", fontsize=11)
-    by_epoch.set(xlabel="epoch", ylabel=AXES[metric], xlim=(min(curve.epochs[0] for curve in curves), None))
+    by_epoch.set(xlabel="epoch", ylabel=ERRORS[curves[0].unit], xlim=(min(curve.epochs[0] for curve in curves), None))
     by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_time.set_title("Test loss against elapsed time", loc="left", fontsize=11)
     by_time.set(xlabel=f"{name} of training, mean over seeds", ylabel="test cross-entropy", xlim=(0, None))
     low, high = _limits(curves)
-    by_epoch.set_ylim(*((100 - high, 100 - low) if error else (low, high)))
+    by_epoch.set_ylim(*((100 - high, 100 - low) if curves[0].unit == "%" else (low, high)))
     for axes in (by_epoch, by_time):
         tidy(axes)
     by_time.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="best first")
 
 
 def _stack(records: Sequence[Record], field: str) -> np.ndarray:
+    """A field of the runs' curves, ``[seeds, evaluations]``, cut to the shortest run."""
     length = min(len(record.metrics.curve) for record in records)
     return np.array([[getattr(point, field) for point in record.metrics.curve[:length]] for record in records], float)
 
 
 def _line(axes: Axes, curve: Curve, x: np.ndarray, y: np.ndarray, label: str) -> None:
-    """Newton's lines are dashed."""
+    """Draw mean and band of ``y`` over seeds; Newton's lines are dashed."""
     dashes = (4.0, 1.5) if curve.cell.geometry == "newton" else (1.0, 0.0)
     ink = colour(curve.cell.method)
     known = np.isfinite(y).all(axis=0)
@@ -174,6 +183,6 @@ def _line(axes: Axes, curve: Curve, x: np.ndarray, y: np.ndarray, label: str) ->
 
 
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
-    """The axis starts just under the second half of the slowest method, so that the ends spread out."""
+    """Limits of the score: from just below the second half of the slowest method, so that the ends spread out."""
     late = min(float(np.nanmin(curve.score[:, curve.score.shape[1] // 2 :])) for curve in curves)
     return max(0.0, late - 2.0), min(100.0, max(float(np.nanmax(curve.score)) for curve in curves) + 1.0)

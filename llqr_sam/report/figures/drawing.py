@@ -1,9 +1,7 @@
-"""What all pictures share: colours, plain axes, and files that are whole and equal for equal content."""
+"""What all pictures share: colours, axes, and files that are written atomically with equal bytes for equal content."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llqr_sam.engine.records.atomic import replacing
+from llqr_sam.report.tables.printed_table import csv_text
 
-# Okabe and Ito's colours, told apart with any colour vision; a method keeps its colour in every picture.
+# Okabe and Ito's colours, which all kinds of colour vision tell apart. A method has one colour in every picture.
 COLOURS = {
     "sgdm": "#000000",
     "adamw": "#7A7A7A",
@@ -30,17 +29,17 @@ COLOURS = {
 OTHER = "#B8B8B8"
 
 
-class NoRecords(Exception):  # nothing is wrong: there is nothing to draw yet
-    """A figure has no records to be drawn from; the message says which command makes them."""
+class NoRecords(Exception):  # not an error: there is nothing to draw yet
+    """A figure has no records to be drawn from. The message names the command that makes them."""
 
 
 def colour(method: str) -> str:
-    """Of a method's line."""
+    """Colour of a method."""
     return COLOURS.get(method, OTHER)
 
 
 def tidy(axes: Axes) -> None:
-    """A faint grid, no frame at the top and right."""
+    """Add a faint grid and remove the frame at the top and right."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -53,11 +52,7 @@ def write_figure(figure: Figure, path: Path) -> Path:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> Path:
-    """Write dictionaries of one shape, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    """Write rows with the same keys, atomically."""
     with replacing(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(csv_text(rows).encode())
     return path

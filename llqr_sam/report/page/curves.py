@@ -1,4 +1,4 @@
-"""Curves for the page: SVG whose lines can be switched on and off, two panels a network."""
+"""Curves for the page: for each network two SVG panels, whose lines can be switched on and off."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from llqr_sam.report.figures.curves import AXES, Curve, network_name
+from llqr_sam.report.figures.curves import ERRORS, Curve, network_name
 from llqr_sam.report.figures.drawing import colour
-from llqr_sam.report.tables.paper_numbers import method_label
 
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
-INK = "currentColor"  # of the method whose line is black on white
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve in a panel, as points of an SVG polyline."""
-
-    key: int
-    points: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis."""
-
-    place: float
-    text: str
+WIDTH, HEIGHT = 460, 300  # of a panel, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44  # margins
+INK = "currentColor"  # of the method that is black elsewhere: the page may be dark
 
 
 @dataclass(frozen=True)
@@ -39,16 +22,15 @@ class Panel:
 
     x_label: str
     y_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
+    x_ticks: Sequence[tuple[float, str]]  # pixel and label
+    y_ticks: Sequence[tuple[float, str]]
+    lines: Sequence[str]  # points of a polyline for each method
 
 
 @dataclass(frozen=True)
 class Method:
     """An entry of the legend."""
 
-    key: int
     name: str
     colour: str
     dashes: str
@@ -56,67 +38,55 @@ class Method:
 
 @dataclass(frozen=True)
 class Chart:
-    """A network's curves."""
+    """The curves of a network."""
 
     title: str
-    methods: tuple[Method, ...]
-    panels: tuple[Panel, ...]
+    methods: Sequence[Method]
+    panels: Sequence[Panel]
 
 
-def charts(curves: Sequence[Curve], metric: str) -> list[Chart]:
-    """A chart for each network of a table that has finished runs."""
+def charts(curves: Sequence[Curve]) -> list[Chart]:
+    """A chart for each network with finished runs: error against epoch, loss against time."""
     networks = dict.fromkeys(curve.network for curve in curves)
-    return [_chart([curve for curve in curves if curve.network == network], metric) for network in networks]
+    return [_chart([curve for curve in curves if curve.network == network]) for network in networks]
 
 
-def _chart(curves: Sequence[Curve], metric: str) -> Chart:
-    panels = (
-        _panel(curves, lambda c: c.epochs, lambda c: c.shown(metric), "epoch", AXES[metric]),
-        _panel(curves, lambda c: c.seconds.mean(axis=0) / 60, lambda c: c.loss, "minutes", "test cross-entropy"),
-    )
-    methods = tuple(
+def _chart(curves: Sequence[Curve]) -> Chart:
+    errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
+    losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
+    methods = [
         Method(
-            key=key,
-            name=f"{method_label(curve.cell)}, n = {len(curve.score)}",
+            name=curve.label,
             colour=INK if curve.cell.method == "sgdm" else colour(curve.cell.method),
             dashes="6 3" if curve.cell.geometry == "newton" else "",
         )
-        for key, curve in enumerate(curves)
-    )
+        for curve in curves
+    ]
+    panels = _panel(errors, "epoch", ERRORS[curves[0].unit]), _panel(losses, "minutes", "test cross-entropy")
     return Chart(network_name(curves[0].cell), methods, panels)
 
 
-def _panel(
-    curves: Sequence[Curve],
-    x_of: Callable[[Curve], np.ndarray],
-    y_of: Callable[[Curve], np.ndarray],
-    x_label: str,
-    y_label: str,
-) -> Panel:
-    """Means over the seeds; the first tenth of training, where losses fall steeply, does not stretch the axis."""
-    lines = []
-    for curve in curves:
-        mean = y_of(curve).mean(axis=0)
-        known = np.isfinite(mean)
-        lines.append((x_of(curve)[known], mean[known]))
+def _panel(lines: Sequence[tuple[np.ndarray, np.ndarray]], x_label: str, y_label: str) -> Panel:
+    """Draw lines of x and y. The first tenth of training, where losses fall steeply, does not stretch the y axis."""
+    lines = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in lines]
     late = np.concatenate([y[len(y) // 10 :] for _, y in lines])
-    x_low, x_high = 0.0, max(float(x.max()) for x, _ in lines)
+    x_high = max(float(x.max()) for x, _ in lines)
     margin = 0.05 * float(np.ptp(late)) or 1.0
     y_low, y_high = float(late.min()) - margin, float(late.max()) + margin
 
-    def across(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (x - x_low) / (x_high - x_low)
+    def x_pixel(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_high
 
-    def up(y: float) -> float:
+    def y_pixel(y: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / (y_high - y_low)
 
-    drawn = (
-        Line(key, " ".join(f"{across(float(a)):.1f},{up(float(b)):.1f}" for a, b in zip(x, y, strict=True)))
-        for key, (x, y) in enumerate(lines)
-    )
-    return Panel(x_label, y_label, _ticks(x_low, x_high, across), _ticks(y_low, y_high, up), tuple(drawn))
+    points = [
+        " ".join(f"{x_pixel(float(a)):.1f},{y_pixel(float(b)):.1f}" for a, b in zip(x, y, strict=True))
+        for x, y in lines
+    ]
+    return Panel(x_label, y_label, _ticks(0.0, x_high, x_pixel), _ticks(y_low, y_high, y_pixel), points)
 
 
-def _ticks(low: float, high: float, place: Callable[[float], float]) -> tuple[Tick, ...]:
+def _ticks(low: float, high: float, pixel: Callable[[float], float]) -> list[tuple[float, str]]:
     values = [float(value) for value in MaxNLocator(5).tick_values(low, high)]
-    return tuple(Tick(round(place(value), 1), f"{value:g}") for value in values if low <= value <= high)
+    return [(round(pixel(value), 1), f"{value:g}") for value in values if low <= value <= high]

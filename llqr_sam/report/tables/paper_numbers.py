@@ -1,4 +1,4 @@
-"""The paper's numbers, looked up by a table's cell, and the names both are printed under."""
+"""The paper's accuracies by table and cell, and the labels that data sets, networks and methods are printed with."""
 
 from __future__ import annotations
 
@@ -56,20 +56,30 @@ GEOMETRIES = {"ngd": "NGD", "newton": "Newton"}
 
 @dataclass(frozen=True)
 class PaperValue:
-    """A number printed in the paper: mean and standard deviation over its seeds, top-1 in percent or BLEU."""
+    """Mean and standard deviation over seeds as printed in the paper, top-1 in percent or BLEU."""
 
     mean: float
     std: float
 
 
+def dataset_label(name: str) -> str:
+    """``CIFAR-100`` for ``cifar100``; a user's own data set keeps its name."""
+    return DATASETS.get(name, name)
+
+
+def arch_label(name: str) -> str:
+    """``ResNet-18`` for ``resnet18``; a user's own network keeps its name."""
+    return ARCHS.get(name, name)
+
+
 def method_label(cell: Cell) -> str:
-    """``LLQR+SAM (NGD)``: the column a cell stands in."""
+    """``LLQR+SAM (NGD)``: the method and its geometry."""
     name = METHODS.get(cell.method, cell.method)
     return f"{name} ({GEOMETRIES[cell.geometry]})" if cell.geometry else name
 
 
 def read_accuracy(path: Path = ACCURACY) -> dict[tuple[str, Cell], PaperValue]:
-    """Top-1 and BLEU values of the paper by table number and cell."""
+    """The paper's top-1 and BLEU values by table number and cell."""
     datasets = {label: name for name, label in DATASETS.items()}
     archs = {label: name for name, label in ARCHS.items()}
     with path.open(newline="") as file:

@@ -1,8 +1,8 @@
-"""Numbers over seeds: mean, deviation, and how sure the mean is.
+"""Statistics over seeds: mean, standard deviation and 95 % intervals of the mean.
 
-Two 95 % intervals. Student's t for a mean, which holds its level for three or five seeds of roughly normal results. The
-percentile bootstrap for a paired difference, which asks no distribution and is too narrow for so few (covers 75 % at
-n = 3 and 84 % at n = 5 of normal samples; docs/decisions.md): it shows the spread of the seeds, it is no test.
+Student's t interval is for a mean: it holds its level for three or five seeds of roughly normal results. The percentile
+bootstrap is for a paired difference: it assumes no distribution, but is too narrow for so few seeds (for normal samples
+it covers 75 % at n = 3 and 84 % at n = 5; docs/decisions.md). It shows the spread of the seeds and is not a test.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from math import sqrt
 import numpy as np
 
 LEVEL = 0.95
-EXACT = 6  # up to so many seeds all n^n resamples are taken
-DRAWS = 20_000  # resamples beyond
+EXACT = 6  # up to this many seeds, all n^n resamples are taken
+DRAWS = 20_000  # random resamples for more seeds
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Closed, in the unit of what it is about."""
+    """A closed interval."""
 
     low: float
     high: float
@@ -33,47 +33,46 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sample:
-    """A number for each seed.
+    """A number for each seed."""
 
-    Args:
-        by_seed: Seed -> value.
-    """
-
-    by_seed: Mapping[int, float]
+    by_seed: Mapping[int, float]  # seed -> value
 
     @property
     def values(self) -> tuple[float, ...]:
-        """In the order of the seeds as given."""
+        """The values, in the order in which the seeds were given."""
         return tuple(self.by_seed.values())
 
     @property
     def mean(self) -> float | None:
-        """``None`` of nothing."""
+        """The mean; ``None`` if there are no values."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation, from two values on."""
+        """Sample standard deviation; ``None`` for fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def minus(self, other: Sample) -> Sample:
-        """The differences at the seeds that both have."""
+        """Differences at the seeds that both samples have."""
         return Sample(
             {seed: value - other.by_seed[seed] for seed, value in self.by_seed.items() if seed in other.by_seed}
         )
 
     def t_interval(self) -> Interval | None:
-        """mean -+ t std / sqrt(n), from two values on."""
+        """mean -+ t std / sqrt(n); ``None`` for fewer than two values."""
         n, mean, std = len(self.values), self.mean, self.std
         if mean is None or std is None:
             return None
-        from scipy.stats import t as student  # half a second that a table without results need not wait
+        from scipy.stats import t as student  # takes half a second to import
 
         half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / sqrt(n)
         return Interval(mean - half, mean + half)
 
     def bootstrap_interval(self) -> Interval | None:
-        """Percentiles of the mean of n values drawn with replacement, from two values on; the same at every call."""
+        """Percentiles of the mean of n values drawn with replacement; ``None`` for fewer than two values.
+
+        Equal samples give equal intervals: the draws are seeded.
+        """
         n = len(self.values)
         if n < 2:
             return None

@@ -1,107 +1,24 @@
-"""What a list of steps is made of: runs to train, networks to time, and scripts whose output is kept.
-
-Each works in a process of its own, so that whatever happens to one leaves the others alone; its time is limited; and it
-knows what of it is done, so that the same list goes on where it stopped.
-"""
+"""The steps of a list: runs to train, and scripts whose output is kept. Each runs in a process of its own."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
 
-from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.repository import ROOT
-from llqr_sam.studies.gpu_window.guard import Guard
-from llqr_sam.studies.table_10.measurements import Measurements, measurements
-from llqr_sam.suite.config.command import Command
+from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
-from llqr_sam.suite.launch.local import Worker
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.run_folder import failure_path, log_path
-from llqr_sam.suite.status.overview import Overview
+from llqr_sam.suite.run.worker import Reply
 from llqr_sam.suite.status.status import Status
 
-Outcome = Literal["done", "failed", "cut", "left"]
-"""``cut``: its time was up, or somebody stopped it; ``left``: somebody else is at it."""
 
-
-@dataclass(frozen=True)
-class Ended:
-    """What became of a step, in a word and in a line."""
-
-    outcome: Outcome
-    reason: str = ""
-
-
-class Step(Protocol):
-    """One thing that a list does."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        ...
-
-    @property
-    def waits(self) -> bool:
-        """Whether there is anything to do."""
-        ...
-
-    @property
-    def tried(self) -> float:
-        """Seconds that did not suffice, where it begins anew each time; else 0."""
-        ...
-
-    def lines(self) -> Iterator[str]:
-        """What is known of it."""
-        ...
-
-    def files(self) -> Iterator[Path]:
-        """What it has left so far."""
-        ...
-
-    def carry_out(self, guard: Guard, seconds: float | None) -> Ended:
-        """Do it, or as much of it as the time allows (``None``: no limit)."""
-        ...
-
-
-class OneWorker:
-    """One worker, to which runs are handed one after another; one that ends is replaced."""
-
-    def __init__(self) -> None:
-        self._worker: Worker | None = None
-
-    def train(self, run: Planned, config: Config, guard: Guard, seconds: float | None) -> Ended:
-        """Train a run or go on with it."""
-        status = Status.under([run], config)
-        worker = self._worker or Worker(environment(ROOT))
-        worker.give(make_job(run, status, config, Path()))
-        with guard.limited(worker.process.pid, seconds) as watched:
-            reply = worker.reply()
-        self._worker = worker
-        if reply.ends or watched.ended:
-            self.close()
-        if reply.kind == "interrupted" or (watched.ended and reply.kind == "killed"):
-            return Ended("cut", "the same command goes on with it")
-        if reply.kind == "mistake":
-            raise UsageError(reply.reason)
-        if reply.kind in ("finished", "diverged"):
-            return Ended("done", f"{reply.kind}: {reply.reason}")
-        return Ended("left" if reply.kind == "left" else "failed", reply.reason)
-
-    def close(self) -> None:
-        """End the worker."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+class StepFailed(Exception):
+    """A step failed; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +26,20 @@ class Training:
     """A run.
 
     Args:
-        words: What the list says of it.
+        label: What the list calls it.
         run: The run.
-        config: Of the list: places, device, and what is tried again.
-        trainer: Trains it.
+        config: Of the list: paths, device, and whether failed runs are tried again.
     """
 
-    words: str
+    label: str
     run: Planned
     config: Config
-    trainer: OneWorker
-    tried: float = 0.0
+
+    unfinished = False  # a run continues from its checkpoint, so it keeps its place in the list
 
     @property
     def name(self) -> str:
+        """What messages call it."""
         return self.run.run_id
 
     @property
@@ -131,20 +48,35 @@ class Training:
         return self._status().of_run(self.run)
 
     @property
-    def waits(self) -> bool:
+    def pending(self) -> bool:
+        """Whether there is anything to do."""
         return self.kind in ("missing", *retried_kinds(self.config))
 
-    def lines(self) -> Iterator[str]:
-        line = Overview(self._status(), Path(self.config.paths.workspace)).line(self.run)
-        yield f"{self.words}  {self.run.run_id}  {line}"
+    @property
+    def state(self) -> str:
+        """How far it is."""
+        return f"{self.name}  {self._status().line(self.run)}"
 
-    def files(self) -> Iterator[Path]:
-        yield from self._status().paths.values()
-        folder = Path(self.config.paths.workspace) / self.run.run_id
-        yield from (path for path in (log_path(folder), failure_path(folder)) if path.exists())
+    def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
+        """Train the run or continue it, for ``seconds`` at most; returns what became of it, in one line.
 
-    def carry_out(self, guard: Guard, seconds: float | None) -> Ended:
-        return self.trainer.train(self.run, self.config, guard, seconds)
+        Raises:
+            StepFailed: the run failed, or its process died.
+            UsageError: the data are not those of the run's checkpoint.
+        """
+        job = make_job(self.run, self._status(), self.config, Path())
+        finished = runner.run(["-P", "-m", "llqr_sam.studies.gpu_window.one_run", job.to_json()], seconds)
+        if finished.output:
+            reply = Reply(**json.loads(finished.output))
+        else:
+            reply = Reply("killed", f"its process ended with {finished.cause}; the same command continues it")
+        if reply.kind == "interrupted" or (finished.stopped and reply.kind == "killed"):
+            return f"{self.name} was cut off: the same command continues it"
+        if reply.kind == "mistake":
+            raise UsageError(reply.reason)
+        if reply.kind in ("failed", "killed"):
+            raise StepFailed(reply.reason)
+        return f"{self.name}: " + (reply.reason if reply.kind == "left" else f"{reply.kind}: {reply.reason}")
 
     def _status(self) -> Status:
         return Status.under([self.run], self.config)
@@ -152,13 +84,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Output:
-    """A script, whose standard output is kept.
+    """A script whose standard output is kept.
 
     Args:
         name: Of the step.
-        command: A file below the repository with its arguments, or ``-m`` and a module with its own.
-        path: Gets the standard output once it has ended well; ``<path>.part`` has it until then, ``<path>.log`` what
-            goes to standard error.
+        command: A file of the repository with its arguments, or ``-m`` and a module with its own.
+        path: Gets the standard output when the script succeeds; ``<path>.part`` has it until then, ``<path>.log`` has
+            standard error.
     """
 
     name: str
@@ -166,111 +98,46 @@ class Output:
     path: Path
 
     @property
-    def waits(self) -> bool:
+    def label(self) -> str:
+        """What the list calls it."""
+        return f"output {self.name}"
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to do."""
         return not self.path.exists()
 
     @property
-    def tried(self) -> float:
-        return _tried(self.path)
+    def unfinished(self) -> bool:
+        """Whether an earlier call began it and it failed or was cut off: it may take longer than there is time."""
+        return self.pending and self._beside(".log").exists()
 
-    def lines(self) -> Iterator[str]:
-        yield f"output {self.name}  {'waiting' if self.waits else f'done: {self.path}'}"
+    @property
+    def state(self) -> str:
+        """Whether it is done, and its file."""
+        return "missing" if self.pending else f"done: {self.path}"
 
-    def files(self) -> Iterator[Path]:
-        yield from _present(self.path)
+    def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
+        """Run the script for ``seconds`` at most; returns what to say of it, in one line or empty.
 
-    def carry_out(self, guard: Guard, seconds: float | None) -> Ended:
-        part = _beside(self.path, ".part")
-        ended = _ran(self.command, self.path, part, guard, seconds)
-        if ended.outcome == "done":
+        Raises:
+            StepFailed: the script failed.
+        """
+        part, log = self._beside(".part"), self._beside(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [str(ROOT / word) if (ROOT / word).exists() else word for word in self.command]
+        with part.open("wb") as out, log.open("wb") as errors:
+            finished = runner.run(arguments, seconds, out, errors)
+        if finished.status == 0:
             os.replace(part, self.path)
-        return ended
+            return ""
+        if finished.stopped:
+            return f"{self.name} was cut off: it starts again when everything else is done"
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+        raise StepFailed(f"{finished.cause}{': ' + last if last else ''} ({log})")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
 
 
-@dataclass(frozen=True)
-class Timings:
-    """A table of times, whose networks train.py measures and keeps one by one.
-
-    Args:
-        name: Of the step.
-        words: Of train.py, the table among them.
-    """
-
-    name: str
-    words: tuple[str, ...]
-
-    @property
-    def waits(self) -> bool:
-        return self._next() is not None
-
-    @property
-    def tried(self) -> float:
-        path = self._next()
-        return 0.0 if path is None else _tried(path)
-
-    def lines(self) -> Iterator[str]:
-        try:
-            found = self._found()
-        except UsageError as error:  # the device is elsewhere
-            yield f"timing {self.name}  {error}"
-            return
-        yield from (f"timing {self.name}, {network.arch}  {network.state}" for network in found.networks)
-
-    def files(self) -> Iterator[Path]:
-        for network in self._found().networks:
-            yield from _present(network.path)
-
-    def carry_out(self, guard: Guard, seconds: float | None) -> Ended:
-        path = self._next()
-        assert path is not None
-        return _ran(("train.py", *self.words), path, Path(os.devnull), guard, seconds)
-
-    def _next(self) -> Path | None:
-        """What it writes next; ``None`` when each network is measured, or left out on this device."""
-        waiting = (network for network in self._found().networks if not network.reason)
-        return next((network.path for network in waiting if not network.measured), None)
-
-    def _found(self) -> Measurements:
-        return measurements(Command.of(*self.words))
-
-
-def _ran(command: Sequence[str], path: Path, output: Path, guard: Guard, seconds: float | None) -> Ended:
-    """Run a Python command; where it is cut off before it wrote ``path``, the seconds are noted beside it."""
-    log = _beside(path, ".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    words = [str(ROOT / word) if (ROOT / word).exists() else word for word in command]
-    paths = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    with output.open("wb") as out, log.open("wb") as err:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=out, stderr=err, env=os.environ | paths, start_new_session=True
-        )
-        with guard.limited(process.pid, seconds) as watched:
-            status = process.wait()
-    if watched.ended and status:
-        if guard.signum is None and seconds is not None and not path.exists():
-            with replacing(_beside(path, ".cut")) as mark:
-                mark.write(f"{max(seconds, _tried(path))}\n".encode())
-        return Ended("cut", "it begins anew with more time, or when all else is done")
-    _beside(path, ".cut").unlink(missing_ok=True)
-    if status == 0:
-        return Ended("done")
-    cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    last = log.read_text(errors="replace").strip().rpartition("\n")[2]
-    return Ended("failed", f"{cause}{': ' + last if last else ''} ({log})")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _present(path: Path) -> Iterator[Path]:
-    """The file, and what there is beside it."""
-    yield from (file for file in (path, *(_beside(path, end) for end in (".part", ".log", ".cut"))) if file.exists())
-
-
-def _tried(path: Path) -> float:
-    """Seconds that did not suffice for a file; 0 if it has not been tried."""
-    try:
-        return float(_beside(path, ".cut").read_text())
-    except (OSError, ValueError):
-        return 0.0
+Step = Training | Output

@@ -1,4 +1,4 @@
-"""Figures 5 and 6 from measured times: epochs by refresh interval, and a refresh by size of the network."""
+"""Figures 5 and 6 from measured times: an epoch by refresh interval, and a refresh by size of the network."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from matplotlib.figure import Figure
 
 from llqr_sam.engine.measurements.rounds import exponent
 from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
-from llqr_sam.studies.table_10.measurements import timings_folder
-from llqr_sam.studies.table_10.table import LABELS, NAMES, Section, Spread, cadence
+from llqr_sam.studies.table_10.table import LABELS, NAMES, NetworkTimes, Spread, cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
 
 TABLE = "10"
-PAPER_EXPONENT = "1.27 to 1.28"  # of the parameter count in a refresh's time (paper, section 5)
+PAPER_EXPONENT = "1.27 to 1.28"  # a refresh's time grows with this power of the parameter count (paper, section 5)
 MARKERS = "os^Dv"
 
 
 def figure_05(results: Path, folder: Path) -> list[Path]:
-    """Seconds an epoch takes by steps between refreshes, a panel a measurement; methods without U are level lines.
+    """Seconds of an epoch against the steps between refreshes, a panel for each measurement.
+
+    Methods without U are horizontal lines.
 
     Raises:
         NoRecords: nothing was measured.
     """
     table = Command.of(f"table={TABLE}").table
-    sections = [section for section in cadence(table, _timings(results)) if section.timing is not None]
-    columns = min(2, len(sections))
-    rows = -(-len(sections) // columns)
+    networks = [network for network in cadence(table, _timings(results)) if network.timing is not None]
+    columns = min(2, len(networks))
+    rows = -(-len(networks) // columns)
     figure = Figure(figsize=(6.4 * columns, 0.5 + 4.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, section in zip(panels, sections, strict=False):
-        _draw_cadence(axes, section, list(table.require_timing().intervals))
-    for axes in panels[len(sections) :]:
+    for axes, network in zip(panels, networks, strict=False):
+        _draw_cadence(axes, network, list(table.require_timing().intervals))
+    for axes in panels[len(networks) :]:
         axes.remove()
     steps = f"{table.require_timing().steps_per_epoch:,} steps"
     figure.suptitle(f"Epochs of {steps}, composed; bars: lowest to highest round", fontsize=11)
@@ -43,7 +44,7 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
 
 
 def figure_06(results: Path, folder: Path) -> list[Path]:
-    """Seconds of a refresh by number of parameters, with the power that it grows with where two sizes are measured.
+    """Seconds of a refresh against the number of parameters, with the fitted power if two sizes were measured.
 
     Raises:
         NoRecords: nothing was measured.
@@ -81,21 +82,21 @@ def figure_06(results: Path, folder: Path) -> list[Path]:
 
 
 def _timings(results: Path) -> list[Timing]:
-    timings, _ = read_timings(timings_folder(results))
+    timings, _ = read_timings(results)
     if not timings:
         raise NoRecords(f"nothing was measured; python train.py table={TABLE}")
     return timings
 
 
-def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> None:
-    for method in dict.fromkeys(row.method for row in section.rows):
-        rows = [row for row in section.rows if row.method == method and row.epoch]
-        spreads = [row.epoch for row in rows if row.epoch]
+def _draw_cadence(axes: Axes, network: NetworkTimes, intervals: Sequence[int]) -> None:
+    for method in dict.fromkeys(row.method for row in network.rows):
+        rows = [row for row in network.rows if row.method == method and "epoch_seconds" in row.ours]
+        spreads = [row.ours["epoch_seconds"] for row in rows]
         if not rows:
             continue
         ink, label = colour(method), LABELS[method]
         if rows[0].interval is None:
-            style = ":" if method == "adamw" else "--"  # often upon SGD's line
+            style = ":" if method == "adamw" else "--"  # often on top of SGD's line
             axes.axhline(spreads[0].median, color=ink, linestyle=style, linewidth=1.8, label=label)
             axes.axhspan(spreads[0].low, spreads[0].high, color=ink, alpha=0.12, linewidth=0)
             continue
@@ -107,10 +108,10 @@ def _draw_cadence(axes: Axes, section: Section, intervals: Sequence[int]) -> Non
     axes.minorticks_off()
     _plain_ticks(axes)
     axes.set(xlabel="optimizer steps between refreshes", ylabel="seconds an epoch")
-    timing = section.timing
+    timing = network.timing
     assert timing is not None
     of = f"{timing.refresh.structure}, " if timing.refresh else ""
-    axes.set_title(f"{section.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
+    axes.set_title(f"{network.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
     tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=9, ncols=5)
 
@@ -133,7 +134,7 @@ def _draw_spreads(
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """1, 2, 3 and 5 times the powers of ten that a logarithmic axis reaches, written out."""
+    """Label a logarithmic axis at 1, 2, 3 and 5 times the powers of ten, in plain numbers."""
     low, high = axes.get_ylim()
     ticks = [mantissa * 10.0**power for power in range(-5, 7) for mantissa in (1, 2, 3, 5)]
     ticks = [tick for tick in ticks if low <= tick <= high]

@@ -1,12 +1,10 @@
 """What a step of each method and a refresh of U cost on a device: the measurements behind Table 10.
 
-Inputs are random numbers and the rate is zero: the arithmetic of a step does not depend on either. All methods of a
-network take turns, so that a slow spell of the machine reaches all of them, and the first call of each, with what is
-loaded, tuned or compiled then, is not timed. A step is the trainer's, with everything that the precision asks for. All
-methods evaluate the same gradient, so with CUDA graphs they replay one graph.
+All methods of a network take turns, so that a slow spell of the machine reaches all of them. The first call of each is
+not timed: it loads, tunes or compiles. All methods evaluate the same gradient, so with CUDA graphs they share one.
 
-A refresh costs a + b T for T inner steps. It is timed with one and with n of them, so that a refresh of any T can be
-composed; with n = T it is simply timed.
+A refresh with T inner steps costs a + b T. It is timed with 1 and with n of them, from which the time for any T is
+composed; with n = T it is timed directly.
 """
 
 from __future__ import annotations
@@ -14,62 +12,50 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from llqr_sam.data.streams import DatasetInfo
-from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
 from llqr_sam.engine.devices.device import arithmetic, device_name, device_slug
-from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
-from llqr_sam.engine.measurements.rounds import Row, time_rows
-from llqr_sam.engine.measurements.stopwatch import Stopwatch
+from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.typed_json import read_all, to_json
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.methods import factory
+from llqr_sam.methods.factory import MethodSpec
 from llqr_sam.models.registry import build
+from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How a network is measured.
+    """How a network is measured."""
 
-    Args:
-        batch: Samples B in a minibatch.
-        rounds: Times that every method is timed.
-        steps: Steps timed together, of which one is a share.
-        inner_steps: n of the longer refresh; at most its method's T.
-    """
-
-    batch: int
-    rounds: int
-    steps: int
-    inner_steps: int
+    batch: int  # samples in a minibatch
+    rounds: int  # how often every method is timed
+    steps: int  # timed together in a round
+    inner_steps: int  # n of the longer refresh; at most its method's T
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one optimizer step, a figure a round."""
+    """Seconds of one optimizer step, one value a round."""
 
     method: str  # optim=
     seconds: list[float]
-    peak_mib: float | None  # above what was held before, in the first call; a replayed graph holds its own all along
+    peak_mib: float | None  # above what was in use before, in the first call; None with CUDA graphs, which keep theirs
 
 
 @dataclass(frozen=True)
 class RefreshTime:
-    """Seconds of one refresh of U, a figure a round."""
+    """Seconds of one refresh of U, one value a round."""
 
     divergence: str
     structure: str
@@ -81,10 +67,10 @@ class RefreshTime:
 
     @property
     def seconds(self) -> list[float] | None:
-        """With all T inner steps: the longer refresh and T - n further steps; ``None`` if T cannot be composed.
+        """With all T inner steps: the longer refresh and T - n further steps.
 
-        A disturbance only ever adds time, so a step costs what it does between the quickest refreshes of each length.
-        On a busy machine the longer ones may all be the quicker ones. Then nothing is known of a step.
+        A disturbance only adds time, so the cost of an inner step is taken from the quickest refresh of each length.
+        ``None`` if the longer one was no slower, as on a busy machine: then the cost of an inner step is not known.
         """
         if self.timed == self.inner_steps:
             return self.longer
@@ -142,37 +128,31 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
     return "-".join(str(part) for part in [runs[0].arch.name, place, f"b{effort.batch}", *what, digest])
 
 
-def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, device: torch.device) -> Timing:
-    """Time the methods of ``runs``, which share all but the method, on random images of a data set's size.
+def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, device: torch.device) -> Timing:
+    """Time the methods of ``runs``, which differ in nothing else, on random images of a data set's size.
 
     Raises:
-        ValueError: the precision asks for CUDA graphs, and the device is none of CUDA's.
-        torch.OutOfMemoryError: the device's memory does not hold them.
+        ValueError: the precision asks for CUDA graphs, and the device has none.
+        torch.OutOfMemoryError: the network does not fit into the device's memory.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, dirty = provenance.git_state()
-    precision = runs[0].precision
+    arch, precision, side = runs[0].arch, runs[0].precision, info.image_size
+    shape, smoothing = (effort.batch, info.channels, side, side), runs[0].protocol.label_smoothing
     with arithmetic(deterministic=precision.deterministic):
         torch.manual_seed(0)
-        model = _network(runs[0], info).to(device)
-        side = info.image_size
-        inputs = torch.randn(effort.batch, info.channels, side, side, device=device)
-        if precision.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
-            inputs = inputs.to(memory_format=torch.channels_last)
-        targets = torch.randint(0, info.classes, (effort.batch,), device=device)
-        forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
-        graph = CudaGraph(model, device) if precision.cuda_graphs else None
-        methods = {run.optim.name: _Timed(run, model, forward, graph, (inputs, targets), device) for run in runs}
-        steps = {name: Row(name, _times(method.step, effort.steps), effort.steps) for name, method in methods.items()}
+        model = build(arch.name, classes=info.classes, image_size=side, channels=info.channels, width=arch.width)
+        problem = Problem(model, shape, info.classes, device, precision, smoothing)
+        methods = {run.optim.name: TimedMethod(run.optim, problem) for run in runs}
+        steps = [Workload(name, method.step, repeats=effort.steps) for name, method in methods.items()]
         spec = _metric_spec(runs)
         counts = (1, effort.inner_steps) if spec else ()
-        refreshes = [Row("refresh", partial(methods[spec.name].refresh, count)) for count in counts if spec]
-        time_rows([*steps.values(), *refreshes], effort.rounds, device)
+        refreshes = [Workload("refresh", partial(methods[spec.name].refresh, count)) for count in counts if spec]
+        time_in_rounds([*steps, *refreshes], effort.rounds, device)
     return Timing(
         schema=SCHEMA_VERSION,
-        arch=runs[0].arch.name,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        arch=arch.name,
+        parameters=problem.parameters,
         image_size=info.image_size,
         classes=info.classes,
         batch=effort.batch,
@@ -183,71 +163,27 @@ def measure(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, devi
         git_dirty=dirty,
         packages=provenance.packages(),
         started=started,
-        steps=[
-            StepTime(name, row.seconds, None if precision.cuda_graphs else row.peak_mib) for name, row in steps.items()
-        ],
+        steps=[StepTime(step.name, step.seconds, None if precision.cuda_graphs else step.peak_mib) for step in steps],
         refresh=_refresh_time(spec, refreshes, effort.inner_steps) if spec else None,
     )
 
 
-def read_timings(folder: Path) -> tuple[list[Timing], list[str]]:
-    """Every measurement in ``folder``, by number of parameters; and a line for each file that cannot be read."""
-    timings, damaged = read_all(Timing, sorted(folder.glob("*.json")), SCHEMA_VERSION)
+def timings_folder(results: Path) -> Path:
+    """Where the records of measurements are."""
+    return results / "timings"
+
+
+def read_timings(results: Path) -> tuple[list[Timing], list[str]]:
+    """Every measurement, by number of parameters; and a line for each file that cannot be read."""
+    timings, damaged = read_all(Timing, sorted(timings_folder(results).glob("*.json")), SCHEMA_VERSION)
     return sorted(timings, key=lambda timing: timing.parameters), damaged
 
 
-class _Timed:
-    """A method on the shared network and minibatch, as the trainer runs it."""
-
-    def __init__(
-        self,
-        run: RunSettings,
-        model: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        graph: CudaGraph | None,
-        batch: tuple[Tensor, Tensor],
-        device: torch.device,
-    ) -> None:
-        self._batch = batch
-        self._smoothing = run.protocol.label_smoothing
-        precision = run.precision
-        self._method = factory.build(run.optim, model, fused=precision.fused, curvature_dtype=precision.curvature_dtype)
-        for group in self._method.optimizer.param_groups:
-            group["lr"] = 0.0
-        self._minibatch = GradientEvaluation(
-            forward,
-            self._loss,
-            self._method.optimizer.zero_grad,
-            Stopwatch(device),
-            device,
-            bfloat16=precision.autocast == "bfloat16",
-            accumulate=precision.accumulate,
-            graph=graph,
-        )
-
-    def step(self) -> None:
-        self._minibatch.take(*self._batch)
-        self._method.optimizer.step(self._minibatch)  # type: ignore[arg-type]  # torch's stub wants a float
-
-    def refresh(self, inner_steps: int) -> None:
-        assert self._method.metric is not None
-        self._method.metric.inner_steps = inner_steps
-        self._method.metric.refresh(*self._batch, self._loss)
-
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, label_smoothing=self._smoothing)
-
-
-def _network(run: RunSettings, info: DatasetInfo) -> nn.Module:
-    arch = run.arch
-    return build(arch.name, classes=info.classes, image_size=info.image_size, channels=info.channels, width=arch.width)
-
-
-def _refresh_time(spec: factory.MethodSpec, rows: Sequence[Row], timed: int) -> RefreshTime:
+def _refresh_time(spec: MethodSpec, workloads: Sequence[Workload], timed: int) -> RefreshTime:
     assert spec.divergence is not None
     assert spec.structure is not None
     assert spec.inner_steps is not None
-    first, longer = rows
+    first, longer = workloads
     return RefreshTime(
         divergence=spec.divergence,
         structure=spec.structure,
@@ -259,14 +195,6 @@ def _refresh_time(spec: factory.MethodSpec, rows: Sequence[Row], timed: int) -> 
     )
 
 
-def _metric_spec(runs: Sequence[RunSettings]) -> factory.MethodSpec | None:
-    """The first method with a metric: all refresh alike."""
+def _metric_spec(runs: Sequence[RunSettings]) -> MethodSpec | None:
+    """The first method with a metric: a refresh costs the same in all of them."""
     return next((run.optim for run in runs if run.optim.uses_llqr), None)
-
-
-def _times(work: Callable[[], None], count: int) -> Callable[[], None]:
-    def repeated() -> None:
-        for _ in range(count):
-            work()
-
-    return repeated

@@ -1,4 +1,4 @@
-"""What a person typed after ``python train.py``, and what it means: one object for both."""
+"""A command line as one object: the words after ``python train.py`` and the configuration that they mean."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.command_line import groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.resolve import run_settings, typed
+from llqr_sam.suite.config.resolve import run_settings, typed_config
 from llqr_sam.suite.config.schema import Config, TableConfig, TableSelection
 
-# Words that choose among the runs of a table: its rows, columns and seeds.
+# Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
-# What decides a result, and may differ between runs that are launched together; the rest says where and how.
+METHOD = ("optim", "geometry", "structure")  # groups that describe a method
+# Keys that decide a result and may differ between runs that are launched together; the rest says where and how.
 RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "seed", "table")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: the settings that decide its result, and what else the groups of conf/ say of it."""
+    """One run: the settings that decide its result, and where it finds data and how it is carried out."""
 
     settings: RunSettings
     data_path: Path | None  # dataset.path
@@ -49,23 +50,22 @@ class Command:
 
     @classmethod
     def of(cls, *words: str) -> Command:
-        """A command of ``key=value`` words.
-
-        Words are read when ``config`` or ``run`` is first asked for. Both raise
-
-            UsageError: a group, key, choice or value that does not exist or is out of range.
-            HydraException, OmegaConfBaseException: a value of the wrong type.
-        """
+        """A command of ``key=value`` words. They are read when ``config`` or ``run`` is first used."""
         return cls(words)
 
-    def but(self, *words: str) -> Command:
+    def with_words(self, *words: str) -> Command:
         """The command with further words, which replace those of the same keys."""
         return Command(tuple(merged(self.words, words)))
 
     @cached_property
     def config(self) -> Config:
-        """Where and how runs are carried out, and for which table."""
-        return typed(Config, self._composed)
+        """Where and how runs are carried out, and for which table.
+
+        Raises:
+            UsageError: a group, key or choice that does not exist, or a value out of range.
+            HydraException, OmegaConfBaseException: a value of the wrong type.
+        """
+        return typed_config(self._composed)
 
     @property
     def table(self) -> TableConfig:
@@ -78,12 +78,12 @@ class Command:
             raise UsageError("table=null names no table. Choose one with table=.")
         return self.config.table
 
-    @property
+    @cached_property
     def selection(self) -> TableSelection | None:
         """The table's selection that ``select=`` names.
 
         Raises:
-            UsageError: there is no table, or no such selection of it.
+            UsageError: there is no table or no such selection, or a word leaves it nothing to select.
         """
         name, table = self.config.select, self.config.table
         if name is None:
@@ -95,11 +95,18 @@ class Command:
         if name not in by_name:
             known = f"Choose from: {', '.join(by_name)}{did_you_mean(name, by_name)}" if by_name else "It has none."
             raise UsageError(f"select={name} is not a selection of table={table.number}. {known}")
+        for word in self.words:
+            if root(word) in METHOD or _key(word) == "dataset.label_noise" or _name(word) == name:
+                raise UsageError(f"{word} has no use with select={name}: dataset, arch and seed choose its runs.")
         return by_name[name]
+
+    def sets(self, name: str) -> bool:
+        """Whether a word sets the hyper-parameter ``name``, for the protocol or the method."""
+        return any(_name(word) == name for word in self.words)
 
     @cached_property
     def run(self) -> RunConfig:
-        """The one run that the words describe, a table apart."""
+        """The run that the words describe if they name no table; raises as ``config``."""
         composed = self._composed
         settings = run_settings(composed, self.config.devices)
         return RunConfig(
@@ -112,21 +119,21 @@ class Command:
 
     @cached_property
     def axes(self) -> dict[str, list[str]]:
-        """The words that choose among a table's runs: key -> values."""
+        """Key -> values, of the words that choose among the runs of a table."""
         return {word.key_or_group: values(word) for word in parsed([w for w in self.words if _key(w) in AXES])}
 
     @cached_property
     def given(self) -> list[str]:
         """The words that hold for every run of a table."""
-        return [word for word in self.words if _root(word) != "table" and _key(word) not in AXES]
+        return [word for word in self.words if root(word) != "table" and _key(word) not in AXES]
 
     @property
     def changes_runs(self) -> bool:
-        """Whether a word makes a table's runs other ones, beyond choosing among them."""
-        return any(_root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
+        """Whether a word changes the runs of a table, beyond choosing among them."""
+        return any(root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
 
     def value(self, key: str) -> Any:
-        """The value of any key of conf/, dotted."""
+        """The value of any dotted key of conf/."""
         return OmegaConf.select(self._composed, key)
 
     @cached_property
@@ -138,5 +145,11 @@ def _key(word: str) -> str:
     return word.partition("=")[0]
 
 
-def _root(word: str) -> str:
+def _name(word: str) -> str:
+    """``rho`` of ``optim.rho=0.2``."""
+    return _key(word).rpartition(".")[2]
+
+
+def root(word: str) -> str:
+    """``optim`` of ``optim.rho=0.2``."""
     return _key(word).partition(".")[0]

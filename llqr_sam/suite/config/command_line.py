@@ -1,6 +1,6 @@
-"""The words of the command line, checked against conf/ and its schema before Hydra composes anything.
+"""Checks the words of a command line against conf/ and its schema.
 
-Notation: a word is ``key=value``; where the key is a folder of conf/ (a group) the value is the name of a file in it.
+A word is ``key=value``. If the key is a folder of conf/ (a group), the value is the name of a file in it (a choice).
 """
 
 from __future__ import annotations
@@ -39,34 +39,35 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
     parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
     words = list(parser.parse_intermixed_args(list(arguments)).overrides)
     flags = [argument for argument in arguments if argument not in words]
-    return flags + checked_words(words)
+    return flags + list(checked_words(words))
 
 
-def checked_words(words: Sequence[str]) -> list[str]:
-    """The words, with the numbers of tables quoted: Hydra takes a bare ``table=2`` for an integer.
+def checked_words(words: Sequence[str]) -> dict[str, Override]:
+    """Word -> Hydra's reading of it, with table numbers quoted: Hydra takes a bare ``table=2`` for an integer.
 
     Raises:
         UsageError: a group, key or choice that does not exist.
     """
     overrides = parsed(words)
     with_table = any(override.key_or_group == "table" for override in overrides)
-    return [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
+    checked = [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
+    kept = [word for word in checked if word != "table=null"]  # the default, and Hydra takes no null for a group
+    return dict(zip(kept, parsed(kept), strict=True))
 
 
 def sweep(words: Sequence[str]) -> list[list[str]]:
-    """The words of each run of a multirun, the last word varying fastest."""
-    overrides = parsed(words)
+    """The words of each run of a multirun; the last word varies fastest."""
     axes = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
         else [word]
-        for word, override in zip(words, overrides, strict=True)
+        for word, override in zip(words, parsed(words), strict=True)
     ]
     return [list(combination) for combination in product(*axes)]
 
 
 def merged(own: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Words by key, the last of each key: what is given replaces what is there."""
+    """Both lists of words; of each key the last word."""
     return list({word.partition("=")[0]: word for word in (*own, *given)}.values())
 
 
@@ -90,15 +91,20 @@ def groups() -> dict[str, tuple[str, ...]]:
 
 @cache
 def keys() -> frozenset[str]:
-    """Every key of the schema, dotted; ``a.*`` where any name may follow."""
+    """Every dotted key of the schema; ``a.*`` stands for any name after ``a.``."""
     return frozenset(_keys(Schema))
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
-    for word in words:
-        if "=" not in word and not word.startswith("~"):
-            raise UsageError(f"{word} is not of the form key=value.")
-    return OverridesParser.create().parse_overrides(list(words))
+    """Hydra's reading of each word."""
+    return [_parse(word) for word in words]
+
+
+@cache
+def _parse(word: str) -> Override:
+    if "=" not in word and not word.startswith("~"):
+        raise UsageError(f"{word} is not of the form key=value.")
+    return OverridesParser.create().parse_override(word)
 
 
 def _checked(word: str, override: Override, with_table: bool) -> str:
@@ -132,11 +138,11 @@ def _check_choice(group: str, value: str) -> None:
 
 
 def unknown(key: str, others: Iterable[str] = ()) -> str:
-    """The sentence for an unknown key: the names beside it, or the top ones if its parent is unknown too.
+    """The message for an unknown key: lists the keys beside it, or the top-level keys if its parent is unknown too.
 
     Args:
         key: Dotted.
-        others: Top names that are not in the schema: a script's own.
+        others: Top-level keys that a script has beside those of conf/.
     """
     parent, _, name = key.rpartition(".")
     if parent not in keys():

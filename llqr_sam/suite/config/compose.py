@@ -16,10 +16,10 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 
 from llqr_sam.repository import CONF
-from llqr_sam.suite.config.command_line import checked_words, groups, parsed
+from llqr_sam.suite.config.command_line import checked_words, groups
 from llqr_sam.suite.config.schema import register
 
 
@@ -33,21 +33,22 @@ def compose(words: Sequence[str]) -> DictConfig:
     to_hydra: list[str] = []
     files: dict[str, str] = {}
     values: list[Override] = []
-    checked = checked_words(words)
-    for word, override in zip(checked, parsed(checked), strict=True):
+    for word, override in checked_words(words).items():
         key = override.key_or_group
-        if override.is_sweep_override() or key.startswith("hydra") or key in files:  # Hydra refuses the second file
+        if override.is_sweep_override() or key.startswith("hydra"):
             to_hydra.append(word)
         elif key not in groups():
             values.append(override)
         elif override.value() in _plain_files(key):
             files[key] = str(override.value())
         else:
+            files.pop(key, None)  # the last word of a group counts
             to_hydra.append(word)
     config = deepcopy(compose_with_hydra(tuple(to_hydra)))
-    for group, choice in files.items():
-        config[group] = MISSING if group != "table" else None  # forget the file that Hydra chose
-        config.merge_with({group: _load(group, choice)})
+    with flag_override(config, "struct", False):
+        for group, choice in files.items():
+            config[group] = MISSING if group != "table" else None  # forget the file that Hydra chose
+            config.merge_with({group: _load(group, choice)})
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config
 

@@ -1,4 +1,4 @@
-"""What a person who mistyped something reads: one line, and exit status 2."""
+"""Turns a mistake in a command into one line on standard error and exit status 2."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ _KINDS = {
 
 
 class UsageError(ValueError):
-    """A mistake of the person who typed the command: the message is one sentence with key, value and choices."""
+    """A mistake in the command: the message is one sentence with key, value and remedy."""
 
 
-MISTAKES = (UsageError, HydraException, OmegaConfBaseException)  # of the command, by whoever finds them
+MISTAKES = (UsageError, HydraException, OmegaConfBaseException)  # ours, Hydra's and OmegaConf's
 
 
 class JobError(RuntimeError):
-    """A job in another process ended badly, without a mistake in the command: one line that says where to look."""
+    """A job in another process failed: the message is one line that says where to look."""
 
 
 def exit_status(main: Callable[[], int]) -> int:
-    """Run ``main``; a mistake in the command becomes ``error: <sentence>`` on standard error and status 2, 1 for a job.
+    """Runs ``main`` and returns its exit status.
 
-    With HYDRA_FULL_ERROR=1 in the environment the exception passes through with its traceback.
+    A mistake in the command is printed as ``error: <sentence>`` and gives status 2, a ``JobError`` gives 1, Ctrl-C 130.
+    With HYDRA_FULL_ERROR=1 in the environment a mistake is raised with its traceback instead.
     """
     try:
         with _exceptions_from_hydra():
@@ -58,16 +59,16 @@ def exit_status(main: Callable[[], int]) -> int:
 
 
 def try_each(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
-    """Do several things that a command did not name one by one, so that its words need not fit all of them.
+    """Calls each function, for a command that names none of them: its words need not fit all.
 
     Args:
-        works: Name of a thing -> what does it, in order.
+        works: Name -> function, in order.
 
     Returns:
-        What those gave that could be done, and a line for each of the others: name and reason.
+        The results of the functions that succeeded, and a line with name and reason for each of the others.
 
     Raises:
-        UsageError: nothing could be done (or an error of Hydra or OmegaConf): the first thing's mistake.
+        UsageError, HydraException, OmegaConfBaseException: no function succeeded; the first one's mistake.
     """
     done: list[T] = []
     mistakes: dict[str, Exception] = {}
@@ -82,13 +83,13 @@ def try_each(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
 
 
 def passed_over(name: str, mistake: Exception) -> str:
-    """A line for what cannot take the words of a command that did not name it."""
+    """The line for something that cannot take the words of a command."""
     return f"{name} passed over: {explain(mistake)}"
 
 
 @contextmanager
 def _exceptions_from_hydra() -> Iterator[None]:
-    """Inside, Hydra raises its errors; otherwise it would print several lines and exit."""
+    """Makes Hydra raise its errors, where it would print several lines and exit."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -101,7 +102,7 @@ def _exceptions_from_hydra() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """One line for an error of ours, of Hydra or of OmegaConf."""
+    """One line for an error from ``MISTAKES``."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

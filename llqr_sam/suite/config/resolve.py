@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +25,7 @@ from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.factory import MethodSpec
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import Config, PathsConfig
 
 Part = TypeVar("Part")
 
@@ -82,12 +85,14 @@ def run_settings(config: DictConfig, devices: int) -> RunSettings:
     return settings
 
 
-def typed(kind: type[Part], node: DictConfig) -> Part:
-    """The keys of a dataclass from a composed node, nested dataclasses made and interpolations resolved."""
-    values = {name: node[name] for name in get_type_hints(kind)}
-    return kind(
-        **{name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for name, value in values.items()}
-    )
+def typed_config(composed: DictConfig) -> Config:
+    """The part of a composed configuration that says where and how, as typed objects without interpolations."""
+    values: dict[str, Any] = {field.name: composed[field.name] for field in fields(Config)}
+    for name, value in values.items():
+        if OmegaConf.is_config(value):
+            values[name] = OmegaConf.to_object(value)
+    paths = {name: Path(value) for name, value in vars(values["paths"]).items()}
+    return Config(**values | {"paths": PathsConfig(**paths)})
 
 
 def _part(kind: type[Part], node: DictConfig) -> Part:

@@ -129,6 +129,15 @@ class PathsConfig:
 
 
 @dataclass
+class PathsSchema:
+    """``PathsConfig`` as text, for Hydra: its ``--cfg job`` would print a Path as a Python object."""
+
+    data: str = str(PathsConfig.data)
+    workspace: str = str(PathsConfig.workspace)
+    results: str = str(PathsConfig.results)
+
+
+@dataclass
 class TableMethod:
     """One column of a table."""
 
@@ -236,8 +245,9 @@ class Config:
 
 @dataclass
 class Schema(Config):
-    """The whole of conf/."""
+    """The whole of conf/, as Hydra checks it."""
 
+    paths: PathsSchema = field(default_factory=PathsSchema)  # type: ignore[assignment]
     dataset: DatasetConfig = MISSING
     arch: ArchSettings = MISSING
     optim: MethodConfig = MISSING

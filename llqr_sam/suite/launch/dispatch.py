@@ -1,4 +1,4 @@
-"""A plan carried out: shown with ``status=true`` or ``dry_run=true``, else what is missing of it is launched."""
+"""Shows a plan (``status=true``, ``dry_run=true``) or launches what is missing of it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from collections.abc import Sequence
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.status.overview import Overview
 from llqr_sam.suite.status.same_data import Comparison, check_paths
 from llqr_sam.suite.status.selection import conclude
 from llqr_sam.suite.status.status import Status
 
 
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
-    """Show where the runs stand, or train what is missing; then say what a selection chose.
+    """Shows the status of the runs or trains what is missing, then reports what a selection chose.
+
+    Returns:
+        Exit status.
 
     Raises:
-        UsageError: see ``launch``; or ``dataset.path`` names nothing, or not the data set.
+        UsageError: as ``launch``; or ``dataset.path`` does not exist or is not the data set.
     """
     config = command.config
     check_paths([run.data_path for run in runs], config)
     status = Status.under(runs, config)
     exit_code = 0
     if config.status or config.dry_run:
-        lines = Overview(status, config.paths.workspace).lines() if config.status else status.lines()
-        print(*lines, *Comparison.of(status, config).lines(), sep="\n")
+        hours = [str(status.hours())] if config.status else []
+        print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
     else:
         exit_code = launch(status, config)
     if config.select is not None:

@@ -1,22 +1,19 @@
-"""Train what is missing of a plan: here in turn, on this machine's workers, or under SLURM."""
+"""Trains the missing runs of a plan: one after another here, on workers of this machine, or under SLURM."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
-from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config, LoggerConfig
+from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_installed, check_launcher
 from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
@@ -31,25 +28,24 @@ from llqr_sam.suite.status.status import Status, result
 
 
 def launch(status: Status, config: Config) -> int:
-    """Train the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
+    """Trains the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
+
+    In a table or sweep a failed run is reported in one line and the next one starts. A diverged run has a record and
+    did not fail. A run that another process trains is left alone.
 
     Returns:
-        Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, the run's checkpoint saved.
+        Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, with the checkpoint saved.
 
     Raises:
-        UsageError: the device, a data set, the SLURM profile or SLURM is not there, the workspace or the results cannot
-            be written, ``LLQR_SAM_COMMIT`` is no commit, a setting of the launcher or of a single run is impossible, or
-            a run has a record or checkpoint of other data than those here.
-
-    In a table or sweep a run that fails is reported in one line and the next one starts. A run that diverges has a
-    record and is no failure. A run that somebody else trains is left alone.
+        UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
+            of the launcher or of a single run is impossible, or a record or checkpoint is of other data than here.
     """
-    check_choices(config)
+    check_launcher(config)
     retried = retried_kinds(config)
     chosen = status.select("missing", *retried)
     compared = Comparison.of(status, config)
     compared.check()
-    _say(*status.choices(), *status.damage())
+    _say(*status.selected_values(), *status.damage())
     if config.sharpness:
         _say(*_unmeasured(status))
     if len(status.runs) > 1:
@@ -61,9 +57,9 @@ def launch(status: Status, config: Config) -> int:
         _say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
-    _check_installed(chosen)
+    check_installed(chosen)
     check_code()
-    check_places(config)
+    check_folders(config)
     if config.launch.name == "inline":
         check_device(config, [run.settings for run in chosen])
         return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
@@ -73,7 +69,7 @@ def launch(status: Status, config: Config) -> int:
 
 
 def _unmeasured(status: Status) -> Iterator[str]:
-    """What sharpness=true comes too late for."""
+    """A line if finished runs were trained without sharpness=true."""
     finished = [record for record in status.records.values() if record.status == "finished"]
     without = sum(record.sharpness is None for record in finished)
     if without:
@@ -81,7 +77,7 @@ def _unmeasured(status: Status) -> Iterator[str]:
 
 
 def _already(status: Status, compared: Comparison) -> int:
-    """Say what a single run is that is not trained now."""
+    """Reports a single run that is not trained now."""
     (run,) = status.select("finished", "diverged", "failed", "running")
     kind = status.of_run(run)
     if kind in ("finished", "diverged"):
@@ -93,7 +89,7 @@ def _already(status: Status, compared: Comparison) -> int:
 
 
 def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
-    """Train here, one after another."""
+    """Trains here, one run after another."""
     failed = lost = 0
     for number, job in enumerate(jobs, start=1):
         if not alone:
@@ -129,7 +125,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
 
 
 def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
-    """Train on this machine's workers; a line for each run that ends."""
+    """Trains on workers of this machine; prints a line for each run that ends."""
     check_device(config, [job.settings for job in jobs])
     environments = worker_environments(config.launch.workers, config.device, config.devices)[: len(jobs)]
     _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
@@ -154,7 +150,7 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
 
 
 def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
-    """Queue an array and return."""
+    """Submits an array and returns."""
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
     numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
@@ -164,7 +160,7 @@ def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
 
 
 def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
-    """A run with its paths below ``base``, and the record or failure that it is tried again in spite of."""
+    """The job of a run, with its paths below ``base`` and the hash of the failed result that it retries."""
     workspace, results = base / config.paths.workspace, base / config.paths.results
     record = status.paths.get(run.run_id)
     options = RunOptions(
@@ -192,7 +188,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
 
 
 def _wandb(run: Planned, logger: LoggerConfig) -> dict[str, Any]:
-    """Where Weights & Biases files the run: the seeds of a cell in one group, every method a type of job."""
+    """How Weights & Biases groups the run: seeds of a cell in one group, a job type for each method."""
     return {
         "project": logger.project,
         "mode": logger.mode,
@@ -209,63 +205,8 @@ def _failures(failed: int, runs: int) -> int:
 
 
 def retried_kinds(config: Config) -> tuple[str, ...]:
-    """Kinds of runs (``status.KINDS``) that are tried although they have been."""
+    """The kinds of runs (``status.KINDS``) that are tried again."""
     return ("failed", "diverged") if config.retry == "failed" else ()
-
-
-def check_choices(config: Config) -> None:
-    """Refuse what the chosen launcher has no use for."""
-    if config.table is not None and config.table.timing is not None and config.launch.name != "inline":
-        raise UsageError(
-            f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
-        )
-    for key, launcher in (("workers", "local"), ("profile", "slurm")):
-        value = getattr(config.launch, key)
-        if value is not None and config.launch.name != launcher:
-            raise UsageError(
-                f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
-            )
-
-
-def _check_installed(runs: Sequence[Planned]) -> None:
-    """Refuse runs that need a package that is not installed."""
-    try:
-        for run in runs:
-            tasks.check_installed(run.settings, flatness=run.sharpness_rho is not None)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def check_device(config: Config, runs: Iterable[RunSettings]) -> None:
-    """Refuse devices that are not here, or that cannot do what the precision asks for."""
-    try:
-        device = find_device(config.device, 0, config.devices)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if device.type != "cuda" and any(run.precision.cuda_graphs for run in runs):
-        raise UsageError(
-            f"precision.cuda_graphs=true needs a CUDA device, not {device}. Choose precision=default here."
-        )
-
-
-def check_code() -> None:
-    """Refuse a commit that no record can have, before anything is trained or measured."""
-    try:
-        provenance.git_state()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def check_places(config: Config) -> None:
-    """Refuse places that cannot be written, before anything is trained for them; they are made if missing."""
-    for key in ("workspace", "results"):
-        folder: Path = getattr(config.paths, key)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise UsageError(f"paths.{key}={folder} cannot be written: {error.strerror}.") from error
 
 
 def _say(*lines: str) -> None:

@@ -1,40 +1,33 @@
-"""A multirun (``-m``): planned to its end before the first run trains.
+"""A multirun (``-m``): all of its runs are planned before the first one starts.
 
-With ``launch=inline`` Hydra's launcher takes it from there, run by run: its own, or ``hydra/launcher=submitit_local``
-and ``submitit_slurm``. With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with
-``status=true`` or ``dry_run=true`` into one list.
+With ``launch=inline`` Hydra's launcher runs them one by one (its own, or ``hydra/launcher=submitit_local`` or
+``submitit_slurm``). With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with ``status=true``
+or ``dry_run=true`` into one list.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from llqr_sam.suite.config.command import RUN_KEYS, Command
 from llqr_sam.suite.config.command_line import parsed, sweep
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
-from llqr_sam.suite.launch.launch import check_choices
+from llqr_sam.suite.launch.checks import check_launcher
 from llqr_sam.suite.plan.plan import Planned, plan
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """The runs of a multirun, and where and how all of them are trained or shown."""
-
-    runs: tuple[Planned, ...]
-    first: Command  # of the first run
-
-
-def pooled_sweep(arguments: Sequence[str]) -> Sweep | None:
-    """The sweep that ``arguments`` ask for, if its runs are launched or shown together; ``None``: Hydra does it.
+def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | None:
+    """Plans a multirun whose runs are launched or shown together.
 
     Args:
         arguments: Of train.py.
 
+    Returns:
+        The runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra runs it.
+
     Raises:
-        UsageError: an impossible value in any of the runs, two launchers, a table of times that is not for this
-            machine, or runs to be launched together that differ in how.
+        UsageError: an impossible value in any of the runs, two launchers, or runs that cannot be launched together.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return None
@@ -42,24 +35,25 @@ def pooled_sweep(arguments: Sequence[str]) -> Sweep | None:
     members = [Command.of(*member) for member in sweep(words)]
     configs = [member.config for member in members]
     for config in configs:
-        check_choices(config)
+        check_launcher(config)
     runs = {run.run_id: run for member in members for run in plan(member)}
     launchers = {config.launch.name for config in configs}
     if launchers != {"inline"}:
         _check_together(words, " or ".join(sorted(launchers - {"inline"})))
     elif not _one_list(configs):
         return None
-    return Sweep(tuple(runs.values()), members[0])
+    return list(runs.values()), members[0]
 
 
 def _one_list(configs: Sequence[Config]) -> bool:
-    """Whether the runs are only looked at, all of them in the same way and place."""
+    """Whether all runs are only shown, in the same way and from the same folders."""
     views = {str((config.status, config.dry_run, config.paths, config.stale_minutes)) for config in configs}
     looking = all(config.status or config.dry_run for config in configs)
     return looking and len(views) == 1 and not any(config.select or config.times_networks for config in configs)
 
 
 def _check_together(words: Sequence[str], launcher: str) -> None:
+    """Refuse Hydra's own launchers, and a sweep over what all runs share."""
     for word, override in zip(words, parsed(words), strict=True):
         key = override.key_or_group.partition(".")[0].partition("/")[0]
         if key == "hydra":

@@ -1,4 +1,4 @@
-"""From a command line to its runs: one run, or every run of a table."""
+"""Plans the runs of a command: one run, or the runs of a table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llqr_sam.suite.config.command import Command, RunConfig
 from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import TableConfig
-from llqr_sam.suite.plan.selected_values import Choice, candidates, check_select, choices
+from llqr_sam.suite.plan.selected_values import Choice, choices, words_of
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: what its runs share, but for the seed."""
+    """One cell of a table: its runs differ in their seeds."""
 
     dataset: str
     arch: str
@@ -28,6 +28,12 @@ class Cell:
         return "-".join(filter(None, [self.dataset, self.arch, noise, self.label]))
 
     @property
+    def words(self) -> list[str]:
+        """The words that choose it on a command line."""
+        words = [f"dataset={self.dataset}", f"arch={self.arch}", f"dataset.label_noise={self.label_noise}"]
+        return [*words, f"optim={self.method}", *([f"geometry={self.geometry}"] if self.geometry else [])]
+
+    @property
     def label(self) -> str:
         """The method and its geometry."""
         return f"{self.method}-{self.geometry}" if self.geometry else self.method
@@ -38,7 +44,7 @@ class Planned(RunConfig):
     """One run that a command asks for."""
 
     folder: str  # of its record under results/runs: table_02, demo, adhoc
-    choices: tuple[Choice, ...] = ()  # what it uses of the hyper-parameters that its table selects
+    choices: tuple[Choice, ...] = ()  # the values of the hyper-parameters that its table selects
 
     @property
     def run_id(self) -> str:
@@ -60,16 +66,14 @@ def table_folder(number: str) -> str:
 def plan(command: Command) -> list[Planned]:
     """The runs that a command asks for: one, or those of its table that its words choose.
 
-    With ``select=`` they are the runs of the table's baseline at each candidate, in every row.
+    With ``select=`` these are the runs of the table's baseline at each candidate, for every row.
 
     Raises:
-        UsageError: an impossible value, a choice that leaves no run, or ``select=`` without such a selection.
+        UsageError: an impossible value, words that choose no run, or ``select=`` without such a selection.
     """
-    check_select(command)
-    table = command.config.table
-    if table is None:
+    if command.config.table is None and command.selection is None:
         return [Planned(**vars(command.run), folder="adhoc")]
-    runs = plan_table(command)
+    table, runs = command.table, plan_table(command)
     if not runs:
         asked = " ".join(f"{key}={','.join(options)}" for key, options in command.axes.items())
         raise UsageError(f"table={table.number} has no run with {asked}. It has {_axes(table)}.")
@@ -77,12 +81,11 @@ def plan(command: Command) -> list[Planned]:
 
 
 def plan_table(command: Command) -> list[Planned]:
-    """The runs of a table as ``plan`` has them, or none where the words choose none.
+    """As ``plan`` for a command with a table; without an error where the words choose no run.
 
     Raises:
         UsageError: an impossible value, or ``select=`` without such a selection.
     """
-    check_select(command)
     return list(_runs(command, command.table))
 
 
@@ -95,7 +98,7 @@ def _axes(table: TableConfig) -> str:
 
 
 def _runs(command: Command, table: TableConfig) -> Iterator[Planned]:
-    """The runs of a table, cell by cell in the order of its file, or of a selection, candidate by candidate."""
+    """Yields runs cell by cell in the order of the table's file; with ``select=`` candidate by candidate."""
     asked, selection = command.axes.get("seed"), command.selection
     seeds = [seed for seed in table.seeds if asked is None or str(seed) in asked]
     common = merged(table.words, command.given)
@@ -109,18 +112,15 @@ def _runs(command: Command, table: TableConfig) -> Iterator[Planned]:
         if not cells or not seeds:
             continue
         row = Command.of(f"dataset={dataset}", f"arch={arch}", *common)
-        used_in_turn = [choices(command, row)] if selection is None else candidates(command, row)
-        for used, cell in product(used_in_turn, cells):
-            own = [f"dataset={dataset}", f"arch={arch}", f"dataset.label_noise={cell.label_noise}"]
-            own += [f"optim={cell.method}"] + ([f"geometry={cell.geometry}"] if cell.geometry else [])
-            run = Command.of(*own, *common, *(choice.word for choice in used if choice.origin != "default")).run
+        for used, cell in product(choices(command, row), cells):
+            run = Command.of(*cell.words, *common, *words_of(used)).run
             for seed in seeds:
                 settings = replace(run.settings, seed=seed)
                 yield Planned(**vars(run) | {"settings": settings}, folder=table_folder(table.number), choices=used)
 
 
 def _matches(cell: Cell, chosen: dict[str, list[str]]) -> bool:
-    """Whether the command asks for this cell; seeds are chosen separately."""
+    """Whether the command chooses this cell; seeds are chosen apart."""
     noise = chosen.get("dataset.label_noise")
     return (
         cell.dataset in chosen.get("dataset", [cell.dataset])

@@ -1,8 +1,8 @@
-"""Hyper-parameters that a table's rows select by their baseline: the candidates, and what was chosen.
+"""Hyper-parameters that a table selects by its baseline: the candidates, and the value that was chosen.
 
-A choice is kept in ``results/selection/<name>-<dataset>-<arch>-<digest>.json``, written once and for good. The digest
-is that of the baseline's runs at all candidates, so a choice holds for whatever table runs the same baseline, and for
-no other protocol or precision. Settings of a method (``optim.lr=``, ``structure=``) are not the baseline's.
+A choice is kept in ``results/selection/<name>-<dataset>-<arch>-<digest>.json`` and never changed. The digest hashes the
+run ids of the baseline at all candidates, so a choice is shared by all tables with the same baseline, protocol and
+precision. Words about a method (``optim.lr=``, ``structure=``) do not reach the baseline.
 """
 
 from __future__ import annotations
@@ -16,33 +16,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llqr_sam.engine.records.atomic import creating
-from llqr_sam.suite.config.command import Command
+from llqr_sam.suite.config.command import METHOD, Command, root
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import TableSelection
-
-METHOD = ("optim", "geometry", "structure")  # groups whose words do not reach the baseline
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The value that runs of a data set and network have of a hyper-parameter, and why."""
+    """The value of a hyper-parameter that the runs of a table's row use, and where it comes from."""
 
     key: str  # protocol.methods.weight_decay
     dataset: str
     arch: str
     value: float
     origin: Literal["selected", "default", "candidate"]
-    path: Path  # of the selection, whether it is made or not
+    path: Path  # of the selection's file, which exists once a value is selected
 
     @property
     def name(self) -> str:
         """``weight_decay``: what ``select=`` calls it."""
-        return _last(self.key)
-
-    @property
-    def word(self) -> str:
-        """The word that sets it: ``protocol.methods.weight_decay=0.001``."""
-        return f"{self.key}={self.value!r}"
+        return self.key.rpartition(".")[2]
 
     def __str__(self) -> str:
         value = f"{self.name}={self.value:g} for {self.dataset} {self.arch}"
@@ -51,58 +44,46 @@ class Choice:
         return f"{value}: the protocol's, nothing is selected (select={self.name})"
 
 
-def check_select(command: Command) -> None:
-    """Refuse words that leave ``select=`` nothing to select.
-
-    Raises:
-        UsageError: such a word, or the table has no such selection.
-    """
-    if (selection := command.selection) is None:
-        return
-    for word in command.words:
-        if _of_method(word) or word.startswith("dataset.label_noise=") or _given(selection.key, [word]):
-            raise UsageError(f"{word} has no use with select={selection.name}: dataset, arch and seed choose its runs.")
-
-
-def choices(command: Command, row: Command) -> tuple[Choice, ...]:
-    """What the runs of a table's row use of each hyper-parameter that the table selects, up to ``select=``.
+def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
+    """The values that a row of the command's table uses of each hyper-parameter that the table selects.
 
     Args:
         command: Names the table.
-        row: Data set, network and the words that hold for every run of the table. One that sets a hyper-parameter
-            itself leaves nothing to choose.
+        row: Data set, network and the words that hold for every run of the table. A hyper-parameter that one of these
+            words sets is not selected.
+
+    Returns:
+        One tuple; with ``select=`` one for each candidate: the values selected before it, and the candidate.
 
     Raises:
         UsageError: the file of a selection is damaged.
     """
-    made: list[Choice] = []
+    used: list[Choice] = []
     for selection in command.table.selections:
-        if selection.name == command.config.select:
-            break
-        if not _given(selection.key, row.words):
-            default, found = _candidates(command, selection, row, made)
-            made.append(read_choice(found) or default)
-    return tuple(made)
+        if row.sets(selection.name):
+            continue
+        default, candidates = _candidates(command, selection, row, used)
+        if selection == command.selection:
+            return [(*used, candidate) for candidate in candidates]
+        used.append(read_choice(candidates) or default)
+    return [tuple(used)]
 
 
-def candidates(command: Command, row: Command) -> list[tuple[Choice, ...]]:
-    """For each candidate of ``select=`` what its runs use: the choices before it, and itself at the end."""
-    assert command.selection is not None
-    made = choices(command, row)
-    _, found = _candidates(command, command.selection, row, made)
-    return [(*made, candidate) for candidate in found]
+def words_of(used: Sequence[Choice]) -> list[str]:
+    """The words that set the values; the protocol's own need none."""
+    return [f"{choice.key}={choice.value!r}" for choice in used if choice.origin != "default"]
 
 
-def read_choice(found: Sequence[Choice]) -> Choice | None:
-    """The one of the candidates that was chosen, if the selection is made.
+def read_choice(candidates: Sequence[Choice]) -> Choice | None:
+    """The candidate that was selected, or ``None``.
 
     Raises:
         UsageError: its file is damaged.
     """
-    first = found[0]
+    first = candidates[0]
     try:
         chosen = json.loads(first.path.read_bytes())["choice"]
-        (choice,) = [candidate for candidate in found if candidate.value == chosen]
+        (choice,) = [candidate for candidate in candidates if candidate.value == chosen]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -113,39 +94,25 @@ def read_choice(found: Sequence[Choice]) -> Choice | None:
 
 
 def write_choice(chosen: Choice, tree: dict[str, Any]) -> None:
-    """Keep a choice, once and for good: a selection that is made already stays.
+    """Writes a choice, unless one was written before.
 
     Args:
         chosen: The candidate.
-        tree: What it was chosen from, for a reader.
+        tree: The numbers that it was chosen by, for a reader.
     """
     content = tree | {"choice": chosen.value}
     with contextlib.suppress(FileExistsError), creating(chosen.path) as file:
         file.write((json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
 
-def _of_method(word: str) -> bool:
-    return word.partition("=")[0].partition(".")[0] in METHOD
-
-
-def _given(key: str, words: Sequence[str]) -> bool:
-    """Whether a word sets the hyper-parameter, for the protocol or the method."""
-    return any(_last(word.partition("=")[0]) == _last(key) for word in words)
-
-
-def _last(key: str) -> str:
-    """``weight_decay`` of ``protocol.methods.weight_decay``."""
-    return key.rpartition(".")[2]
-
-
 def _candidates(
     command: Command, selection: TableSelection, row: Command, before: Sequence[Choice]
 ) -> tuple[Choice, list[Choice]]:
     """The protocol's value, and the candidates."""
-    words = [word for word in row.words if not _of_method(word)]
-    words += [f"optim={selection.optim}", *(choice.word for choice in before if choice.origin != "default")]
-    baseline = Command.of(*words)
-    runs = sorted(baseline.but(f"{selection.key}={value!r}").run.settings.run_id for value in selection.candidates)
+    words = [word for word in row.words if root(word) not in METHOD]
+    baseline = Command.of(*words, f"optim={selection.optim}", *words_of(before))
+    alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
+    runs = sorted(alternative.run.settings.run_id for alternative in alternatives)
     dataset, arch = baseline.run.settings.dataset.name, baseline.run.settings.arch.name
     digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
     path = command.config.paths.results / "selection" / f"{selection.name}-{dataset}-{arch}-{digest}.json"

@@ -128,7 +128,7 @@ class RunLock(Observer):
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._path = folder  # the file of this owner
-        self._request_stop: Callable[[], None] | None = None
+        self._request_stop: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Self:
         """Take the lock.
@@ -195,8 +195,7 @@ class RunLock(Observer):
                     continue
                 what = f"{last.owner} has taken the run over" if last else f"{self._path} has been removed"
                 logger.warning("%s: %s: it stops here", self.folder.name, what)
-                if self._request_stop is not None:
-                    self._request_stop()
+                self._request_stop()
                 return
 
     def _holds(self, last: _Lock | None) -> bool:

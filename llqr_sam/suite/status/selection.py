@@ -1,4 +1,4 @@
-"""What a selection has measured, row by row, and its choice once nothing is open.
+"""Chooses the value of a hyper-parameter for each row of a table, once all runs of the baseline have ended.
 
 The criterion is the paper's ("based on baseline best performance", appendix C): the baseline's entry in the table, the
 best score over training, here its mean over the seeds.
@@ -24,16 +24,16 @@ CRITERION = "highest mean over seeds of the best score over training, {}; of equ
 
 @dataclass(frozen=True)
 class Candidate:
-    """A value, and what the baseline's runs at it have reached."""
+    """A value, and the results of the baseline's runs with it."""
 
     choice: Choice
     runs: tuple[Planned, ...]
-    kinds: Counter[str]  # of the runs, as in ``Status.of_run``
-    scores: tuple[float, ...]  # best over training, percent or BLEU, one a finished run
+    kinds: Counter[str]  # number of runs of each of ``KINDS``
+    scores: tuple[float, ...]  # best over training, percent or BLEU; one for each finished run
 
     @classmethod
     def of(cls, choice: Choice, runs: Sequence[Planned], status: Status) -> Candidate:
-        """Gather the records of its runs."""
+        """Gathers the results of its runs."""
         finished = [status.records[run.run_id] for run in runs if status.of_run(run) == "finished"]
         scores = [record.metrics.best.score for record in finished]
         return cls(
@@ -45,12 +45,12 @@ class Candidate:
 
     @property
     def open(self) -> int:
-        """Runs without an end."""
+        """Number of runs that have not ended."""
         return len(self.runs) - self.kinds["finished"] - self.kinds["diverged"]
 
     @property
     def mean(self) -> float | None:
-        """Of ``scores``, without the rounding of sums: equal counts of right answers are equal means."""
+        """Mean of ``scores``, rounded so that the order of summation does not decide between equal means."""
         return round(statistics.fmean(self.scores), 6) if self.scores else None
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Candidate:
         return f"  {self.choice.value:<8g}  {mean:>8}  {runs}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For the file of the selection."""
+        """As it is written to the file of the selection."""
         return {
             "value": self.choice.value,
             "mean": self.mean,
@@ -71,11 +71,11 @@ class Candidate:
 
 
 def conclude(status: Status, command: Command) -> Iterator[str]:
-    """Keep the choice of each row that has nothing open, and say what was measured, chosen or is missing.
+    """Writes the choice of each row whose runs have all ended; yields lines about scores, choices and missing runs.
 
     Args:
         status: Of the runs of ``table=... select=...``.
-        command: That one. With ``dry_run`` or ``status`` nothing is written.
+        command: The same command. With ``dry_run`` or ``status`` nothing is written.
     """
     rows: dict[tuple[str, str], dict[Choice, list[Planned]]] = {}
     for run in status.runs:
@@ -94,7 +94,7 @@ def conclude(status: Status, command: Command) -> Iterator[str]:
 
 
 def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
-    """The choice, kept if it is new, or why there is none."""
+    """The choice, or why there is none yet; a new one is written."""
     if (kept := read_choice([candidate.choice for candidate in candidates])) is not None:
         return f"selected: {kept.value:g} ({kept.path}){_other_seeds(kept, candidates)}"
     runs = sum(len(candidate.runs) for candidate in candidates)
@@ -109,11 +109,11 @@ def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
     if command.config.dry_run or command.config.status:
         return f"complete: the same command without dry_run and status selects {best.choice.value:g}"
     write_choice(best.choice, _tree(candidates, command))
-    return _verdict(candidates, command)  # what the file says: another command may have been first
+    return _verdict(candidates, command)  # read it back: another command may have written first
 
 
 def _other_seeds(kept: Choice, candidates: Sequence[Candidate]) -> str:
-    """A choice stays when more seeds are run: said where it was made from others."""
+    """A note where the choice was made from other seeds: it stays when more seeds are run."""
     seeds = json.loads(kept.path.read_bytes()).get("seeds")
     if seeds == _seeds(candidates):
         return ""
@@ -125,7 +125,7 @@ def _seeds(candidates: Sequence[Candidate]) -> list[int]:
 
 
 def _tree(candidates: Sequence[Candidate], command: Command) -> dict[str, Any]:
-    """What the choice was made from."""
+    """The numbers that the choice was made from."""
     first, selection = candidates[0], command.selection
     assert selection is not None
     return {

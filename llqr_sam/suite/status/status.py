@@ -1,51 +1,78 @@
-"""What of a plan is done: the run records and the traces on disk against the runs asked for."""
+"""How far a plan is: its runs against the records, locks, failures and progress files on disk.
+
+A run is finished or diverged (it has a record), failed, running (somebody holds its lock) or missing. Hours are counted
+for each device of a run; the hours left are estimated from finished runs of the same cell.
+"""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
-from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
-from llqr_sam.suite.run.run_folder import Failure, UnreadableRecordError, find_record, read_failure, record_files
+from llqr_sam.suite.run.run_folder import (
+    Epochs,
+    Failure,
+    UnreadableRecordError,
+    find_record,
+    read_failure,
+    read_progress,
+    record_files,
+)
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
 
 
 @dataclass(frozen=True)
-class Status:
-    """Planned runs and the records found for them, in whatever folder of ``results/runs``.
+class Hours:
+    """What a plan has cost, and what it will cost, in hours of one device."""
 
-    A diverged run is done, and a failed one is not tried again by itself: the same run would fail again.
-    """
+    spent: float
+    left: float
+    unknown: int  # runs without anything to estimate from
+
+    def __str__(self) -> str:
+        words = f"{self.spent:.2f} device-hours spent, about {self.left:.2f} left"
+        runs = f"{self.unknown} run{'s' * (self.unknown != 1)}"
+        return f"{words}, not counting {runs} of cells that none has finished" if self.unknown else words
+
+
+@dataclass(frozen=True)
+class Status:
+    """Planned runs and what is on disk of them; the dicts are by run id."""
 
     runs: tuple[Planned, ...]
-    records: dict[str, Record]  # run id -> record
-    paths: dict[str, Path]  # run id -> its file
+    records: dict[str, Record]
+    paths: dict[str, Path]  # of the records, in whatever folder of results/runs
     damaged: tuple[str, ...]  # one line for each record that does not count: file and reason
-    failures: dict[str, Failure] = field(default_factory=dict)  # run id -> why, for runs without a record
-    owners: dict[str, Owner] = field(default_factory=dict)  # run id -> who trains it now
+    failures: dict[str, Failure]  # of runs without a record
+    owners: dict[str, Owner]  # who trains a run now
+    progress: dict[str, Epochs]  # of runs without a record
 
     @classmethod
     def of(
         cls, runs: Sequence[Planned], results: Path, workspace: Path | None = None, stale_minutes: float = 10.0
     ) -> Status:
-        """Read the records of ``runs``; a damaged one is named and is missing, one that cannot be read has failed.
+        """Reads the status of ``runs``. A damaged record is named and its run is missing; an unreadable one has failed.
 
         Args:
             runs: The plan.
             results: Holds ``runs/*/<run_id>.json`` (and ``.2.json`` after a retry).
-            workspace: Holds the locks and failures of runs; ``None``: look at records alone.
-            stale_minutes: A lock without a heartbeat for so long means nothing.
+            workspace: Holds the folders of runs; ``None``: read records alone.
+            stale_minutes: A lock without a heartbeat for this long does not count.
         """
         files = record_files(results)
-        status = cls(tuple(runs), {}, {}, (), {}, {})
         damaged: list[str] = []
+        status = cls(tuple(runs), {}, {}, (), {}, {}, {})
         for run_id in dict.fromkeys(run.run_id for run in runs):
             try:
                 found, bad = find_record(run_id, files.get(run_id, []))
@@ -57,11 +84,14 @@ class Status:
                 status.paths[run_id], status.records[run_id] = found
             if workspace is None:
                 continue
-            if owner := holder(workspace / run_id, stale_minutes):
+            folder = workspace / run_id
+            if owner := holder(folder, stale_minutes):
                 status.owners[run_id] = owner
-            if found is None and (failure := read_failure(workspace / run_id)):
+            if found is None and (failure := read_failure(folder)):
                 status.failures.setdefault(run_id, failure)
-        return cls(status.runs, status.records, status.paths, tuple(damaged), status.failures, status.owners)
+            if (found is None or owner) and (epochs := read_progress(folder)):
+                status.progress[run_id] = epochs
+        return cls(**vars(status) | {"damaged": tuple(damaged)})
 
     @classmethod
     def under(cls, runs: Sequence[Planned], config: Config) -> Status:
@@ -70,7 +100,7 @@ class Status:
 
     @property
     def missing(self) -> list[Planned]:
-        """Runs that nobody has begun, or that were interrupted; each once, in the order of the plan."""
+        """Runs that nobody has begun, or that were interrupted."""
         return self.select("missing")
 
     def select(self, *kinds: str) -> list[Planned]:
@@ -86,54 +116,68 @@ class Status:
             return record.status
         return "failed" if run.run_id in self.failures else "missing"
 
-    def lines(self) -> Iterator[str]:
-        """The plan as text: a line a run, what was selected, records that are damaged or do not compare, the total."""
-        width = max(len(run.run_id) for run in self.runs)
-        for run in self.runs:
+    def lines(self, *, brief: bool = False) -> Iterator[str]:
+        """The status as text: a line for each run, selected values, warnings about records, and the total.
+
+        Args:
+            brief: Leave out missing and finished runs, and selected values.
+        """
+        runs = self.select("running", "failed", "diverged") if brief else self.runs
+        width = max((len(run.run_id) for run in runs), default=0)
+        for run in runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"
-        yield from self.choices()
+        if not brief:
+            yield from self.selected_values()
         yield from self.damage()
         yield from self.mixtures().values()
         yield self.total()
 
-    def choices(self) -> Iterator[str]:
-        """A line for each hyper-parameter that the runs' tables select, and each row."""
-        used = dict.fromkeys(choice for run in self.runs for choice in run.choices)
-        return (str(choice) for choice in used if choice.origin != "candidate")
-
     def line(self, run: Planned) -> str:
         """A run in a few words."""
-        kind = self.of_run(run)
+        kind, epochs = self.of_run(run), self.progress.get(run.run_id)
+        if kind == "missing":
+            return "missing" + (f", interrupted after {_so_far(epochs)}" if epochs and epochs.done else "")
         if kind == "running":
-            return f"running on {self.owners[run.run_id]}"
+            left = epochs.left(time.time()) if epochs else None
+            so_far = f": {_so_far(epochs)}" if epochs else ""
+            eta = f", {timedelta(seconds=round(left))} left" if left is not None else ""
+            return f"running{so_far}{eta}{',' * bool(epochs)} on {self.owners[run.run_id]}"
         if kind == "failed":
             failure = self.failures[run.run_id]
             return f"failed: {failure.error} ({failure.log})"
-        return kind if kind == "missing" else result(self.records[run.run_id])
+        return result(self.records[run.run_id])
+
+    def selected_values(self) -> Iterator[str]:
+        """A line for each hyper-parameter that a table selects, and each of its rows."""
+        used = dict.fromkeys(choice for run in self.runs for choice in run.choices)
+        return (str(choice) for choice in used if choice.origin != "candidate")
 
     def damage(self) -> Iterator[str]:
-        """A line for each record that is damaged, or is its run's second."""
-        for reason in self.damaged:
-            yield f"record not counted: {reason}"
+        """A line for each record that is damaged, or is the second one of its run."""
+        return (f"record not counted: {reason}" for reason in self.damaged)
 
     def mixtures(self) -> dict[str, str]:
-        """Data set -> a sentence, for each whose records here are of different data: no mean over them means anything.
+        """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong.
 
-        A record of before ``data_sha256`` does not say, and is taken for one of the same data.
+        Old records without ``data_sha256`` are taken to have the same data.
         """
-        found: dict[str, dict[str, list[str]]] = {}
+        hashes: dict[str, dict[str, str]] = {}  # data set -> run id -> hash
         for run in self.runs:
             record = self.records.get(run.run_id)
             if record is not None and record.data_sha256 is not None:
-                by_hash = found.setdefault(run.cell.dataset, {})
-                by_hash.setdefault(short(record.data_sha256), []).append(run.run_id)
-        return {name: _mixture(name, by_hash) for name, by_hash in found.items() if len(by_hash) > 1}
+                hashes.setdefault(run.cell.dataset, {})[run.run_id] = record.data_sha256
+        return {
+            name: f"the records of dataset={name} are of different data, {by_hash(found)}, which no table or curve "
+            "mixes: keep each kind under a paths.results= of its own."
+            for name, found in hashes.items()
+            if len(set(found.values())) > 1
+        }
 
     def check_mixtures(self) -> None:
-        """Call before any number is made of several records.
+        """Call before any number is computed from several records.
 
         Raises:
-            UsageError: they are of different data.
+            UsageError: they have different data.
         """
         for sentence in self.mixtures().values():
             raise UsageError(sentence)
@@ -143,6 +187,25 @@ class Status:
         counts = Counter(self.of_run(run) for run in self.runs)
         parts = [f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]]
         return f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}: {', '.join(parts)}"
+
+    def hours(self) -> Hours:
+        """Hours spent by all runs, and left for those that are missing or run."""
+        by_cell: dict[Cell, list[float]] = {}
+        for run in self.runs:
+            if (record := self.records.get(run.run_id)) and record.status == "finished":
+                by_cell.setdefault(run.cell, []).append(record.device_seconds)
+        spent = sum(record.device_seconds for record in self.records.values())
+        spent += sum(epochs.device_seconds for epochs in self.progress.values())
+        left, unknown = 0.0, 0
+        for run in self.select("missing", "running"):
+            epochs = self.progress.get(run.run_id)
+            if run.cell in by_cell:
+                left += max(0.0, statistics.fmean(by_cell[run.cell]) - (epochs.device_seconds if epochs else 0.0))
+            elif epochs is not None and epochs.done:
+                left += epochs.device_seconds / epochs.done * (epochs.planned - epochs.done)
+            else:
+                unknown += 1
+        return Hours(spent / 3600, left / 3600, unknown)
 
 
 def short(sha256: str) -> str:
@@ -157,12 +220,17 @@ def some(run_ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
 
 
-def _mixture(dataset: str, by_hash: dict[str, list[str]]) -> str:
-    kinds = " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in by_hash.items())
-    return (
-        f"the records of dataset={dataset} are of different data, {kinds}, which no table or curve mixes: "
-        "keep each kind under a paths.results= of its own."
-    )
+def by_hash(hashes: Mapping[str, str]) -> str:
+    """``3f2a... (a, b) and 91c0... (c)``, from run id -> hash."""
+    kinds: dict[str, list[str]] = {}
+    for run_id, sha256 in hashes.items():
+        kinds.setdefault(short(sha256), []).append(run_id)
+    return " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in kinds.items())
+
+
+def _so_far(epochs: Epochs) -> str:
+    best = f", best {epochs.best:.2f} {epochs.unit}" if epochs.best is not None else ""
+    return f"epoch {epoch_words(epochs.done)}/{epochs.planned}{best}"
 
 
 def result(record: Record) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.engine.measurements.rounds import Row, clock, exponent, time_rows
+from llqr_sam.engine.measurements.rounds import Workload, clock, exponent, time_in_rounds
 
 
 def test_exponent_of_a_power_law():
@@ -11,12 +11,12 @@ def test_exponent_of_a_power_law():
     assert exponent(sizes, [3e-7 * size**1.27 for size in sizes]) == pytest.approx(1.27, abs=1e-12)
 
 
-def test_rows_take_turns_after_a_warm_up_that_is_not_timed():
+def test_workloads_take_turns_after_a_warm_up_that_is_not_timed():
     calls: list[str] = []
-    rows = [Row("a", lambda: calls.append("a")), Row("b", lambda: calls.append("b"), share=2)]
-    time_rows(rows, 2, torch.device("cpu"))
+    workloads = [Workload("a", lambda: calls.append("a")), Workload("b", lambda: calls.append("b"), share=2)]
+    time_in_rounds(workloads, 2, torch.device("cpu"))
     assert calls == ["a", "a", "b", "a", "b", "a", "b"]
-    assert [len(row.seconds) for row in rows] == [2, 2]
+    assert [len(workload.seconds) for workload in workloads] == [2, 2]
 
 
 def test_the_clock_waits_for_a_gpu(monkeypatch):
@@ -29,6 +29,9 @@ def test_the_clock_waits_for_a_gpu(monkeypatch):
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own():
-    """One slow round that both rows share does not show."""
-    unit, row = Row("unit", lambda: None, seconds=[1.0, 10.0, 1.0]), Row("row", lambda: None, seconds=[2.0, 20.0, 2.0])
+    """One slow round that both workloads share does not show."""
+    unit, row = (
+        Workload("unit", lambda: None, seconds=[1.0, 10.0, 1.0]),
+        Workload("row", lambda: None, seconds=[2.0, 20.0, 2.0]),
+    )
     assert (row.ratio(unit), row.median) == (2.0, 2.0)

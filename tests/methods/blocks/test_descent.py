@@ -1,4 +1,4 @@
-"""The heavy ball: its clip, and the product form that never makes the gradient."""
+"""The heavy ball and its clip."""
 
 from __future__ import annotations
 
@@ -22,15 +22,3 @@ def test_steps_follow_the_recursion_each_entry_clipped_alone():
     travelled = 1e-3 * (1 + 1.9 + 2.71)
     torch.testing.assert_close(-factor[0], torch.full((2, 2), 2.5 * travelled).double())
     torch.testing.assert_close(-factor[1], torch.full((2, 2), 1.0 * travelled).double())
-
-
-def test_product_form_equals_the_formed_gradient():
-    descent = HeavyBall(lr=0.1, momentum=0.5, clip_norm=2.0)
-    left, right = torch.randn(2, 3, 4, 6, dtype=torch.float64).unbind()
-    factor = torch.randn(3, 6, 6, dtype=torch.float64)
-    buffer = torch.randn(3, 6, 6, dtype=torch.float64)
-    expected_factor, expected_buffer = factor.clone(), buffer.clone()
-    descent.step(expected_factor, expected_buffer, -left.mT @ right)
-    descent.step_product(factor, buffer, left, right)
-    torch.testing.assert_close(factor, expected_factor, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(buffer, expected_buffer, rtol=1e-12, atol=1e-12)

@@ -78,7 +78,7 @@ def test_evaluations_stand_where_they_were(tmp_path):
     (curve,) = curves_of(Status.of(RUNS, tmp_path))
     np.testing.assert_array_equal(curve.epochs, [0.8, 1.6, 2.0])
     assert draw_curves("Demo", Status.of(RUNS, tmp_path), tmp_path / "curves.png")
-    (chart,) = charts([curve], "top1")
-    xs = [float(point.partition(",")[0]) for point in chart.panels[0].lines[0].points.split()]
+    (chart,) = charts([curve])
+    xs = [float(point.partition(",")[0]) for point in chart.panels[0].lines[0].split()]
     left = [(x - LEFT) / (xs[2] - LEFT) for x in xs]
     assert left == pytest.approx([0.4, 0.8, 1.0], abs=0.01)

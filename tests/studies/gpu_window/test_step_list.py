@@ -6,7 +6,6 @@ import json
 import os
 import re
 import runpy
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,13 @@ import pytest
 
 from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window import guard
+from llqr_sam.studies.gpu_window import process_runner
+from llqr_sam.studies.gpu_window.process_runner import Finished, ProcessRunner
 from llqr_sam.studies.gpu_window.step_list import StepList
-from llqr_sam.studies.gpu_window.steps import Ended, OneWorker, Timings
-from llqr_sam.studies.table_10.measurements import measurements
+from llqr_sam.studies.gpu_window.steps import StepFailed, Training
+from llqr_sam.studies.table_10.networks import networks_here
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.run_folder import note_failure
 from tests.suite.plans import plan_of, settings_of
 from tests.suite.records import write_record
@@ -32,23 +31,30 @@ TINY = ["device=cpu", "dataset=digits", "arch=small_cnn", "precision=default", "
 TINY += ["protocol.batch_size=432", "protocol.methods.interval=100", "optim.inner_steps=1"]
 
 
-class Scripted(OneWorker):
+class Scripted:
     """Ends runs at once: as ``outcomes`` say by optimizer, else with a record."""
 
-    def __init__(self, **outcomes: str) -> None:
-        super().__init__()
-        self.outcomes, self.begun = outcomes, []
+    def __init__(self) -> None:
+        self.outcomes: dict[str, str] = {}
+        self.begun: list[str] = []
 
-    def train(self, run: Planned, config, guard, seconds) -> Ended:
-        name = run.settings.optim.name
+    def carry_out(self, step: Training, runner: ProcessRunner, seconds: float) -> str:
+        name, folder = step.run.settings.optim.name, Path(step.config.paths.workspace) / step.run.run_id
         self.begun.append(name)
         if self.outcomes.get(name) == "failed":
-            note_failure(run.run_id, Path(config.paths.workspace) / run.run_id, RuntimeError("boom"))
-            return Ended("failed", "RuntimeError: boom")
+            note_failure(step.run.run_id, folder, RuntimeError("boom"))
+            raise StepFailed("RuntimeError: boom")
         if self.outcomes.get(name) == "cut":
-            return Ended("cut", "the same command goes on with it")
-        write_record(Path(config.paths.results), run, [50.0])
-        return Ended("done", "finished")
+            return f"{step.name} was cut off: the same command continues it"
+        write_record(Path(step.config.paths.results), step.run, [50.0])
+        return "finished"
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Scripted:
+    found = Scripted()
+    monkeypatch.setattr(Training, "carry_out", lambda *arguments: found.carry_out(*arguments))
+    return found
 
 
 def places(folder: Path) -> list[str]:
@@ -130,7 +136,7 @@ def test_outputs_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, capsys
     listed = StepList(path, ["device=cpu", *places(tmp_path)])
     assert listed.run(minutes=0.03) == 0
     assert "one was cut off" in capsys.readouterr().err
-    assert list(listed.lines()) == ["Cost", "output one  waiting"]
+    assert list(listed.lines()) == ["Cost", "output one  missing"]
     (part,) = (tmp_path / "results/bench").glob("*.part")
     assert part.read_text() == "half\n", "what it has said is not lost"
     script(tmp_path, "import json, sys\nprint(json.dumps(sys.argv[1:]))")
@@ -138,16 +144,28 @@ def test_outputs_are_kept_once_done_and_begin_anew_when_cut_off(tmp_path, capsys
     (found,) = (tmp_path / "results/bench").glob("*.json")
     assert found.name.startswith("one-")
     assert json.loads(found.read_text())[:4] == ["--device", "cpu", "--json", "logger=none"]
-    assert not {".part", ".cut"} & {file.suffix for file in found.parent.iterdir()}
+    assert not list(found.parent.glob("*.part"))
     script(tmp_path, "import sys\nprint('why', file=sys.stderr)\nraise SystemExit(3)")
     assert listed.run() == 0, "it is done"
     found.unlink()
     assert listed.run() == 1
     assert re.search(r"^failed: one: exit status 3: why \(.*\.log\)$", capsys.readouterr().err, re.MULTILINE)
-    assert any(file.name.endswith(".log") for file in listed.files()), "the reason is among what it leaves"
+    assert "why" in found.with_name(f"{found.name}.log").read_text(), "the reason is among what it leaves"
 
 
-def test_a_step_has_its_own_limit_and_what_hangs_or_fails_leaves_the_others_alone(tmp_path, capsys):
+def test_after_each_step_what_it_left_can_be_saved(tmp_path):
+    path = written(tmp_path, {"title": "Two", "outputs": dict.fromkeys(["a", "b"], script(tmp_path, "print(1)"))})
+    seen: list[list[str]] = []
+    bench = tmp_path / "results/bench"
+    StepList(path, ["device=cpu", *places(tmp_path)]).run(
+        after_step=lambda: seen.append(sorted(file.name[0] for file in bench.glob("*.txt")))
+    )
+    assert seen == [["a"], ["a", "b"]]
+
+
+def test_a_step_has_its_own_limit_and_what_hangs_or_fails_leaves_the_others_alone(
+    scripted, tmp_path, capsys, monkeypatch
+):
     hangs, works = tmp_path / "hangs.py", tmp_path / "works.py"
     hangs.write_text("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)")
     works.write_text("print(1)")
@@ -156,52 +174,41 @@ def test_a_step_has_its_own_limit_and_what_hangs_or_fails_leaves_the_others_alon
         {"title": "Hangs", "seconds": 0.5, "outputs": {"hangs": str(hangs), "breaks": f"{works}.gone"}},
         {"title": "Works", "outputs": {"works": str(works)}, "runs": ["optim=sgdm", "optim=sam", "optim=f_sam"]},
     )
-    trainer = Scripted(sgdm="failed", sam="cut")
-    listed = StepList(path, [*TINY[:-1], *places(tmp_path)], trainer=trainer)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "GRACE", 0.2)
-        patch.setattr(guard.Guard.__init__, "__defaults__", (0.2,))
-        assert listed.run(minutes=5) == 1
+    scripted.outcomes = {"sgdm": "failed", "sam": "cut"}
+    listed = StepList(path, [*TINY[:-1], *places(tmp_path)])
+    monkeypatch.setattr(process_runner, "GRACE", 0.2)
+    assert listed.run(minutes=5) == 1
     said = capsys.readouterr().err
     assert "hangs was cut off" in said
     assert "failed: breaks: exit status 2" in said
-    assert trainer.begun == ["sgdm", "sam", "f_sam"]
+    assert scripted.begun == ["sgdm", "sam", "f_sam"]
     assert [file.read_text() for file in (tmp_path / "results/bench").glob("works-*.txt")] == ["1\n"]
 
 
-def test_an_output_longer_than_a_slice_does_not_stop_the_list(tmp_path, capsys):
-    """Cut off once it comes after the runs; with more time, in its turn."""
-    command, figures = script(tmp_path, "import time\ntime.sleep(60)"), tmp_path / "results/bench"
+def test_an_output_longer_than_a_slice_does_not_stop_the_list(scripted, tmp_path, capsys):
+    """What was begun and is not done comes after everything else."""
+    command = script(tmp_path, "import time\ntime.sleep(60)")
     path = written(
         tmp_path,
         {"title": "Cost", "outputs": {"long": command}},
         {"title": "Runs", "runs": ["optim=sgdm", "optim=sam"]},
     )
-    trainer = Scripted(sgdm="cut", sam="cut")
-    listed = StepList(path, [*TINY[:-1], *places(tmp_path)], trainer=trainer)
+    scripted.outcomes = {"sgdm": "cut", "sam": "cut"}
+    listed = StepList(path, [*TINY[:-1], *places(tmp_path)])
 
     def begun(minutes: float) -> list[str]:
         assert listed.run(minutes) == 0
         return re.findall(r"^(?:Cost|Runs)", capsys.readouterr().err, re.MULTILINE)
 
-    def mark() -> float:
-        (file,) = figures.glob("*.cut")
-        return float(file.read_text())
-
     assert begun(0.005) == ["Cost"]
-    short = mark()
-    assert begun(1e-5) == ["Runs"], "no more time than before"
-    assert begun(0.02)[0] == "Cost", "four times as much"
-    longest = mark()
-    assert 0 < short <= 0.3 < longest <= 1.2, "seconds of what was given, less what went by before it began"
-    trainer.outcomes.clear()
+    assert begun(1e-5) == ["Runs"]
+    scripted.outcomes.clear()
     assert begun(0.005)[:2] == ["Runs", "Runs"]
     assert begun(0.005) == ["Cost"], "nothing else is left"
-    assert mark() == longest
     script(tmp_path, "print('{}')")
-    assert listed.run() == 0
-    assert not list(figures.glob("*.cut"))
-    assert len(list(figures.glob("*.txt"))) == 1
+    assert begun(1.0) == ["Cost"]
+    assert len(list((tmp_path / "results/bench").glob("*.txt"))) == 1
+    assert begun(1.0) == []
 
 
 TIMES = "table=10 table.datasets=[cifar10] table.archs=[resnet18,vgg16_bn] arch.width=4 optim=llqr"
@@ -210,15 +217,14 @@ TIMES += " table.timing.batch=2 table.timing.rounds=1 table.timing.inner_steps=2
 
 def test_the_list_measures_table_10():
     """In a precision that its measurement uses whole, with the metric that the part names."""
-    times = [step for step in StepList(REPRODUCTION, ["device=cpu"], [3]).parts[0].steps if isinstance(step, Timings)]
-    lines = [line for timing in times for line in timing.lines()]
-    assert [line.partition("  ")[0] for line in lines] == [
-        *(f"timing table_10, vit_{size}" for size in ("tiny", "small", "base")),
-        "timing table_10_large, vit_large",
-    ]
-    assert {"protocol.methods.structure=diagonal", "precision=bfloat16", "device=cpu"} < set(times[0].words)
-    elsewhere = StepList(REPRODUCTION, ["device=cuda:77"], [3]).parts[0].steps[-1]
-    assert "device=cuda:77" in next(elsewhere.lines())
+    given = ["device=cpu", "table.timing.rounds=1", "table.archs=[vgg16_bn]", "seed=3"]
+    steps = {step.name: step for step in StepList(REPRODUCTION, given, [3]).parts[0].steps}
+    command = steps["table_10"].command
+    assert command[0] == "train.py"
+    assert {"protocol.methods.structure=diagonal", "precision=bfloat16"} < set(command)
+    assert {"device=cpu", "table.timing.rounds=1", "table.archs=[vit_tiny,vit_small,vit_base]"} < set(command)
+    assert not {"table.archs=[vgg16_bn]", "seed=3"} & set(command)
+    assert "table.archs=[vit_large]" in steps["table_10_large"].command
 
 
 @pytest.mark.slow
@@ -227,85 +233,82 @@ def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_pa
     path = written(tmp_path, {"title": "Times", "timings": {"small": TIMES}}, words=("precision=deterministic",))
     words = ["device=cpu", *places(tmp_path)]
     chosen = [*TIMES.split(), "arch=resnet18", "device=cpu", *places(tmp_path)[:1]]
-    assert measurements(Command.of(*chosen)).measure() == 0
+    assert networks_here(Command.of(*chosen)).measure() == 0
     (first,) = (tmp_path / "results/timings").iterdir()
     written_at = first.stat().st_mtime_ns
     listed = StepList(path, words)
-    assert list(listed.lines())[1:] == [
-        *(f"timing small, resnet18  measured: {first}", "timing small, vgg16_bn  not measured")
-    ]
+    assert list(listed.lines()) == ["Times", "output small  missing"]
     assert listed.run(minutes=1e-3) == 0
     assert "small was cut off" in capfd.readouterr().err
     assert list(first.parent.glob("*.json")) == [first]
     assert listed.run() == 0
-    (second,) = set(first.parent.glob("*.json")) - {first}
-    assert list(listed.lines())[2] == f"timing small, vgg16_bn  measured: {second}"
-    assert set(first.parent.glob("*.json")) <= set(listed.files())
+    assert len(set(first.parent.glob("*.json")) - {first}) == 1
+    (table,) = (tmp_path / "results/bench").glob("small-*.txt")
+    assert list(listed.lines())[1] == f"output small  done: {table}"
     capfd.readouterr()
     assert listed.run() == 0
     assert capfd.readouterr().err == "", "nothing is left"
     assert first.stat().st_mtime_ns == written_at
 
 
-def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(tmp_path, capsys):
+def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(scripted, tmp_path, capsys):
     """The list has each run in two parts: what fails in its first turn has no second."""
     part = {"title": "Two runs", "runs": ["optim=sgdm", "optim=sam"]}
     path = written(tmp_path, part, part)
     words = [*TINY[:-1], "protocol.epochs=1", *places(tmp_path)]
     first = StepList(path, words).parts[0].trainings[1].run
     diverged = write_record(tmp_path / "results", first, [10.0], status="diverged")
-    fails = Scripted(sgdm="failed", sam="failed")
-    listed = StepList(path, words, trainer=fails)
+    scripted.outcomes = {"sgdm": "failed", "sam": "failed"}
+    listed = StepList(path, words)
     assert listed.run() == 1
     assert capsys.readouterr().err.count("failed: digits-small_cnn-sgdm-s0") == 1
     assert list(listed.lines())[-1] == "runs that failed are left alone; retry=failed tries them again"
     assert listed.run() == 0, "it would only fail again"
     assert capsys.readouterr().err == ""
-    assert StepList(path, [*words, "retry=failed"], trainer=fails).run() == 1
+    assert StepList(path, [*words, "retry=failed"]).run() == 1
     assert capsys.readouterr().err.count("boom") == 2, "each once"
-    assert StepList(path, [*words, "retry=failed"], trainer=Scripted()).run() == 0
+    scripted.outcomes.clear()
+    assert StepList(path, [*words, "retry=failed"]).run() == 0
     assert read_record(diverged).status == "diverged", "a record is kept"
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_or_is_killed_leaves_its_reason_and_the_next_goes_on(tmp_path, capsys):
-    """Real workers: the first run is given no archive, the second loses its process."""
+    """Real processes: the first run is given no archive, the second loses its process."""
     (tmp_path / "bad.npz").write_text("no archive")
     runs = [f"optim=sgdm dataset=cifar10 arch=resnet18 dataset.path={tmp_path}/bad.npz", "optim=sam", "optim=f_sam"]
     path = written(tmp_path, {"title": "Runs", "runs": runs}, words=(*TINY[:-1], "logger=none"))
     listed = StepList(path, places(tmp_path))
     bad, killed, good = (training.run for training in listed.parts[0].trainings)
-    train, begun = OneWorker.train, []
+    run = ProcessRunner.run
 
-    def kill_second(trainer, run, config, guard, seconds):
-        begun.append(run.run_id)
-        if run is killed:
-            trainer._worker.process.send_signal(signal.SIGKILL)
-        return train(trainer, run, config, guard, seconds)
+    def kill_second(runner: ProcessRunner, arguments: list[str], seconds: float) -> Finished:
+        if killed.run_id in arguments[-1]:
+            arguments = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+        return run(runner, arguments, seconds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OneWorker, "train", kill_second)
+        patch.setattr(ProcessRunner, "run", kill_second)
         assert listed.run() == 1
     said = capsys.readouterr().err
     assert f"failed: {bad.run_id}: ValueError: dataset.path={tmp_path}/bad.npz is not an .npz" in said
-    assert f"failed: {killed.run_id}: its worker ended with SIGKILL" in said
+    assert f"failed: {killed.run_id}: its process ended with SIGKILL" in said
     assert set(records(tmp_path)) == {good.run_id}
-    left = {file.name for file in listed.files()}
-    assert {"failure.json", "log.txt", f"{good.run_id}.json"} <= left
+    assert {"failure.json", "log.txt"} <= {file.name for file in (tmp_path / "work" / bad.run_id).iterdir()}
     assert listed.run() == 0
     assert set(records(tmp_path)) == {good.run_id, killed.run_id}, "what failed is left alone, what was lost is not"
 
 
-def test_it_does_not_go_on_with_other_data_than_its_records(tmp_path):
+def test_it_does_not_go_on_with_other_data_than_its_records(scripted, tmp_path):
     words = [*TINY, *places(tmp_path)]
     run = StepList(REPRODUCTION, words, [5]).parts[0].trainings[0].run
     write_record(tmp_path / "results", run, [50.0], data="a" * 64)
     with pytest.raises(
         UsageError, match=f"^dataset=digits has the data .*, the records are of a{{12}} .{run.run_id}.: "
     ):
-        StepList(REPRODUCTION, words, [5], trainer=Scripted()).run()
+        StepList(REPRODUCTION, words, [5]).run()
     with pytest.raises(UsageError, match=r"^dataset\.path=gone\.npz does not exist"):
-        StepList(REPRODUCTION, [*words, "dataset.path=gone.npz"], [5], trainer=Scripted()).run()
+        StepList(REPRODUCTION, [*words, "dataset.path=gone.npz"], [5]).run()
 
 
 def test_a_precision_that_the_device_cannot_do_is_refused():
@@ -351,7 +354,7 @@ def test_it_is_shown_and_not_begun(word, monkeypatch, capsys, tmp_path):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     output = capsys.readouterr()
     assert (ended.value.code, output.err) == (0, "")
-    assert output.out.count("waiting") == 3
+    assert output.out.count("missing") == 3
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,7 @@ from llqr_sam.data.registry import info
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.methods import factory
 from llqr_sam.methods.factory import Method
-from llqr_sam.studies.table_10.timing import Effort, RefreshTime, Timing, measure, read_timings, timing_name
+from llqr_sam.studies.table_10.timing import Effort, RefreshTime, Timing, read_timings, time_network, timing_name
 from tests.suite.plans import settings_of
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ RUNS = [settings_of("dataset=cifar10", "arch.width=4", f"optim={name}") for name
 
 @pytest.fixture(scope="module")
 def timing() -> Timing:
-    return measure(RUNS, info("cifar10"), EFFORT, CPU)
+    return time_network(RUNS, info("cifar10"), EFFORT, CPU)
 
 
 def test_every_method_is_timed_in_every_round(timing: Timing) -> None:
@@ -44,7 +44,7 @@ def test_every_method_is_timed_in_every_round(timing: Timing) -> None:
 
 
 def test_methods_without_a_metric_need_no_refresh() -> None:
-    timing = measure(RUNS[:1], info("cifar10"), dataclasses.replace(EFFORT, rounds=1, inner_steps=0), CPU)
+    timing = time_network(RUNS[:1], info("cifar10"), dataclasses.replace(EFFORT, rounds=1, inner_steps=0), CPU)
     assert timing.refresh is None
     assert timing.of("sgdm") == timing.steps[0]
     assert timing.of("sam") is None
@@ -71,7 +71,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Method]:
 @pytest.mark.parametrize("word", ["true", "false", "null"])
 def test_the_base_optimizer_is_fused_where_the_record_says_so(word: str, built: list[Method]) -> None:
     runs = with_precision(f"precision.fused={word}")
-    timing = measure(runs, info("cifar10"), ONE_ROUND, CPU)
+    timing = time_network(runs, info("cifar10"), ONE_ROUND, CPU)
     assert timing.precision["fused"] is runs[0].precision.fused
     assert len(built) == len(METHODS)
     for method in built:
@@ -80,7 +80,7 @@ def test_the_base_optimizer_is_fused_where_the_record_says_so(word: str, built: 
 
 
 def test_refreshes_are_timed_in_the_precision_that_is_asked_for(built: list[Method]) -> None:
-    timing = measure(with_precision("precision.refresh=bfloat16"), info("cifar10"), ONE_ROUND, CPU)
+    timing = time_network(with_precision("precision.refresh=bfloat16"), info("cifar10"), ONE_ROUND, CPU)
     assert timing.precision["refresh"] == "bfloat16"
     metrics = [method.metric for method in built if method.metric is not None]
     assert metrics
@@ -97,7 +97,7 @@ def test_a_compiled_network_is_the_trainers(monkeypatch: pytest.MonkeyPatch) -> 
         return compiler(model, backend=counter, **options)
 
     monkeypatch.setattr(torch, "compile", counting)
-    measure(with_precision("precision.compile=true"), info("cifar10"), ONE_ROUND, CPU)
+    time_network(with_precision("precision.compile=true"), info("cifar10"), ONE_ROUND, CPU)
     assert [(options["fullgraph"], options["dynamic"]) for options in asked] == [(True, False)]
     assert counter.frame_count == 1
 
@@ -116,8 +116,8 @@ def test_every_pass_of_every_method_replays_one_graph(monkeypatch: pytest.Monkey
             passes += 1
             return evaluate(inputs, targets)
 
-    monkeypatch.setattr("llqr_sam.studies.table_10.timing.CudaGraph", StandIn)
-    timing = measure(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
+    monkeypatch.setattr("llqr_sam.studies.table_10.timed_method.CudaGraph", StandIn)
+    timing = time_network(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
     assert len(made) == 1
     of_one_round = 2 * sum(2 if name in ("sam", "llqr_sam") else 1 for name in METHODS)  # of two steps
     assert passes == 2 * of_one_round + 2  # warm-up and one round; before them the first method again
@@ -126,29 +126,29 @@ def test_every_pass_of_every_method_replays_one_graph(monkeypatch: pytest.Monkey
 
 def test_graphs_need_a_gpu() -> None:
     with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA device, not device=cpu"):
-        measure(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
+        time_network(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
 
 
 @pytest.mark.gpu
 def test_a_gpu_is_timed_with_all_that_makes_it_fast() -> None:
-    timing = measure(with_precision("precision=fast"), info("cifar10"), ONE_ROUND, torch.device("cuda", 0))
+    timing = time_network(with_precision("precision=fast"), info("cifar10"), ONE_ROUND, torch.device("cuda", 0))
     assert timing.precision["cuda_graphs"] is timing.precision["fused"] is timing.precision["compile"] is True
     assert all(min(step.seconds) > 0 for step in timing.steps)
 
 
 def test_reads_what_it_wrote(timing: Timing, tmp_path: Path) -> None:
-    timing.write(tmp_path / "a.json")
+    timing.write(tmp_path / "timings" / "a.json")
     assert read_timings(tmp_path) == ([timing], [])
 
 
 def test_a_damaged_measurement_is_named(timing: Timing, tmp_path: Path) -> None:
-    timing.write(tmp_path / "a.json")
-    text = (tmp_path / "a.json").read_text()
-    (tmp_path / "b.json").write_text(text.replace('"batch": 2', '"batch": "two"'))
+    timing.write(tmp_path / "timings" / "a.json")
+    text = (tmp_path / "timings" / "a.json").read_text()
+    (tmp_path / "timings" / "b.json").write_text(text.replace('"batch": 2', '"batch": "two"'))
     found, damaged = read_timings(tmp_path)
     assert found == [timing]
     (line,) = damaged
-    assert line.startswith(f'{tmp_path / "b.json"}: batch is "two": ')
+    assert line.startswith(f'{tmp_path / "timings" / "b.json"}: batch is "two": ')
 
 
 def test_the_name_tells_settings_and_effort_apart() -> None:

@@ -19,36 +19,36 @@ def test_inline_sweeps_are_hydras():
 
 @pytest.mark.parametrize("launcher", ["local", "slurm"])
 def test_other_launchers_get_all_runs_at_once(launcher):
-    sweep = pooled_sweep(["-m", "optim=sgdm,sam", "seed=0,1", f"launch={launcher}", "protocol.epochs=2"])
-    assert sweep is not None
-    assert sweep.first.config.launch.name == launcher
-    assert [(run.cell.method, run.settings.seed) for run in sweep.runs] == [
+    pooled = pooled_sweep(["-m", "optim=sgdm,sam", "seed=0,1", f"launch={launcher}", "protocol.epochs=2"])
+    assert pooled is not None
+    assert pooled[1].config.launch.name == launcher
+    assert [(run.cell.method, run.settings.seed) for run in pooled[0]] == [
         ("sgdm", 0),
         ("sgdm", 1),
         ("sam", 0),
         ("sam", 1),
     ]
-    assert len({run.run_id for run in sweep.runs}) == 4
+    assert len({run.run_id for run in pooled[0]}) == 4
 
 
 @pytest.mark.parametrize("look", ["status=true", "dry_run=true"])
 @pytest.mark.parametrize("launcher", ["inline", "local", "slurm"])
 def test_a_sweep_that_is_looked_at_is_one_list(look, launcher):
-    sweep = pooled_sweep(["-m", "optim=sgdm,sam", "seed=0,1", f"launch={launcher}", look])
-    assert sweep is not None
-    assert [(run.cell.method, run.settings.seed) for run in sweep.runs] == [
+    pooled = pooled_sweep(["-m", "optim=sgdm,sam", "seed=0,1", f"launch={launcher}", look])
+    assert pooled is not None
+    assert [(run.cell.method, run.settings.seed) for run in pooled[0]] == [
         *(("sgdm", 0), ("sgdm", 1), ("sam", 0), ("sam", 1))
     ]
 
 
 def test_a_run_is_listed_once():
     """Where it is trained is not what it is, and tables share runs."""
-    sweep = pooled_sweep(["-m", "device=cpu,cuda", "seed=0", "status=true"])
-    assert sweep is not None
-    assert [run.settings.seed for run in sweep.runs] == [0]
-    sweep = pooled_sweep(["-m", "table='2','7'", "arch=resnet18", "seed=0", "status=true"])
-    assert sweep is not None
-    assert len({run.run_id for run in sweep.runs}) == len(sweep.runs) == 8  # seven, and one that Table 2 has not
+    pooled = pooled_sweep(["-m", "device=cpu,cuda", "seed=0", "status=true"])
+    assert pooled is not None
+    assert [run.settings.seed for run in pooled[0]] == [0]
+    pooled = pooled_sweep(["-m", "table='2','7'", "arch=resnet18", "seed=0", "status=true"])
+    assert pooled is not None
+    assert len({run.run_id for run in pooled[0]}) == len(pooled[0]) == 8  # seven, and one that Table 2 has not
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_table_of_times_is_not_trained(launcher):
 
 
 def test_tables_can_be_swept_over():
-    sweep = pooled_sweep(["-m", "table='7','8'", "launch=slurm"])
-    assert sweep is not None
-    assert {run.folder for run in sweep.runs} == {"table_07", "table_08"}
+    pooled = pooled_sweep(["-m", "table='7','8'", "launch=slurm"])
+    assert pooled is not None
+    assert {run.folder for run in pooled[0]} == {"table_07", "table_08"}
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ def test_a_table_does_not_train_beside_records_of_other_data(tmp_path, archives,
     assert "2 runs: 1 finished, 1 missing" in shown
     assert sentence in shown
     status = Status.of(runs, tmp_path / "results")
-    assert Comparison.of(status, config).differing == (runs[0].run_id,)
+    (difference,) = Comparison.of(status, config).differences
+    assert difference.startswith(f"{sentence} ({runs[0].run_id}): ")
 
 
 @pytest.mark.parametrize("words", [[], ["launch=local", "launch.workers=1"]])

@@ -177,7 +177,7 @@ def test_the_command_lines_own_value_goes_first(command):
     for word in ("protocol.methods.weight_decay=2e-4", "optim.weight_decay=2e-4"):
         status = command.status("optim=sgdm", word)
         assert set(decays(status.runs)) == {2e-4}
-        assert [line for line in status.choices() if line.startswith("weight_decay")] == []
+        assert [line for line in status.selected_values() if line.startswith("weight_decay")] == []
 
 
 def test_a_later_selection_uses_the_choices_before_it(command):

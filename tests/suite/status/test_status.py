@@ -7,7 +7,8 @@ from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.run.run_folder import note_failure
 from llqr_sam.suite.status.status import Status, result, some
 from tests.suite.plans import plan_of
-from tests.suite.records import record_of, write_record
+from tests.suite.records import record_of, write_progress, write_record
+from tests.suite.status.conftest import RUNS as BOTH
 
 RUNS = plan_of("table=demo", "optim=sgdm")  # three seeds
 
@@ -138,3 +139,42 @@ def test_many_runs_are_named_in_short():
     assert some(["a", "b", "a"]) == "a, b"
     assert some(["a", "b", "c", "d"]) == "a, b, c and 1 other"
     assert some(list("abcdef")) == "a, b, c and 3 others"
+
+
+def test_a_line_says_where_each_run_stands(states):
+    with RunLock(states / "work" / BOTH[3].run_id, 10):
+        status = Status.of(BOTH, states / "results", states / "work")
+        lines = [*status.lines(), str(status.hours())]
+    stands = [line.partition("  ")[2].strip() for line in lines]
+    assert stands[0].startswith("finished: best 90.00 % (epoch 1)")
+    assert stands[1].startswith("diverged: ")
+    assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
+    assert stands[2].endswith("log.txt)")
+    assert stands[3].startswith("running: epoch 5/20, best 91.50 %, 1:30:00 left, on ")
+    assert stands[4] == "missing, interrupted after epoch 10.26/20, best 91.50 %"
+    assert stands[5] == "missing"
+    assert lines[6] == "6 runs: 1 finished, 1 diverged, 1 failed, 1 running, 2 missing"
+    # 1 + 0.5 + 0.5 + 1 spent; sam's own pace gives 1.5 and 0.95, and its third run has nothing to go by.
+    assert lines[7] == "3.00 device-hours spent, about 2.45 left, not counting 1 run of cells that none has finished"
+
+
+def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
+    write_record(tmp_path / "results", BOTH[0], [90.0], hours=2.0)
+    write_progress(tmp_path / "work" / BOTH[1].run_id, 10, 1800.0)
+    status = Status.of(BOTH[:3], tmp_path / "results", tmp_path / "work")
+    hours = status.hours()
+    assert (hours.spent, hours.left, hours.unknown) == (2.5, 3.5, 0)
+
+
+def test_hours_are_of_every_device(tmp_path):
+    """Half an hour on four devices to the middle of a run: two hours, and two to come."""
+    write_progress(tmp_path / "work" / BOTH[0].run_id, 10, 1800.0, devices=4)
+    status = Status.of(BOTH[:1], tmp_path / "results", tmp_path / "work")
+    hours = status.hours()
+    assert (hours.spent, hours.left, hours.unknown) == (2.0, 2.0, 0)
+
+
+def test_the_best_so_far_has_its_unit(tmp_path):
+    write_progress(tmp_path / "work" / BOTH[0].run_id, 10, 60.0, unit="BLEU")
+    status = Status.of(BOTH[:1], tmp_path / "results", tmp_path / "work")
+    assert status.line(BOTH[0]) == "missing, interrupted after epoch 10/20, best 91.50 BLEU"

@@ -1,5 +1,5 @@
 "use strict";
-// Curves are switched on and off by the boxes below them.
+// The boxes below a chart switch its curves on and off.
 for (const chart of document.querySelectorAll(".chart")) {
   const boxes = chart.querySelectorAll("input[data-key]");
   const show = () => {
@@ -20,7 +20,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   chart.addEventListener("change", show);
   show();
 }
-// A cell leads to its runs, which are folded away.
+// A link to a cell's runs unfolds them.
 const unfold = () => {
   const target = location.hash && document.getElementById(location.hash.slice(1));
   if (!target) return;
@@ -29,6 +29,6 @@ const unfold = () => {
 };
 addEventListener("hashchange", unfold);
 unfold();
-// Escape takes a cell's facts away, any other key or movement brings them back.
+// Escape hides a cell's facts; any other key or movement shows them again.
 addEventListener("keydown", (event) => document.body.classList.toggle("quiet", event.key === "Escape"));
 addEventListener("pointermove", () => document.body.classList.remove("quiet"));

@@ -1,7 +1,7 @@
 """The relaxed objective of LLQR (the paper's eq. 9) by rollout: J as a function of the factors of U.
 
-U is written out here a second time, kernel by kernel and in the paper's own convention, X = W' in R^{m x n}: nothing is
-stacked, nothing tracked in low rank, and dJ/dU comes from autograd through these five lines.
+U is written here a second time, kernel by kernel and in the paper's convention X = W' in R^{m x n}, without stacking or
+low-rank tracking, and dJ/dU comes from autograd through these five lines.
 
     diagonal    d * x
     kfac        A X B'
@@ -32,7 +32,7 @@ def relaxed_objective(
     Args:
         problem: The layerwise problem.
         kernels: The model's kernels, ``layout(model)[0]``.
-        factors: Parameter name -> factor name -> factor, as ``LLQR.named_factors`` gives them.
+        factors: Parameter name -> factor name -> factor (``LLQR.named_factors``).
 
     Returns:
         J, 0-d, and dJ/dfactor under the same names.
@@ -43,17 +43,14 @@ def relaxed_objective(
     delta = {name: -u.detach() for name, u in transported.items()}
     trajectory = rollout(problem, delta)
     costate = adjoint(problem, trajectory)
-    flat = [(name, key) for name, own in leaves.items() for key in own]
     outputs, along = list(transported.values()), [-costate[name] for name in transported]
-    pulled = torch.autograd.grad(outputs, [leaves[name][key] for name, key in flat], along)
-    gradient: dict[str, Factors] = {name: {} for name in leaves}
-    for (name, key), part in zip(flat, pulled, strict=True):
-        gradient[name][key] = part
-    return trajectory.cost, gradient
+    pulled = torch.autograd.grad(outputs, [factor for own in leaves.values() for factor in own.values()], along)
+    parts = iter(pulled)
+    return trajectory.cost, {name: {key: next(parts) for key in own} for name, own in leaves.items()}
 
 
 def apply_metric(kernels: list[Kernel], factors: Mapping[str, Factors], v: Mapping[str, Tensor]) -> Named:
-    """U v, written plainly; arguments as in ``relaxed_objective``."""
+    """U v; arguments as for ``relaxed_objective``."""
     shaped = {kernel.name: kernel for kernel in kernels}
     return {name: _apply(shaped.get(name), own, v[name]) for name, own in factors.items()}
 

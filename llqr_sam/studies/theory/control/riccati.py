@@ -20,10 +20,10 @@ from llqr_sam.studies.theory.control.stages import LayerwiseLQR, Stage
 
 
 def riccati(problem: LayerwiseLQR) -> Named:
-    """The controls at which J is stationary: its minimiser where H is positive definite.
+    """The controls at which J is stationary: its minimiser if H is positive definite.
 
     Args:
-        problem: The layerwise problem; damp it (``damped``), as without damping S is singular almost always.
+        problem: The layerwise problem, damped (``damped``): without damping S is nearly always singular.
 
     Returns:
         Parameter name -> delta theta, shaped like the parameter.
@@ -46,7 +46,7 @@ def riccati(problem: LayerwiseLQR) -> Named:
 
 
 def _backward(stage: Stage, K: Tensor, costate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One stage back: the policy u = -(gain x + offset), and K and lambda before the stage."""
+    """One step of the recursion: gain and offset of the policy u = -(gain x + offset), then K and lambda at stage i."""
     KB = K @ stage.B
     S = stage.R + stage.B.T @ KB
     G = stage.M + KB.T @ stage.A

@@ -1,4 +1,4 @@
-"""The layerwise objective by simulation: roll the linearised network forward, price it, differentiate it backwards.
+"""The layerwise objective by simulation: roll the linearised network forward, add up its cost, differentiate backwards.
 
 Notation as in stages.py, u_i = delta theta_i. With the trajectory delta x of controls u, the gradient of
 
@@ -26,28 +26,19 @@ from llqr_sam.studies.theory.control.stages import LayerwiseLQR
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What one set of controls does.
+    """The effect of one set of controls."""
 
-    Attributes:
-        states: delta x_0 .. delta x_N, ``[X_i]`` each.
-        controls: delta theta_0 .. delta theta_{N-1}, ``[P_i]`` each.
-        cost: J, 0-d.
-    """
-
-    states: Sequence[Tensor]
-    controls: Sequence[Tensor]
-    cost: Tensor
+    states: Sequence[Tensor]  # delta x_0 .. delta x_N, [X_i] each
+    controls: Sequence[Tensor]  # delta theta_0 .. delta theta_{N-1}, [P_i] each
+    cost: Tensor  # J, 0-d
 
 
 def rollout(problem: LayerwiseLQR, delta: Named) -> Trajectory:
-    """Runs delta x_{i+1} = A_i delta x_i + B_i delta theta_i from zero and adds up the costs.
+    """Run delta x_{i+1} = A_i delta x_i + B_i delta theta_i from zero and add up the costs.
 
     Args:
         problem: The layerwise problem.
-        delta: Parameter name -> delta theta, every parameter of the problem.
-
-    Returns:
-        The trajectory and its cost.
+        delta: Parameter name -> delta theta, for every parameter of the problem.
     """
     controls = [stage.flat(delta) for stage in problem.stages]
     states = [controls[0].new_zeros(problem.stages[0].A.shape[1])]

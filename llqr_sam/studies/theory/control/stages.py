@@ -1,7 +1,7 @@
 """A sequential network as a layerwise linear-quadratic problem, every operator a dense matrix.
 
-The training loop never needs this: it works on J(U) = g' delta + 1/2 delta' H delta (methods/llqr.py). Here is the
-problem that J comes from (LLQR paper; the paper's eqs. 8 and 9), so that the two can be held against each other.
+Training works on J(U) = g' delta + 1/2 delta' H delta (methods/llqr.py) and never needs this. Here is the problem that
+J comes from (LLQR paper; the paper's eqs. 8 and 9), so that the two can be compared.
 
 Notation: x_i is the activation of the *whole minibatch* before stage i, flattened to ``[X_i]``; theta_i are stage i's
 parameters, flattened to ``[P_i]``, and u_i = delta theta_i; x_{i+1} = f_i(x_i, theta_i), i = 0 .. N-1; l is the mean
@@ -14,8 +14,8 @@ loss at x_N.
     newton      Q_N = d2 l / dx_N2; Q_i, R_i, M_i the second derivatives of the Hamiltonian h_i = lambda_{i+1}' f_i,
                 with the costates lambda_N = q = dl/dx_N, lambda_i = A_i' lambda_{i+1}
 
-The minibatch x_0 does not move, so stage 0 has an empty state, X_0 = 0, and its input may be anything (tokens, too).
-A residual block is one stage.
+The minibatch x_0 is constant, so stage 0 has an empty state, X_0 = 0, and its input may be anything, also tokens. A
+residual block is one stage.
 """
 
 from __future__ import annotations
@@ -41,23 +41,14 @@ Shapes = Mapping[str, torch.Size]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the layerwise problem.
+    """One stage of the layerwise problem."""
 
-    Attributes:
-        shapes: Parameter name -> shape; their order is that of theta_i.
-        A: df/dx, ``[X_{i+1}, X_i]``.
-        B: df/dtheta, ``[X_{i+1}, P_i]``.
-        Q: Cost of the state, ``[X_i, X_i]``, symmetric.
-        R: Cost of the control, ``[P_i, P_i]``, symmetric.
-        M: Cross term, ``[P_i, X_i]``.
-    """
-
-    shapes: Shapes
-    A: Tensor
-    B: Tensor
-    Q: Tensor
-    R: Tensor
-    M: Tensor
+    shapes: Shapes  # parameter name -> shape, in the order of theta_i
+    A: Tensor  # df/dx, [X_{i+1}, X_i]
+    B: Tensor  # df/dtheta, [X_{i+1}, P_i]
+    Q: Tensor  # cost of the state, [X_i, X_i], symmetric
+    R: Tensor  # cost of the control, [P_i, P_i], symmetric
+    M: Tensor  # cross term, [P_i, X_i]
 
     def flat(self, named: Mapping[str, Tensor]) -> Tensor:
         """This stage's part of a named vector, ``[P_i]``."""
@@ -70,17 +61,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class LayerwiseLQR:
-    """The whole problem.
+    """The whole problem."""
 
-    Attributes:
-        stages: Dynamics and running costs, in order.
-        terminal_gradient: q = dl/dx_N, ``[X_N]``.
-        terminal_cost: Q_N, ``[X_N, X_N]``, symmetric.
-    """
-
-    stages: Sequence[Stage]
-    terminal_gradient: Tensor
-    terminal_cost: Tensor
+    stages: Sequence[Stage]  # dynamics and running costs, in order
+    terminal_gradient: Tensor  # q = dl/dx_N, [X_N]
+    terminal_cost: Tensor  # Q_N, [X_N, X_N], symmetric
 
     def damped(self, damping: float) -> LayerwiseLQR:
         """The same problem with lambda = ``damping`` added to the diagonal of every R_i, so to that of H."""
@@ -109,20 +94,20 @@ def layerwise_lqr(
     likelihood: LikelihoodName | Likelihood = "categorical",
     damping: float = 0.0,
 ) -> LayerwiseLQR:
-    """Linearises a sequential network, inference mode as in methods/curvature.py, and writes out its costs.
+    """Linearise a sequential network in inference mode and compute its costs.
 
     Args:
-        model: Its direct children are the stages. float64. Left as it is.
+        model: float64; its direct children are the stages. It is not changed.
         inputs: Minibatch.
-        targets: Whatever ``loss_fn`` takes.
+        targets: Second argument of ``loss_fn``.
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
-        divergence, reduction, likelihood, damping: As in ``LLQR``.
+        divergence, reduction, likelihood, damping: Options of ``LLQR``.
 
     Returns:
         The problem, dense: memory grows with the square of the minibatch's activations.
 
     Raises:
-        ValueError: an unknown divergence, parameters that are not float64, or one shared by two stages.
+        ValueError: An unknown divergence, parameters that are not float64, or one shared by two stages.
     """
     if divergence not in get_args(Divergence):
         raise ValueError(f"divergence={divergence} is not known. Choose from: {', '.join(get_args(Divergence))}.")
@@ -147,7 +132,7 @@ def layerwise_lqr(
 
 @dataclass(frozen=True)
 class _StageMap:
-    """f_i as a map of one flat vector w = (x_i, theta_i) at one point."""
+    """f_i as a function of one flat vector w = (x_i, theta_i), and the point where it is linearised."""
 
     function: Callable[[Tensor], Tensor]
     point: Tensor
@@ -170,7 +155,7 @@ class _StageMap:
 
 
 def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Tensor]:
-    """The stages at this minibatch, and the outputs."""
+    """The stages at this minibatch, and the network's outputs."""
     maps: list[_StageMap] = []
     owner: dict[Tensor, str] = {}
     state = inputs

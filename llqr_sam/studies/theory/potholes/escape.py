@@ -6,34 +6,27 @@ minimum c is far away. U = 1 / lambdabar everywhere: it does not see the pothole
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llqr_sam.methods.metrics import Metric
-from llqr_sam.studies.theory.potholes.fixed import FixedMetric, Replicas
-from llqr_sam.studies.theory.potholes.simulate import walk
+from llqr_sam.studies.theory.potholes.simulate import FixedMetric, Replicas, walk
 
 
 @dataclass(frozen=True)
 class CutPothole:
-    """Potholes of several radii, one a row.
+    """Potholes of several radii, one per row."""
 
-    Args:
-        sharpness: lambda inside, > 0.
-        averaged: lambdabar outside, > 0.
-        radii: r, ``[B, 1]``.
-        centre: c, the minimum of the average landscape.
-    """
-
-    sharpness: float
-    averaged: float
-    radii: Tensor
-    centre: float
+    sharpness: float  # lambda inside
+    averaged: float  # lambdabar outside
+    radii: Tensor  # r, [B, 1]
+    centre: float  # c, the minimum of the average landscape
 
     def loss(self, z: Tensor) -> Tensor:
-        """Sum over rows; continuous up to a constant, which no gradient sees. z ``[B, 1]``."""
+        """Sum over the rows of z ``[B, 1]``; continuous up to a constant, which does not affect the gradient."""
         inside = 0.5 * self.sharpness * z.square()
         outside = 0.5 * self.averaged * (z - self.centre).square()
         return torch.where(z.abs() < self.radii, inside, outside).sum()
@@ -41,11 +34,10 @@ class CutPothole:
     def escaped(self, *, eta: float, rho: float, steps: int, metric: bool = True) -> Tensor:
         """Which rows are outside after ``steps`` steps from just beside the minimum, ``[B]`` bool.
 
-        ``metric`` gives SAM the metric U = 1 / lambdabar, for probe and transport; without it U = I.
+        With ``metric``, probe and transport use U = 1 / lambdabar; without it, U = I.
         """
         u = torch.tensor([1 / self.averaged], dtype=torch.float64)
         used = Replicas(FixedMetric(u) if metric else Metric())
         iterates = walk(self.loss, torch.full_like(self.radii, 1e-4), eta=eta, rho=rho, metric=used)
-        for _ in range(steps):
-            z = next(iterates)
+        z = next(itertools.islice(iterates, steps - 1, None))
         return (z.abs() >= self.radii).squeeze(1)

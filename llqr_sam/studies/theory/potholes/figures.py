@@ -1,15 +1,16 @@
-"""Figures 2 and 3: the suite's optimizers on a sharp ring around a flat basin, and the numbers beside the pictures.
+"""Figures 2 and 3: the optimizers on a sharp ring around a flat basin, and the numbers beside the pictures.
 
-The landscape and the claims are in ``potholes/landscape.py`` and ``potholes/survey.py``. Learning rates are given as
-eta lambda, lambda the ring's radial curvature: plain gradient descent is stable in the ring below 2.
+``landscape.py`` has the landscape and ``survey.py`` the claims. Learning rates are given as eta lambda, with lambda the
+ring's radial curvature: plain gradient descent is stable in the ring below 2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +22,15 @@ from torch import Tensor
 
 from llqr_sam.report.figures.drawing import COLOURS, tidy, write_csv, write_figure
 from llqr_sam.report.tables.paper_numbers import METHODS as LABELS
-from llqr_sam.studies.theory.potholes.landscape import METHODS, Learning, Setting, SharpRing
+from llqr_sam.studies.theory.potholes.landscape import METHODS, PROBING, Learning, Setting, SharpRing
 from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, paired_paths, verdict
 
 NAMES = {"gd": "GD", **{method: LABELS[method] for method in METHODS[1:]}}
 INKS = {"gd": COLOURS["sgdm"], **{method: COLOURS[method] for method in METHODS[1:]}}
-WIDTHS = {"gd": 3.0, "llqr": 1.6, "sam": 3.0, "llqr_sam": 1.6}  # the thin dashed lines lie on the thick ones
-TURN = torch.linspace(0, 2 * math.pi, 361)
+WIDTHS = {"gd": 3.0, "llqr": 1.6, "sam": 3.0, "llqr_sam": 1.6}  # thin dashed lines are drawn over thick ones
 DASHES = {"gd": (1.0, 0.0), "llqr": (4.0, 2.0), "sam": (1.0, 0.0), "llqr_sam": (5.0, 1.5)}
+TURN = torch.linspace(0, 2 * math.pi, 361)
+Map = dict[str, dict[Setting, Outcomes]]
 CELLS = {  # verdict -> (colour, mark)
     "holds": ("#009E73", "✓"),
     "no shorter": ("#56B4E9", "="),
@@ -40,24 +42,33 @@ CELLS = {  # verdict -> (colour, mark)
 }
 FACTOR = 1.8  # eta lambda of the pictures
 RHO = 1.0
-DRAWN = 3  # start of the trajectories drawn in Figure 2
+PLACE = f"$\\eta\\lambda$ = {FACTOR}, $\\rho$ = {RHO:g}"
+DRAWN = 3  # number of the start whose trajectories Figure 2 shows
 SEEDS = 100
 VARIANCES = (1e-9, 1e-6, 1e-4, 1e-2, 1e-1, 3e-1)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Rates and radii of a map.
-
-    Args:
-        factors: eta lambda.
-        rhos: Radii.
-        learning: LLQR's.
-    """
+    """Rates (as eta lambda) and radii of a map, and how LLQR learns there."""
 
     factors: tuple[float, ...]
     rhos: tuple[float, ...]
     learning: Learning
+
+    def survey(self) -> Map:
+        """Outcomes of every method for every rate and radius."""
+        survey = Survey(learning=self.learning)
+        etas = [factor / survey.landscape.sharpness for factor in self.factors]
+        return {method: survey.grid(method, etas, self.rhos) for method in METHODS}
+
+    def cells(self, found: Map) -> Iterator[dict[str, object]]:
+        """What the survey found for each rate and radius, as a row."""
+        pairs = ((factor, rho) for factor in self.factors for rho in self.rhos)
+        for (factor, rho), here in zip(pairs, _by_setting(found), strict=True):
+            shares = {f"{method}_{fate}": here[method].share(fate) for method in METHODS for fate in ("ring", "flat")}
+            paths = {f"{method}_path_to_flat": _mean(here[method].path_to_flat) for method in PROBING}
+            yield {"eta_lambda": factor, "rho": rho, "verdict": verdict(here), **shares, **paths}
 
 
 MAPS = {
@@ -68,39 +79,27 @@ MAPS = {
 }
 NOISY = ((0.9, 1.0), (1.35, 1.0), (FACTOR, RHO), (FACTOR, 0.6))  # (eta lambda, rho) under noise
 
-Map = dict[str, dict[Setting, Outcomes]]
-
 
 def figure_02(folder: Path) -> list[Path]:
     """Escape from starts in the ring that are not minima, and where in rates and radii the ordering holds."""
     survey = Survey()
     setting = Setting(FACTOR / survey.landscape.sharpness, RHO)
     runs = {method: survey.trajectories(method, [setting], survey.starts()) for method in METHODS}
-    maps = {history: _map(grid) for history, grid in MAPS.items()}
+    maps = {history: grid.survey() for history, grid in MAPS.items()}
+    cells = [{"metric": history, **row} for history, grid in MAPS.items() for row in grid.cells(maps[history])]
     figure = Figure(figsize=(12.5, 11.0), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.1))
     above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     paths, distances, losses = above.subplots(1, 3, width_ratios=(1.25, 1.0, 1.0))
-    _draw_paths(paths, survey.landscape, {method: run[:, DRAWN] for method, run in runs.items()})
-    paths.set_title(f"Start {DRAWN} of 8, $\\eta\\lambda$ = {FACTOR}, $\\rho$ = {RHO:g}", loc="left", fontsize=11)
-    _draw_distances(distances, survey.landscape, {method: run[:, DRAWN : DRAWN + 1] for method, run in runs.items()})
-    distances.set_title("Distance from the origin, same run", loc="left", fontsize=11)
-    _draw_losses(losses, {name: survey.landscape.loss(run) for name, run in runs.items()}, 60, "upper right")
-    losses.set_title("Loss: median of 8 starts, band 10 to 90 %", loc="left", fontsize=11)
+    drawn = {method: run[:, DRAWN] for method, run in runs.items()}
+    _draw_paths(paths, survey.landscape, drawn, f"Start {DRAWN} of 8, {PLACE}")
+    _draw_distances(distances, survey.landscape, drawn)
+    _draw_losses(losses, survey.landscape, runs, 60, "upper right", "Loss: median of 8 starts, band 10 to 90 %")
     learned, kept = below.subplots(1, 2)
-    _draw_map(learned, MAPS["run"], maps["run"])
-    _draw_map(kept, MAPS["basin"], maps["basin"])
-    learned.set_title("Metric learned where the run goes", loc="left", fontsize=11)
-    kept.set_title("Metric learned in the flat basin before, then kept", loc="left", fontsize=11)
-    _legend_of_verdicts(
-        below, {row["verdict"] for history, grid in MAPS.items() for _, row in _cells(grid, maps[history])}
-    )
-    summary = [_numbers(name, outcome) for name, outcome in _at(maps["run"], setting).items()]
-    cells = [
-        {"metric": history, "eta_lambda": factor, **row}
-        for history, grid in MAPS.items()
-        for factor, row in _cells(grid, maps[history])
-    ]
+    _draw_map(learned, MAPS["run"], maps["run"], "Metric learned where the run goes")
+    _draw_map(kept, MAPS["basin"], maps["basin"], "Metric learned in the flat basin before, then kept")
+    _legend_of_verdicts(below, {row["verdict"] for row in cells})
+    summary = [_numbers(method, found[setting]) for method, found in maps["run"].items()]
     return [
         write_figure(figure, folder / "figure_02.png"),
         write_csv(folder / "figure_02.csv", summary),
@@ -116,15 +115,14 @@ def figure_03(folder: Path) -> list[Path]:
     for method in METHODS:
         runs[method], found[method] = survey.noisy(method, settings, VARIANCES, SEEDS)
     main = NOISY.index((FACTOR, RHO))
-    at_main = {method: {v: found[method][settings[main], v] for v in VARIANCES} for method in METHODS}
+    at_main = {method: [found[method][settings[main], v] for v in VARIANCES] for method in METHODS}
     figure = Figure(figsize=(12.5, 10.5), layout="constrained")
     axes = figure.subplots(2, 2)
     quiet = {method: run[:, main, 0] for method, run in runs.items()}
-    _draw_paths(axes[0, 0], survey.landscape, {method: run[:, 0] for method, run in quiet.items()})
-    place = f"$\\eta\\lambda$ = {FACTOR}, $\\rho$ = {RHO:g}, noise variance {VARIANCES[0]:g}"
-    axes[0, 0].set_title(f"Seed 0, {place}", loc="left", fontsize=11)
-    _draw_losses(axes[0, 1], {name: survey.landscape.loss(run) for name, run in quiet.items()}, 80, (0.7, 0.12))
-    axes[0, 1].set_title(f"Loss at that variance: median of {SEEDS} seeds, band 10 to 90 %", loc="left", fontsize=11)
+    first = {method: run[:, 0] for method, run in quiet.items()}
+    _draw_paths(axes[0, 0], survey.landscape, first, f"Seed 0, {PLACE}, noise variance {VARIANCES[0]:g}")
+    title = f"Loss at that variance: median of {SEEDS} seeds, band 10 to 90 %"
+    _draw_losses(axes[0, 1], survey.landscape, quiet, 80, (0.7, 0.12), title)
     _draw_shares(axes[1, 0], at_main)
     _draw_walked(axes[1, 1], at_main)
     numbers, verdicts = [], []
@@ -141,32 +139,13 @@ def figure_03(folder: Path) -> list[Path]:
     ]
 
 
-def _map(grid: Grid) -> Map:
-    survey = Survey(learning=grid.learning)
-    etas = [factor / survey.landscape.sharpness for factor in grid.factors]
-    return {method: survey.grid(method, etas, grid.rhos) for method in METHODS}
-
-
-def _at(found: Map, setting: Setting) -> dict[str, Outcomes]:
-    return {method: found[method][setting] for method in METHODS}
-
-
-def _cells(grid: Grid, found: Map) -> Iterable[tuple[float, dict[str, object]]]:
-    """(eta lambda, what a cell of the map says)."""
-    for setting in found["gd"]:
-        here = _at(found, setting)
-        shares = {f"{method}_{fate}": here[method].share(fate) for method in METHODS for fate in ("ring", "flat")}
-        paths = {f"{method}_path_to_flat": _mean(here[method].path_to_flat) for method in ("sam", "llqr_sam")}
-        factor = grid.factors[_order([s.eta for s in found["gd"]]).index(setting.eta)]
-        yield factor, {"rho": setting.rho, "verdict": verdict(here), **shares, **paths}
-
-
-def _order(values: Iterable[float]) -> list[float]:
-    return list(dict.fromkeys(values))
+def _by_setting(found: Map) -> list[dict[str, Outcomes]]:
+    """Outcomes by method for each setting of a map."""
+    return [{method: found[method][setting] for method in METHODS} for setting in found["gd"]]
 
 
 def _numbers(method: str, outcome: Outcomes) -> dict[str, object]:
-    """Shares of the ends, and means over the runs to which a number applies."""
+    """Shares of the ends, and means over the runs for which a number is defined."""
     steps = {"escape_step": outcome.escape, "arrival_step": outcome.arrival}
     means = {name: _mean(torch.where(step >= 0, step.double(), torch.nan)) for name, step in steps.items()}
     paths = {"path_to_flat": _mean(outcome.path_to_flat), "path": _mean(outcome.path)}
@@ -186,12 +165,17 @@ def _paired(here: dict[str, Outcomes]) -> dict[str, object]:
 
 
 def _mean(values: Tensor) -> str:
-    """Mean of what is a number, or nothing."""
+    """Mean of the finite values, or nothing."""
     finite = values[torch.isfinite(values)]
     return f"{float(finite.mean()):.2f}" if len(finite) else ""
 
 
-def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor]) -> None:
+def _lines(method: str) -> dict[str, Any]:
+    """How a method's line is drawn."""
+    return {"color": INKS[method], "dashes": DASHES[method], "linewidth": WIDTHS[method], "label": NAMES[method]}
+
+
+def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], title: str) -> None:
     """Trajectories ``[steps + 1, 2]`` over the loss; the ring's bottom and the crest are circles."""
     side = np.linspace(-6.3, 6.3, 316)
     grid = torch.tensor(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
@@ -202,7 +186,7 @@ def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor]) -> N
         axes.plot(*circle, style, color="#555555", linewidth=0.9)
     for method, path in paths.items():
         x, y = path.mT.numpy()
-        axes.plot(x, y, color=INKS[method], dashes=DASHES[method], linewidth=WIDTHS[method], label=NAMES[method])
+        axes.plot(x, y, **_lines(method))
         axes.plot(x[-1], y[-1], marker="o", color=INKS[method], markersize=7, markeredgecolor="white", zorder=4)
     start = next(iter(paths.values()))[0]
     axes.plot(*start, marker="*", color="white", markeredgecolor="black", markersize=11, zorder=3)
@@ -210,60 +194,71 @@ def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor]) -> N
     axes.set(xlim=(-6.3, 6.3), ylim=(-6.3, 6.3), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
     axes.figure.colorbar(filled, ax=axes, label="loss (cut at 2)", shrink=0.8, ticks=[0, 1, 2], location="bottom")
     axes.legend(loc="upper right", framealpha=0.95, title="star: start, dot: end", fontsize=8.5, title_fontsize=8.5)
+    _title(axes, title)
+
+
+def _title(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
 
 
 def _draw_distances(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], steps: int = 40) -> None:
-    """|theta| against the step, with the ring and the crest."""
+    """|theta| of trajectories ``[steps + 1, 2]`` against the step, with the ring and the crest."""
     for method, path in paths.items():
-        distance = torch.linalg.vector_norm(path[: steps + 1], dim=2).numpy()
-        axes.plot(distance, color=INKS[method], dashes=DASHES[method], linewidth=WIDTHS[method], label=NAMES[method])
+        axes.plot(torch.linalg.vector_norm(path[: steps + 1], dim=1).numpy(), **_lines(method))
     for radius, style, name in ((landscape.radius, "-", "ring"), (landscape.crest, ":", "crest")):
         axes.axhline(radius, linestyle=style, color="#555555", linewidth=0.9, zorder=0)
         axes.text(steps, radius + 0.05, name, ha="right", va="bottom", fontsize=9, color="#555555")
     axes.set(xlabel="step", ylabel=r"$|\theta|$", xlim=(0, steps), ylim=(0, None))
     tidy(axes)
     axes.legend(frameon=False, loc="center right")
+    _title(axes, "Distance from the origin, same run")
 
 
-def _draw_losses(axes: Axes, losses: dict[str, Tensor], steps: int, place: str | tuple[float, float]) -> None:
-    """Median over runs of ``[steps + 1, runs]``, with a band where there are several."""
-    for method, loss in losses.items():
-        values = loss[: steps + 1].clamp_min(1e-8).numpy()
-        median = np.median(values, 1)
-        axes.plot(median, color=INKS[method], dashes=DASHES[method], linewidth=WIDTHS[method], label=NAMES[method])
-        if values.shape[1] > 1:
-            low, high = np.quantile(values, [0.1, 0.9], axis=1)
-            axes.fill_between(np.arange(len(low)), low, high, color=INKS[method], alpha=0.12, linewidth=0)
+def _draw_losses(
+    axes: Axes,
+    landscape: SharpRing,
+    runs: dict[str, Tensor],
+    steps: int,
+    place: str | tuple[float, float],
+    title: str,
+) -> None:
+    """Median loss of runs ``[steps + 1, runs, 2]``, with a band from 10 to 90 %."""
+    for method, run in runs.items():
+        values = landscape.loss(run)[: steps + 1].clamp_min(1e-8).numpy()
+        axes.plot(np.median(values, 1), **_lines(method))
+        low, high = np.quantile(values, [0.1, 0.9], axis=1)
+        axes.fill_between(np.arange(len(low)), low, high, color=INKS[method], alpha=0.12, linewidth=0)
     axes.set_yscale("log")
     axes.set(xlabel="step", ylabel="loss (floored at 1e-8)", xlim=(0, steps))
     tidy(axes)
     axes.legend(framealpha=0.9, fontsize=9, loc=place)
+    _title(axes, title)
 
 
-def _draw_shares(axes: Axes, found: dict[str, dict[float, Outcomes]]) -> None:
-    """Where the runs end, by noise: in the flat basin solid, between it and the ring dotted."""
+def _draw_shares(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
+    """Where the runs end, by variance: in the flat basin solid, between it and the ring dotted."""
     for method, by_variance in found.items():
-        for fate, style in (("flat", "-"), ("between", ":")):
-            shares = [outcome.share(fate) for outcome in by_variance.values()]
-            label = f"{NAMES[method]}, {'flat basin' if fate == 'flat' else 'between'}"
+        for fate, style, what in (("flat", "-", "flat basin"), ("between", ":", "between")):
+            shares = [outcome.share(fate) for outcome in by_variance]
+            label = f"{NAMES[method]}, {what}"
             axes.plot(
-                VARIANCES, shares, style, color=INKS[method], marker="o", markersize=5, linewidth=1.8, label=label
+                VARIANCES, shares, style, label=label, color=INKS[method], marker="o", markersize=5, linewidth=1.8
             )
     axes.set_xscale("log")
     axes.set(xlabel="variance of the gradient noise", ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
-    axes.set_title("Where runs end; the rest stay in the ring", loc="left", fontsize=11)
+    _title(axes, "Where runs end; the rest stay in the ring")
     tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=4)
 
 
-def _draw_walked(axes: Axes, found: dict[str, dict[float, Outcomes]]) -> None:
-    """Path lengths of the two that arrive, quartiles over seeds."""
+def _draw_walked(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
+    """Path lengths of the two methods that arrive, with quartiles over seeds."""
     for method, shift in (("sam", 0.88), ("llqr_sam", 1.14)):
         for name, marker, style, what in (
             ("path_to_flat", "o", "-", "to the flat basin"),
             ("path", "s", ":", "whole run"),
         ):
-            quartiles = [np.nanquantile(getattr(o, name).numpy(), [0.25, 0.5, 0.75]) for o in found[method].values()]
+            quartiles = [np.nanquantile(getattr(o, name).numpy(), [0.25, 0.5, 0.75]) for o in found[method]]
             low, middle, high = np.array(quartiles).T
             places = np.array(VARIANCES) * shift
             axes.plot(places, middle, style, color=INKS[method], linewidth=1.2)
@@ -275,15 +270,15 @@ def _draw_walked(axes: Axes, found: dict[str, dict[float, Outcomes]]) -> None:
     axes.set(xlabel="variance of the gradient noise", ylabel="length walked")
     axes.set_yticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
     axes.minorticks_off()
-    axes.set_title("Path length: median and quartiles over seeds", loc="left", fontsize=11)
+    _title(axes, "Path length: median and quartiles over seeds")
     tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=2)
 
 
-def _draw_map(axes: Axes, grid: Grid, found: Map) -> None:
+def _draw_map(axes: Axes, grid: Grid, found: Map, title: str) -> None:
     """One coloured and marked cell for each rate and radius."""
     names = list(CELLS)
-    verdicts = [verdict(_at(found, setting)) for setting in found["gd"]]
+    verdicts = [verdict(here) for here in _by_setting(found)]
     codes = np.array([names.index(name) for name in verdicts]).reshape(len(grid.factors), len(grid.rhos))
     colours = ListedColormap([colour for colour, _ in CELLS.values()])
     axes.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white", linewidth=1.5)
@@ -292,6 +287,7 @@ def _draw_map(axes: Axes, grid: Grid, found: Map) -> None:
     axes.set_xticks(np.arange(len(grid.rhos)) + 0.5, [f"{rho:g}" for rho in grid.rhos])
     axes.set_yticks(np.arange(len(grid.factors)) + 0.5, [f"{factor:g}" for factor in grid.factors])
     axes.set(xlabel=r"$\rho$", ylabel=r"$\eta\lambda$")
+    _title(axes, title)
 
 
 def _legend_of_verdicts(figure: SubFigure, present: set[object]) -> None:

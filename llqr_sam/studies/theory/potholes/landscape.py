@@ -1,4 +1,4 @@
-"""A flat basin with a sharp ring around it, and the suite's own optimizers on it (paper, Figures 2 and 3).
+"""A flat basin with a sharp ring around it, and runs of the optimizers on it (paper, Figures 2 and 3).
 
     f(theta) = sqrt(a) theta (1 - q) / (1 + c q),   q = (|theta| / R)^2p,   L(theta) = 1/2 |f(theta)|^2
 
@@ -6,8 +6,8 @@ The paper gives no formula; this one is ours. L is zero at the origin, in a basi
 |theta| = R, in a well of radial curvature 4 p^2 a / (1 + c)^2; between them is a crest. Beyond the ring L levels off
 to a / (2 c^2) |theta|^2, so that nothing overflows. With p = 4 and c = 0.2 the ring is 44 times as sharp as the basin.
 
-f is a network with two outputs, L its squared error, and a Gaussian its likelihood. LLQR learns its metric from that
-network as from any other; it is given nothing.
+f is a network with two outputs, L its squared error, and a Gaussian its likelihood, so LLQR learns its metric from f as
+from any other network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,7 +26,7 @@ from llqr_sam.methods.curvature.products import Divergence
 from llqr_sam.methods.llqr import LLQR, RefreshError
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.sharpness_aware import SharpnessAware
-from llqr_sam.studies.theory.potholes.fixed import Replicas
+from llqr_sam.studies.theory.potholes.simulate import Replicas
 
 METHODS = ("gd", "llqr", "sam", "llqr_sam")
 LEARNED, PROBING = ("llqr", "llqr_sam"), ("sam", "llqr_sam")
@@ -34,19 +34,12 @@ LEARNED, PROBING = ("llqr", "llqr_sam"), ("sam", "llqr_sam")
 
 @dataclass(frozen=True)
 class SharpRing:
-    """The landscape above.
+    """The landscape above."""
 
-    Args:
-        flat: a, curvature of the basin.
-        radius: R of the ring.
-        power: p, how sharp the ring is.
-        leveling: c.
-    """
-
-    flat: float = 0.1
-    radius: float = 5.0
-    power: int = 4
-    leveling: float = 0.2
+    flat: float = 0.1  # a, curvature of the basin
+    radius: float = 5.0  # R of the ring
+    power: int = 4  # p, how sharp the ring is
+    leveling: float = 0.2  # c
 
     def outputs(self, theta: Tensor) -> Tensor:
         """f, ``[B, 2]``, at theta ``[B, 2]``."""
@@ -54,7 +47,7 @@ class SharpRing:
         return math.sqrt(self.flat) * theta * (1 - q) / (1 + self.leveling * q)
 
     def loss(self, theta: Tensor) -> Tensor:
-        """L, one a row."""
+        """L, one per row."""
         return 0.5 * self.outputs(theta).square().sum(-1)
 
     @property
@@ -69,30 +62,27 @@ class SharpRing:
         return float(r[self.loss(torch.stack([r, torch.zeros_like(r)], 1)).argmax()])
 
     def points(self, radii: Sequence[float], angles: Sequence[float]) -> Tensor:
-        """Points at those polar coordinates, ``[B, 2]`` float64."""
+        """Points from polar coordinates, ``[B, 2]`` float64."""
         r, phi = (torch.tensor(values, dtype=torch.float64) for values in (radii, angles))
         return torch.stack([r * torch.cos(phi), r * torch.sin(phi)], dim=1)
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How LLQR learns its metric here.
+    """How LLQR learns its metric here: options of ``LLQR``, and a history.
 
-    Everything is at LLQR's default but two things: U is refreshed before every step, for a run has only a few hundred
-    of them, and the clip is off, for one clip over many runs would tie them together.
+    Two options differ from LLQR's defaults. U is refreshed before every step, because a run has only a few hundred; and
+    clipping is off, because one norm over many runs would couple them.
 
-    Args:
-        interval, inner_steps, inner_lr, ema, divergence, structure: See ``LLQR``. "dense" needs one run a tensor.
-        history: "run": U starts at I and learns where the run goes. "basin": U was learned in the flat basin before and
-            stays, so that it is the average geometry that Assumption 4.1 supposes.
+    With history "run", U starts at I and learns where the run goes. With "basin", U was learned in the flat basin and
+    stays constant: the average geometry that Assumption 4.1 supposes.
     """
 
     interval: int = 1
-    inner_steps: int = 50
     inner_lr: float = 1e-3
     ema: float = 0.95
     divergence: Divergence = "ngd"
-    structure: Structure = "diagonal"
+    structure: Structure = "diagonal"  # "dense" needs one run per tensor
     history: Literal["run", "basin"] = "run"
 
     def metric(self, model: nn.Module) -> LLQR:
@@ -103,14 +93,13 @@ class Learning:
             structure=self.structure,
             likelihood="gaussian",
             interval=self.interval,
-            inner_steps=self.inner_steps,
             inner_lr=self.inner_lr,
             ema=self.ema,
             clip_norm=1e9,
         )
 
     def learn_in_the_basin(self, points: Points, refreshes: int = 20) -> LLQR:
-        """A metric refreshed at points drawn within R/3 of the origin; the points are then back at their place."""
+        """A metric refreshed at points drawn within R/3 of the origin; the points are put back afterwards."""
         metric = replace(self, inner_lr=20.0, ema=0.5).metric(points)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -126,7 +115,7 @@ class Learning:
 
 
 class Points(nn.Module):
-    """Independent points on the landscape: tensors ``[n, 2]``, one a setting of the optimizer."""
+    """Independent points on the landscape: one tensor ``[n, 2]`` per setting of the optimizer."""
 
     def __init__(self, landscape: SharpRing, starts: Sequence[Tensor]) -> None:
         super().__init__()
@@ -143,11 +132,11 @@ class Points(nn.Module):
 
 
 NOTHING = torch.zeros(1, dtype=torch.float64)
-"""What the network is fed: its outputs depend on its parameters alone."""
+"""Input of the network, whose outputs depend on its parameters alone."""
 
 
 def half_squared(outputs: Tensor, _: object) -> Tensor:
-    """1/2 |f|^2 summed over points, so that each has its own gradient."""
+    """1/2 |f|^2, summed over points so that each has its own gradient."""
     return 0.5 * outputs.square().sum()
 
 
@@ -159,63 +148,56 @@ class Setting:
     rho: float
 
 
-@dataclass(frozen=True)
-class Fleet:
-    """Runs of one method, together.
+def run_together(
+    landscape: SharpRing,
+    method: str,
+    settings: Sequence[Setting],
+    starts: Sequence[Tensor],
+    steps: int,
+    learning: Learning | None = None,
+    noise: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Run one method from many starts under several settings, in one optimizer.
 
     Args:
-        landscape: Where.
-        method: "gd", "llqr", "sam" or "llqr_sam".
+        landscape: The loss.
+        method: One of ``METHODS``.
         settings: One for each tensor of starts.
-        learning: For the two with a metric.
+        starts: ``[n, 2]`` float64 for each setting; B is the number of all starts.
+        steps: Number of steps.
+        learning: How "llqr" and "llqr_sam" learn their metric.
+        noise: Gradient noise of each step, ``[B, 2]``. It belongs to the minibatch, whose loss is L + xi' theta, so
+            both passes of a step see the same; refreshes of U see none.
+
+    Returns:
+        theta_0 ... theta_steps, ``[steps + 1, B, 2]``.
     """
+    learning = learning or Learning()
+    points = Points(landscape, starts)
+    learned = None
+    if method in LEARNED:
+        in_basin = learning.history == "basin"
+        learned = learning.learn_in_the_basin(points) if in_basin else learning.metric(points)
+    metric = Replicas(learned or Metric())
+    groups = [
+        {"params": [theta], "lr": setting.eta, "rho": setting.rho if method in PROBING else 0.0}
+        for theta, setting in zip(points.theta, settings, strict=True)
+    ]
+    optimizer = SharpnessAware(torch.optim.SGD(groups, lr=1.0), probe=metric, transport=metric, model=points)
+    visited = [points.everything().detach()]
+    for step in range(steps):
+        tilt = None if noise is None else noise[step]
 
-    landscape: SharpRing
-    method: str
-    settings: Sequence[Setting]
-    learning: Learning = field(default_factory=Learning)
+        def closure(tilt: Tensor | None = tilt) -> Tensor:
+            optimizer.zero_grad()
+            loss = half_squared(points(NOTHING), None)
+            loss = loss if tilt is None else loss + (tilt * points.everything()).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
 
-    def run(self, starts: Sequence[Tensor], steps: int, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """theta_0 ... theta_steps, ``[steps + 1, B, 2]``.
-
-        Args:
-            starts: ``[n, 2]`` float64 for each setting; B is their sum.
-            steps: How many.
-            noise: Gradient noise of each step, ``[B, 2]``. It belongs to the minibatch, loss L + xi' theta, so both
-                passes of a step see the same; refreshes of U see none.
-        """
-        points = Points(self.landscape, starts)
-        learned = self._learned(points)
-        metric = Replicas(learned or Metric())
-        probing = self.method in PROBING
-        groups = [
-            {"params": [theta], "lr": setting.eta, "rho": setting.rho if probing else 0.0}
-            for theta, setting in zip(points.theta, self.settings, strict=True)
-        ]
-        optimizer = SharpnessAware(torch.optim.SGD(groups, lr=1.0), probe=metric, transport=metric, model=points)
-        visited = [points.everything().detach()]
-        for step in range(steps):
-            tilt = None if noise is None else noise[step]
-
-            def closure(tilt: Tensor | None = tilt) -> Tensor:
-                optimizer.zero_grad()
-                loss = half_squared(points(NOTHING), None)
-                loss = loss if tilt is None else loss + (tilt * points.everything()).sum()
-                loss.backward()  # type: ignore[no-untyped-call]
-                return loss
-
-            if learned is not None and self.learning.history == "run":
-                with contextlib.suppress(RefreshError):  # U stays as it was, as it does at the first two failures
-                    learned.refresh_if_due(NOTHING, None, half_squared)
-            optimizer.step(closure)
-            visited.append(points.everything().detach())
-        return torch.stack(visited)
-
-    def _learned(self, points: Points) -> LLQR | None:
-        if self.method not in LEARNED:
-            return None
-        return (
-            self.learning.learn_in_the_basin(points)
-            if self.learning.history == "basin"
-            else self.learning.metric(points)
-        )
+        if learned is not None and learning.history == "run":
+            with contextlib.suppress(RefreshError):  # U stays as it was, as it does after the first two failures
+                learned.refresh_if_due(NOTHING, None, half_squared)
+        optimizer.step(closure)
+        visited.append(points.everything().detach())
+    return torch.stack(visited)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from llqr_sam.methods.metrics import Metric
-from llqr_sam.studies.theory.potholes.fixed import Replicas
-from llqr_sam.studies.theory.potholes.simulate import walk
+from llqr_sam.studies.theory.potholes.simulate import Replicas, walk
 
 
 def stationary_variance(sharpness: float, d: float, eta: float, tau: float) -> float:
@@ -30,75 +29,63 @@ def motion(sharpness: float, d: float, eta: float, tau: float) -> float:
 def hovering_step(sharpness: float, d: float, eta: float, rho: float) -> float:
     """Length of a step of SAM's two-cycle, twice its amplitude: 2 eta rho lambda / (sqrt(d) (2 d - eta lambda)) (ours).
 
-    It is what is left of the motion when the noise goes to zero, and it too falls with d.
+    This motion remains when the noise goes to zero, and it too falls with d.
     """
     return 2 * eta * rho * sharpness / (math.sqrt(d) * (2 * d - eta * sharpness))
 
 
 @dataclass(frozen=True)
 class Well:
-    """One kind of well of the regenerative model.
+    """One kind of well of the regenerative model."""
 
-    Args:
-        sharpness: Curvature in every direction, >= 0.
-        weight: nu, the chance that a cycle starts there.
-    """
-
-    sharpness: float
-    weight: float
+    sharpness: float  # curvature in every direction, >= 0
+    weight: float  # nu, the probability that a cycle starts there
 
 
 @dataclass(frozen=True)
 class Regeneration:
-    """Cycles of the regenerative model (paper, Prop. B.3): draw a well, start at its centre, run until |e| >= R.
-
-    Args:
-        wells: Kinds of wells.
-        eta: Learning rate.
-        rho: SAM's radius; 0 for none.
-        radius: R of every well.
-        dimension: Coordinates of e.
-    """
+    """Cycles of the regenerative model (paper, Prop. B.3): draw a well, start at its centre, run until |e| >= R."""
 
     wells: tuple[Well, ...]
-    eta: float
-    rho: float
-    radius: float = 1.0
-    dimension: int = 2
+    eta: float  # learning rate
+    rho: float  # SAM's radius; 0 for no probe
+    radius: float = 1.0  # R of every well
 
-    def exit_times(self, sigma: float, cycles: int, seed: int = 0, limit: int = 10**6) -> tuple[Tensor, Tensor]:
-        """Wells drawn and steps until exit of that many cycles, ``[cycles]`` int64 each; all run at once.
+    def exit_times(self, sigma: float, cycles: int, limit: int = 10**6) -> tuple[Tensor, Tensor]:
+        """Simulate cycles, all at once.
 
         Args:
             sigma: Standard deviation of the gradient noise in a coordinate.
-            cycles: How many.
-            seed: Of the draws and of the noise.
+            cycles: Number of cycles.
             limit: Steps after which runs that are still inside count as leaving.
+
+        Returns:
+            The wells drawn, and the steps until exit, ``[cycles]`` int64 each.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         weights = torch.tensor([well.weight for well in self.wells], dtype=torch.float64)
         drawn = torch.multinomial(weights, cycles, replacement=True, generator=generator)
         curvature = torch.tensor([well.sharpness for well in self.wells], dtype=torch.float64)[drawn].unsqueeze(1)
-        start = torch.zeros(cycles, self.dimension, dtype=torch.float64)
-
-        def noise(_: int) -> Tensor:
-            return sigma * torch.randn(start.shape, generator=generator, dtype=torch.float64)
-
-        def loss(e: Tensor) -> Tensor:
-            return 0.5 * (curvature * e.square()).sum()
-
+        start = torch.zeros(cycles, 2, dtype=torch.float64)
         times = torch.full((cycles,), limit)
         inside = torch.ones(cycles, dtype=torch.bool)
-        iterates = walk(loss, start, eta=self.eta, rho=self.rho, metric=Replicas(Metric()), noise=noise)
-        for step in range(1, limit):
-            leaving = inside & (torch.linalg.vector_norm(next(iterates), dim=1) >= self.radius)
+        iterates = walk(
+            lambda e: 0.5 * (curvature * e.square()).sum(),
+            start,
+            eta=self.eta,
+            rho=self.rho,
+            metric=Replicas(Metric()),
+            noise=lambda _: sigma * torch.randn(start.shape, generator=generator, dtype=torch.float64),
+        )
+        for step, e in zip(range(1, limit), iterates, strict=False):
+            leaving = inside & (torch.linalg.vector_norm(e, dim=1) >= self.radius)
             times[leaving] = step
             inside &= ~leaving
             if not inside.any():
                 break
         return drawn, times
 
-    def occupation(self, sigma: float, cycles: int, seed: int = 0) -> list[float]:
+    def occupation(self, sigma: float, cycles: int) -> list[float]:
         """Share of the steps spent in each kind of well."""
-        drawn, times = self.exit_times(sigma, cycles, seed)
+        drawn, times = self.exit_times(sigma, cycles)
         return [float(times[drawn == kind].sum() / times.sum()) for kind in range(len(self.wells))]

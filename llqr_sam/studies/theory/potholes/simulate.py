@@ -1,71 +1,113 @@
-"""Runs of the suite's own ``SharpnessAware`` on a loss of a few coordinates, in float64."""
+"""Runs of ``SharpnessAware`` on a loss of a few coordinates, in float64, with a metric that is given."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.methods.metrics import Metric
+from llqr_sam.methods.metrics import TINY, Metric, Norm
+from llqr_sam.methods.named import Named
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
-Loss = Callable[[Tensor], Tensor]
 Rate = Callable[[int], float]
 
 
+class FixedMetric(Metric):
+    """A constant inverse metric U.
+
+    Args:
+        matrix: U, symmetric positive definite ``[d, d]``, or its diagonal ``[d]``, for parameters
+            ``[d]`` or ``[B, d]``.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def apply(self, v: Named) -> Named:
+        """U v, row by row."""
+        if self.matrix.ndim == 1:
+            return {name: x * self.matrix for name, x in v.items()}
+        return {name: x @ self.matrix for name, x in v.items()}
+
+
+class Replicas(Metric):
+    """Makes each row of parameters ``[B, d]`` an independent run, with a norm of its own.
+
+    ``SharpnessAware`` has one norm over all parameters, which is right for one network but would couple the runs.
+
+    Args:
+        metric: Applied to the rows; ``Metric()`` gives B runs of plain SAM.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric, self.model, self.norm = metric, metric.model, metric.norm
+
+    def apply(self, v: Named) -> Named:
+        """U v."""
+        return self.metric.apply(v)
+
+    def probe(self, v: Named, rho: float, norm: Norm | None = None) -> Named:
+        """eps = rho U v / norm(v) for each row, as ``Metric.probe`` for all rows together."""
+        names, uv = list(v), self.apply(v)
+        rows = [v[name].shape[0] for name in names]
+        g, ug = (torch.cat([tensors[name] for name in names]) for tensors in (v, uv))
+        squared = ug.square().sum(1, keepdim=True)
+        if (norm or self.norm) == "metric":
+            quadratic = (g * ug).sum(1, keepdim=True)
+            usable = torch.isfinite(quadratic) & (quadratic > 0)
+            self._fallbacks = self._fallbacks + (~usable & (squared > 0)).sum()
+            squared = torch.where(usable, quadratic, squared)
+        return dict(zip(names, torch.split(ug * (rho / torch.sqrt(squared + TINY)), rows), strict=True))
+
+
 def walk(
-    loss: Loss | Callable[[Tensor, int], Tensor],
+    loss: Callable[[Tensor], Tensor],
     start: Tensor,
     *,
     eta: float | Rate,
     rho: float | Rate,
     metric: Metric | None = None,
     noise: Callable[[int], Tensor] | None = None,
-    by_step: bool = False,
 ) -> Iterator[Tensor]:
-    """The iterates of (LLQR+)SAM on a loss: theta after each step, without end.
+    """The iterates of (LLQR+)SAM on a loss, without end.
 
     Args:
-        loss: theta -> 0-d loss; with ``by_step`` (theta, step) -> loss of that step's minibatch.
-        start: theta_0 ``[d]``, or ``[B, d]`` for independent runs, with a summed loss and ``Replicas`` for a metric.
+        loss: theta -> 0-d loss.
+        start: theta_0 ``[d]``, or ``[B, d]`` for independent runs with a summed loss and ``Replicas`` as the metric.
         eta: Learning rate, or a function of the step.
         rho: Radius, or a function of the step; 0 leaves gradient descent in the metric.
-        metric: Probe and transport; ``None`` is SAM's identity.
-        noise: Step -> gradient noise xi shaped like theta. It belongs to the minibatch, loss + xi' theta, so both
-            passes of a step see the same.
-        by_step: See ``loss``.
+        metric: Probe and transport; None: the identity, plain SAM.
+        noise: Step -> gradient noise xi shaped like theta. It belongs to the minibatch, whose loss is loss + xi' theta,
+            so both passes of a step see the same.
 
     Yields:
-        theta after steps 1, 2, ... (a copy each).
+        Copies of theta after steps 1, 2, ...
     """
     theta = nn.Parameter(start.detach().clone())
-    rate, radius = _constant(eta), _constant(rho)
-    optimizer = SharpnessAware(torch.optim.SGD([theta], lr=rate(0)), rho=radius(0), probe=metric, transport=metric)
-    step = 0
-    while True:
-        optimizer.param_groups[0].update(lr=rate(step), rho=radius(step))
+    optimizer = SharpnessAware(torch.optim.SGD([theta], lr=1.0), probe=metric, transport=metric)
+    for step in itertools.count():
+        rate, radius = (value(step) if callable(value) else value for value in (eta, rho))
+        optimizer.param_groups[0].update(lr=rate, rho=radius)
         tilt = noise(step) if noise else None
 
-        def closure(step: int = step, tilt: Tensor | None = tilt) -> Tensor:
+        def closure(tilt: Tensor | None = tilt) -> Tensor:
             optimizer.zero_grad()
-            value: Tensor = loss(theta, step) if by_step else loss(theta)  # type: ignore[call-arg]
-            value = value if tilt is None else value + (tilt * theta).sum()
+            value = loss(theta) if tilt is None else loss(theta) + (tilt * theta).sum()
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
         optimizer.step(closure)
-        step += 1
         yield theta.detach().clone()
 
 
 def trajectory(
-    loss: Loss, start: Tensor, steps: int, *, eta: float, rho: float, metric: Metric | None = None
+    loss: Callable[[Tensor], Tensor], start: Tensor, steps: int, *, eta: float, rho: float, metric: Metric | None = None
 ) -> Tensor:
-    """theta_0 and the iterates of ``steps`` steps, ``[steps + 1, *theta]``; see ``walk``."""
+    """theta_0 and the iterates of ``steps`` steps, ``[steps + 1, *theta]``; arguments as for ``walk``."""
     iterates = walk(loss, start, eta=eta, rho=rho, metric=metric)
-    return torch.stack([start, *(next(iterates) for _ in range(steps))])
-
-
-def _constant(rate: float | Rate) -> Rate:
-    return rate if callable(rate) else lambda _: rate
+    return torch.stack([start, *itertools.islice(iterates, steps)])

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from llqr_sam.studies.theory.potholes.fixed import FixedMetric, Replicas
-from llqr_sam.studies.theory.potholes.simulate import walk
+from llqr_sam.studies.theory.potholes.simulate import FixedMetric, Replicas, walk
 
 
 def logistic(margins: Tensor, labels: Tensor) -> Tensor:
@@ -33,22 +32,16 @@ def neuron(margins: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Regression:
-    """Minibatch gradients of real noise: a generalised linear model on N samples.
+    """A generalised linear model on N samples, so that minibatch gradients have real noise."""
 
-    Args:
-        features: ``[N, d]``.
-        labels: ``[N]``.
-        sample_loss: ``(margins, labels)`` -> losses, elementwise.
-    """
-
-    features: Tensor
-    labels: Tensor
-    sample_loss: Callable[[Tensor, Tensor], Tensor]
+    features: Tensor  # [N, d]
+    labels: Tensor  # [N]
+    sample_loss: Callable[[Tensor, Tensor], Tensor]  # (margins, labels) -> losses, elementwise
 
     @staticmethod
-    def drawn(kind: str, *, samples: int = 64, dimension: int = 4, seed: int = 0) -> Regression:
-        """Gaussian features of unequal scales; noisy classes if "convex", noisy targets of a neuron if "non-convex"."""
-        generator = torch.Generator().manual_seed(seed)
+    def drawn(kind: str) -> Regression:
+        """Gaussian features of unequal scales, with noisy classes ("convex") or noisy targets of a neuron."""
+        samples, dimension, generator = 64, 4, torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -71,66 +64,45 @@ class Regression:
         return torch.autograd.grad(losses.sum(), theta)[0]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """alpha_t = step t^-1/2, rho_t = radius t^-exponent, t from 1.
-
-    Args:
-        step: alpha.
-        radius: rho.
-        exponent: p; 0 keeps the radius.
-    """
-
-    step: float
-    radius: float
-    exponent: float = 0.5
-
-    def eta(self, t: int) -> float:
-        """Learning rate of step t, counted from 0."""
-        return self.step / math.sqrt(t + 1)
-
-    def rho(self, t: int) -> float:
-        """Radius of step t, counted from 0."""
-        return self.radius * math.pow(t + 1, -self.exponent)
-
-
 def mean_gradient_norms(
     problem: Regression,
     metric: Tensor,
-    schedule: Schedule,
     horizons: list[int],
     *,
-    replicas: int = 32,
-    batch: int = 2,
-    seed: int = 1,
+    step: float,
+    radius: float,
+    exponent: float,
+    replicas: int,
 ) -> list[float]:
     """E g' U g at a uniformly drawn step below each horizon T, g the full gradient, averaged over replicas.
 
     Args:
-        problem: What is minimised.
-        metric: U ``[d, d]``, frozen.
-        schedule: Step and radius.
+        problem: The loss.
+        metric: U ``[d, d]``, constant.
         horizons: T, ascending.
-        replicas: Independent runs of ``SharpnessAware``.
-        batch: Samples of a minibatch, drawn with replacement.
-        seed: Of starts and minibatches.
+        step: alpha; step t, from 1, has learning rate alpha t^-1/2.
+        radius: rho; step t has radius rho t^-exponent.
+        exponent: p; 0 keeps the radius.
+        replicas: Number of independent runs, on minibatches of one sample drawn with replacement.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     size, dimension = problem.features.shape
     theta = 2 * torch.randn(replicas, dimension, generator=generator, dtype=torch.float64)
-    indices = torch.zeros(replicas, batch, dtype=torch.int64)
-
-    def loss(theta: Tensor) -> Tensor:
-        return problem.minibatch_loss(theta, indices)
-
-    iterates = walk(loss, theta, eta=schedule.eta, rho=schedule.rho, metric=Replicas(FixedMetric(metric)))
+    indices = torch.zeros(replicas, 1, dtype=torch.int64)
+    iterates = walk(
+        lambda theta: problem.minibatch_loss(theta, indices),
+        theta,
+        eta=lambda t: step / math.sqrt(t + 1),
+        rho=lambda t: radius * math.pow(t + 1, -exponent),
+        metric=Replicas(FixedMetric(metric)),
+    )
     total, means = 0.0, {}
     for t in range(1, horizons[-1] + 1):
         g = problem.gradient(theta)
         total += float(((g @ metric) * g).sum(1).mean())
         if t in horizons:
             means[t] = total / t
-        indices.copy_(torch.randint(size, (replicas, batch), generator=generator))
+        indices.copy_(torch.randint(size, (replicas, 1), generator=generator))
         theta = next(iterates)
     return [means[t] for t in horizons]
 

@@ -1,7 +1,7 @@
 """Where runs on the sharp ring end, how far they walk, and for which settings the paper's ordering holds.
 
 The paper's claim (Figures 2 and 3): GD and LLQR stay in the ring, SAM and LLQR+SAM leave it for the flat basin,
-LLQR+SAM along the shorter path. It is measured here, not assumed.
+LLQR+SAM along the shorter path. Here it is measured, not assumed.
 """
 
 from __future__ import annotations
@@ -13,49 +13,45 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llqr_sam.studies.theory.potholes.landscape import METHODS, Fleet, Learning, Setting, SharpRing
+from llqr_sam.studies.theory.potholes.landscape import (
+    METHODS,
+    PROBING,
+    Learning,
+    Setting,
+    SharpRing,
+    run_together,
+)
 
 FATES = ("flat", "between", "ring", "away")
-"""Ends of a run: in the flat basin, between it and the ring, in the ring, or outside it.
+"""Ends of a run: in the flat basin, between it and the ring, in the ring, or outside the ring.
 
-Between them SAM hovers on the crest, or rests where its probe ends on the bottom of the ring and finds no gradient.
+Between basin and ring, SAM hovers on the crest or rests where its probe hits the ring's bottom and finds no gradient.
 """
-TAIL = 20  # a run's end is its mean distance from the origin over so many steps, since SAM never stops
+TAIL = 20  # steps at the end of a run, over which its distance from the origin is averaged, since SAM never stops
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of B runs.
+    """How B runs ended; ``[B]`` each."""
 
-    Attributes:
-        fate: Index into ``FATES``.
-        escape: First step inside the crest; -1 for never.
-        arrival: First step within R/5 of the origin; -1 for never.
-        path_to_flat: Length walked until then, nan for never.
-        path: Length walked in the whole run.
-    """
-
-    fate: Tensor
-    escape: Tensor
-    arrival: Tensor
-    path_to_flat: Tensor
-    path: Tensor
+    fate: Tensor  # index into FATES
+    escape: Tensor  # first step inside the crest, or -1
+    arrival: Tensor  # first step within R/5 of the origin, or -1
+    path_to_flat: Tensor  # length walked until the arrival, or nan
+    path: Tensor  # length walked in the whole run
 
     def share(self, fate: str) -> float:
         """Share of the runs with that end."""
         return float((self.fate == FATES.index(fate)).double().mean())
 
-    def part(self, rows: slice) -> Outcomes:
-        """Some of the runs."""
-        return Outcomes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
     def split(self, size: int) -> list[Outcomes]:
-        """Runs of each setting, ``size`` a setting."""
-        return [self.part(slice(i, i + size)) for i in range(0, len(self.fate), size)]
+        """The runs of each setting, ``size`` of them per setting."""
+        columns = (getattr(self, name).split(size) for name in self.__dataclass_fields__)
+        return [Outcomes(*parts) for parts in zip(*columns, strict=True)]
 
 
 def outcomes(landscape: SharpRing, trajectory: Tensor) -> Outcomes:
-    """Summary of ``[steps + 1, B, 2]``."""
+    """Outcomes of runs ``[steps + 1, B, 2]``."""
     distance = torch.linalg.vector_norm(trajectory, dim=2)
     strides = torch.linalg.vector_norm(trajectory.diff(dim=0), dim=2)
     walked = torch.cat([torch.zeros_like(strides[:1]), strides.cumsum(0)])
@@ -76,13 +72,7 @@ def _first(happens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Survey:
-    """Every method from the same starts, under the same settings.
-
-    Args:
-        landscape: Where.
-        steps: Of each run.
-        learning: LLQR's.
-    """
+    """Runs of every method from the same starts, under the same settings."""
 
     landscape: SharpRing = field(default_factory=SharpRing)
     steps: int = 200
@@ -98,13 +88,12 @@ class Survey:
         return self.landscape.points([self.landscape.radius], [0.5])
 
     def trajectories(self, method: str, settings: Sequence[Setting], starts: Tensor) -> Tensor:
-        """theta of every step, the settings one after another; see ``Fleet.run``."""
-        fleet = Fleet(self.landscape, method, settings, self.learning)
-        return fleet.run([starts] * len(settings), self.steps)
+        """theta of every step, ``[steps + 1, B, 2]``, the settings one after another."""
+        return run_together(self.landscape, method, settings, [starts] * len(settings), self.steps, self.learning)
 
     def grid(self, method: str, etas: Sequence[float], rhos: Sequence[float]) -> dict[Setting, Outcomes]:
-        """From the eight starts under every pair of rate and radius; a method without a probe runs once a rate."""
-        probing = "sam" in method
+        """Outcomes from the eight starts for every rate and radius; a method without a probe runs once per rate."""
+        probing = method in PROBING
         settings = [Setting(eta, rho) for eta in etas for rho in (rhos if probing else rhos[:1])]
         runs = outcomes(self.landscape, self.trajectories(method, settings, self.starts())).split(8)
         found = dict(zip(settings, runs, strict=True))
@@ -113,7 +102,7 @@ class Survey:
     def noisy(
         self, method: str, settings: Sequence[Setting], variances: Sequence[float], seeds: int
     ) -> tuple[Tensor, dict[tuple[Setting, float], Outcomes]]:
-        """From the ring's bottom, with gradient noise of several variances; a seed's schedule is that of all methods.
+        """Run from the ring's bottom with gradient noise of several variances; all methods share a seed's noise.
 
         Returns:
             theta ``[steps + 1, settings, variances, seeds, 2]``, and the outcomes by setting and variance.
@@ -122,8 +111,9 @@ class Survey:
         unit = torch.randn(self.steps, seeds, 2, generator=generator, dtype=torch.float64)
         cases = [(setting, variance) for setting in settings for variance in variances]
         noise = [torch.cat([math.sqrt(variance) * xi for _, variance in cases]) for xi in unit]
-        fleet = Fleet(self.landscape, method, [setting for setting, _ in cases], self.learning)
-        visited = fleet.run([self.bottom().repeat(seeds, 1)] * len(cases), self.steps, noise)
+        starts = [self.bottom().repeat(seeds, 1)] * len(cases)
+        own = [setting for setting, _ in cases]
+        visited = run_together(self.landscape, method, own, starts, self.steps, self.learning, noise)
         runs = outcomes(self.landscape, visited).split(seeds)
         by_case = visited.view(self.steps + 1, len(settings), len(variances), seeds, 2)
         return by_case, dict(zip(cases, runs, strict=True))
@@ -138,18 +128,18 @@ VERDICTS = {
     "trapped": "all four stay in the ring",
     "without SAM": "GD or LLQR leaves the ring too",
 }
-"""What most runs of a setting do. A path is shorter if its mean over runs in which both arrive is by 1 % or more."""
+"""What most runs of a setting do. A path counts as shorter from 1 % on, in the mean over runs in which both arrive."""
 
 
 def paired_paths(by_method: dict[str, Outcomes]) -> tuple[Tensor, Tensor]:
-    """Length walked to the flat basin by SAM and LLQR+SAM, where both arrive from the same start and noise."""
+    """Length walked to the flat basin by SAM and LLQR+SAM, for starts and noise from which both arrive."""
     sam, llqr_sam = by_method["sam"], by_method["llqr_sam"]
     both = (sam.arrival >= 0) & (llqr_sam.arrival >= 0)
     return sam.path_to_flat[both], llqr_sam.path_to_flat[both]
 
 
 def verdict(by_method: dict[str, Outcomes]) -> str:
-    """What one setting says about the paper's ordering: a key of ``VERDICTS``."""
+    """Whether the paper's ordering holds for one setting: a key of ``VERDICTS``."""
     gd, llqr, sam, llqr_sam = (by_method[method] for method in METHODS)
     if min(gd.share("ring"), llqr.share("ring")) < 0.5:
         return "without SAM"

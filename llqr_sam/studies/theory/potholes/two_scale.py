@@ -21,15 +21,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TwoScale:
-    """The loss 1/2 e' (Hbar + Heps) e (paper, eq. 2).
+    """The loss 1/2 e' (Hbar + Heps) e (paper, eq. 2)."""
 
-    Args:
-        average: Hbar ``[d, d]``, symmetric positive definite.
-        pothole: Heps ``[d, d]``, symmetric positive semidefinite; it need not commute with Hbar.
-    """
-
-    average: Tensor
-    pothole: Tensor
+    average: Tensor  # Hbar [d, d], symmetric positive definite
+    pothole: Tensor  # Heps [d, d], symmetric positive semidefinite; it need not commute with Hbar
 
     @cached_property
     def hessian(self) -> Tensor:

@@ -11,12 +11,12 @@ from llqr_sam import LLQR, Metric, SharpnessAware
 from llqr_sam.studies.theory.potholes.landscape import (
     METHODS,
     NOTHING,
-    Fleet,
     Learning,
     Points,
     Setting,
     SharpRing,
     half_squared,
+    run_together,
 )
 
 RING = SharpRing()
@@ -89,7 +89,7 @@ def test_runs_together_are_runs_alone(method):
     starts = [RING.points([4.8, 5.2], [0.3, 1.0]), RING.points([5.1], [2.0])]
     noise = 0.01 * torch.randn(12, 3, 2, dtype=torch.float64)
     learning = Learning(interval=2)
-    together = Fleet(RING, method, settings, learning).run(starts, 12, list(noise))
+    together = run_together(RING, method, settings, starts, 12, learning, list(noise))
     rows = [(settings[0], starts[0][:1]), (settings[0], starts[0][1:]), (settings[1], starts[1])]
     for i, (setting, start) in enumerate(rows):
         alone = _alone(method, setting, start, 12, learning, noise[:, i : i + 1])
@@ -100,7 +100,7 @@ def test_dense_and_diagonal_learn_the_same_on_an_axis():
     """Where gradient and curvature lie on an axis there is nothing off the diagonal to learn."""
     start = RING.points([5.2], [0.0])
     runs = [
-        Fleet(RING, "llqr_sam", [Setting(0.4, 1.0)], Learning(structure=structure)).run([start], 10)
+        run_together(RING, "llqr_sam", [Setting(0.4, 1.0)], [start], 10, Learning(structure=structure))
         for structure in ("dense", "diagonal")
     ]
     assert torch.allclose(runs[0], runs[1], atol=1e-9)
@@ -130,6 +130,6 @@ def test_a_diverging_run_does_not_stop_the_others():
     """A metric that cannot be refreshed stays as it was; with one run gone, the rest go on under the one they have."""
     starts = [RING.points([5.1], [0.3]), RING.points([5.1], [0.3])]
     settings = [Setting(0.3, 0.5), Setting(1e200, 0.5)]
-    run = Fleet(RING, "llqr_sam", settings).run(starts, 8)
+    run = run_together(RING, "llqr_sam", settings, starts, 8)
     assert torch.isfinite(run[:, 0]).all()
     assert not torch.isfinite(run[-1, 1]).all()

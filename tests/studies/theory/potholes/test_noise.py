@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.fixed import FixedMetric
 from llqr_sam.studies.theory.potholes.noise import Regeneration, Well, hovering_step, motion, stationary_variance
-from llqr_sam.studies.theory.potholes.simulate import trajectory, walk
+from llqr_sam.studies.theory.potholes.simulate import FixedMetric, trajectory, walk
 from llqr_sam.studies.theory.potholes.stationarity import slope
 from llqr_sam.studies.theory.potholes.two_scale import envelope
 

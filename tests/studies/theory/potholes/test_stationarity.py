@@ -7,7 +7,6 @@ import torch
 
 from llqr_sam.studies.theory.potholes.stationarity import (
     Regression,
-    Schedule,
     logistic,
     mean_gradient_norms,
     neuron,
@@ -26,12 +25,6 @@ def _metric():
 
 def test_slope_of_a_power():
     assert slope([1, 10, 100], [3.0, 0.3, 0.03]) == pytest.approx(-1)
-
-
-def test_schedule():
-    schedule = Schedule(step=2.0, radius=0.5, exponent=0.25)
-    assert (schedule.eta(0), schedule.eta(3)) == (2.0, 1.0)
-    assert (schedule.rho(0), schedule.rho(15)) == (0.5, 0.25)
 
 
 @pytest.mark.parametrize("kind", ["convex", "non-convex"])
@@ -67,9 +60,8 @@ def test_what_the_rate_in_the_metric_says_of_other_norms():
 @pytest.mark.parametrize(("kind", "step", "replicas"), [("convex", 4.0, 32), ("non-convex", 1.0, 128)])
 def test_rate(kind, step, replicas, exponent):
     """The exponent in T is -1/2 within 0.1, for either decay of the radius, on both problems."""
-    norms = mean_gradient_norms(
-        Regression.drawn(kind), _metric(), Schedule(step, 0.3, exponent), HORIZONS, replicas=replicas, batch=1
-    )
+    options = {"step": step, "radius": 0.3, "exponent": exponent, "replicas": replicas}
+    norms = mean_gradient_norms(Regression.drawn(kind), _metric(), HORIZONS, **options)
     assert slope(HORIZONS, norms) == pytest.approx(-0.5, abs=0.1)
 
 
@@ -78,7 +70,7 @@ def test_a_radius_that_does_not_decay_stalls():
     """The decay of rho is needed: with rho = 2 throughout, the norm of the non-convex problem levels off."""
     problem, metric = Regression.drawn("non-convex"), _metric()
     stuck, falling = (
-        slope(HORIZONS, mean_gradient_norms(problem, metric, Schedule(1.0, 2.0, p), HORIZONS, replicas=64, batch=1))
+        slope(HORIZONS, mean_gradient_norms(problem, metric, HORIZONS, step=1.0, radius=2.0, exponent=p, replicas=64))
         for p in (0.0, 0.5)
     )
     assert stuck > -0.3

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.landscape import METHODS, Fleet, Learning, Setting, SharpRing
+from llqr_sam.studies.theory.potholes.landscape import METHODS, Learning, Setting, SharpRing, run_together
 from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, outcomes, paired_paths, verdict
 
 SHARPNESS = SharpRing().sharpness
@@ -155,7 +155,7 @@ def test_the_ordering_under_other_ways_to_learn(learning):
     """The same verdict and path within 2 % with dense blocks, the Newton divergence or one refresh."""
     setting = Setting(1.8 / SHARPNESS, 1.0)
     starts = [start.unsqueeze(0) for start in Survey().starts()]
-    run = Fleet(SharpRing(), "llqr_sam", [setting] * len(starts), learning).run(starts, 45)
+    run = run_together(SharpRing(), "llqr_sam", [setting] * len(starts), starts, 45, learning)
     found = outcomes(SharpRing(), run)
     assert found.share("flat") == 1
     assert float(found.path_to_flat.mean()) == pytest.approx(6.88, rel=0.02)

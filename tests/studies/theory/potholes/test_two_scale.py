@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from llqr_sam import Metric
-from llqr_sam.studies.theory.potholes.fixed import FixedMetric, Replicas
-from llqr_sam.studies.theory.potholes.simulate import trajectory, walk
+from llqr_sam.studies.theory.potholes.simulate import FixedMetric, Replicas, trajectory, walk
 from llqr_sam.studies.theory.potholes.two_scale import (
     TwoScale,
     amplitude,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from llqr_sam import LLQR
-from llqr_sam.methods.curvature.module_attributes import unchanged_attributes
+from llqr_sam.methods.curvature.inference import unchanged_attributes
 from tests.methods.networks import mean_loss
 from tests.methods.test_hard_networks import DIVERGENCES, blob, check
 

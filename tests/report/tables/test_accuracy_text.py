@@ -4,15 +4,17 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llqr_sam.data.registry import info
 from llqr_sam.data.streams import Samples
 from llqr_sam.engine.records.record import Flatness
-from llqr_sam.report.tables.entries import Table, build_table
+from llqr_sam.report.tables.accuracy_table import build_table
+from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.paper_numbers import read_accuracy
-from llqr_sam.report.tables.write import COLUMNS, to_csv, to_latex, to_markdown, write_table
+from llqr_sam.report.tables.printed_table import PrintedTable, to_latex, to_markdown, write_table
 from llqr_sam.suite.run.run_folder import note_failure
 from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of
@@ -20,19 +22,29 @@ from tests.suite.records import record_of, write_record
 
 RUNS = plan_of("table=7")  # FisherSAM, LLQR^Delta+SAM, LLQR+SAM, five seeds each
 WHOLE = info("cifar100").whole
+COLUMNS = (  # a contract: others read the files
+    "table,dataset,arch,label_noise,method,geometry,n,mean,std,paper_mean,paper_std,planned,failed,diverged,entry,"
+    "mean_low,mean_high,best_mean,best_std,best_epoch,last_mean,last_std,last_epoch,baseline,common_seeds,difference,"
+    "difference_low,difference_high,paper_outside,hessian_top,hessian_trace,m_sharpness,best_of,selected"
+)
 
 
-def table(results: Path) -> Table:
+def printed(*table: Any, **settings: Any) -> PrintedTable:
+    """As a reader sees it."""
+    return print_accuracy(build_table(*table, **settings))
+
+
+def table(results: Path) -> PrintedTable:
     """FisherSAM: two seeds; LLQR^Delta+SAM: one finished, one diverged; LLQR+SAM: nothing."""
     write_record(results, RUNS[0], [80.0, 79.0])
     write_record(results, RUNS[1], [70.0, 81.0])
     write_record(results, RUNS[5], [80.25])
     write_record(results, RUNS[6], [1.0], status="diverged")
     command = "python train.py table=7"
-    return build_table("7", "Probe alone", command, Status.of(RUNS, results), read_accuracy())
+    return printed("7", "Probe alone", command, Status.of(RUNS, results), read_accuracy())
 
 
-def compared(results: Path) -> Table:
+def compared(results: Path) -> PrintedTable:
     """LLQR^Delta+SAM and LLQR+SAM against FisherSAM; seed 3 of LLQR+SAM has no partner and seed 4 failed."""
     for run, top1 in zip(RUNS[:2], (80.0, 81.0), strict=True):
         write_record(results, run, [top1])
@@ -40,15 +52,12 @@ def compared(results: Path) -> Table:
         write_record(results, run, [top1])
     note_failure(RUNS[14].run_id, results / "w" / RUNS[14].run_id, RuntimeError("boom"))
     status = Status.of(RUNS, results, results / "w")
-    return build_table("7", "Probe alone", "command", status, read_accuracy(), baseline="fisher_sam")
+    return printed("7", "Probe alone", "command", status, read_accuracy(), baseline="fisher_sam")
 
 
 def test_csv(tmp_path):
-    rows = list(csv.DictReader(io.StringIO(to_csv(table(tmp_path)))))
-    assert tuple(rows[0]) == COLUMNS
-    assert ",".join(rows[0]).startswith(
-        "table,dataset,arch,label_noise,method,geometry,n,mean,std,paper_mean,paper_std,planned,"
-    )
+    rows = list(csv.DictReader(io.StringIO(table(tmp_path).csv)))
+    assert ",".join(rows[0]) == COLUMNS
     assert list(rows[0].values())[:11] == [
         *("7", "cifar100", "resnet18", "0.0", "fisher_sam", ""),
         *("2", "80.5000", "0.7071", "80.89", "0.31"),
@@ -56,7 +65,7 @@ def test_csv(tmp_path):
     assert [rows[1][key] for key in ("n", "mean", "std", "paper_mean")] == ["1", "80.2500", "", "81.23"]
     assert [rows[2][key] for key in ("n", "mean", "std", "paper_mean")] == ["0", "", "", "81.82"]
     assert [rows[1][key] for key in ("planned", "failed", "diverged", "entry")] == ["5", "0", "1", "best"]
-    assert {key: rows[0][key] for key in COLUMNS[15:23]} == {
+    assert {key: rows[0][key] for key in COLUMNS.split(",")[15:23]} == {
         "mean_low": "74.1469",  # 80.5 -+ 12.706 x 0.7071 / sqrt(2)
         "mean_high": "86.8531",
         "best_mean": "80.5000",
@@ -71,7 +80,7 @@ def test_csv(tmp_path):
 
 
 def test_csv_of_differences(tmp_path):
-    rows = list(csv.DictReader(io.StringIO(to_csv(compared(tmp_path)))))
+    rows = list(csv.DictReader(io.StringIO(compared(tmp_path).csv)))
     keys = ("baseline", "common_seeds", "difference", "difference_low", "difference_high")
     assert [rows[0][key] for key in keys] == ["fisher_sam", "0", "", "", ""]
     assert [rows[1][key] for key in keys] == ["fisher_sam", "2", "0.5000", "-1.0000", "2.0000"]
@@ -101,18 +110,18 @@ def test_differences_failures_and_papers_outside(tmp_path):
 def test_a_paper_value_outside_our_interval_is_marked(tmp_path):
     for run, top1 in zip(RUNS[:3], (90.0, 90.1, 90.2), strict=True):
         write_record(tmp_path, run, [top1])
-    found = build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
+    found = printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
     assert "paper 80.89 ± 0.31 †" in to_markdown(found)
     assert "†: it is outside the 95 % t interval" in to_markdown(found)
     assert r"80.89 $\pm$ 0.31 $^\dagger$" in to_latex(found)
-    assert next(csv.DictReader(io.StringIO(to_csv(found))))["paper_outside"] == "yes"
+    assert next(csv.DictReader(io.StringIO(found.csv)))["paper_outside"] == "yes"
 
 
-def of_samples(results: Path, *found: Samples | None) -> Table:
+def of_samples(results: Path, *found: Samples | None) -> PrintedTable:
     """Of FisherSAM's first seeds, trained on so many images."""
     for run, samples in zip(RUNS, found, strict=False):
         record_of(run, [80.0], samples=samples).write(results / "runs" / run.folder / f"{run.run_id}.json")
-    return build_table("7", "Probe alone", "command", Status.of(RUNS, results), read_accuracy())
+    return printed("7", "Probe alone", "command", Status.of(RUNS, results), read_accuracy())
 
 
 @pytest.mark.parametrize("found", [(), (None, None), (WHOLE, WHOLE, None)])
@@ -155,15 +164,15 @@ def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
     path = tmp_path / "runs" / RUNS[0].folder / f"{RUNS[0].run_id}.json"
     dataclasses.replace(record_of(RUNS[0], [80.0]), sharpness=flat).write(path)
     write_record(tmp_path, RUNS[1], [81.0])
-    found = build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
+    found = printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
     assert "<br>sharpness top 12.5, trace 40, m 0.0125<br>paper" in to_markdown(found)
     assert '"sharpness": of the training loss at the end' in to_markdown(found)
     assert r" & sharpness & top 12.5, trace 40, m 0.0125 &  &  \\" in to_latex(found)
-    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(found.csv)))
     keys = ("hessian_top", "hessian_trace", "m_sharpness")
     assert [[row[key] for key in keys] for row in rows[:2]] == [["12.5000", "40.0000", "0.0125"], ["", "", ""]]
     write_record(tmp_path / "other", RUNS[1], [81.0])
-    other = build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path / "other"), read_accuracy())
+    other = printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path / "other"), read_accuracy())
     assert "sharpness" not in to_markdown(other)
 
 
@@ -173,7 +182,7 @@ def test_m_sharpness_at_different_radii_is_not_averaged(tmp_path):
         flat = Flatness(eigenvalues=[12.5], trace=40.0, m_sharpness=rho, rho=rho, m=128, samples=1024, seconds=1.0)
         path = tmp_path / "runs" / run.folder / f"{run.run_id}.json"
         dataclasses.replace(record_of(run, [80.0]), sharpness=flat).write(path)
-    text = to_markdown(build_table("7", "Probe alone", "command", Status.of(RUNS, tmp_path), {}))
+    text = to_markdown(printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), {}))
     assert "<br>sharpness top 12.5, trace 40 |" in text
     assert "m-sharpness is left out where seeds measured it at different radii." in text
 
@@ -207,14 +216,14 @@ def test_equal_records_give_equal_bytes(tmp_path):
 
 def test_of_how_many_evaluations_a_best_is_the_best(tmp_path):
     """Said of the table as a whole, and in the CSV of each cell; of nothing finished, nothing."""
-    empty = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    empty = printed("7", "Title", "command", Status.of(RUNS, tmp_path), {})
     assert "evaluation" not in to_markdown(empty)
     write_record(tmp_path, RUNS[0], [80.0, 81.0])
     write_record(tmp_path, RUNS[1], [80.0, 81.0])
-    first = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    first = printed("7", "Title", "command", Status.of(RUNS, tmp_path), {})
     assert "best over training (of 2 evaluations): mean" in to_markdown(first)
     write_record(tmp_path, RUNS[5], [80.0] * 40, epochs=[5 * number for number in range(1, 41)])
-    last = build_table("7", "Title", "command", Status.of(RUNS, tmp_path), {}, "last")
+    last = printed("7", "Title", "command", Status.of(RUNS, tmp_path), {}, "last")
     assert "last epoch (best of 2 to 40 evaluations): mean" in to_markdown(last)
-    rows = csv.DictReader(io.StringIO(to_csv(last)))
+    rows = csv.DictReader(io.StringIO(last.csv))
     assert [row["best_of"] for row in rows] == ["2", "40", ""]

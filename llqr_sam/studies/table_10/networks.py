@@ -1,8 +1,8 @@
-"""A table of times: which of its networks are measured here, and measuring those that are not.
+"""The networks of a table of times: which are measured on this device, and measuring those that are not.
 
-A network is measured once for each device, batch and setting: ``results/timings/<name>.json``. On a kind of device
-with ``bytes_per_parameter`` the networks are those whose need fits into the free memory; naming some with ``arch=``
-or ``table.archs=`` takes these instead.
+A network is measured once for each device, batch and setting: ``results/timings/<name>.json``. Where the table gives
+``bytes_per_parameter`` for a kind of device, networks that do not fit into its free memory are left out; those named
+with ``arch=`` or ``table.archs=`` are measured anyway.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ from llqr_sam.engine.devices.device import device_name, find_device
 from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timing import SCHEMA_VERSION, Effort, Timing, measure, timing_name
+from llqr_sam.studies.table_10.timing import (
+    SCHEMA_VERSION,
+    Effort,
+    Timing,
+    time_network,
+    timing_name,
+    timings_folder,
+)
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
-from llqr_sam.suite.launch.launch import check_choices, check_code, check_device
+from llqr_sam.suite.launch.checks import check_code, check_device, check_launcher
 from llqr_sam.suite.plan.plan import plan
 
 MEMORY = Path("/proc/meminfo")
-ATTEMPTS = 3  # measurements of a network before the machine is taken to be too busy
-
-
-def timings_folder(results: Path) -> Path:
-    """Where measurements are."""
-    return results / "timings"
+ATTEMPTS = 3  # at measuring a network, before the machine counts as too busy
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Network:
     """A network of the table on this device."""
 
     runs: tuple[RunSettings, ...]  # its methods
     effort: Effort
-    path: Path
+    path: Path  # of its record
     reason: str | None  # why it is left out
 
     @property
@@ -51,88 +53,76 @@ class Measurement:
         return self.runs[0].arch.name
 
     @property
-    def measured(self) -> bool:
-        """Whether its record is there. One whose refresh cannot be composed does not count and is replaced."""
+    def is_measured(self) -> bool:
+        """Whether it has a record. One whose refresh cannot be composed does not count and is replaced."""
         return self.path.exists() and all(t.measurable for t in read_all(Timing, [self.path], SCHEMA_VERSION)[0])
 
     @property
     def state(self) -> str:
         """Measured, left out or not measured."""
-        if self.measured:
+        if self.is_measured:
             return f"measured: {self.path}"
         return f"left out: {self.reason}" if self.reason else "not measured"
 
+    def measure(self, device: torch.device) -> str | None:
+        """Measure it and write its record; returns ``None``, or why that was not possible."""
+        try:
+            for _ in range(ATTEMPTS):
+                timing = time_network(self.runs, info(self.runs[0].dataset.name), self.effort, device)
+                if timing.measurable:
+                    timing.write(self.path)
+                    return None
+        except torch.OutOfMemoryError:
+            return f"out of memory at table.timing.batch={self.effort.batch}"
+        return (
+            f"in {ATTEMPTS} measurements a refresh of {self.effort.inner_steps} inner steps took no longer than one of "
+            "1; try again when the machine is less busy"
+        )
+
 
 @dataclass(frozen=True)
-class Measurements:
+class Networks:
     """The networks of a table on one device."""
 
     device: torch.device
-    networks: tuple[Measurement, ...]
+    networks: tuple[Network, ...]
 
     def lines(self) -> Iterator[str]:
-        """A line a network."""
+        """A line for each network."""
         first = self.networks[0]
         yield f"on {device_name(self.device)}, batch {first.effort.batch}:"
-        for network in self.networks:
-            yield f"{network.arch:{max(len(each.arch) for each in self.networks)}}  {network.state}"
+        width = max(len(network.arch) for network in self.networks)
+        yield from (f"{network.arch:{width}}  {network.state}" for network in self.networks)
 
     def measure(self) -> int:
-        """Measure what is missing, smallest first; a line each on standard error.
+        """Measure what is missing, smallest first; a line for each on standard error.
 
         Returns:
             Exit status: 1 if a network did not fit into the device's memory, or the machine was too busy.
         """
         status = 0
         for network in self.networks:
-            if network.measured or network.reason:
-                _say(f"{network.arch}: {network.state}")
-                continue
-            _say(f"{network.arch}: measuring")
-            try:
-                _measure(network, self.device).write(network.path)
-                _say(f"{network.arch}: measured: {network.path}")
-            except torch.OutOfMemoryError:
-                _say(f"{network.arch}: not measured: out of memory at table.timing.batch={network.effort.batch}")
-                status = 1
-            except MachineBusy as error:
-                _say(f"{network.arch}: not measured: {error}")
-                status = 1
-            finally:
-                _free(self.device)
+            if not network.is_measured and not network.reason:
+                _say(f"{network.arch}: measuring")
+                obstacle = network.measure(self.device)
+                _free_memory(self.device)
+                if obstacle:
+                    _say(f"{network.arch}: not measured: {obstacle}")
+                    status = 1
+                    continue
+            _say(f"{network.arch}: {network.state}")
         return status
 
 
-class MachineBusy(Exception):
-    """What else the machine does takes longer than what is measured."""
-
-
-def _measure(network: Measurement, device: torch.device) -> Timing:
-    """The first of ``ATTEMPTS`` measurements whose refresh can be composed.
+def networks_here(command: Command) -> Networks:
+    """The networks that a command with a table of times asks for, on this device.
 
     Raises:
-        MachineBusy: none of them is such.
-        torch.OutOfMemoryError: the device's memory does not hold the network.
-    """
-    for _ in range(ATTEMPTS):
-        timing = measure(network.runs, info(network.runs[0].dataset.name), network.effort, device)
-        if timing.measurable:
-            return timing
-    raise MachineBusy(
-        f"in {ATTEMPTS} measurements a refresh of {network.effort.inner_steps} inner steps took no longer than one of "
-        "1; try again when the machine is less busy"
-    )
-
-
-def measurements(command: Command) -> Measurements:
-    """The networks that a command with a table of times asks for.
-
-    Raises:
-        UsageError: an impossible value, no such device or one that cannot do what the precision asks for, a launcher or
-            number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
+        UsageError: an impossible value, a device that is missing or cannot do what the precision asks for, a launcher
+            or number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
     """
     config, table = command.config, command.table
-    check_choices(config)
+    check_launcher(config)
     if config.devices > 1:
         raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()
@@ -150,8 +140,8 @@ def measurements(command: Command) -> Measurements:
     for runs in by_arch.values():
         effort = _effort(timing, kind, runs)
         reason = None if named else _too_large(runs[0], kind.bytes_per_parameter)
-        networks.append(Measurement(tuple(runs), effort, folder / f"{timing_name(runs, effort, device)}.json", reason))
-    return Measurements(device, tuple(networks))
+        networks.append(Network(tuple(runs), effort, folder / f"{timing_name(runs, effort, device)}.json", reason))
+    return Networks(device, tuple(networks))
 
 
 def _effort(timing: TimingConfig, kind: EffortConfig, runs: Sequence[RunSettings]) -> Effort:
@@ -187,8 +177,8 @@ def _free_gib() -> float:
     return int(line.split()[1]) / 2**20
 
 
-def _free(device: torch.device) -> None:
-    """Give back what the last network held."""
+def _free_memory(device: torch.device) -> None:
+    """Return the memory of the last network."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.report.tables.entries import Table, build_table
+from llqr_sam.report.tables.accuracy_table import AccuracyTable, build_table
 from llqr_sam.report.tables.paper_numbers import PaperValue
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.run_folder import note_failure
@@ -17,7 +17,7 @@ RUNS = plan_of("table=demo")
 SGDM, LLQR = RUNS[:3], RUNS[3:6]
 
 
-def table(results: Path, kind: str = "best") -> Table:
+def table(results: Path, kind: str = "best") -> AccuracyTable:
     paper = {("demo", SGDM[0].cell): PaperValue(1.0, 2.0)}
     return build_table("demo", "Demo", "command", Status.of(RUNS, results), paper, kind)  # type: ignore[arg-type]
 
@@ -25,12 +25,12 @@ def table(results: Path, kind: str = "best") -> Table:
 def test_mean_and_sample_deviation(tmp_path):
     for run, best in zip(SGDM, (90.0, 91.0, 95.0), strict=True):
         write_record(tmp_path, run, [50.0, best, 80.0])
-    entry = table(tmp_path).entries[0]
-    assert entry.best.values == (90.0, 91.0, 95.0)
-    assert entry.best.mean == pytest.approx(92.0)
-    assert entry.best.std == pytest.approx(statistics.stdev([90.0, 91.0, 95.0]))
+    entry = table(tmp_path).cells[0]
+    assert entry.scores("best").values == (90.0, 91.0, 95.0)
+    assert entry.scores("best").mean == pytest.approx(92.0)
+    assert entry.scores("best").std == pytest.approx(statistics.stdev([90.0, 91.0, 95.0]))
     assert entry.paper == PaperValue(1.0, 2.0)
-    assert entry.top1("last").values == (80.0, 80.0, 80.0)
+    assert entry.scores("last").values == (80.0, 80.0, 80.0)
     assert (entry.epochs("best").values, entry.epochs("last").values) == ((2, 2, 2), (3, 3, 3))
 
 
@@ -38,17 +38,19 @@ def test_nothing_is_invented(tmp_path):
     """No run: no mean. One run: no deviation. A diverged run: counted, not averaged."""
     write_record(tmp_path, SGDM[0], [90.0])
     write_record(tmp_path, SGDM[1], [99.0], status="diverged")
-    sgdm, llqr = table(tmp_path).entries[:2]
-    assert (sgdm.best.values, sgdm.best.std, sgdm.diverged, sgdm.failed, sgdm.planned) == ((90.0,), None, 1, 0, 3)
-    assert (llqr.best.values, llqr.best.mean, llqr.best.std, llqr.paper) == ((), None, None, None)
+    sgdm, llqr = table(tmp_path).cells[:2]
+    best = sgdm.scores("best")
+    assert (best.values, best.std, sgdm.diverged, sgdm.failed, len(sgdm.runs)) == ((90.0,), None, 1, 0, 3)
+    best = llqr.scores("best")
+    assert (best.values, best.mean, best.std, llqr.paper) == ((), None, None, None)
 
 
 def test_failed_runs_are_counted(tmp_path):
     for run in SGDM[:2]:
         note_failure(run.run_id, tmp_path / "w" / run.run_id, RuntimeError("boom"))
     write_record(tmp_path, SGDM[1], [90.0])  # the retry went well
-    (entry, *_) = build_table("demo", "Demo", "command", Status.of(SGDM, tmp_path, tmp_path / "w"), {}).entries
-    assert (len(entry.finished), entry.failed, entry.diverged, entry.planned) == (1, 1, 0, 3)
+    (entry, *_) = build_table("demo", "Demo", "command", Status.of(SGDM, tmp_path, tmp_path / "w"), {}).cells
+    assert (len(entry.finished), entry.failed, entry.diverged, len(entry.runs)) == (1, 1, 0, 3)
 
 
 def test_differences_are_paired_by_seed(tmp_path):
@@ -69,7 +71,7 @@ def test_a_table_without_the_baselines_column_has_no_differences(tmp_path):
         write_record(tmp_path, run, [80.0])
     found = build_table("7", "Probe", "command", Status.of(runs, tmp_path), {})
     assert found.baseline_of(found.rows[0]) is None
-    assert all(found.difference(entry, found.rows[0]).values == () for entry in found.entries)
+    assert all(found.difference(entry, found.rows[0]).values == () for entry in found.cells)
 
 
 @pytest.mark.parametrize(("paper", "outside"), [(92.0, False), (86.0, False), (85.0, True), (99.0, True)])
@@ -80,12 +82,12 @@ def test_the_papers_value_against_the_interval_of_our_best(tmp_path, paper, outs
     for kind in ("best", "last"):
         value = {("demo", SGDM[0].cell): PaperValue(paper, 0.1)}
         found = build_table("demo", "Demo", "command", Status.of(RUNS, tmp_path), value, kind)
-        assert found.entries[0].paper_is_outside is outside
+        assert found.cells[0].paper_is_outside is outside
 
 
 def test_one_seed_judges_no_paper(tmp_path):
     write_record(tmp_path, SGDM[0], [90.0])
-    assert table(tmp_path).entries[0].paper_is_outside is None
+    assert table(tmp_path).cells[0].paper_is_outside is None
 
 
 def test_rows_and_columns_are_those_of_the_paper(tmp_path):

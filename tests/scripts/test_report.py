@@ -1,13 +1,17 @@
-"""The page: what is in it, and what it does in a browser."""
+"""scripts/report.py: what is on the page, and what it does in a browser."""
 
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,16 +19,25 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from llqr_sam.report.page import page
-from llqr_sam.report.page.page import write_page
-from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config import command_line
 from tests.studies.table_10.timings import write_timings
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 from tests.waiting import PATIENCE
 
 RUNS = plan_of("table=7")  # FisherSAM, LLQR^Delta+SAM, LLQR+SAM, five seeds each
-TABLES = ("7", "10")
+REPOSITORY = Path(__file__).resolve().parents[2]
+GROUPS = command_line.groups()
+
+
+def report(results: Path, *words: str, tables: tuple[str, ...] = ("7", "10")) -> tuple[int, list[str]]:
+    """Run the script where there are few tables, for all of them take half a minute; exit status and errors."""
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+        patch.setattr(command_line, "groups", lambda: GROUPS | {"table": tables})
+        patch.setattr(sys, "argv", ["report.py", *words, "--results", str(results)])
+        runpy.run_path(str(REPOSITORY / "scripts" / "report.py"), run_name="__main__")
+    return ended.value.code, errors.getvalue().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +55,8 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(results) -> Path:
-    """The page of two tables: planning all of them takes half a minute."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "groups", lambda: {"table": TABLES})
-        return write_page(results)[0]
+    assert report(results) == (0, [])
+    return results / "report" / "index.html"
 
 
 class Elements(HTMLParser):
@@ -147,10 +158,10 @@ def test_a_cells_runs_have_their_configuration_and_record(written):
     assert "fisher_eta: 0.1" in source
 
 
-def test_equal_results_give_equal_bytes(written, results, monkeypatch):
+def test_equal_results_give_equal_bytes(written, results):
     before = written.read_bytes()
-    monkeypatch.setattr(page, "groups", lambda: {"table": TABLES})
-    assert write_page(results)[0].read_bytes() == before
+    report(results)
+    assert written.read_bytes() == before
 
 
 FAST = ("precision=fast", "precision.deterministic=true")
@@ -161,10 +172,11 @@ def of_words(tmp_path_factory) -> tuple[str, list[str]]:
     """The page of Tables 6 and 7 with the words of conf/reproduction.yaml, of one record made with them."""
     folder = tmp_path_factory.mktemp("results")
     write_record(folder, replace(plan_of("table=7", *FAST)[0], folder="reproduction"), [80.0, 80.5])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "groups", lambda: {"table": ("6", "7")})
-        assert "80.50" not in write_page(folder)[0].read_text(), "a run is found by its settings"
-        path, passed = write_page(folder, FAST)
+    path = folder / "report" / "index.html"
+    report(folder, tables=("6", "7"))
+    assert "80.50" not in path.read_text(), "a run is found by its settings"
+    status, passed = report(folder, *FAST, tables=("6", "7"))
+    assert status == 0
     return path.read_text(), passed
 
 
@@ -184,10 +196,8 @@ def test_a_table_that_cannot_take_the_words_is_named(of_words):
     assert 'id="table-6"' not in text
 
 
-def test_words_that_no_table_can_take_are_a_mistake(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "groups", lambda: {"table": TABLES})
-    with pytest.raises(UsageError, match="protocol.epochs=-1 must be >= 1"):
-        write_page(tmp_path, ["protocol.epochs=-1"])
+def test_words_that_no_table_can_take_are_a_mistake(tmp_path):
+    assert report(tmp_path, "protocol.epochs=-1") == (2, ["error: protocol.epochs=-1 must be >= 1."])
     assert not list(tmp_path.iterdir())
 
 
@@ -268,11 +278,10 @@ def test_in_a_browser(width, written, tmp_path):
     assert matplotlib.image.imread(tmp_path / "page.png").std() > 0.05
 
 
-def test_a_table_of_different_data_is_passed_over(results, tmp_path, monkeypatch):
+def test_a_table_of_different_data_is_passed_over(results, tmp_path):
     shutil.copytree(results, tmp_path / "results")
     for run, data in zip(RUNS[3:5], "ab", strict=True):
         write_record(tmp_path / "results", run, [70.0], data=data * 64)
-    monkeypatch.setattr(page, "groups", lambda: {"table": TABLES})
-    path, (line,) = write_page(tmp_path / "results")
+    _, (line,) = report(tmp_path / "results")
     assert line.startswith("table=7 passed over: the records of dataset=cifar100 are of different data")
-    assert html.escape(line, quote=False) in path.read_text()
+    assert html.escape(line, quote=False) in (tmp_path / "results" / "report" / "index.html").read_text()

@@ -1,13 +1,14 @@
-"""What a cell of the page is made of."""
+"""The sources of a table's cells on the page."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import pytest
 
-from llqr_sam.report.page.cells import Source, accuracy_grid
-from llqr_sam.report.tables.collect import collect
+from llqr_sam.report.page.accuracy import accuracy_section
+from llqr_sam.report.page.section import Source
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.plan.selected_values import write_choice
@@ -17,12 +18,11 @@ DECAY = "{key: protocol.methods.weight_decay, candidates: [1.0e-5, 1.23456789e-3
 RHO = "{key: protocol.methods.rho, candidates: [0.05, 0.2], optim: sam}"
 
 
-def sources(*words: str) -> tuple[Source, ...]:
+def sources(*words: str) -> Sequence[Source]:
     """Of a table of SGDM and LLQR+SAM that selects weight decay and rho."""
     table = ["table=demo", "table.methods=[{optim: sgdm},{optim: llqr_sam, geometry: newton}]"]
     table += [f"table.selections=[{DECAY},{RHO}]", *words]
-    status, cells = collect(Command.of(*table))
-    return accuracy_grid(cells, status).sources
+    return accuracy_section(Command.of(*table)).sources
 
 
 def select(name: str, number: int, *words: str) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.records import provenance
-from llqr_sam.studies.table_10 import measurements as timings
-from llqr_sam.studies.table_10.measurements import Measurements, measurements
+from llqr_sam.studies.table_10 import networks as module
+from llqr_sam.studies.table_10.networks import Networks, networks_here
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 
 
-def of(*words: str) -> Measurements:
+def of(*words: str) -> Networks:
     chosen = ["table=10", "device=cpu", *words]
-    return measurements(Command.of(*chosen))
+    return networks_here(Command.of(*chosen))
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def small_machine(monkeypatch, tmp_path):
     """Ten GiB are free."""
     memory = tmp_path / "meminfo"
     memory.write_text("MemTotal: 16777216 kB\nMemAvailable:   10485760 kB\n")
-    monkeypatch.setattr(timings, "MEMORY", memory)
+    monkeypatch.setattr(module, "MEMORY", memory)
 
 
 def test_a_cpu_takes_the_networks_that_fit(small_machine):
@@ -72,7 +72,7 @@ def test_a_commit_that_no_record_can_have_is_named(monkeypatch):
         of()
 
 
-def small(folder: Path) -> Measurements:
+def small(folder: Path) -> Networks:
     """Another table of the same kind: ResNet-18, four channels wide, on CIFAR-10's images; all T inner steps timed."""
     words = ("table.datasets=[cifar10]", "table.archs=[resnet18]", "arch.width=4", f"paths.results={folder}")
     effort = ("table.timing.batch=2", "table.timing.rounds=1", "optim.inner_steps=2", "optim=llqr")
@@ -94,7 +94,7 @@ def test_measures_once(tmp_path, capsys):
 def busy(monkeypatch):
     """``busy(n)``: in the next n measurements a refresh of 5 inner steps is no longer than one of 1, of T = 50."""
     left = 0
-    measure = timings.measure
+    measure = module.time_network
 
     def measured(*arguments):
         nonlocal left
@@ -107,14 +107,14 @@ def busy(monkeypatch):
         nonlocal left
         left = count
 
-    monkeypatch.setattr(timings, "measure", measured)
+    monkeypatch.setattr(module, "time_network", measured)
     return disturb
 
 
 def test_what_a_busy_machine_hides_is_measured_again(busy, tmp_path):
     busy(2)
     assert small(tmp_path).measure() == 0
-    ((found,), _) = read_timings(tmp_path / "timings")
+    ((found,), _) = read_timings(tmp_path)
     assert found.measurable
 
 
@@ -129,7 +129,7 @@ def test_a_machine_that_stays_busy_is_refused_with_one_line(busy, tmp_path, caps
 
 def test_an_old_record_that_cannot_be_composed_is_replaced(busy, tmp_path):
     assert small(tmp_path).measure() == 0
-    ((found,), _) = read_timings(tmp_path / "timings")
+    ((found,), _) = read_timings(tmp_path)
     (network,) = small(tmp_path).networks
     disturbed = dataclasses.replace(found.refresh, inner_steps=50, timed=5, first=[2.0], longer=[1.0])
     dataclasses.replace(found, refresh=disturbed).write(network.path)

@@ -1,0 +1,233 @@
+"""What a table of trained networks says: the lines of its cells, its caption and notes, and its CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import astuple
+from itertools import count
+
+from llqr_sam.data.registry import DATASETS as IMAGES
+from llqr_sam.data.registry import info
+from llqr_sam.report.tables.accuracy_table import AccuracyTable
+from llqr_sam.report.tables.cell import BestOrLast, CellResult
+from llqr_sam.report.tables.paper_numbers import METHODS, arch_label, dataset_label, method_label
+from llqr_sam.report.tables.printed_table import Block, PrintedCell, PrintedRow, PrintedTable, csv_text
+from llqr_sam.report.tables.seed_statistics import Interval, Sample
+
+METRICS = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
+KINDS: dict[BestOrLast, str] = {"best": "best over training", "last": "last epoch"}
+OTHER: dict[BestOrLast, BestOrLast] = {"best": "last", "last": "best"}
+DELTA, FLAT, PAPER = "Δ", "sharpness", "paper"  # labels of a cell's further lines
+_SHARPNESS = {"hessian_top": "top", "hessian_trace": "trace", "m_sharpness": "m"}
+
+
+def print_accuracy(table: AccuracyTable) -> PrintedTable:
+    """The table as a reader sees it. The n-th cell, row by row, has the n-th source of the page."""
+    noisy = any(result.cell.label_noise for result in table.cells)
+    numbers = count()
+    rows = []
+    for row in table.rows:
+        cell = row[0].cell
+        labels = [dataset_label(cell.dataset), arch_label(cell.arch)] + [f"{cell.label_noise:g}"] * noisy
+        rows.append(PrintedRow(labels, [_printed(table, result, row, next(numbers)) for result in row]))
+    heads = ["Data set", "Network"] + ["Label noise"] * noisy
+    said = caption(table, {label for row in rows for cell in row.cells for label in cell.lines})
+    finished, planned, failed, diverged = (
+        sum(counts)
+        for counts in zip(*((len(r.finished), len(r.runs), r.failed, r.diverged) for r in table.cells), strict=True)
+    )
+    return PrintedTable(
+        number=table.number,
+        title=f"Table {table.number}: {table.title}" if table.number.isdigit() else table.title,
+        caption=said,
+        markdown_caption=f"{said} **Bold**: best of the row among ours.",
+        heads=[*heads, *(method_label(result.cell) for result in table.rows[0])],
+        alignment="l" * len(heads) + "c" * len(table.rows[0]),
+        blocks=[Block(rows)],
+        progress=f"{finished} of {planned} runs finished{_lost(failed, diverged)}.",
+        command=table.command,
+        done=finished + diverged,
+        planned=planned,
+        unit="runs",
+        csv=csv_text([_csv_row(table, result, row) for row in table.rows for result in row]),
+        notes=list(_selected(table)),
+        latex_lines=(OTHER[table.kind], DELTA, FLAT, PAPER),
+    )
+
+
+def caption(table: AccuracyTable, labels: Collection[str]) -> str:
+    """What the lines of the cells mean.
+
+    Args:
+        table: The table.
+        labels: Of the further lines that its cells have.
+    """
+    other = OTHER[table.kind]
+    what = f"{METRICS[table.metric]}, {KINDS[table.kind]}"
+    said = [f"{what}{_best_of(table)}: mean ± sample standard deviation (finished of planned seeds)."]
+    said += _partial_data(table)
+    if other in labels:
+        said.append(f'"{other}": {KINDS[other]}.')
+    if DELTA in labels:
+        baseline = METHODS.get(table.baseline, table.baseline)
+        said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
+    if FLAT in labels:
+        said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
+    if any(len(result.radii) > 1 for result in table.cells):
+        said.append("m-sharpness is left out where seeds measured it at different radii.")
+    if PAPER in labels:
+        said.append('"paper": the value printed in arXiv 2605.16134.')
+    if any(result.paper_is_outside for result in table.cells):
+        said.append("†: it is outside the 95 % t interval of our mean best.")
+    return " ".join(said)
+
+
+def _best_of(table: AccuracyTable) -> str:
+    """`` (of 40 evaluations)``: how many evaluations each best was chosen from. Empty if no run is finished."""
+    counts = sorted({number for result in table.cells for number in result.evaluations})
+    if not counts:
+        return ""
+    low, high = counts[0], counts[-1]
+    best = "" if table.kind == "best" else "best "
+    return f" ({best}of {low if low == high else f'{low} to {high}'} evaluation{'s' * (high != 1)})"
+
+
+def _partial_data(table: AccuracyTable) -> Iterator[str]:
+    """A sentence for each number of images below the whole data set's that finished runs used."""
+    for name in dict.fromkeys(result.cell.dataset for result in table.cells if result.cell.dataset in IMAGES):
+        whole = info(name).whole
+        found = {samples for result in table.cells if result.cell.dataset == name for samples in result.samples}
+        for samples in sorted(found, key=astuple):
+            if samples.train < whole.train or samples.test < whole.test:
+                of_test = f" of {whole.test:,}" * (samples.test < whole.test)
+                trained = f"{samples.train:,} of {dataset_label(name)}'s {whole.train:,} images"
+                yield f"Trained on {trained}, tested on {samples.test:,}{of_test}."
+
+
+def _selected(table: AccuracyTable) -> Iterator[str]:
+    """For each value of a hyper-parameter that the table selects, a sentence with its rows."""
+    rows: dict[str, list[str]] = {}
+    for choice in dict.fromkeys(choice for result in table.cells for choice in result.runs[0].choices):
+        why = "selected by the baseline" if choice.origin == "selected" else "the protocol's, nothing selected"
+        row = f"{dataset_label(choice.dataset)} {arch_label(choice.arch)}"
+        rows.setdefault(f"{choice.name} {choice.value:g} ({why})", []).append(row)
+    return (f"{value}: {', '.join(names)}." for value, names in rows.items())
+
+
+def _printed(table: AccuracyTable, result: CellResult, row: Sequence[CellResult], source: int) -> PrintedCell:
+    sample, other = result.scores(table.kind), result.scores(OTHER[table.kind])
+    difference, best = table.difference(result, row), table.best(row)
+    lines: dict[str, str] = {}
+    if other.values:
+        lines[OTHER[table.kind]] = _mean(other)
+    if difference.values:
+        lines[DELTA] = _signed(difference) + _fewer(difference, result)
+    flat = [(_SHARPNESS[name], measured.mean) for name, measured in result.sharpness().items()]
+    if known := ", ".join(f"{name} {mean:.3g}" for name, mean in flat if mean is not None):
+        lines[FLAT] = known
+    if result.paper:
+        dagger = " †" if result.paper_is_outside else ""
+        lines[PAPER] = f"{result.paper.mean:.2f} ± {result.paper.std:.2f}{dagger}"
+    facts = [f"{len(result.finished)} of {len(result.runs)} seeds finished"]
+    if interval := sample.t_interval():
+        facts.append(f"95 % t interval of the mean: {interval.low:.2f} to {interval.high:.2f}")
+    if sample.values:
+        facts.append("seeds: " + ", ".join(f"{seed}: {value:.2f}" for seed, value in sample.by_seed.items()))
+    facts += [f"{label}: {line}" for label, line in lines.items()]
+    to_paper, tone = _to_paper(result, sample)
+    is_best = best is not None and sample.mean is not None and round(sample.mean, 2) == best
+    return PrintedCell(_ours(result, sample), lines, is_best, to_paper, tone, tuple(facts), source)
+
+
+def _to_paper(result: CellResult, sample: Sample) -> tuple[str, str]:
+    """Difference to the paper's value, and its tone."""
+    if result.paper is None or sample.mean is None:
+        return "", ""
+    difference = sample.mean - result.paper.mean
+    tone = "above" if difference > 0 else "below"
+    if result.paper_is_outside is not None:
+        tone = f"{tone} sure" if result.paper_is_outside else "same"
+    return f"{difference:+.2f}", tone
+
+
+def _ours(result: CellResult, sample: Sample) -> str:
+    """``81.82 ± 0.14 (5 of 5)``, ``81.80 (1 of 5, 1 failed, 1 diverged)``, ``0 of 5, 1 diverged`` or ``not run``."""
+    lost = _lost(result.failed, result.diverged)
+    counts = f"{len(result.finished)} of {len(result.runs)}{lost}"
+    if result.finished:
+        return f"{_mean(sample)} ({counts})"
+    return counts if lost else "not run"
+
+
+def _lost(failed: int, diverged: int) -> str:
+    return (f", {failed} failed" if failed else "") + (f", {diverged} diverged" if diverged else "")
+
+
+def _mean(sample: Sample) -> str:
+    return f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
+
+
+def _signed(difference: Sample) -> str:
+    """``+0.69 [-0.05, +1.41]``."""
+    interval = difference.bootstrap_interval()
+    ends = f" [{_plus(interval.low)}, {_plus(interval.high)}]" if interval else ""
+    return f"{_plus(difference.mean or 0.0)}{ends}"
+
+
+def _plus(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
+
+
+def _fewer(difference: Sample, result: CellResult) -> str:
+    """The number of seeds of a difference, if it is smaller than that of the cell."""
+    seeds = len(difference.values)
+    return f" over {seeds} seed{'s' * (seeds != 1)}" if seeds < len(result.finished) else ""
+
+
+def _csv_row(table: AccuracyTable, result: CellResult, row: Sequence[CellResult]) -> dict[str, object]:
+    """One line a cell: the names as on the command line, empty where there is no number."""
+    cell, paper, outside = result.cell, result.paper, result.paper_is_outside
+    ours, best, last = result.scores(table.kind), result.scores("best"), result.scores("last")
+    difference, has_baseline = table.difference(result, row), table.baseline_of(row) is not None
+    return {
+        "table": table.number,
+        "dataset": cell.dataset,
+        "arch": cell.arch,
+        "label_noise": cell.label_noise,
+        "method": cell.method,
+        "geometry": cell.geometry,
+        "n": len(ours.values),
+        "mean": _number(ours.mean),
+        "std": _number(ours.std),
+        "paper_mean": f"{paper.mean:.2f}" if paper else "",
+        "paper_std": f"{paper.std:.2f}" if paper else "",
+        "planned": len(result.runs),
+        "failed": result.failed,
+        "diverged": result.diverged,
+        "entry": table.kind,  # of mean and std: best or last
+        **_ends("mean", ours.t_interval()),
+        "best_mean": _number(best.mean),
+        "best_std": _number(best.std),
+        "best_epoch": _number(result.epochs("best").mean),  # mean over seeds
+        "last_mean": _number(last.mean),
+        "last_std": _number(last.std),
+        "last_epoch": _number(result.epochs("last").mean),
+        "baseline": table.baseline if has_baseline else "",
+        "common_seeds": len(difference.values) if has_baseline else "",
+        "difference": _number(difference.mean),  # to the baseline, mean over common seeds
+        **_ends("difference", difference.bootstrap_interval()),
+        "paper_outside": "" if outside is None else "yes" if outside else "no",  # of the t interval of best_mean
+        **{name: _number(sample.mean) for name, sample in result.sharpness().items()},  # means over seeds
+        "best_of": ",".join(map(str, sorted(result.evaluations))),  # evaluations, 20,40 if seeds differ
+        "selected": "; ".join(f"{choice.name}={choice.value:g} ({choice.origin})" for choice in result.runs[0].choices),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, str]:
+    """The ends of a 95 % interval."""
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {f"{name}_low": _number(low), f"{name}_high": _number(high)}

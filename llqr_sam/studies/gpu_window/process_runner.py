@@ -1,0 +1,98 @@
+"""Runs one process at a time with a time limit, and forwards signals to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from llqr_sam.engine.loop.interruption import handled
+from llqr_sam.repository import ROOT
+
+GRACE = 30.0  # seconds between SIGTERM, on which a run saves its checkpoint, and SIGKILL
+POLL = 0.1  # seconds between two looks at the clock and at the signals received
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a process ended."""
+
+    status: int  # exit status; negative: the signal that ended it
+    output: str | None  # its standard output; None if that went to a file
+    stopped: bool  # it was asked to end, by the time limit or by a signal
+
+    @property
+    def cause(self) -> str:
+        """The exit status, or the signal's name."""
+        return signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
+
+
+class ProcessRunner:
+    """Runs Python processes one after another, each in a process group of its own.
+
+    Attributes:
+        signals: Those that this process received inside ``on_signals``.
+    """
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Inside, SIGINT and a scheduler's signals ask every process to end; a second SIGINT kills it."""
+        with handled(lambda signum, frame: self.signals.append(signum)):
+            yield
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        seconds: float,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        stderr: IO[bytes] | None = None,
+    ) -> Finished:
+        """Run Python with these arguments and wait for it; it can import from the repository.
+
+        Args:
+            arguments: Of the Python interpreter.
+            seconds: After these the process gets SIGTERM; ``GRACE`` seconds later SIGKILL.
+            stdout: Where its standard output goes; the default returns it.
+            stderr: Where its standard error goes; ``None``: where that of this process goes.
+        """
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+            start_new_session=True,
+        )
+        end, stopped = time.monotonic() + seconds, False
+        while True:
+            try:
+                output, _ = process.communicate(timeout=POLL)
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+                end = min(end, now) if self.signals else end
+                if now >= end + GRACE or self.signals.count(signal.SIGINT) > 1:
+                    _send(process, signal.SIGKILL)
+                elif now >= end and not stopped:
+                    _send(process, signal.SIGTERM)
+                    stopped = True
+            else:
+                break
+        if stopped:
+            _send(process, signal.SIGKILL)  # to children that outlive it
+        return Finished(process.returncode, output, stopped)
+
+
+def _send(process: subprocess.Popen[str], signum: int) -> None:
+    """Send a signal to the process and its children."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signum)
