@@ -58,11 +58,10 @@ class Terminal(Observer):
 
     def on_epoch(self, point: CurvePoint) -> None:
         self._best = max((score for score in (self._best, point.score) if score is not None), default=None)
-        unit = "top-1" if point.perplexity is None else "BLEU"
         self._print(
             f"epoch {epoch_words(point.epoch)}/{self._epochs}  "
             f"loss {_loss(point.train_loss)}  test {_loss(point.test_loss)}  "
-            f"{unit} {_score(point.score)}  best {_score(self._best)}  {_duration(point.seconds)}"
+            f"{_label(point.unit)} {_score(point.score)}  best {_score(self._best)}  {_duration(point.seconds)}"
         )
 
     def on_end(self, record: Record) -> None:
@@ -81,12 +80,15 @@ def _summary(record: Record) -> str:
     if record.status == "diverged":
         return f"{record.run_id}: diverged: {record.error}"
     best, last, scoring = record.metrics.best, record.metrics.last, record.metrics.scoring
-    unit = "top-1" if best.bleu is None else "BLEU"
     copying = f", {scoring.copy_bleu:.2f} by copying the source" if scoring else ""
     return (
-        f"{record.run_id}: best {unit} {_score(best.score)} (epoch {epoch_words(best.epoch)}), "
+        f"{record.run_id}: best {_label(best.unit)} {_score(best.score)} (epoch {epoch_words(best.epoch)}), "
         f"last {_score(last.score)}{copying}, {_duration(record.seconds.total)}"
     )
+
+
+def _label(unit: str) -> str:
+    return "top-1" if unit == "%" else unit
 
 
 def _score(value: float | None) -> str:

@@ -57,7 +57,8 @@ class WandbLogger(Observer):
     def on_start(self, run: RunInfo) -> None:
         self._guard(lambda: self._open(run))
         # In the order of their logging: an evaluation comes before the refresh that follows its last step.
-        for point in sorted([*run.curve, *run.refreshes], key=lambda point: (point.step, _kind(point) == "refresh")):
+        points: list[CurvePoint | RefreshPoint] = [*run.curve, *run.refreshes]
+        for point in sorted(points, key=lambda point: (point.step, _kind(point) == "refresh")):
             self._log(point)
 
     def on_refresh(self, point: RefreshPoint) -> None:

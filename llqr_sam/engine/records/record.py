@@ -36,9 +36,14 @@ class Accuracy:
         return self.top1 if self.bleu is None else self.bleu
 
     @property
+    def unit(self) -> str:
+        """Unit of the score."""
+        return "%" if self.bleu is None else "BLEU"
+
+    @property
     def words(self) -> str:
         """The score with its unit: ``81.82 %``, ``34.24 BLEU``."""
-        return f"{self.score:.2f} {'%' if self.bleu is None else 'BLEU'}"
+        return f"{self.score:.2f} {self.unit}"
 
 
 @dataclass(frozen=True)
