@@ -57,6 +57,8 @@ class Terminal(Observer):
             self._bar.update(self._task, completed=step, loss=_loss(loss), refresh=True)
 
     def on_epoch(self, point: CurvePoint) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=point.step, loss=_loss(point.train_loss))
         self._best = max((score for score in (self._best, point.score) if score is not None), default=None)
         self._print(
             f"epoch {epoch_words(point.epoch)}/{self._epochs}  "
