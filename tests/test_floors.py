@@ -27,10 +27,12 @@ FLOORS = {
 # Inside a room a file imports from its own part and from those before it.
 PARTS = {
     "methods": (
-        ("named", "batch_norm", "mixed_precision"),
+        ("named", "batch_norm", "mixed_precision", "refresh"),
         ("curvature",),
         ("distributed",),
-        ("blocks", "metrics", "directions"),
+        ("blocks",),
+        ("settings",),
+        ("metrics", "directions"),
         ("llqr", "sharpness_aware"),
         ("factory",),
     ),

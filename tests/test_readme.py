@@ -7,11 +7,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from llqr_sam.data.registry import DATASETS
-from llqr_sam.methods.factory import STRUCTURES
+from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.models.registry import ARCHS
 from tests.waiting import PATIENCE
 
@@ -81,7 +82,7 @@ def test_choices_are_the_real_ones():
     assert _choices("optim") == optims
     assert _choices("dataset") == set(DATASETS)
     assert _choices("arch") == set(ARCHS)
-    assert _choices("structure") == set(STRUCTURES)
+    assert _choices("structure") == set(get_args(Structure))
     assert _choices("precision") == {path.stem for path in (REPOSITORY / "conf" / "precision").glob("*.yaml")}
 
 

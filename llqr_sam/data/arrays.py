@@ -88,11 +88,7 @@ class ArrayTestBatches:
     normalise: Normalise
     batch_size: int = 500
 
-    @property
-    def size(self) -> int:
-        return len(self.images)
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, self.size, self.batch_size):
+        for start in range(0, len(self.images), self.batch_size):
             chosen = slice(start, start + self.batch_size)
             yield self.normalise(self.images[chosen]), self.labels[chosen]

@@ -95,11 +95,11 @@ class Normalise:
         return images.float().mul_(self._scale).add_(self._shift)
 
 
-def cifar_recipe(crop: str) -> tuple[Augmentation, ...]:
+def cifar_augmentation(crop: str) -> tuple[Augmentation, ...]:
     """The paper's augmentation of CIFAR and TinyImageNet; ``crop`` draws one offset per "image" or per "batch"."""
     return RandomCrop(4, per_batch=crop == "batch"), HorizontalFlip(), Cutout(16)
 
 
-def digits_recipe(crop: str) -> tuple[Augmentation, ...]:
+def digits_augmentation(crop: str) -> tuple[Augmentation, ...]:
     """A crop alone: a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image."""
     return (RandomCrop(1, per_batch=crop == "batch"),)

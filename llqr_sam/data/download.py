@@ -52,7 +52,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class _Preparation:
     """A data set: its archive, the name it gets, and ``convert(archive, made)``, which writes it to a scratch path."""
 
     source: Source
@@ -81,11 +81,11 @@ def prepare(
     Raises:
         PreparationError: The download failed, the checksum is wrong, or the archive has other contents.
     """
-    if name not in _RECIPES:
+    if name not in _PREPARATIONS:
         raise PreparationError(f"{name} is not a data set to prepare. Choose from: {', '.join(PREPARABLE)}.")
-    recipe = _RECIPES[name]
-    source = source or recipe.source
-    target = root / recipe.target
+    preparation = _PREPARATIONS[name]
+    source = source or preparation.source
+    target = root / preparation.target
     if target.exists():
         return target, False
     root.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def prepare(
         scratch.mkdir()
         try:
             with official(source, root, archive) as file:
-                recipe.convert(file, scratch / target.name)
+                preparation.convert(file, scratch / target.name)
                 os.replace(scratch / target.name, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
             raise PreparationError(f"the archive of {name} is not the official one: {error}.") from error
@@ -252,8 +252,8 @@ def _unzip(archive: Path, made: Path) -> None:
         zipped.extractall(made.parent)
 
 
-_RECIPES = {
-    "cifar10": _Recipe(
+_PREPARATIONS = {
+    "cifar10": _Preparation(
         Source("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
         "cifar10.npz",
         _cifar(
@@ -262,16 +262,16 @@ _RECIPES = {
             "labels",
         ),
     ),
-    "cifar100": _Recipe(
+    "cifar100": _Preparation(
         Source("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
         "cifar100.npz",
         _cifar(["cifar-100-python/train"], ["cifar-100-python/test"], "fine_labels"),
     ),
-    "tinyimagenet": _Recipe(
+    "tinyimagenet": _Preparation(
         Source("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
         "tiny-imagenet-200",
         _unzip,
     ),
 }
 
-PREPARABLE: tuple[str, ...] = tuple(_RECIPES)
+PREPARABLE: tuple[str, ...] = tuple(_PREPARATIONS)

@@ -125,15 +125,11 @@ class FileTrainStream:
 
 @dataclass(frozen=True)
 class FileTestBatches:
-    """Test minibatches decoded from files (``TestBatches``)."""
+    """Test minibatches decoded from files."""
 
     reader: Reader
     batch_size: int
     mine: Tensor  # indices of this process's images
-
-    @property
-    def size(self) -> int:
-        return len(self.mine)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.reader.stream("test", 0, self.mine, self.batch_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
-from llqr_sam.data.augment import Augmentation, Normalise, cifar_recipe, digits_recipe
+from llqr_sam.data.augment import Augmentation, Normalise, cifar_augmentation, digits_augmentation
 from llqr_sam.data.label_noise import check_fraction, flip_labels
 from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits, TestBatches, TrainStream, check_batch_size
 
@@ -88,9 +88,9 @@ def load(
     train: TrainStream
     test: TestBatches
     if isinstance(data, ImageArrays):
-        recipe = _recipe(name, crop) if augment else ()
+        augmentations = _augmentations(name, crop) if augment else ()
         train = ArrayTrainStream(
-            data.train_images.to(device), labels.to(device), normalise, recipe, batch_size, seed, share
+            data.train_images.to(device), labels.to(device), normalise, augmentations, batch_size, seed, share
         )
         test = ArrayTestBatches(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
     else:
@@ -117,8 +117,8 @@ def _check(name: str, crop: str, label_noise: float) -> None:
     check_fraction(label_noise)
 
 
-def _recipe(name: str, crop: str) -> tuple[Augmentation, ...]:
-    return digits_recipe(crop) if name == "digits" else cifar_recipe(crop)
+def _augmentations(name: str, crop: str) -> tuple[Augmentation, ...]:
+    return digits_augmentation(crop) if name == "digits" else cifar_augmentation(crop)
 
 
 def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageFolders, int]:

@@ -84,15 +84,9 @@ class TrainStream(Protocol):
         """
 
 
-class TestBatches(Protocol):
-    """Every test sample of this process once, in a fixed order, without augmentation."""
-
-    @property
-    def size(self) -> int:
-        """Number of test samples of this process."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64 on the device; the last B is smaller."""
+TestBatches = Iterable[tuple[Tensor, Tensor]]
+"""Every test sample of this process once, in a fixed order, without augmentation: normalised images ``[B, C, H, W]``
+float32 and labels ``[B]`` int64 on the device; the last B is smaller."""
 
 
 @dataclass(frozen=True)

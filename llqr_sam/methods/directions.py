@@ -1,4 +1,4 @@
-"""Ascent directions v = direction(g): which part of the minibatch gradient SAM climbs along."""
+"""Ascent directions v = direction(g): which part of the minibatch gradient a sharpness-aware step climbs along."""
 
 from __future__ import annotations
 
@@ -8,21 +8,41 @@ from typing import Any
 import torch
 
 from llqr_sam.methods.named import Named, float32_if_half, follow
+from llqr_sam.methods.settings import FriendlySettings, VarianceSuppressedSettings
 
 
 class Direction:
-    """The minibatch gradient itself (Foret et al. 2021)."""
+    """The minibatch gradient itself (SAM; Foret et al., arXiv 2010.01412), and the base of all directions.
+
+    A direction of your own overrides ``__call__``, and the two ``state_dict`` methods if it keeps a state.
+
+    Example:
+        >>> import torch
+        >>> Direction()({"weight": torch.tensor([1.0, 2.0])})
+        {'weight': tensor([1., 2.])}
+    """
 
     def __call__(self, gradients: Named) -> Named:
-        """g, name -> tensor, to v of the same names and shapes."""
+        """Returns the direction of this step; called once for each step that perturbs.
+
+        Args:
+            gradients: g, name -> tensor shaped like the parameter.
+
+        Returns:
+            v, of the same names and shapes.
+        """
         return gradients
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Returns what a resumed run needs: nothing here."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Restores a state.
+
+        Args:
+            state: What ``state_dict`` returned.
+        """
 
 
 class _Averaging(Direction):
@@ -32,41 +52,60 @@ class _Averaging(Direction):
         self.average: Named = {}
 
     def _start(self, gradients: Named) -> None:
-        """m = g for each parameter whose first gradient this is, whenever that comes."""
+        """Sets m = g for each parameter whose first gradient this is."""
         for name, g in gradients.items():
             if name not in self.average:
                 self.average[name] = g.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """The average."""
+        """Returns the average m: ``{"average": name -> tensor}``."""
         return {"average": dict(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Restores the average.
+
+        Args:
+            state: What ``state_dict`` returned.
+        """
         self.average = {name: t.clone() for name, t in state["average"].items()}
 
 
 class Friendly(_Averaging):
-    """F-SAM (Li et al. 2024): v = g - sigma m, then m = decay m + (1 - decay) g; a first gradient: m = g, v = g.
+    """F-SAM (Li et al., arXiv 2403.12350): v = g - sigma m, then m = decay m + (1 - decay) g.
+
+    A parameter's first gradient gives m = g and v = g. The authors of LLQR+SAM start from m = 0 instead; load an
+    average of zeros for that.
 
     Args:
-        decay: lambda, the average's memory.
-        sigma: Share of the average that is taken away.
-
-    The authors of LLQR+SAM start from m = 0 instead; load an average of zeros for that.
+        decay: lambda, the weight of the old average, in [0, 1).
+        sigma: Share of the average that is taken away, >= 0.
 
     Raises:
-        ValueError: decay is outside [0, 1).
+        ValueError: decay or sigma is out of its range.
+
+    Example:
+        >>> import torch
+        >>> friendly = Friendly(decay=0.6)
+        >>> friendly({"weight": torch.tensor([1.0, 2.0])})
+        {'weight': tensor([1., 2.])}
+        >>> friendly({"weight": torch.tensor([1.0, 3.0])})
+        {'weight': tensor([0., 1.])}
     """
 
     def __init__(self, decay: float = 0.6, sigma: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay} must be in [0, 1).")
+        FriendlySettings(sigma, decay)  # checks them
         self.decay, self.sigma = decay, sigma
 
     def __call__(self, gradients: Named) -> Named:
-        """See the class."""
+        """Returns v = g - sigma m and updates m.
+
+        Args:
+            gradients: g, name -> tensor shaped like the parameter.
+
+        Returns:
+            v, of the same names and shapes; float32 where g is in half precision.
+        """
         gradients = float32_if_half(gradients)
         follow(self.average, gradients)
         known = {name: g for name, g in gradients.items() if name in self.average}
@@ -80,23 +119,38 @@ class Friendly(_Averaging):
 
 
 class VarianceSuppressed(_Averaging):
-    """VaSSO (Li and Giannakis 2023): m = (1 - theta) m + theta g, v = m; a first gradient: m = g.
+    """VaSSO (Li and Giannakis, arXiv 2309.15639): v = m = (1 - theta) m + theta g.
+
+    A parameter's first gradient gives m = g.
 
     Args:
-        theta: Weight of the new gradient.
+        theta: Weight of the new gradient, in (0, 1].
 
     Raises:
-        ValueError: theta is outside (0, 1].
+        ValueError: theta is out of its range.
+
+    Example:
+        >>> import torch
+        >>> vasso = VarianceSuppressed(theta=0.5)
+        >>> _ = vasso({"weight": torch.tensor([1.0, 2.0])})
+        >>> vasso({"weight": torch.tensor([3.0, 2.0])})
+        {'weight': tensor([2., 2.])}
     """
 
     def __init__(self, theta: float = 0.9) -> None:
         super().__init__()
-        if not 0 < theta <= 1:
-            raise ValueError(f"theta={theta} must be in (0, 1].")
+        VarianceSuppressedSettings(theta)  # checks it
         self.theta = theta
 
     def __call__(self, gradients: Named) -> Named:
-        """See the class."""
+        """Updates m and returns it.
+
+        Args:
+            gradients: g, name -> tensor shaped like the parameter.
+
+        Returns:
+            v, of the same names and shapes; float32 where g is in half precision.
+        """
         gradients = float32_if_half(gradients)
         follow(self.average, gradients)
         self._start(gradients)

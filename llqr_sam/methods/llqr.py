@@ -5,17 +5,15 @@ With g and H the gradient and curvature of a preconditioner minibatch and delta 
     J(U) = g' delta + 1/2 delta' H delta        (paper, eq. 9, with the layerwise dynamics eliminated)
     c = g + H delta,   dJ/dU = -(d(U g)/dU)' c
 
-so each inner step needs one curvature product and the closed-form pull-back of blocks.py, whatever the network.
+so each inner step needs one curvature product and the closed-form pull-back of the blocks, whatever the network.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,44 +33,15 @@ from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
+from llqr_sam.methods.refresh import PATIENCE, RefreshError, RefreshReport
+from llqr_sam.methods.settings import LearningSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PATIENCE = 3
-"""Refreshes in a row that may come out non-finite before the run is stopped."""
-
-
-class RefreshError(RuntimeError):
-    """U could not be refreshed ``PATIENCE`` times in a row."""
-
-
-@dataclass(frozen=True)
-class RefreshReport:
-    """What one refresh did.
-
-    Attributes:
-        objective_before: J at the stored U before the refresh.
-        objective_after: J at the stored U after averaging, same minibatch.
-        relative_change: |U g - g| / |g| after averaging: whether U does anything.
-        fallbacks: Perturbations since the last refresh that fell back to the Euclidean norm.
-        accepted: False where the refresh was not finite and U was kept as it was.
-        seconds: Wall time.
-        unreplayed: Why products with the curvature did not come from a replayed trace of the network, which costs about
-            half as much; empty where they did.
-    """
-
-    objective_before: float
-    objective_after: float
-    relative_change: float
-    fallbacks: int
-    accepted: bool
-    seconds: float
-    unreplayed: str = ""
-
 
 def _in_own_dtypes(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concatenate[LLQR, P], R]:
-    """U learns and is applied in its own dtypes: the caller's autocast would round every matrix product."""
+    """Shields a method from the caller's autocast, which would round every matrix product."""
 
     @functools.wraps(method)
     def shielded(self: LLQR, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -86,39 +55,48 @@ def _in_own_dtypes(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concat
 class LLQR(Metric):
     """The learned inverse metric U of a network, a probe and a transport for ``SharpnessAware``.
 
+    U is learned on a minibatch every ``interval`` steps (LLQR paper, arXiv 2605.04230, Algorithm 2).
+
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs; ``DistributedDataParallel``, ``DataParallel`` and
-            ``torch.compile`` are looked through.
+        model: Any ``nn.Module`` that returns one tensor of outputs. ``DistributedDataParallel``, ``DataParallel`` and
+            ``torch.compile`` are unwrapped.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
-        structure: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
-        inner_steps: T in Algorithm 2.
-        inner_lr: Rate of the inner heavy ball, alpha.
-        inner_momentum: Its momentum, buffers zeroed at each refresh.
-        clip_norm: L2 norm each factor's gradient is clipped to.
-        ema: beta; the stored U becomes beta U + (1 - beta) U_T.
-        damping: lambda; adds lambda v to H v.
-        interval: n; steps between refreshes.
-        reduction: Of the per-sample curvatures under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis; another axis, and
-            what is padding, are given by ``Categorical``), "bernoulli" (yes-or-no logits), "gaussian", or an object
-            with the same ``fisher`` method. Never guessed from the loss, but compared with it.
-        chunk_size: Samples that a refresh linearises at a time, which bounds its memory and about doubles its time; the
-            loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
-        apply_dtype: Of the matrix products in U v, such as ``torch.bfloat16``; U learns in float32 all the same.
-        curvature_dtype: Of the network in a refresh, so of H v and g: ``torch.bfloat16`` calls it under autocast,
-            "tf32" allows TF32's rounding on a GPU, ``None`` is float32 whole. U and J are float32 all the same.
+        structure: Blocks of U: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
+        inner_steps: Steps of gradient descent in a refresh, T, >= 1.
+        inner_lr: Learning rate of these steps, alpha, > 0.
+        inner_momentum: Momentum of these steps, in [0, 1); it starts at zero in each refresh.
+        clip_norm: L2 norm to which each factor's gradient is clipped, > 0.
+        ema: beta, in [0, 1); a refresh that reached U_T stores beta U + (1 - beta) U_T.
+        damping: lambda, >= 0; added to H as lambda I.
+        interval: Optimizer steps between two refreshes, n, >= 1.
+        reduction: How curvatures of samples combine under "ngd": "sum" (authors' code) or "mean".
+        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis), "bernoulli"
+            (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``. It is compared with the loss.
+        chunk_size: Samples that a refresh linearises at a time, >= 1. It bounds the memory and about doubles the time;
+            the loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
+        apply_dtype: dtype of the matrix products in U v, such as ``torch.bfloat16``; U always learns in float32.
+        curvature_dtype: Precision of the network in a refresh, and so of H v and g: ``torch.bfloat16`` calls it under
+            autocast, "tf32" allows TF32 on a GPU, ``None`` is float32. U and J are always float32.
         process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
             Default: those of a ``DistributedDataParallel`` model, else this process alone.
-        shard: Spread U's blocks over the ranks (the paper's S), instead of a copy on each. Every rank must then ask
-            for U v of the same v, and for the ``state_dict``, at the same time; that has the whole U on the first
-            rank. ``storage`` and ``named_factors`` are each rank's own share's.
+        shard: Whether the blocks of U are spread over the ranks (the paper's S) instead of copied to each. All ranks
+            must then call ``apply`` with the same v, and ``state_dict``, at the same time.
 
     Raises:
-        ValueError: a value out of its range or choices, or a model with nothing to train or with parameters that are
-            not dense, real and initialised.
+        ValueError: a value is out of its range or choices, the model has nothing to train, or it has parameters that
+            are not dense, real and initialised.
 
     Warns:
-        UserWarning: once, of the weights that are no matrix, which U is diagonal on under every structure.
+        UserWarning: once, naming the weights that are no matrix: U is diagonal on them under every structure.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, loss_fn = torch.nn.Linear(4, 3), torch.nn.CrossEntropyLoss()
+        >>> metric = LLQR(model, inner_steps=5)
+        >>> report = metric.refresh(torch.randn(8, 4), torch.randint(3, (8,)), loss_fn)
+        >>> report.accepted, report.objective_after < report.objective_before
+        (True, True)
     """
 
     model: nn.Module
@@ -145,18 +123,11 @@ class LLQR(Metric):
         shard: bool = False,
     ) -> None:
         super().__init__()
-        _require_choice("divergence", divergence, get_args(Divergence))
-        _require_choice("structure", structure, get_args(Structure))
-        _require_choice("reduction", reduction, get_args(Reduction))
-        _require("inner_steps", inner_steps, inner_steps >= 1, ">= 1")
-        _require("inner_lr", inner_lr, inner_lr > 0, "> 0")
-        _require("inner_momentum", inner_momentum, 0 <= inner_momentum < 1, "in [0, 1)")
-        _require("clip_norm", clip_norm, clip_norm > 0, "> 0")
-        _require("ema", ema, 0 <= ema < 1, "in [0, 1)")
-        _require("damping", damping, damping >= 0, ">= 0")
-        _require("interval", interval, interval >= 1, ">= 1")
-        if chunk_size is not None:
-            _require("chunk_size", chunk_size, chunk_size >= 1, ">= 1")
+        LearningSettings(
+            divergence, structure, inner_steps, inner_lr, inner_momentum, clip_norm, ema, damping, interval, reduction
+        )
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} must be >= 1.")
         self.model, self.sharded = unwrapped(model), shard
         self.divergence, self.structure = divergence, structure
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
@@ -174,13 +145,31 @@ class LLQR(Metric):
         self._curvature = self._curvature_of_model()
 
     def refresh_due(self, step: int) -> bool:
-        """Whether U is refreshed before that optimizer step: every ``interval`` steps, first at 0."""
+        """Returns whether U is due for a refresh before an optimizer step: every ``interval`` steps.
+
+        Args:
+            step: Number of the step, from 0.
+
+        Returns:
+            Whether ``refresh`` should be called before it.
+        """
         return step % self.interval == 0
 
     def refresh_if_due(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> RefreshReport | None:
-        """Call once before each optimizer step; refreshes every ``interval`` calls, first at once.
+        """Refreshes U every ``interval`` calls, the first time at once. Call it before each optimizer step.
 
-        Arguments and errors are those of ``refresh``. Returns ``None`` where no refresh was due.
+        Args:
+            inputs: Network inputs; a tuple becomes positional arguments, a mapping keyword arguments.
+            targets: What ``loss_fn`` takes.
+            loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
+
+        Returns:
+            The report, or ``None`` where no refresh was due.
+
+        Raises:
+            RefreshError: three refreshes in a row were not finite.
+            ValueError: the parameters are not those that U was built for, there are no samples, or the chunks of this
+                minibatch do not add up to the whole.
         """
         due = self.refresh_due(self.steps)
         self.steps += 1
@@ -189,23 +178,23 @@ class LLQR(Metric):
     @_in_own_dtypes
     @torch.no_grad()
     def refresh(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> RefreshReport:
-        """Learns U on a minibatch for ``inner_steps`` steps from the stored U, then averages it in (Algorithm 2).
+        """Learns U on a minibatch, from the stored U, and averages the result in (LLQR paper, Algorithm 2).
 
         Args:
-            inputs: Network inputs; a tuple is spread over positional arguments, a mapping over keywords.
-            targets: Whatever ``loss_fn`` takes.
+            inputs: Network inputs; a tuple becomes positional arguments, a mapping keyword arguments.
+            targets: What ``loss_fn`` takes.
             loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
 
         Returns:
-            The report. A refresh that is not finite keeps the previous U and says so there.
-
-        Warns:
-            UserWarning: once, where under "ngd" the likelihood cannot be the loss's or counts other positions.
+            The report. A refresh that is not finite keeps the previous U, and ``accepted`` is false.
 
         Raises:
-            RefreshError: the third such refresh in a row.
+            RefreshError: three refreshes in a row were not finite.
             ValueError: a parameter was frozen, unfrozen, reshaped or moved since U was built, there are no samples, or
-                chunks of this minibatch do not add up to the whole.
+                the chunks of this minibatch do not add up to the whole.
+
+        Warns:
+            UserWarning: once, where under "ngd" the likelihood does not fit the loss.
         """
         if self._parameters.device.type == "cuda":
             torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
@@ -241,16 +230,16 @@ class LLQR(Metric):
 
     @_in_own_dtypes
     def apply(self, v: Named) -> Named:
-        """U v.
+        """Returns U v.
 
         Args:
             v: Parameter name -> tensor shaped like the parameter; any subset of the trainable parameters.
 
         Returns:
-            U v under the same names, in the dtype of v.
+            U v, of the same names and shapes, in the dtype of v.
 
         Raises:
-            ValueError: a name or shape that U holds no block for, or a model that was moved since U was built.
+            ValueError: U has no block for a name or shape, or the model was moved since U was built.
         """
         self._parameters.require_known(v)
         transported: Named = {}
@@ -261,7 +250,14 @@ class LLQR(Metric):
 
     @_in_own_dtypes
     def apply_(self, v: Named) -> None:
-        """Overwrites v with U v; arguments and errors are those of ``apply``."""
+        """Overwrites v with U v.
+
+        Args:
+            v: Parameter name -> tensor shaped like the parameter; changed in place.
+
+        Raises:
+            ValueError: U has no block for a name or shape, or the model was moved since U was built.
+        """
         if self.sharded:
             return super().apply_(v)
         self._parameters.require_known(v)
@@ -270,15 +266,24 @@ class LLQR(Metric):
 
     @property
     def storage(self) -> int:
-        """Scalars of U that this process stores."""
+        """Returns the number of scalars of U that this process stores; of its own share where U is sharded."""
         return sum(factor.numel() for block in self._blocks for factor in block.factors.values())
 
     def named_factors(self) -> dict[str, Factors]:
-        """Parameter name -> factor name -> factor (views; kernels have a leading axis of parts)."""
+        """Returns the factors of U that this process stores.
+
+        Returns:
+            Parameter name -> factor name -> tensor, a view. A fused kernel has a leading axis, one entry a slice.
+        """
         return {name: factors for block in self._blocks for name, factors in block.named_factors().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """U by parameter name, and the counters; of a sharded U the first rank has the whole, on the CPU."""
+        """Returns U by parameter name, and the counters.
+
+        Returns:
+            Plain values and copies of tensors. Of a sharded U the first rank has the whole, on the CPU, and every
+            other rank its own share.
+        """
         own = {name: {key: f.clone() for key, f in factors.items()} for name, factors in self.named_factors().items()}
         if self.sharded:
             own = {name: {key: f.cpu() for key, f in factors.items()} for name, factors in own.items()}
@@ -293,7 +298,10 @@ class LLQR(Metric):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``; a sharded U takes its share of the whole U or of any merged ``factors``.
+        """Restores a state; a sharded U takes its share of the whole.
+
+        Args:
+            state: What ``state_dict`` returned, on the first rank where U is sharded.
 
         Raises:
             ValueError: the state is of another structure, divergence, model or share; nothing is then loaded.
@@ -321,7 +329,7 @@ class LLQR(Metric):
         self._reported_fallbacks = state["reported_fallbacks"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: everything but the trace of the network, which the next refresh makes again."""
+        """Returns the state for copies and pickles, without the trace of the network: the next refresh makes one."""
         if self._ranks.group is not None:
             raise TypeError("an LLQR of several processes cannot be copied or pickled; save its state_dict.")
         return {name: value for name, value in vars(self).items() if name != "_curvature"}
@@ -336,7 +344,7 @@ class LLQR(Metric):
         )
 
     def _delta(self, learners: list[Learner], g: Named) -> Named:
-        """delta = -U g."""
+        """Returns delta = -U g."""
         delta: Named = {}
         for learner in learners:
             delta.update(learner.apply())
@@ -344,7 +352,7 @@ class LLQR(Metric):
         return self._shards.complete(delta, g)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
-        """c = g + (H + lambda I) delta, the gradient of J in delta."""
+        """Returns c = g + (H + lambda I) delta, the gradient of J with respect to delta."""
         g = curvature.gradient
         h_delta = curvature.product(delta)
         c = torch._foreach_add([g[name] for name in h_delta], list(h_delta.values()))
@@ -385,15 +393,5 @@ def _sizes(factors: Factors) -> dict[str, tuple[int, ...]]:
 
 
 def _objective(g: Named, delta: Named, c: Named) -> Tensor:
-    """J = g' delta + 1/2 delta' H delta = 1/2 (g + c)' delta, since c = g + H delta."""
+    """Returns J = g' delta + 1/2 delta' H delta = 1/2 (g + c)' delta, since c = g + H delta."""
     return 0.5 * (dot(delta, g) + dot(delta, c))
-
-
-def _require(name: str, value: float, holds: bool, rule: str) -> None:
-    if not (holds and math.isfinite(value)):
-        raise ValueError(f"{name}={value} must be {rule}.")
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value} is not known. Choose from: {', '.join(choices)}.")

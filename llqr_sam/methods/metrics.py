@@ -7,40 +7,35 @@ One global norm over all parameters. LLQR's U is a metric too (llqr.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.named import Named, dot, float32_if_half, follow, squared_norm
-
-Norm = Literal["metric", "euclidean"]
-NORMS: tuple[Norm, ...] = ("metric", "euclidean")
+from llqr_sam.methods.settings import AdaptiveSettings, FisherForm, FisherSettings, NoiseSettings, Norm, Perturbation
 
 TINY = 1e-12
 """Added to the squared norm, so that a zero gradient gives a zero perturbation (authors' code)."""
 
 
-def require_radius(rho: float) -> None:
-    """Refuses what is no radius.
-
-    Raises:
-        ValueError: rho is negative or not finite.
-    """
-    if not 0 <= rho < math.inf:
-        raise ValueError(f"rho={rho} must be >= 0 and finite.")
-
-
 class Metric:
-    """The identity, and what every metric shares: SAM's Euclidean ball.
+    """The identity M = I, which gives SAM's Euclidean ball, and the base of all metrics.
+
+    A metric of your own overrides ``apply``; ``observe`` if it learns from the gradients of the steps; and the two
+    ``state_dict`` methods if it keeps a state.
 
     Attributes:
-        model: The network it is tied to, or ``None``.
-        sharded: Whether it is spread over ranks, all of which must then apply it together.
-        norm: Norm of its perturbation where the caller names none.
+        model: Network that the metric is tied to, or ``None``.
+        sharded: Whether the metric is spread over ranks, which must then all apply it at the same time.
+        norm: Norm of the perturbation where the caller names none: "metric" or "euclidean".
+
+    Example:
+        >>> import torch
+        >>> Metric().probe({"weight": torch.tensor([3.0, 4.0])}, rho=0.5)
+        {'weight': tensor([0.3000, 0.4000])}
     """
 
     model: nn.Module | None = None
@@ -52,43 +47,57 @@ class Metric:
 
     @property
     def fallbacks(self) -> int:
-        """How many perturbations used the Euclidean norm because v' M v was not a positive number."""
+        """Returns how many perturbations used the Euclidean norm because v' M v was not a positive number."""
         return int(self._fallbacks)
 
     def observe(self, gradients: Named) -> None:
-        """Sees the minibatch gradient g at theta, once each step, before the metric is applied."""
+        """Sees the minibatch gradient at theta; called once for each step, before the metric is applied.
+
+        Args:
+            gradients: g, name -> tensor shaped like the parameter.
+        """
 
     def apply(self, v: Named) -> Named:
-        """M v, name -> tensor shaped like v: v's own tensors, or new ones that the caller may overwrite."""
+        """Returns M v.
+
+        Args:
+            v: Name -> tensor shaped like the parameter.
+
+        Returns:
+            M v, of the same names and shapes: the tensors of v themselves, or new ones that the caller may overwrite.
+        """
         return v
 
     def apply_(self, v: Named) -> None:
-        """Overwrites v with M v."""
+        """Overwrites v with M v.
+
+        Args:
+            v: Name -> tensor shaped like the parameter; changed in place.
+        """
         transported = self.apply(v)
         if v and transported is not v:
             torch._foreach_copy_(list(v.values()), [transported[name] for name in v])
 
     def probe(self, v: Named, rho: float, norm: Norm | None = None) -> Named:
-        """Perturbation eps = rho M v / norm(v) (paper, eq. 1).
+        """Returns the perturbation eps = rho M v / norm(v) (paper, eq. 1), with one norm over all parameters.
+
+        Where v' M v is not a positive number (K-FAC blocks can be indefinite) the Euclidean norm of M v is used
+        instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
 
         Args:
             v: Ascent direction, name -> tensor shaped like the parameter.
             rho: Radius in the chosen norm, >= 0.
-            norm: "metric" or "euclidean"; ``None`` is the metric's own.
+            norm: "metric", sqrt(v' M v), or "euclidean", |M v|; ``None`` is the metric's own.
 
         Returns:
-            eps, shaped like v; in float32 where v is in half precision. Zero where v is zero.
+            eps, of the same names and shapes; float32 where v is in half precision. Zero where v is zero.
 
         Raises:
-            ValueError: rho is negative or not finite, or the norm unknown.
-
-        Where v' M v is not a positive number (K-FAC blocks can be indefinite) the Euclidean norm of M v is used
-        instead and ``fallbacks`` goes up by one. Nothing here waits for the device.
+            ValueError: rho is negative or not finite, or the norm is unknown.
         """
-        require_radius(rho)
         norm = self.norm if norm is None else norm
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
+        Perturbation.check("rho", rho)
+        Perturbation.check("norm", norm)
         applied = self.apply(v)
         mv = float32_if_half(applied)
         squared = squared_norm(mv)
@@ -106,38 +115,50 @@ class Metric:
         return mv
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Returns what a resumed run needs: the number of fallbacks."""
         return {"fallbacks": self.fallbacks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Restores a state.
+
+        Args:
+            state: What ``state_dict`` returned.
+        """
         self._fallbacks = int(state["fallbacks"])
 
 
 class FisherDiagonal(Metric):
-    """FisherSAM: an ellipsoid from the diagonal of the empirical Fisher matrix, g^2 elementwise.
-
-    Args:
-        eta: Regularisation of the inverse.
-        form: "authors" M = 1 / (g^2 + eta) (LLQR+SAM authors' code) or "kim" M = 1 / (1 + eta g^2) (Kim et al. 2022).
+    """FisherSAM (Kim et al., arXiv 2206.04920): M from the diagonal g^2 of the empirical Fisher matrix.
 
     g is the minibatch mean gradient; a parameter that has none counts as one whose g is zero.
 
+    Args:
+        eta: Regularisation of the inverse, > 0.
+        form: "authors", M = 1 / (g^2 + eta), the code of the LLQR+SAM authors; or "kim", M = 1 / (1 + eta g^2).
+
     Raises:
-        ValueError: form is unknown or eta not positive.
+        ValueError: eta is out of its range, or form is unknown.
+
+    Example:
+        >>> import torch
+        >>> fisher = FisherDiagonal(eta=1.0)
+        >>> fisher.observe({"weight": torch.tensor([0.0, 1.0])})
+        >>> fisher.apply({"weight": torch.tensor([2.0, 2.0])})
+        {'weight': tensor([2., 1.])}
     """
 
-    def __init__(self, eta: float = 0.1, form: Literal["authors", "kim"] = "authors") -> None:
+    def __init__(self, eta: float = 0.1, form: FisherForm = "authors") -> None:
         super().__init__()
-        if form not in ("authors", "kim"):
-            raise ValueError(f"form={form} is not known. Choose from: authors, kim.")
-        if eta <= 0:
-            raise ValueError(f"eta={eta} must be > 0.")
+        FisherSettings(eta, form)  # checks them
         self.eta, self.form = eta, form
         self._inverse: Named = {}
 
     def observe(self, gradients: Named) -> None:
-        """Takes the Fisher diagonal from this minibatch."""
+        """Takes the diagonal from this minibatch.
+
+        Args:
+            gradients: g, name -> tensor shaped like the parameter.
+        """
         self._inverse = {}
         if not gradients:
             return
@@ -152,7 +173,14 @@ class FisherDiagonal(Metric):
         self._inverse = dict(zip(gradients, inverse, strict=True))
 
     def apply(self, v: Named) -> Named:
-        """M v."""
+        """Returns M v, with the M of the last minibatch.
+
+        Args:
+            v: Name -> tensor shaped like the parameter.
+
+        Returns:
+            M v, of the same names and shapes.
+        """
         known = {name: x for name, x in v.items() if name in self._inverse}
         most = 1 / self.eta if self.form == "authors" else 1.0  # M where g is zero
         absent = {name: most * x for name, x in v.items() if name not in known}
@@ -163,26 +191,42 @@ class FisherDiagonal(Metric):
 
 
 class Adaptive(Metric):
-    """ASAM (Kwon et al. 2021): M = T^2, T = |theta| + eta for weights and 1 for biases.
+    """ASAM (Kwon et al., arXiv 2102.11600): M = T^2, T = |theta| + eta for weights and 1 for biases.
 
-    With norm "metric", eps = rho T^2 g / |T g|_2, the paper's.
+    With norm "metric" the perturbation is that paper's, eps = rho T^2 g / |T g|.
 
     Args:
-        model: Network whose parameters theta are read at each probe.
-        eta: Added to every |theta|.
+        model: Network whose parameters theta are read at each perturbation.
+        eta: Added to every |theta|, >= 0.
+
+    Raises:
+        ValueError: eta is out of its range.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 2.0)
+        >>> Adaptive(model, eta=0.0).apply({"weight": torch.ones(1, 2)})
+        {'weight': tensor([[4., 4.]])}
     """
 
     model: nn.Module
 
     def __init__(self, model: nn.Module, eta: float = 0.01) -> None:
         super().__init__()
-        if eta < 0:
-            raise ValueError(f"eta={eta} must be >= 0.")
+        AdaptiveSettings(eta)  # checks it
         self.model, self.eta = unwrapped(model), eta
 
     @torch.no_grad()
     def apply(self, v: Named) -> Named:
-        """T^2 v at the present parameters."""
+        """Returns T^2 v at the present parameters.
+
+        Args:
+            v: Name -> tensor shaped like the parameter; every name must be one of the model's.
+
+        Returns:
+            T^2 v, of the same names and shapes.
+        """
         parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
         weights = float32_if_half({name: parameters[name] for name in v if not name.endswith("bias")})
         if not weights:
@@ -197,35 +241,44 @@ class Adaptive(Metric):
 class GradientNoise(Metric):
     """infoSAM, our reading: eps = rho D v / |D v|, D = 1 / (s + delta), s = EMA of (g - EMA(g))^2, elementwise.
 
+    Only an abstract is known, which "weights gradient components by their estimated variance" and gives no formula.
+    Summaries of preSAM (arXiv 2501.06603) name two kinds of perturbation: one preconditions the constraint, eps =
+    rho M v / sqrt(v' M v), the other the objective, eps = rho D v / |D v|. We read infoSAM as the second kind, hence
+    norm "euclidean"; D is ours. The length of eps is then rho whatever the scale of s, so SAM's radius carries over.
+
     Args:
-        decay: Of both averages; a first gradient starts the mean, and the variance starts at zero.
-        delta: Added to the variance. It must lie below a gradient's usual noise variance per coordinate (1e-7 in a
-            ResNet-18), else D is constant and the method is SAM.
+        decay: Weight of the old value in both averages, in [0, 1). A parameter's first gradient starts its mean; its
+            variance starts at zero.
+        delta: Added to the variance, > 0. It must lie below a gradient's usual noise variance per coordinate (1e-7 in
+            a ResNet-18), else D is constant and the method is SAM.
 
     Raises:
-        ValueError: decay is outside [0, 1) or delta not positive.
+        ValueError: decay or delta is out of its range.
 
-    Known: summaries of preSAM (arXiv 2501.06603) name two kinds of perturbation. One preconditions the constraint,
-    eps = rho M v / sqrt(v' M v), norm "metric"; the other the objective, eps = rho D v / |D v|, norm "euclidean". The
-    abstract of infoSAM "weights gradient components by their estimated variance" and gives no formula. Our reading:
-    this is the second kind, hence the default norm; D is ours. The length of eps is then rho whatever the scale of s,
-    so SAM's radius carries over.
+    Example:
+        >>> import torch
+        >>> noise = GradientNoise(decay=0.5, delta=0.5)
+        >>> noise.observe({"weight": torch.tensor([0.0, 0.0])})
+        >>> noise.observe({"weight": torch.tensor([0.0, 2.0])})
+        >>> noise.apply({"weight": torch.tensor([1.0, 1.0])})
+        {'weight': tensor([2., 1.])}
     """
 
     norm: Norm = "euclidean"
 
     def __init__(self, decay: float = 0.9, delta: float = 1e-8) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay} must be in [0, 1).")
-        if delta <= 0:
-            raise ValueError(f"delta={delta} must be > 0.")
+        NoiseSettings(decay, delta)  # checks them
         self.decay, self.delta = decay, delta
         self._mean: Named = {}
         self._variance: Named = {}
 
     def observe(self, gradients: Named) -> None:
-        """Updates the running mean and variance of the gradient."""
+        """Updates the running mean and variance of the gradient.
+
+        Args:
+            gradients: g, name -> tensor shaped like the parameter.
+        """
         gradients = float32_if_half(gradients)
         follow(self._mean, gradients)
         follow(self._variance, gradients)
@@ -241,7 +294,14 @@ class GradientNoise(Metric):
         torch._foreach_lerp_([self._variance[name] for name in gradients], squares, 1 - self.decay)
 
     def apply(self, v: Named) -> Named:
-        """M v."""
+        """Returns D v.
+
+        Args:
+            v: Name -> tensor shaped like the parameter.
+
+        Returns:
+            D v, of the same names and shapes.
+        """
         known = {name: x for name, x in v.items() if name in self._variance}
         absent = {name: x / self.delta for name, x in v.items() if name not in known}
         if not known:
@@ -252,11 +312,15 @@ class GradientNoise(Metric):
         return {**dict(zip(known, d, strict=True)), **absent}
 
     def state_dict(self) -> dict[str, Any]:
-        """Both averages."""
+        """Returns the number of fallbacks and both averages: ``"mean"`` and ``"variance"``, name -> tensor."""
         return {**super().state_dict(), "mean": dict(self._mean), "variance": dict(self._variance)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Restores a state.
+
+        Args:
+            state: What ``state_dict`` returned.
+        """
         super().load_state_dict(state)
         self._mean = {name: t.clone() for name, t in state["mean"].items()}
         self._variance = {name: t.clone() for name, t in state["variance"].items()}

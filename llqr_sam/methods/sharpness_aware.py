@@ -24,46 +24,60 @@ from torch.optim import Optimizer
 from llqr_sam.methods.batch_norm import frozen_statistics
 from llqr_sam.methods.directions import Direction
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.methods.metrics import NORMS, Metric, Norm, require_radius
+from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
 from llqr_sam.methods.named import HALF, Named, alike
+from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
 
-BATCH_NORM_PASSES = ("perturbed", "clean")
 Context = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class SharpnessAware(Optimizer):
-    """A base optimizer whose gradient is taken at a perturbed point, and transported.
+    """A base optimizer whose gradient is taken at a perturbed point, and transported (paper, eq. 1).
+
+        SharpnessAware(sgd, rho=0.2)                                   SAM
+        SharpnessAware(sgd, rho=0.2, direction=Friendly(decay=0.6))    F-SAM
+        SharpnessAware(sgd, rho=0.2, probe=llqr, transport=llqr)       LLQR+SAM
+        SharpnessAware(sgd, rho=0.0, transport=llqr)                   LLQR
+
+    A hook on the base, ``base.register_step_pre_hook``, sees the final gradients in ``.grad`` and may clip them.
 
     Args:
-        base: Optimizer that moves the parameters; its groups, and so every learning-rate scheduler, are shared.
+        base: Optimizer that moves the parameters. Its parameter groups are shared, so learning-rate schedulers work on
+            either.
         rho: Radius of the perturbation, >= 0; 0 leaves the base optimizer and the transport. Each parameter group may
-            hold its own ``rho``.
+            have its own ``rho``.
         probe: Metric of the perturbation; ``None`` is the identity.
         direction: Ascent direction; ``None`` is the minibatch gradient.
         transport: Metric that maps the gradient before the base optimizer sees it; ``None`` is the identity.
         norm: "metric", eps = rho M v / sqrt(v' M v) (paper, eq. 1), or "euclidean", eps = rho M v / |M v| (authors'
-            code). Default: the probe's own, "metric" but for ``GradientNoise``.
-        start_step: First step that perturbs.
+            code). Default: the probe's own, which is "metric" except in ``GradientNoise``.
+        start_step: First step that perturbs, >= 0.
         batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
-        model: Network being trained, to name its parameters and find its batch-norm layers. Needed only when the
-            metrics have none and the model is compiled.
-        first_pass: Context around the first of two passes. Under ``DistributedDataParallel`` the default synchronises
-            both, one perturbation for all workers; ``ddp.no_sync`` leaves each worker its own perturbation and averages
-            (m-sharpness), while weights stay equal.
+        model: Network that is trained, to name its parameters and find its batch-norm layers. Needed only where no
+            metric has one and the model is compiled.
+        first_pass: Context around the first of two passes. Under ``DistributedDataParallel`` both passes synchronise by
+            default, so all workers share one perturbation; with ``ddp.no_sync`` each worker has its own (m-sharpness),
+            and the weights stay equal.
 
     Raises:
-        ValueError: a rho that is negative or not finite, a negative start_step, an unknown norm or batch_norm, a base
-            that evaluates the loss itself, metrics of different models, or a perturbation per worker in a metric that
-            is spread over the workers.
+        ValueError: rho, start_step, norm or batch_norm is out of its range or choices, the base evaluates the loss
+            itself, the metrics belong to different models, or ``first_pass`` is given with a sharded probe.
 
-    A hook on the base, ``base.register_step_pre_hook``, sees the final gradients in ``.grad`` and may clip them.
-
-    Examples:
-        SharpnessAware(sgd, rho=0.2)                                   SAM
-        SharpnessAware(sgd, rho=0.2, direction=Friendly(decay=0.6))    F-SAM
-        SharpnessAware(sgd, rho=0.2, probe=llqr, transport=llqr)       LLQR+SAM (paper, eq. 1)
-        SharpnessAware(sgd, rho=0.0, transport=llqr)                   LLQR
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, loss_fn = torch.nn.Linear(4, 3), torch.nn.CrossEntropyLoss()
+        >>> inputs, targets = torch.randn(8, 4), torch.randint(3, (8,))
+        >>> optimizer = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.5), rho=0.1)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = loss_fn(model(inputs), targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> losses = [optimizer.step(closure).item() for _ in range(20)]
+        >>> losses[-1] < losses[0]
+        True
     """
 
     def __init__(
@@ -76,24 +90,17 @@ class SharpnessAware(Optimizer):
         transport: Metric | None = None,
         norm: Norm | None = None,
         start_step: int = 0,
-        batch_norm: str = "perturbed",
+        batch_norm: BatchNormPass = "perturbed",
         model: nn.Module | None = None,
         first_pass: Context | None = None,
     ) -> None:
-        require_radius(rho)
         _require_plain(base)
-        if start_step < 0:
-            raise ValueError(f"start_step={start_step} must be >= 0.")
         self.probe = probe or Metric()
-        self.norm: Norm = self.probe.norm if norm is None else norm
-        if self.norm not in NORMS:
-            raise ValueError(f"norm={norm} is not known. Choose from: {', '.join(NORMS)}.")
-        if batch_norm not in BATCH_NORM_PASSES:
-            raise ValueError(f"batch_norm={batch_norm} is not known. Choose from: {', '.join(BATCH_NORM_PASSES)}.")
+        self.perturbation = Perturbation(rho, self.probe.norm if norm is None else norm, start_step, batch_norm)
         super().__init__(base.param_groups, {**base.defaults, "rho": rho})
         self.base = base
         for group in base.param_groups:
-            require_radius(group.setdefault("rho", rho))
+            Perturbation.check("rho", group.setdefault("rho", rho))
         self.direction = direction or Direction()
         self.transport = transport or Metric()
         if first_pass is not None and self.probe.sharded:
@@ -101,7 +108,6 @@ class SharpnessAware(Optimizer):
                 "first_pass= gives each worker its own perturbation; a probe with shard=True has one for all."
             )
         self.first_pass = first_pass
-        self.start_step, self.batch_norm = start_step, batch_norm
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
         self._saved: dict[Tensor, Tensor] = {}
@@ -110,7 +116,7 @@ class SharpnessAware(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base's groups: one list for both optimizers, whatever the base loads or is given."""
+        """Returns the base's parameter groups: both optimizers share one list."""
         return self.base.param_groups
 
     @param_groups.setter
@@ -120,7 +126,7 @@ class SharpnessAware(Optimizer):
 
     @property  # type: ignore[override]
     def state(self) -> dict[Tensor, Any]:
-        """The base's state."""
+        """Returns the base's state: parameter -> dict."""
         return self.base.state
 
     @state.setter
@@ -130,21 +136,21 @@ class SharpnessAware(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler = UNSCALED) -> Any:
-        """One step on one minibatch.
+        """Takes one step on one minibatch.
 
         Args:
-            closure: Clears the gradients, evaluates the loss on the minibatch, calls backward and returns the loss;
-                called twice, or once where nothing is perturbed. Gradient accumulation goes inside it.
+            closure: Clears the gradients, evaluates the loss on the minibatch, calls backward and returns the loss. It
+                is called twice, or once where nothing is perturbed. Gradient accumulation goes inside it.
             scaler: For float16: the closure calls ``scaler.scale(loss).backward()``, and the caller
-                ``scaler.update()`` after this step. An overflow in either pass skips the step.
+                ``scaler.update()`` after the step. An overflow in either pass skips the step.
 
         Returns:
             The closure's loss at theta, the unperturbed point.
 
         Raises:
             TypeError: there is no closure.
-            ValueError: a group's rho is negative or not finite, a parameter is complex, or, with ``first_pass``, a
-                scaler whose workers would not learn of one worker's overflow.
+            ValueError: a group's rho is negative or not finite, a parameter is complex or not the model's, or, with
+                ``first_pass``, the scaler would not tell the workers of each other's overflows.
         """
         if closure is None:
             raise TypeError(
@@ -157,7 +163,7 @@ class SharpnessAware(Optimizer):
             )
         self._known = []  # a model may have other parameters than at the last step
         evaluate = torch.enable_grad()(closure)
-        perturbed = self.steps >= self.start_step and any(radius > 0 for radius in self._radii())
+        perturbed = self.steps >= self.perturbation.start_step and any(radius > 0 for radius in self._radii())
         loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
         if unscale(scaler, self.base):
             gradients = self._gradients()
@@ -169,21 +175,32 @@ class SharpnessAware(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears the gradients."""
+        """Clears the gradients of all parameters.
+
+        Args:
+            set_to_none: Whether ``.grad`` becomes ``None`` instead of zeros.
+        """
         self.base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base optimizer, with this optimizer's ``rho`` unless it brings its own."""
+        """Adds a group of parameters to the base optimizer.
+
+        Args:
+            param_group: ``{"params": ...}`` and options of the base; ``"rho"`` is this optimizer's by default.
+
+        Raises:
+            ValueError: the group's rho is negative or not finite.
+        """
         if "base" not in vars(self):  # torch's constructor, at the base's own groups
             return
         group = {"rho": self.defaults["rho"], **param_group}
-        require_radius(group["rho"])
+        Perturbation.check("rho", group["rho"])
         self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state and groups, with everything of this step under "sharpness_aware".
+        """Returns the base's ``state_dict``, with all else that a resumed run needs under ``"sharpness_aware"``.
 
-        Hooks registered here see the whole of it; the base's own see the base's.
+        Hooks registered on this optimizer see the whole state, hooks on the base the base's part.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
@@ -202,11 +219,14 @@ class SharpnessAware(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``: the run continues bit for bit.
+        """Restores a state; training continues bit for bit.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
 
         Raises:
             ValueError: the state was not saved by a ``SharpnessAware`` of the same direction, probe and transport, or
-                one of these refuses its part; the base is then as it was.
+                one of these refuses its part; the base is then unchanged.
         """
         state_dict = dict(state_dict)  # which the hooks may change
         for before in self._optimizer_load_state_dict_pre_hooks.values():
@@ -230,13 +250,13 @@ class SharpnessAware(Optimizer):
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: everything but the hooks, as torch has it, and memory that is written before use."""
+        """Returns the state for copies and pickles, without hooks (as torch does) and without scratch memory."""
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_optimizer_")}
         kept.pop("step", None)  # a learning-rate scheduler puts one of its own here
         return {**kept, "_saved": {}, "_statistics": {}}
 
     def _parts(self) -> dict[str, str]:
-        """What this optimizer is composed of, by the names of the classes."""
+        """Returns the class names of the parts of this optimizer."""
         transport = "the probe" if self.transport is self.probe else type(self.transport).__name__
         return {
             "direction": type(self.direction).__name__,
@@ -245,13 +265,13 @@ class SharpnessAware(Optimizer):
         }
 
     def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler) -> Any:
-        """Both passes; the parameters are at theta when it returns or raises."""
+        """Makes both passes; the parameters are at theta when it returns or raises."""
         with self._unless_recording("clean"), (self.first_pass or contextlib.nullcontext)():
             loss = evaluate()
         if not unscale(scaler, self):
-            return loss  # with the gradients as they are, so that the caller skips the step too
+            return loss  # the gradients are not finite, so the caller skips the step too
         perturbation = self._perturbation()
-        if not perturbation:  # the base's step; as ever, this pass may record, and averages over the workers
+        if not perturbation:  # the second pass still records statistics and averages over the workers
             with self._unless_recording("perturbed"):
                 evaluate()
             return loss
@@ -272,7 +292,7 @@ class SharpnessAware(Optimizer):
         return loss
 
     def _perturbation(self) -> dict[Tensor, Tensor]:
-        """M v / norm(v) for every parameter with a gradient and a positive rho; one norm over all of them."""
+        """Returns M v / norm(v) for the parameters with a gradient and a positive rho; one norm over all of them."""
         gradients = self._gradients()
         self.transport.observe(gradients)
         probed = {
@@ -286,15 +306,15 @@ class SharpnessAware(Optimizer):
         gradients = {name: gradients[name] for name in probed}
         if self.probe is not self.transport:
             self.probe.observe(gradients)
-        unit = self.probe.probe(self.direction(gradients), 1.0, self.norm)
+        unit = self.probe.probe(self.direction(gradients), 1.0, self.perturbation.norm)
         return {p: unit[name] for name, p in probed.items()}
 
     def _gradients(self) -> Named:
-        """Every gradient there is, by name."""
+        """Returns all gradients by name."""
         return {name: g for known in self._named() for name, p in known.items() if (g := p.grad) is not None}
 
     def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Averages, name -> tensor, on their parameter's device and in its dtype, float32 for half precision."""
+        """Moves averages to their parameter's device and dtype (float32 for half precision)."""
         parameters = {name: p for known in self._named() for name, p in known.items()}
 
         def place(name: str, value: Any) -> Any:
@@ -309,7 +329,10 @@ class SharpnessAware(Optimizer):
         }
 
     def _named(self) -> list[dict[str, Tensor]]:
-        """Each group's parameters by name, the model's or ``group.index`` without a model; groups may change."""
+        """Returns each group's parameters by name: the model's names, or ``group.index`` without a model.
+
+        They are looked up again when the groups have changed.
+        """
         groups = self.param_groups
         held = [[id(p) for p in group["params"]] for group in groups]
         if held != [[id(p) for p in known.values()] for known in self._known]:
@@ -327,21 +350,21 @@ class SharpnessAware(Optimizer):
         return self._known
 
     def _radii(self) -> list[float]:
-        """Each group's rho; that of this optimizer where the base loaded a state that has none."""
+        """Returns each group's rho; the base may have loaded a state without one."""
         radii = [group.get("rho", self.defaults["rho"]) for group in self.param_groups]
         for radius in radii:
-            require_radius(radius)
+            Perturbation.check("rho", radius)
         return radii
 
-    def _unless_recording(self, batch_norm_pass: str) -> contextlib.AbstractContextManager[None]:
+    def _unless_recording(self, batch_norm_pass: BatchNormPass) -> contextlib.AbstractContextManager[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
-        if self.batch_norm == batch_norm_pass:
+        if self.perturbation.batch_norm == batch_norm_pass:
             return contextlib.nullcontext()
         return frozen_statistics(self.model, self._statistics)
 
 
 def _require_plain(base: Optimizer) -> None:
-    """A base that must be given a closure would evaluate the loss at points of its own."""
+    """Refuses a base that needs a closure: it would evaluate the loss at points of its own."""
     closure = inspect.signature(type(base).step).parameters.get("closure")
     needed = closure is not None and closure.default is inspect.Parameter.empty
     if needed or isinstance(base, SharpnessAware):
@@ -351,7 +374,7 @@ def _require_plain(base: Optimizer) -> None:
 
 
 def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:
-    """The model that all who name one agree on; as the metrics have it, since they know parameters by its names."""
+    """Returns the model of the metrics, or else the given one; all must be the same."""
     known = [model for model in of_metrics if model is not None]
     if given is not None:
         known.append(unwrapped(given))

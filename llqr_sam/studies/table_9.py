@@ -23,10 +23,10 @@ from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.report.tables.printed_table import (
     TIMES,
-    Block,
     PrintedCell,
     PrintedRow,
     PrintedTable,
+    RowGroup,
     csv_text,
     markdown_rows,
 )
@@ -42,7 +42,7 @@ KERNEL_SCALARS: dict[str, Callable[[int, int], int]] = {
 }
 VOCABULARY_SCALARS = KERNEL_SCALARS | {"kfac": lambda m, n: m * m + n, "ekfac": lambda m, n: m * m + m * n}
 SCALARS_PER_MIB = 2**20 / 4
-DATASETS = ("imagenet", "cifar100", "tinyimagenet", "digits", "iwslt14")  # an arch is counted for the first that fits
+COUNTED_FOR = ("imagenet", "cifar100", "tinyimagenet", "digits", "iwslt14")  # a network: the first data set that fits
 PAPER_STRUCTURES = {"e-kfac": "ekfac", "diag-kfac": "diag_kfac"}
 PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was counted)
     "ViT-Ti/16": ("vit_tiny", "tinyimagenet", "ViT-Ti/8, 64 x 64 images, 200 classes"),
@@ -127,7 +127,7 @@ def dataset_for(arch: str) -> str:
     if arch not in ARCHS:
         known = ", ".join(ARCHS)
         raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, ARCHS)}")
-    return next(name for name in DATASETS if arch in task_for(name).archs_for(name))
+    return next(name for name in COUNTED_FOR if arch in task_for(name).archs_for(name))
 
 
 def arch_storage(
@@ -227,7 +227,7 @@ def print_table_9() -> PrintedTable:
         markdown_caption=f'{caption} "paper": the value printed in arXiv 2605.16134.',
         heads=("Model", "Structure", "S", *HEADS),
         alignment="llrrrrr",
-        blocks=[Block([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
+        groups=[RowGroup([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
         progress=f"{agreed} of {len(rows)} rows equal the paper's in every digit.",
         command="python scripts/storage.py",
         done=len(rows),

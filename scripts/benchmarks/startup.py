@@ -1,6 +1,8 @@
-"""What a command costs before it does anything: `train.py table=2 dry_run=true` in units of `import torch`.
+"""What a command costs before it does anything: ``train.py table=2 dry_run=true`` in units of ``import torch``.
 
-python scripts/benchmarks/startup.py            five alternating rounds; prints both medians and their ratio (at most 3)
+    python scripts/benchmarks/startup.py
+
+Runs both commands five times in turn and prints the medians and their ratio, which is to stay below 3.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from llqr_sam.engine.tasks.registry import ARCHS, DATASETS, task_for
-from llqr_sam.methods.factory import STRUCTURES
+from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.metrics import GradientNoise
+from llqr_sam.methods.settings import NoiseSettings
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.command_line import groups
 from tests.suite.plans import settings_of
@@ -31,7 +31,7 @@ def test_file_opens_with_a_comment_and_names_no_python(path):
 def test_groups_offer_what_the_rooms_have():
     assert set(groups()["dataset"]) == set(DATASETS) == set(groups()["protocol"])
     assert set(groups()["arch"]) == set(ARCHS)
-    assert set(groups()["structure"]) == {"none", "paper", *STRUCTURES}
+    assert set(groups()["structure"]) == {"none", "paper", *get_args(Structure)}
     assert set(groups()["geometry"]) == {"none", "ngd", "newton"}
 
 
@@ -39,16 +39,18 @@ def test_groups_offer_what_the_rooms_have():
 @pytest.mark.parametrize("optim", groups()["optim"])
 def test_every_optimizer_is_valid_on_every_protocol(optim, dataset):
     """Planning validates; a method that learns a metric gets NGD and the protocol's blocks."""
-    spec = settings_of(f"dataset={dataset}", f"optim={optim}").optim
-    assert spec.name == optim
-    assert (spec.divergence == "ngd") is (optim in LEARNS)
-    assert spec.structure == (("ekfac" if dataset == "imagenet" else "diagonal") if optim in LEARNS else None)
+    settings = settings_of(f"dataset={dataset}", f"optim={optim}").optim
+    assert settings.name == optim
+    assert (settings.llqr is not None) is (optim in LEARNS)
+    if settings.llqr is not None:
+        assert settings.llqr.divergence == "ngd"
+        assert settings.llqr.structure == ("ekfac" if dataset == "imagenet" else "diagonal")
 
 
 def test_info_sam_is_the_librarys():
     """conf/ and ``SharpnessAware(base, probe=GradientNoise())`` name one method."""
-    spec, library = settings_of("dataset=cifar100", "optim=info_sam").optim, GradientNoise()
-    assert (spec.norm, spec.noise_decay, spec.noise_delta) == (library.norm, library.decay, library.delta)
+    sam, library = settings_of("dataset=cifar100", "optim=info_sam").optim.sam, GradientNoise()
+    assert (sam.perturbation.norm, sam.probe) == (library.norm, NoiseSettings(library.decay, library.delta))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -100,8 +102,8 @@ EXPECTED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("words", "expected"), EXPECTED, ids=[words for words, _ in EXPECTED])
 def test_methods_get_the_papers_numbers(words, expected):
-    spec = asdict(settings_of(*words.split()).optim)
-    assert {key: spec[key] for key in expected} == expected
+    keys = settings_of(*words.split()).optim.as_keys()
+    assert {key: keys.get(key) for key in expected} == expected
 
 
 def test_protocols_are_the_papers():
@@ -109,7 +111,7 @@ def test_protocols_are_the_papers():
     assert (cifar.epochs, cifar.batch_size, cifar.schedule, cifar.label_smoothing) == (200, 128, "cosine", 0.0)
     imagenet = settings_of("dataset=imagenet").protocol
     assert (imagenet.epochs, imagenet.batch_size, imagenet.schedule) == (100, 256, "step")
-    assert (imagenet.milestones, imagenet.gamma, imagenet.label_smoothing) == ([30, 70, 90], 0.1, 0.1)
+    assert (imagenet.milestones, imagenet.gamma, imagenet.label_smoothing) == ((30, 70, 90), 0.1, 0.1)
     iwslt14 = settings_of("dataset=iwslt14", "optim=adamw").protocol
     assert (iwslt14.epochs, iwslt14.batch_size, iwslt14.max_tokens) == (133, None, 16384)
     assert (iwslt14.schedule, iwslt14.warmup_steps) == ("inverse_sqrt", 4000)
@@ -123,7 +125,7 @@ def test_the_architecture_follows_the_data_set_unless_named():
 
 
 def test_the_protocol_follows_the_data_set_unless_named():
-    assert settings_of("dataset=cifar10", "protocol=cifar100", "optim=sam").optim.rho == 0.2
+    assert settings_of("dataset=cifar10", "protocol=cifar100", "optim=sam").as_dict()["optim"]["rho"] == 0.2
 
 
 def test_precisions_differ_from_the_default_only_where_they_say():

@@ -121,4 +121,3 @@ def test_test_batches_are_every_sample_once_in_order() -> None:
         assert [len(part[1]) for part in parts] == [4, 4, 2]
         assert torch.equal(torch.cat([part[1] for part in parts]), labels)
         torch.testing.assert_close(torch.cat([part[0] for part in parts])[:, 0, 0, 0], labels.float())
-    assert batches.size == 10

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llqr_sam.data.augment import Augmentation, Cutout, HorizontalFlip, Normalise, RandomCrop, cifar_recipe
+from llqr_sam.data.augment import Augmentation, Cutout, HorizontalFlip, Normalise, RandomCrop, cifar_augmentation
 from llqr_sam.data.randomness import generator
 
 
@@ -94,14 +94,14 @@ def test_pure_and_repeatable(augmentation: Augmentation) -> None:
 
 
 def test_recipe_of_the_paper() -> None:
-    assert cifar_recipe("image") == (RandomCrop(4), HorizontalFlip(0.5), Cutout(16, 0.5))
-    assert cifar_recipe("batch")[0] == RandomCrop(4, per_batch=True)
+    assert cifar_augmentation("image") == (RandomCrop(4), HorizontalFlip(0.5), Cutout(16, 0.5))
+    assert cifar_augmentation("batch")[0] == RandomCrop(4, per_batch=True)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
     device = torch.device("cuda")
     batch, random = images(count=128, side=32).to(device), generator(device, 0)
-    for augmentation in cifar_recipe("image"):
+    for augmentation in cifar_augmentation("image"):
         batch = augmentation(batch, random)
     assert batch.device.type == "cuda"

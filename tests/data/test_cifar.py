@@ -54,7 +54,7 @@ def test_real_images_have_the_published_statistics(real_cifar10: Path, load_with
     assert images.mean(dim=(0, 2, 3)).abs().max() < 0.02
     assert (images.std(dim=(0, 2, 3)) - 1).abs().max() < 0.02
     assert labels.bincount().tolist() == [500] * 10
-    assert splits.test.size == 1000
+    assert splits.samples.test == sum(len(labels) for _, labels in splits.test) == 1000
     assert splits.info.classes == 10
 
 

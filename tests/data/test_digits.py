@@ -55,4 +55,4 @@ def test_a_small_network_learns_them(load_with: Callable[..., Splits]) -> None:
     model.eval()
     with torch.no_grad():
         right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in splits.test)
-    assert right / splits.test.size > 0.97
+    assert right / splits.samples.test > 0.97

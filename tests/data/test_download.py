@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from llqr_sam.data.cifar import read_cifar
-from llqr_sam.data.download import _RECIPES, PREPARABLE, PreparationError, prepare
+from llqr_sam.data.download import _PREPARATIONS, PREPARABLE, PreparationError, prepare
 from tests.data.archives import (
     cifar10_members,
     cifar100_members,
@@ -74,7 +74,7 @@ def test_official_checksums_are_torchvisions() -> None:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     for name, dataset in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
-        assert (_RECIPES[name].source.url, _RECIPES[name].source.checksum) == (dataset.url, dataset.tgz_md5)
+        assert (_PREPARATIONS[name].source.url, _PREPARATIONS[name].source.checksum) == (dataset.url, dataset.tgz_md5)
 
 
 def test_wrong_checksum_unpacks_nothing(tmp_path: Path) -> None:

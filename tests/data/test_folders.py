@@ -53,7 +53,7 @@ def test_real_sample(shared: Path, load_with: Callable[..., Splits]) -> None:
     folder = shared / "data/tinyimagenet_sample/tiny-imagenet-200"
     splits = load_with("tinyimagenet", path=folder, batch_size=100)
     assert (splits.info.classes, splits.info.image_size) == (10, 64)
-    assert (splits.train.size, splits.test.size) == (1000, 200)
+    assert (splits.train.size, splits.samples.test) == (1000, 200)
     images, labels = zip(*splits.test, strict=True)
     assert torch.cat(labels).bincount().tolist() == [20] * 10
     assert torch.cat(images).mean().abs() < 0.5

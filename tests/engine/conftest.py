@@ -19,7 +19,7 @@ from llqr_sam.engine.settings.run_settings import (
     ProtocolSettings,
     RunSettings,
 )
-from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.methods.settings import MethodSettings
 
 SGD = {"base": "sgd", "lr": 0.05, "weight_decay": 5e-4, "momentum": 0.9}
 ADAM = {"base": "adam", "lr": 1e-3, "weight_decay": 1e-4, "betas": [0.9, 0.999]}
@@ -61,18 +61,14 @@ def make_settings() -> Make:
     """``make_settings(optim, optim_changes, **protocol_and_precision_changes)``: two epochs of digits."""
 
     def make(optim: str = "sgdm", changes: dict[str, Any] | None = None, **other: Any) -> RunSettings:
-        protocol = ProtocolSettings(epochs=2, batch_size=64)
-        precision = PrecisionSettings()
-        for name, value in other.items():
-            part = protocol if hasattr(protocol, name) else precision
-            assert hasattr(part, name)
-            setattr(part, name, value)
+        protocol = {name: value for name, value in other.items() if name in ProtocolSettings.key_types()}
+        precision = {name: value for name, value in other.items() if name not in protocol}
         return RunSettings(
             dataset=DatasetSettings("digits"),
             arch=ArchSettings("small_cnn", width=4),
-            optim=MethodSpec(name=optim, **(METHODS[optim] | (changes or {}))),
-            protocol=protocol,
-            precision=precision,
+            optim=MethodSettings.from_keys({"name": optim} | METHODS[optim] | (changes or {})),
+            protocol=ProtocolSettings(**{"epochs": 2, "batch_size": 64} | protocol),
+            precision=PrecisionSettings(**precision),
         )
 
     return make

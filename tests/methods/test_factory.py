@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from llqr_sam import LLQR, Adaptive, FisherDiagonal, Friendly, GradientNoise, SharpnessAware, VarianceSuppressed
-from llqr_sam.methods.factory import MethodSpec, build
+from llqr_sam.methods import factory
+from llqr_sam.methods.settings import MethodSettings
 
-SGD = MethodSpec(name="sgdm", base="sgd", lr=0.05, weight_decay=5e-4, momentum=0.9)
-SAM = replace(
-    SGD, name="sam", probe="identity", rho=0.1, norm="metric", start_step=0, batch_norm="perturbed",
-    direction="gradient",
-)  # fmt: skip
+SGD: dict[str, Any] = {"name": "sgdm", "base": "sgd", "lr": 0.05, "weight_decay": 5e-4, "momentum": 0.9}
+SAM = SGD | {
+    "name": "sam", "probe": "identity", "rho": 0.1, "norm": "metric", "start_step": 0, "batch_norm": "perturbed",
+    "direction": "gradient",
+}  # fmt: skip
 U = {
     "divergence": "ngd", "structure": "kfac", "inner_steps": 2, "inner_lr": 1e-3, "inner_momentum": 0.9,
     "clip_norm": 5.0, "ema": 0.9, "damping": 0.1, "interval": 7, "reduction": "mean", "likelihood": "gaussian",
     "refresh_batch": 32,
 }  # fmt: skip
+
+
+def build(keys: dict[str, Any], model: nn.Module, **options: Any) -> factory.Method:
+    return factory.build(MethodSettings.from_keys(keys), model, **options)
 
 
 def test_base_optimizers_are_torchs_own():
@@ -29,15 +34,15 @@ def test_base_optimizers_are_torchs_own():
     assert type(sgd) is torch.optim.SGD
     assert sgd.defaults["momentum"] == 0.9
     assert sgd.defaults["nesterov"] is False
-    adam = build(replace(SGD, base="adam", momentum=None, betas=[0.9, 0.98]), net).optimizer
+    adam = build(dict(SGD, base="adam", momentum=None, betas=[0.9, 0.98]), net).optimizer
     assert type(adam) is torch.optim.Adam
-    adamw = build(replace(SGD, base="adamw", momentum=None, betas=[0.9, 0.98]), net).optimizer
+    adamw = build(dict(SGD, base="adamw", momentum=None, betas=[0.9, 0.98]), net).optimizer
     assert type(adamw) is torch.optim.AdamW
     assert adamw.defaults["betas"] == (0.9, 0.98)
 
 
 def test_llqr_has_no_probe_and_transports():
-    method = build(replace(SGD, name="llqr", transport="llqr", **U), nn.Linear(2, 2))
+    method = build(dict(SGD, name="llqr", transport="llqr", **U), nn.Linear(2, 2))
     assert method.optimizer.transport is method.metric
     assert method.optimizer.param_groups[0]["rho"] == 0
     metric = method.metric
@@ -47,12 +52,12 @@ def test_llqr_has_no_probe_and_transports():
 
 
 def test_llqr_sam_probes_and_transports_in_one_metric():
-    method = build(replace(SAM, probe="llqr", transport="llqr", **U), nn.Linear(2, 2))
+    method = build(dict(SAM, probe="llqr", transport="llqr", **U), nn.Linear(2, 2))
     assert method.optimizer.probe is method.optimizer.transport is method.metric
 
 
 def test_the_curvatures_dtype_reaches_the_metric_where_there_is_one():
-    spec = replace(SAM, probe="llqr", transport="llqr", **U)
+    spec = dict(SAM, probe="llqr", transport="llqr", **U)
     metric = build(spec, nn.Linear(2, 2), curvature_dtype=torch.bfloat16).metric
     assert metric._precision.autocast is torch.bfloat16
     assert build(SGD, nn.Linear(2, 2), curvature_dtype=torch.bfloat16).metric is None
@@ -61,7 +66,7 @@ def test_the_curvatures_dtype_reaches_the_metric_where_there_is_one():
 
 
 def test_llqr_probe_sam_only_probes():
-    method = build(replace(SAM, probe="llqr", **U), nn.Linear(2, 2))
+    method = build(dict(SAM, probe="llqr", **U), nn.Linear(2, 2))
     assert method.optimizer.probe is method.metric
     assert not isinstance(method.optimizer.transport, LLQR)
 
@@ -80,7 +85,7 @@ def test_llqr_probe_sam_only_probes():
     ],
 )  # fmt: skip
 def test_parts_get_their_numbers(changes, part, kind, values):
-    optimizer = build(replace(SAM, **changes), nn.Linear(2, 2)).optimizer
+    optimizer = build(dict(SAM, **changes), nn.Linear(2, 2)).optimizer
     assert isinstance(optimizer, SharpnessAware)
     assert type(getattr(optimizer, part)) is kind
     assert {name: getattr(getattr(optimizer, part), name) for name in values} == values
@@ -96,12 +101,12 @@ def test_parts_get_their_numbers(changes, part, kind, values):
         (SGD, {"rho": 0.1}, "optim.rho=0.1 has no meaning for optim=sgdm"),
         (SGD, {"base": "lion"}, "optim.base=lion is not known. Choose from: sgd, adam, adamw"),
         (SGD, {"lr": float("nan")}, "optim.lr=nan must be > 0"),
-        (replace(SGD, transport="llqr", **U), {"interval": 0}, "optim.interval=0 must be >= 1"),
-        (replace(SGD, transport="llqr", **U), {"ema": 1.0}, r"optim.ema=1.0 must be in \[0, 1\)"),
-        (replace(SGD, transport="llqr", **U), {"structure": "full"}, "optim.structure=full is not known"),
-        (replace(SGD, base="adam", momentum=None, betas=[0.9, 0.9]), {"betas": [0.9]}, "must be two numbers"),
+        (dict(SGD, transport="llqr", **U), {"interval": 0}, "optim.interval=0 must be >= 1"),
+        (dict(SGD, transport="llqr", **U), {"ema": 1.0}, r"optim.ema=1.0 must be in \[0, 1\)"),
+        (dict(SGD, transport="llqr", **U), {"structure": "full"}, "optim.structure=full is not known"),
+        (dict(SGD, base="adam", momentum=None, betas=[0.9, 0.9]), {"betas": [0.9]}, "must be two numbers"),
     ],
 )
 def test_mistakes_are_named(spec, changes, message):
     with pytest.raises(ValueError, match=message):
-        build(replace(spec, **changes), nn.Linear(2, 2))
+        build(dict(spec, **changes), nn.Linear(2, 2))

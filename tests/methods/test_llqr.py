@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from llqr_sam import LLQR, RefreshError, SharpnessAware
-from llqr_sam.methods.llqr import PATIENCE
+from llqr_sam.methods.refresh import PATIENCE
 from tests.golden_numbers import EMA, FILE_OF_STRUCTURE, arrays, flatten, in_golden_layout, problem, unflatten
 from tests.methods.networks import NETWORKS, mean_loss
 

@@ -17,6 +17,7 @@ from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.losses import LossLog
 from llqr_sam.engine.loop.run import RunOptions, execute
 from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.methods.settings import MethodSettings
 from tests.suite.plans import settings_of
 
 pytestmark = pytest.mark.nmt
@@ -100,7 +101,7 @@ def test_losses_are_those_of_fairseq_train(
     """Initial weights, batches, their order, schedule, loss and AdamW, over more than one epoch; dropout off."""
     settings = settings_of("dataset=multi30k", "optim=adamw", "seed=3")
     protocol = dataclasses.replace(settings.protocol, max_tokens=300, warmup_steps=20, dropout=0.0, bleu_every=2)
-    optim = dataclasses.replace(settings.optim, lr=5e-4)
+    optim = MethodSettings.from_keys(settings.optim.as_keys() | {"lr": 5e-4})
     ours: list[float] = []
     add = LossLog.add
 

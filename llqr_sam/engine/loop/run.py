@@ -76,7 +76,6 @@ def execute(
     A signal that arrives while data are loaded stops the run after its first step. A diverged run leaves its last
     good checkpoint in place; a finished one clears its checkpoints.
     """
-    settings.validate()
     tasks.check(settings, team.size)
     tasks.check_installed(settings, flatness=options.sharpness_rho is not None)
     device = find_device(options.device, team.local_rank, team.local_size)

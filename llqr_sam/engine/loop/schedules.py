@@ -19,8 +19,6 @@ import math
 
 from llqr_sam.engine.settings.run_settings import ProtocolSettings
 
-SCHEDULES = ("cosine", "step", "constant", "inverse_sqrt")
-
 
 class LearningRate:
     """Learning rate of each step of a run.
@@ -29,30 +27,9 @@ class LearningRate:
         protocol: Schedule, epochs, warm-up and milestones.
         base_lr: Rate at factor 1, > 0.
         steps_per_epoch: Optimizer steps in an epoch, >= 1.
-
-    Raises:
-        ValueError: the schedule has another name, or the warm-up is not shorter than the training.
     """
 
     def __init__(self, protocol: ProtocolSettings, base_lr: float, steps_per_epoch: int) -> None:
-        if protocol.schedule not in SCHEDULES:
-            raise ValueError(
-                f"protocol.schedule={protocol.schedule} is not a schedule. Choose from: {', '.join(SCHEDULES)}"
-            )
-        if not 0 <= protocol.warmup_epochs < protocol.epochs:
-            raise ValueError(
-                f"protocol.warmup_epochs={protocol.warmup_epochs} must be in [0, protocol.epochs={protocol.epochs})"
-            )
-        if (protocol.schedule == "inverse_sqrt") != (protocol.warmup_steps is not None):
-            raise ValueError(
-                f"protocol.warmup_steps={protocol.warmup_steps} does not fit protocol.schedule={protocol.schedule}: "
-                "inverse_sqrt needs it, and no other schedule has a use for it."
-            )
-        if protocol.warmup_steps is not None and (protocol.warmup_steps < 1 or protocol.warmup_epochs):
-            raise ValueError(
-                f"protocol.warmup_steps={protocol.warmup_steps} must be >= 1, and "
-                f"protocol.warmup_epochs={protocol.warmup_epochs} 0 beside it."
-            )
         self.base_lr = base_lr
         self.schedule = protocol.schedule
         self.gamma = protocol.gamma

@@ -34,11 +34,10 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, RefreshPoint, Seconds
 from llqr_sam.engine.records.weights import all_finite
-from llqr_sam.engine.settings.evaluate_every import EvaluateEvery
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.task import HasTrain, Task
 from llqr_sam.methods.factory import Method
-from llqr_sam.methods.llqr import RefreshError
+from llqr_sam.methods.refresh import RefreshError
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +116,8 @@ class Trainer:
         protocol, precision = settings.protocol, settings.precision
         self.steps_per_epoch = splits.train.steps_per_epoch
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
-        self.evaluate_every = EvaluateEvery.parse(protocol.evaluate_every).steps(self.steps_per_epoch)
-        self.rate = LearningRate(protocol, settings.optim.lr, self.steps_per_epoch)
+        self.evaluate_every = protocol.steps_between_evaluations(self.steps_per_epoch)
+        self.rate = LearningRate(protocol, settings.optim.base.lr, self.steps_per_epoch)
         self.forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
         self.minibatch = GradientEvaluation(
             self.forward,
@@ -265,13 +264,11 @@ class Trainer:
 
     def _refresh_if_due(self, step: int) -> None:
         """Refresh U; its arithmetic is that of ``precision.refresh``, whatever the steps use."""
-        metric = self.method.metric
-        if metric is None or not metric.refresh_due(step):
+        metric, llqr = self.method.metric, self.settings.optim.llqr
+        if metric is None or llqr is None or not metric.refresh_due(step):
             return
-        size = self.settings.optim.refresh_batch
-        assert size is not None  # MethodSpec.validate
         with self.watch("data"):
-            inputs, targets = self.splits.train.sample(step, size)
+            inputs, targets = self.splits.train.sample(step, llqr.refresh_batch)
         try:
             with self.watch("refresh"):
                 report = metric.refresh(self._formatted(inputs), targets, self.task.loss)

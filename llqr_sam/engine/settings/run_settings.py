@@ -1,132 +1,190 @@
 """What one run is: the settings that decide its result, and its identity.
 
-``RunSettings`` is plain data. conf/ fills it, the trainer reads it, the record keeps it, and ``run_id`` hashes it. What
-does not change the result (folders, logging, launching, the device) is not in here.
+conf/ fills a ``RunSettings``, the trainer reads it, the record keeps it, and ``run_id`` hashes it. What does not change
+the result (folders, logging, launching, the device) is not in here. Whoever holds these objects holds valid ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
-from llqr_sam.engine.settings.evaluate_every import EvaluateEvery
 from llqr_sam.methods.curvature.precision import CurvatureDtype
-from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.methods.settings import (
+    Count,
+    Fraction,
+    MethodSettings,
+    NotNegative,
+    Positive,
+    Rule,
+    Settings,
+    require,
+)
 
-AUTOCASTS = ("float32", "bfloat16")
-REFRESHES: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
-"""In what the network is differentiated when U is refreshed, and what ``LLQR`` calls it."""
+S = TypeVar("S", bound=Settings)
+Epochs = Annotated[
+    tuple[int, ...],
+    Rule("must be epochs >= 1 in rising order", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1),
+]
+Interval = Annotated[
+    str,
+    Rule(
+        "must be a number of steps or epochs in one word, like 2000steps or 2epochs; null is 1epochs",
+        re.compile(r"[1-9][0-9]*(steps?|epochs?)").fullmatch,
+    ),
+]
+REFRESH_DTYPES: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 
 
-@dataclass
-class DatasetSettings:
+@dataclass(frozen=True)
+class DatasetSettings(Settings):
     """Which data, and what is done to it."""
 
+    section = "dataset."
     name: str
-    label_noise: float = 0.0  # gamma: fraction of training labels flipped (paper, Table 8)
-    crop: str = "image"  # image: one random offset an image; batch: one a batch (the authors' code)
+    label_noise: Fraction = 0.0  # gamma: fraction of training labels flipped (paper, Table 8)
+    crop: Literal["image", "batch"] = "image"  # one random offset an image, or one a batch (the authors' code)
 
 
-@dataclass
-class ArchSettings:
+@dataclass(frozen=True)
+class ArchSettings(Settings):
     """Which network."""
 
+    section = "arch."
     name: str
-    width: int | None = None  # channels of the first stage; null: the published width
+    width: Count | None = None  # channels of the first stage; null: the published width
 
 
-@dataclass
-class ProtocolSettings:
+@dataclass(frozen=True)
+class ProtocolSettings(Settings):
     """How long, how fast and on what batches (docs/methods.md, section 3)."""
 
-    epochs: int
-    batch_size: int | None  # samples; null where max_tokens bounds a batch
-    schedule: str = "cosine"  # cosine | step | constant | inverse_sqrt; always per optimizer step
-    warmup_epochs: float = 0.0
-    milestones: list[int] = field(default_factory=list)  # epochs at which `step` multiplies by `gamma`
-    gamma: float = 0.1
-    label_smoothing: float = 0.0
+    section = "protocol."
+    epochs: Count
+    batch_size: Count | None = None  # samples; null where max_tokens bounds a batch
+    schedule: Literal["cosine", "step", "constant", "inverse_sqrt"] = "cosine"  # always per optimizer step
+    warmup_epochs: NotNegative = 0.0
+    milestones: Epochs = ()  # at which `step` multiplies by `gamma`
+    gamma: Positive = 0.1
+    label_smoothing: Fraction = 0.0
     augment: bool = True
-    evaluate_every: str | None = None  # 2000steps, 2epochs; null: each epoch, and always at the end (evaluate_every.py)
+    evaluate_every: Interval | None = None  # 2000steps, 2epochs; null: each epoch. The last is at the end of training
     # translation
-    max_tokens: int | None = None  # sentences times the longest of a batch, padding included
-    warmup_steps: int | None = None  # of inverse_sqrt
-    dropout: float | None = None
-    bleu_every: int | None = None  # evaluations between two BLEU scores; the last one always has one
+    max_tokens: Count | None = None  # sentences times the longest of a batch, padding included
+    warmup_steps: Count | None = None  # of inverse_sqrt
+    dropout: Fraction | None = None
+    bleu_every: Count | None = None  # evaluations between two BLEU scores; the last one always has one
 
     def __post_init__(self) -> None:
-        """One text for each meaning: it is in the run's id.
+        """Checks the values and what they must be beside each other.
 
         Raises:
-            ValueError: ``evaluate_every`` is not a number of steps or epochs.
+            SettingError: a value is impossible.
         """
-        self.evaluate_every = EvaluateEvery.parse(self.evaluate_every).setting
+        super().__post_init__()
+        epochs, steps = self.warmup_epochs, self.warmup_steps
+        self.require("warmup_epochs", epochs < self.epochs, f"must be less than protocol.epochs={self.epochs}")
+        self.require("warmup_epochs", not (epochs and steps), f"must be 0 beside protocol.warmup_steps={steps}")
+        self.require(
+            "warmup_steps",
+            (self.schedule == "inverse_sqrt") == (steps is not None),
+            f"does not fit protocol.schedule={self.schedule}: inverse_sqrt needs a number of steps, any other null",
+        )
+        if self.evaluate_every is not None:  # one text for each meaning, since it is in the run's id
+            text = self.evaluate_every.rstrip("s") + "s"
+            object.__setattr__(self, "evaluate_every", None if text == "1epochs" else text)
+
+    def steps_between_evaluations(self, steps_per_epoch: int) -> int:
+        """Returns ``evaluate_every`` in optimizer steps."""
+        text = self.evaluate_every or "1epochs"
+        number = int(text.rstrip("epochst"))
+        return number * steps_per_epoch if text.endswith("epochs") else number
 
 
-@dataclass
-class PrecisionSettings:
+@dataclass(frozen=True)
+class PrecisionSettings(Settings):
     """How the arithmetic is done."""
 
-    autocast: str = "float32"  # float32 | bfloat16
+    section = "precision."
+    autocast: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = False
-    accumulate: int = 1  # micro-batches a minibatch is split into
+    accumulate: Count = 1  # micro-batches a minibatch is split into
     cuda_graphs: bool | None = None  # replay each gradient evaluation as one CUDA graph
     fused: bool | None = None  # base optimizer in one kernel; null: PyTorch's choice for the device
-    refresh: str | None = None  # float32 (kept as null) | tf32 | bfloat16: the network in refreshes of U
+    refresh: Literal["float32", "tf32", "bfloat16"] | None = None  # of the network in refreshes of U; null: float32
 
     def __post_init__(self) -> None:
-        """One text for each meaning: it is in the run's id, which float32 leaves as it always was."""
-        if self.refresh == "float32":
-            self.refresh = None
+        """Checks the values and what they must be beside each other.
+
+        Raises:
+            SettingError: a value is impossible.
+        """
+        super().__post_init__()
+        whole = not self.cuda_graphs or self.accumulate == 1
+        self.require("accumulate", whole, "must be 1 beside precision.cuda_graphs=true")
+        if self.refresh == "float32":  # one text for each meaning, since it is in the run's id
+            object.__setattr__(self, "refresh", None)
 
     @property
     def curvature_dtype(self) -> CurvatureDtype:
         """``refresh`` as ``LLQR`` takes it."""
-        return REFRESHES[self.refresh or "float32"]
+        return REFRESH_DTYPES[self.refresh or "float32"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunSettings:
     """One run, whole: equal settings give equal weights."""
 
     dataset: DatasetSettings
     arch: ArchSettings
-    optim: MethodSpec
+    optim: MethodSettings
     protocol: ProtocolSettings
     precision: PrecisionSettings
     seed: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Nested plain dict without the settings this run has no use for (``None``)."""
-        tree = asdict(self)
-        if not self.optim.uses_llqr:
-            del tree["precision"]["refresh"]
-        return _without_none(tree)
-
-    def validate(self) -> None:
-        """Check the method and what the trainer alone knows of; data, network and schedule check their own.
+    def __post_init__(self) -> None:
+        """Checks what the parts must be beside each other.
 
         Raises:
-            ValueError: one sentence naming the key, the value and what would be right.
+            SettingError: a value is impossible.
         """
-        self.optim.validate()
-        autocast, accumulate, batch = self.precision.autocast, self.precision.accumulate, self.protocol.batch_size
-        if autocast not in AUTOCASTS:
-            raise ValueError(f"precision.autocast={autocast} is not known. Choose from: {', '.join(AUTOCASTS)}.")
-        if (refresh := self.precision.refresh or "float32") not in REFRESHES:
-            raise ValueError(f"precision.refresh={refresh} is not known. Choose from: {', '.join(REFRESHES)}.")
-        if batch is not None and not 1 <= accumulate <= batch:
-            raise ValueError(f"precision.accumulate={accumulate} must be from 1 to protocol.batch_size={batch}.")
-        if self.precision.cuda_graphs and accumulate > 1:
-            raise ValueError(f"precision.cuda_graphs=true needs precision.accumulate=1, not {accumulate}.")
-        if self.protocol.epochs < 1:
-            raise ValueError(f"protocol.epochs={self.protocol.epochs} must be >= 1.")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be in [0, 2^63)")
+        accumulate, batch = self.precision.accumulate, self.protocol.batch_size
+        fits = batch is None or accumulate <= batch
+        require(fits, "precision.accumulate", accumulate, f"must be from 1 to protocol.batch_size={batch}")
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> RunSettings:
+        """Inverse of ``as_dict``; keys that are not a run's are left out.
+
+        Raises:
+            ValueError: a value is impossible; the message names the key, the value and what would be right.
+        """
+        return cls(
+            dataset=_part(DatasetSettings, tree["dataset"]),
+            arch=_part(ArchSettings, tree["arch"]),
+            optim=MethodSettings.from_keys({key: tree["optim"].get(key) for key in MethodSettings.key_types()}),
+            protocol=_part(ProtocolSettings, tree["protocol"]),
+            precision=_part(PrecisionSettings, tree["precision"]),
+            seed=tree["seed"],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns a nested plain dict without the settings this run has no use for (``None``)."""
+        tree: dict[str, Any] = {
+            name: part.as_keys() if isinstance(part, Settings) else part for name, part in vars(self).items()
+        }
+        if self.optim.llqr is None:
+            tree["precision"].pop("refresh", None)
+        return tree
 
     @property
     def run_id(self) -> str:
@@ -137,9 +195,7 @@ class RunSettings:
         return "-".join(part for part in parts if part)
 
 
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-        if value is not None
-    }
+def _part(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Makes settings from plain values; lists become tuples."""
+    own = {field.name: values[field.name] for field in fields(kind) if field.name in values}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})

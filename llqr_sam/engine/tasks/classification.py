@@ -59,8 +59,6 @@ class Classification(Task[Splits]):
         if width is not None and not models.takes_width(arch):
             adjustable = ", ".join(name for name in models.ARCHS if models.takes_width(name))
             raise ValueError(f"arch.width={width} has no use with arch={arch}. Only these take a width: {adjustable}.")
-        if width is not None and width < 1:
-            raise ValueError(f"arch.width={width} must be >= 1.")
 
     @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:

@@ -68,7 +68,7 @@ class Translation(Task[Corpus]):
     @classmethod
     def check(cls, settings: RunSettings) -> None:
         """A dense block of the embedding would have as many entries as the vocabulary squared."""
-        if settings.optim.structure == "dense":
+        if settings.optim.llqr and settings.optim.llqr.structure == "dense":
             raise ValueError(
                 f"structure=dense does not fit dataset={settings.dataset.name}: it squares the vocabulary."
             )

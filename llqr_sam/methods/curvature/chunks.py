@@ -122,11 +122,8 @@ class ChunkedCurvature:
     def _compared(self, targets: Any, rows: Tensor, whole: list[Tensor], outputs: Tensor) -> tuple[float, float, float]:
         """A chunk's share, count and term of the loss.
 
-        Args:
-            targets: Targets of the chunk.
-            rows: Its rows of the whole minibatch's outputs.
-            whole: Its rows of the loss's gradient at each place.
-            outputs: The network's outputs for the chunk alone.
+        ``rows`` and ``whole`` are its rows of the whole minibatch's outputs and of the loss's gradient at each place;
+        ``targets`` and ``outputs`` are its own.
         """
         precision = torch.finfo(rows.dtype).eps
         rounding = max(precision**0.3, 4 * self._eps)  # kernels depend on the batch size

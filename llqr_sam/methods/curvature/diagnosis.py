@@ -85,14 +85,13 @@ def explained(
 ) -> Iterator[None]:
     """Turns autograd's complaint about a second derivative into the name of the module that causes it.
 
+    Where some module of the model, or the loss, fails by itself, an error inside the context becomes an
+    UnsupportedModuleError. Other errors pass unchanged, out of memory among them.
+
     Args:
         model: The network.
         outputs: Calls it as it was called.
         loss: Loss of these outputs, where that is differentiated twice too.
-
-    Raises:
-        UnsupportedModuleError: an error inside the context, where some module of ``model``, or the loss, fails by
-            itself. Other errors pass unchanged, out of memory among them.
     """
     try:
         yield

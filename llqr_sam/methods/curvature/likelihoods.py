@@ -42,9 +42,14 @@ class Categorical:
             outputs without the axis of the classes, or flattened. It replaces ``ignore_index``.
 
     Example:
-        >>> Categorical(ignore_index=0)  # beside nn.CrossEntropyLoss(ignore_index=0)
-        >>> Categorical(mask=lambda outputs, targets: targets["weights"] > 0)
-        >>> Categorical(mask=lambda outputs, targets: pad(targets[:, 1:], (0, 1), value=-100) != -100)  # next token
+        >>> outputs = torch.zeros(3, 4)  # of three positions, two with a word to predict
+        >>> _, count = Categorical(ignore_index=0).fisher(outputs, torch.tensor([1, 2, 0]))
+        >>> int(count)
+        2
+        >>> likelihood = Categorical(mask=lambda outputs, targets: targets["weights"] > 0)
+        >>> _, count = likelihood.fisher(outputs, {"labels": torch.tensor([1, 2, 0]), "weights": torch.ones(3)})
+        >>> int(count)
+        3
     """
 
     ignore_index: int = -100
@@ -139,7 +144,14 @@ class _Elementwise:
         return (lambda u: diagonal * u), (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
 
     def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count: bool, shaped like them.
+        """Which outputs count.
+
+        Args:
+            outputs: Floating point, ``[N, ...]``.
+            targets: Whatever the loss takes; only the mask reads them.
+
+        Returns:
+            bool, shaped like the outputs.
 
         Raises:
             ValueError: the mask is not bool or of another shape.
@@ -160,11 +172,21 @@ class Bernoulli(_Elementwise):
             is no sample. Default: all outputs count.
 
     Example:
-        >>> LLQR(model, likelihood=Bernoulli(mask=lambda outputs, targets: targets >= 0))  # -1: not labelled
+        >>> likelihood = Bernoulli(mask=lambda outputs, targets: targets >= 0)  # -1: not labelled
+        >>> product, count = likelihood.fisher(torch.zeros(2, 2), torch.tensor([[1, 0], [-1, -1]]))
+        >>> product(torch.ones(2, 2)).tolist(), int(count)
+        ([[0.25, 0.25], [0.0, 0.0]], 1)
     """
 
     def diagonal(self, outputs: Tensor) -> Tensor:
-        """p (1 - p)."""
+        """Diagonal of M without the mask.
+
+        Args:
+            outputs: Logits z, floating point.
+
+        Returns:
+            p (1 - p), p = sigmoid(z), shaped like the outputs.
+        """
         probabilities = torch.sigmoid(outputs)
         return probabilities * (1 - probabilities)
 
@@ -178,11 +200,21 @@ class Gaussian(_Elementwise):
             is no sample. Default: all outputs count.
 
     Example:
-        >>> LLQR(model, likelihood=Gaussian(mask=lambda outputs, targets: ~targets.isnan()))
+        >>> likelihood = Gaussian(mask=lambda outputs, targets: ~targets.isnan())
+        >>> product, count = likelihood.fisher(torch.zeros(2, 1), torch.tensor([[0.5], [torch.nan]]))
+        >>> product(torch.ones(2, 1)).tolist(), int(count)
+        ([[1.0], [0.0]], 1)
     """
 
     def diagonal(self, outputs: Tensor) -> Tensor:
-        """Ones."""
+        """Diagonal of M without the mask.
+
+        Args:
+            outputs: Means, floating point.
+
+        Returns:
+            Ones, shaped like the outputs.
+        """
         return torch.ones_like(outputs)
 
 

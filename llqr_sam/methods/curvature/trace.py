@@ -188,11 +188,8 @@ class Linearization:
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
     """Whether two computations of the same tensors are equal up to rounding, tensor by tensor.
 
-    A tensor far smaller than the others may be all rounding. Values that are not finite count as equal.
-
-    Args:
-        found, expected: The two computations.
-        eps: Relative spacing of the numbers that they were computed with, where it is coarser than their dtype's.
+    A tensor far smaller than the others may be all rounding. Values that are not finite count as equal. ``eps`` is the
+    relative spacing of the numbers behind them, where it is coarser than their dtype's.
     """
     expected = [t.detach() for t in expected]
     sizes = torch.stack(torch._foreach_norm(expected))

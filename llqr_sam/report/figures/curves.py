@@ -16,15 +16,14 @@ from matplotlib.ticker import MaxNLocator
 
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
-from llqr_sam.report.tables.paper_numbers import arch_label, dataset_label, method_label
+from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.plan.plan import Cell, plan
 from llqr_sam.suite.status.status import Status
 
 TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # figure -> tables; the paper's Figure 1 shows Table 5 alone
-SCORES = {"%": ("test accuracy, %", "best top-1, %"), "BLEU": ("validation BLEU", "best BLEU")}  # unit -> labels
-ERRORS = {"%": "test error, %", "BLEU": "validation BLEU"}  # unit -> label of ``Curve.error``
+SCORE_LABELS = {"%": ("test accuracy, %", "best top-1, %"), "BLEU": ("validation BLEU", "best BLEU")}  # unit -> labels
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,11 @@ class Curve:
     def error(self) -> np.ndarray:
         """Top-1 error in percent; BLEU as it is."""
         return 100 - self.score if self.unit == "%" else self.score
+
+    @property
+    def error_label(self) -> str:
+        """Label of an axis for ``error``."""
+        return "test error, %" if self.unit == "%" else "validation BLEU"
 
     @property
     def label(self) -> str:
@@ -93,7 +97,7 @@ def draw_curves(title: str, status: Status, path: Path) -> bool:
     curves = sorted(curves_of(status), key=lambda curve: -curve.best)
     if not curves:
         return False
-    axis, best = SCORES[curves[0].unit]
+    axis, best = SCORE_LABELS[curves[0].unit]
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for curve in curves:
@@ -155,7 +159,7 @@ def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, curves: Sequence[Curve
         _line(by_epoch, curve, curve.epochs, curve.error, curve.label)
         _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, curve.label)
     by_epoch.set_title(title, loc="left", fontsize=11)
-    by_epoch.set(xlabel="epoch", ylabel=ERRORS[curves[0].unit], xlim=(min(curve.epochs[0] for curve in curves), None))
+    by_epoch.set(xlabel="epoch", ylabel=curves[0].error_label, xlim=(min(curve.epochs[0] for curve in curves), None))
     by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_time.set_title("Test loss against elapsed time", loc="left", fontsize=11)
     by_time.set(xlabel=f"{name} of training, mean over seeds", ylabel="test cross-entropy", xlim=(0, None))

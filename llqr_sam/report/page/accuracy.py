@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.curves import curves_of
 from llqr_sam.report.page.curves import charts
-from llqr_sam.report.page.section import RunLink, Section, Source
+from llqr_sam.report.page.section import CellSource, RunLink, Section
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
-from llqr_sam.report.tables.paper_numbers import arch_label, dataset_label, method_label
+from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.status.status import Status
@@ -34,7 +34,7 @@ def accuracy_section(command: Command) -> Section:
     )
 
 
-def _source(runs: Sequence[Planned], status: Status) -> Source:
+def _source(runs: Sequence[Planned], status: Status) -> CellSource:
     """The runs of a cell, with the command that trains one of them."""
     cell = runs[0].cell
     words = ["python", "train.py", f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}"]
@@ -42,7 +42,7 @@ def _source(runs: Sequence[Planned], status: Status) -> Source:
     words += [f"dataset.label_noise={cell.label_noise:g}"] * bool(cell.label_noise)
     words += [f"{choice.key}={choice.value!r}" for choice in runs[0].choices if choice.origin == "selected"]
     noise = f", label noise {cell.label_noise:g}" if cell.label_noise else ""
-    return Source(
+    return CellSource(
         name=f"{method_label(cell)} on {dataset_label(cell.dataset)}, {arch_label(cell.arch)}{noise}",
         command=shlex.join(words),
         config=OmegaConf.to_yaml(OmegaConf.create(runs[0].settings.as_dict())),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from llqr_sam.report.figures.curves import ERRORS, Curve, network_name
+from llqr_sam.report.figures.curves import Curve, network_name
 from llqr_sam.report.figures.drawing import colour
 
 WIDTH, HEIGHT = 460, 300  # of a panel, in pixels
@@ -28,7 +28,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Method:
+class LegendEntry:
     """An entry of the legend."""
 
     name: str
@@ -41,7 +41,7 @@ class Chart:
     """The curves of a network."""
 
     title: str
-    methods: Sequence[Method]
+    methods: Sequence[LegendEntry]
     panels: Sequence[Panel]
 
 
@@ -55,14 +55,14 @@ def _chart(curves: Sequence[Curve]) -> Chart:
     errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
     losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
     methods = [
-        Method(
+        LegendEntry(
             name=curve.label,
             colour=INK if curve.cell.method == "sgdm" else colour(curve.cell.method),
             dashes="6 3" if curve.cell.geometry == "newton" else "",
         )
         for curve in curves
     ]
-    panels = _panel(errors, "epoch", ERRORS[curves[0].unit]), _panel(losses, "minutes", "test cross-entropy")
+    panels = _panel(errors, "epoch", curves[0].error_label), _panel(losses, "minutes", "test cross-entropy")
     return Chart(network_name(curves[0].cell), methods, panels)
 
 

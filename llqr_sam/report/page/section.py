@@ -20,7 +20,7 @@ class RunLink:
 
 
 @dataclass(frozen=True)
-class Source:
+class CellSource:
     """What cells are made from: runs or a measurement, the command that makes them and their configuration."""
 
     name: str
@@ -35,6 +35,6 @@ class Section:
     """A table on the page."""
 
     table: PrintedTable
-    sources: Sequence[Source] = ()  # of the table's cells
+    sources: Sequence[CellSource] = ()  # of the table's cells
     charts: Sequence[Chart] = ()  # curves of its runs
     damage: Sequence[str] = ()  # a line for each record that does not count

@@ -1,4 +1,4 @@
-"""What a table of trained networks says: the lines of its cells, its caption and notes, and its CSV file."""
+"""Prints a table of trained networks: the lines of its cells, its caption and notes, and its CSV file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from llqr_sam.data.registry import DATASETS as IMAGES
 from llqr_sam.data.registry import info
 from llqr_sam.report.tables.accuracy_table import AccuracyTable
 from llqr_sam.report.tables.cell import BestOrLast, CellResult
-from llqr_sam.report.tables.paper_numbers import METHODS, arch_label, dataset_label, method_label
-from llqr_sam.report.tables.printed_table import Block, PrintedCell, PrintedRow, PrintedTable, csv_text
+from llqr_sam.report.tables.labels import METHOD_LABELS, arch_label, dataset_label, method_label
+from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.report.tables.seed_statistics import Interval, Sample
 
-METRICS = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
-KINDS: dict[BestOrLast, str] = {"best": "best over training", "last": "last epoch"}
+SCORE_TEXT = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
+KIND_TEXT: dict[BestOrLast, str] = {"best": "best over training", "last": "last epoch"}
 OTHER: dict[BestOrLast, BestOrLast] = {"best": "last", "last": "best"}
-DELTA, FLAT, PAPER = "Δ", "sharpness", "paper"  # labels of a cell's further lines
+DELTA, FLAT = "Δ", "sharpness"  # labels of a cell's further lines, beside "best", "last" and "paper"
 _SHARPNESS = {"hessian_top": "top", "hessian_trace": "trace", "m_sharpness": "m"}
 
 
 def print_accuracy(table: AccuracyTable) -> PrintedTable:
-    """The table as a reader sees it. The n-th cell, row by row, has the n-th source of the page."""
+    """The table as a reader sees it. Cells are numbered row by row: the n-th is made from the page's n-th source."""
     noisy = any(result.cell.label_noise for result in table.cells)
     numbers = count()
     rows = []
@@ -32,10 +32,10 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
         rows.append(PrintedRow(labels, [_printed(table, result, row, next(numbers)) for result in row]))
     heads = ["Data set", "Network"] + ["Label noise"] * noisy
     said = caption(table, {label for row in rows for cell in row.cells for label in cell.lines})
-    finished, planned, failed, diverged = (
-        sum(counts)
-        for counts in zip(*((len(r.finished), len(r.runs), r.failed, r.diverged) for r in table.cells), strict=True)
-    )
+    planned = sum(len(result.runs) for result in table.cells)
+    finished = sum(len(result.finished) for result in table.cells)
+    failed = sum(result.failed for result in table.cells)
+    diverged = sum(result.diverged for result in table.cells)
     return PrintedTable(
         number=table.number,
         title=f"Table {table.number}: {table.title}" if table.number.isdigit() else table.title,
@@ -43,7 +43,7 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
         markdown_caption=f"{said} **Bold**: best of the row among ours.",
         heads=[*heads, *(method_label(result.cell) for result in table.rows[0])],
         alignment="l" * len(heads) + "c" * len(table.rows[0]),
-        blocks=[Block(rows)],
+        groups=[RowGroup(rows)],
         progress=f"{finished} of {planned} runs finished{_lost(failed, diverged)}.",
         command=table.command,
         done=finished + diverged,
@@ -51,7 +51,7 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
         unit="runs",
         csv=csv_text([_csv_row(table, result, row) for row in table.rows for result in row]),
         notes=list(_selected(table)),
-        latex_lines=(OTHER[table.kind], DELTA, FLAT, PAPER),
+        latex_lines=(OTHER[table.kind], DELTA, FLAT, "paper"),
     )
 
 
@@ -63,19 +63,19 @@ def caption(table: AccuracyTable, labels: Collection[str]) -> str:
         labels: Of the further lines that its cells have.
     """
     other = OTHER[table.kind]
-    what = f"{METRICS[table.metric]}, {KINDS[table.kind]}"
+    what = f"{SCORE_TEXT[table.metric]}, {KIND_TEXT[table.kind]}"
     said = [f"{what}{_best_of(table)}: mean ± sample standard deviation (finished of planned seeds)."]
     said += _partial_data(table)
     if other in labels:
-        said.append(f'"{other}": {KINDS[other]}.')
+        said.append(f'"{other}": {KIND_TEXT[other]}.')
     if DELTA in labels:
-        baseline = METHODS.get(table.baseline, table.baseline)
+        baseline = METHOD_LABELS.get(table.baseline, table.baseline)
         said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
     if FLAT in labels:
         said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
     if any(len(result.radii) > 1 for result in table.cells):
         said.append("m-sharpness is left out where seeds measured it at different radii.")
-    if PAPER in labels:
+    if "paper" in labels:
         said.append('"paper": the value printed in arXiv 2605.16134.')
     if any(result.paper_is_outside for result in table.cells):
         said.append("†: it is outside the 95 % t interval of our mean best.")
@@ -127,7 +127,7 @@ def _printed(table: AccuracyTable, result: CellResult, row: Sequence[CellResult]
         lines[FLAT] = known
     if result.paper:
         dagger = " †" if result.paper_is_outside else ""
-        lines[PAPER] = f"{result.paper.mean:.2f} ± {result.paper.std:.2f}{dagger}"
+        lines["paper"] = f"{result.paper.mean:.2f} ± {result.paper.std:.2f}{dagger}"
     facts = [f"{len(result.finished)} of {len(result.runs)} seeds finished"]
     if interval := sample.t_interval():
         facts.append(f"95 % t interval of the mean: {interval.low:.2f} to {interval.high:.2f}")

@@ -49,8 +49,8 @@ class PrintedRow:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows under a heading of their own. Most tables have one block without a heading."""
+class RowGroup:
+    """Rows under a heading of their own. Most tables have one group without a heading."""
 
     rows: Sequence[PrintedRow]
     title: str = ""
@@ -66,7 +66,7 @@ class PrintedTable:
     caption: str  # what the cells say
     heads: Sequence[str]  # of the label columns, then of the cells
     alignment: str  # LaTeX letter of each column
-    blocks: Sequence[Block]
+    groups: Sequence[RowGroup]
     progress: str  # how much is done, in a sentence
     command: str  # that does the rest
     done: int  # number of units
@@ -91,12 +91,12 @@ def write_table(table: PrintedTable, output: Path, formats: Iterable[str] = ("md
 def to_markdown(table: PrintedTable) -> str:
     """The title, the caption, the rows, how much is done and by which command, and the notes."""
     lines = [f"# {table.title}", "", table.markdown_caption or table.caption, ""]
-    for block in table.blocks:
-        if block.title:
-            lines += [f"## {block.title}", "", f"{block.note[0].upper()}{block.note[1:]}.", ""]
-        if block.rows:
+    for group in table.groups:
+        if group.title:
+            lines += [f"## {group.title}", "", f"{group.note[0].upper()}{group.note[1:]}.", ""]
+        if group.rows:
             lines += [
-                *markdown_rows(table.heads, ([*row.labels, *map(_markdown, row.cells)] for row in block.rows)),
+                *markdown_rows(table.heads, ([*row.labels, *map(_markdown, row.cells)] for row in group.rows)),
                 "",
             ]
     lines += [f"{table.progress} Command: `{table.command}`.", ""]
@@ -115,12 +115,12 @@ def to_latex(table: PrintedTable) -> str:
     caption = latex(" ".join([f"{table.title}.", table.caption, *table.notes]))
     lines = [r"\begin{table}", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{table.alignment}}}", r"\toprule"]
     lines.append(_latex_row(map(latex, table.heads)))
-    for block in table.blocks:
+    for group in table.groups:
         lines.append(r"\midrule")
-        if block.title:
-            title = latex(f"{block.title}: {block.note}")
+        if group.title:
+            title = latex(f"{group.title}: {group.note}")
             lines += [rf"\multicolumn{{{len(table.heads)}}}{{l}}{{{title}}} \\", r"\midrule"]
-        for row in block.rows:
+        for row in group.rows:
             ours = [rf"\textbf{{{latex(cell.ours)}}}" if cell.best else latex(cell.ours) for cell in row.cells]
             lines.append(_latex_row([*map(latex, row.labels), *ours]))
             for label in table.latex_lines:

@@ -32,7 +32,7 @@ from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_launcher
+from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.same_data import Comparison, check_paths
 from llqr_sam.suite.status.status import Status
@@ -77,7 +77,6 @@ class StepList:
             raise UsageError(f"table={self.config.table.number} has no use here: the list names its runs.")
         if self.config.launch.name != "inline":
             raise UsageError(f"launch={self.config.launch.name} has no use here: runs take turns. Use launch=inline.")
-        check_launcher(self.config)
         if self.config.devices != 1:
             raise UsageError(f"devices={self.config.devices} has no use here: a run has one. Use devices=1.")
         self.parts = [self._part(part) for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]

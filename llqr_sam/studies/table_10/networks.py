@@ -31,7 +31,7 @@ from llqr_sam.studies.table_10.timing import (
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
-from llqr_sam.suite.launch.checks import check_code, check_device, check_launcher
+from llqr_sam.suite.launch.checks import check_code, check_device, check_timed_here
 from llqr_sam.suite.plan.plan import plan
 
 MEMORY = Path("/proc/meminfo")
@@ -122,7 +122,7 @@ def networks_here(command: Command) -> Networks:
             or number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
     """
     config, table = command.config, command.table
-    check_launcher(config)
+    check_timed_here(config)
     if config.devices > 1:
         raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()
@@ -146,7 +146,7 @@ def networks_here(command: Command) -> Networks:
 
 def _effort(timing: TimingConfig, kind: EffortConfig, runs: Sequence[RunSettings]) -> Effort:
     batch, rounds = timing.batch or kind.batch, timing.rounds
-    most = max((run.optim.inner_steps or 0 for run in runs), default=0)
+    most = max((run.optim.llqr.inner_steps for run in runs if run.optim.llqr), default=0)
     inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0
     for key, value, least in (
         ("batch", batch, runs[0].precision.accumulate),

@@ -8,8 +8,8 @@ from itertools import count
 
 from omegaconf import OmegaConf
 
-from llqr_sam.report.page.section import Section, Source
-from llqr_sam.report.tables.printed_table import Block, PrintedCell, PrintedRow, PrintedTable, csv_text
+from llqr_sam.report.page.section import CellSource, Section
+from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.studies.table_10.table import LABELS, NUMBERS, RATIOS, CadenceRow, NetworkTimes
 from llqr_sam.studies.table_10.timing import Timing
 from llqr_sam.suite.config.schema import TableConfig
@@ -26,14 +26,14 @@ def times_section(table: TableConfig, networks: Sequence[NetworkTimes]) -> Secti
 
 
 def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> PrintedTable:
-    """Table 10 with a block for each network. The cells of the n-th measurement have the n-th source of the page."""
+    """Table 10 with a group for each network. The cells of the n-th measurement have the n-th source of the page."""
     sources = count()
-    blocks = []
+    groups = []
     for network in networks:
         source = next(sources) if network.timing else None
         known = network.timing or any(row.paper for row in network.rows)
         rows = [_printed(row, network, source) for row in network.rows if known]
-        blocks.append(Block(rows, network.name, network.where()))
+        groups.append(RowGroup(rows, network.name, network.where()))
     archs = {network.arch for network in networks}
     measured = {network.arch for network in networks if network.timing}
     return PrintedTable(
@@ -47,7 +47,7 @@ def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> Print
         ),
         heads=HEADS,
         alignment="lrrrrrr",
-        blocks=blocks,
+        groups=groups,
         progress=f"{len(measured)} of {len(archs)} networks measured.",
         command=f"python train.py table={table.number}",
         done=len(measured),
@@ -84,8 +84,8 @@ def _cell(row: CadenceRow, column: str, network: NetworkTimes, source: int | Non
     )
 
 
-def _source(table: TableConfig, network: NetworkTimes, timing: Timing) -> Source:
-    return Source(
+def _source(table: TableConfig, network: NetworkTimes, timing: Timing) -> CellSource:
+    return CellSource(
         name=f"{network.name} on {timing.device}",
         command=f"python train.py table={table.number} arch={timing.arch} table.timing.batch={timing.batch}",
         config=OmegaConf.to_yaml(OmegaConf.create(asdict(timing))),

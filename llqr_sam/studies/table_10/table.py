@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llqr_sam.report.tables.paper_numbers import ARCHS, METHODS
+from llqr_sam.report.tables.labels import ARCH_LABELS, METHOD_LABELS
 from llqr_sam.repository import PAPER
 from llqr_sam.studies.table_10.timing import Timing
 from llqr_sam.suite.config.schema import TableConfig
 
 CADENCE = PAPER / "table10_cadence.csv"
-NAMES = {**ARCHS, "vit_tiny": "ViT-Ti/16"}  # at the 224 x 224 of this table
-LABELS = {**METHODS, "sgdm": "SGD"}  # as printed there
+NAMES = {**ARCH_LABELS, "vit_tiny": "ViT-Ti/16"}  # at the 224 x 224 of this table
+LABELS = {**METHOD_LABELS, "sgdm": "SGD"}  # as printed there
 NUMBERS = ("epoch_seconds", "ratio_vs_sgd", "ratio_vs_sam", "steady_update_seconds")  # columns of the paper's file
 RATIOS = {"ratio_vs_sgd": "sgdm", "ratio_vs_sam": "sam"}  # column -> method that an epoch is compared with
 Paper = Mapping[tuple[str, str, int | None], Mapping[str, float]]  # (network, method, interval) -> column -> value

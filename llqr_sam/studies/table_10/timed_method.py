@@ -16,6 +16,7 @@ from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.settings.run_settings import PrecisionSettings
 from llqr_sam.methods import factory
+from llqr_sam.methods.settings import MethodSettings
 
 
 class Problem:
@@ -77,9 +78,9 @@ class TimedMethod:
         metric: The metric U, if the method learns one.
     """
 
-    def __init__(self, spec: factory.MethodSpec, problem: Problem) -> None:
+    def __init__(self, settings: MethodSettings, problem: Problem) -> None:
         self._problem, how = problem, problem.precision
-        method = factory.build(spec, problem.model, fused=how.fused, curvature_dtype=how.curvature_dtype)
+        method = factory.build(settings, problem.model, fused=how.fused, curvature_dtype=how.curvature_dtype)
         self.metric, self._optimizer = method.metric, method.optimizer
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0

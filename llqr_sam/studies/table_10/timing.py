@@ -27,7 +27,7 @@ from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.typed_json import read_all, to_json
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.methods.settings import LLQRSettings, MethodSettings
 from llqr_sam.models.registry import build
 from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
 
@@ -120,8 +120,8 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
 
     ``<arch>-<device>-b<batch>[-<divergence>-<structure>]-<8 hex digits of the hash of all of it>``
     """
-    spec = _metric_spec(runs)
-    what = [spec.divergence, spec.structure] if spec else []
+    learner = _learner(runs)
+    what = [learner.llqr.divergence, learner.llqr.structure] if learner and learner.llqr else []
     content = [[run.as_dict() for run in runs], asdict(effort), device_name(device), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     place = device_slug(device_name(device))
@@ -145,9 +145,9 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
         problem = Problem(model, shape, info.classes, device, precision, smoothing)
         methods = {run.optim.name: TimedMethod(run.optim, problem) for run in runs}
         steps = [Workload(name, method.step, repeats=effort.steps) for name, method in methods.items()]
-        spec = _metric_spec(runs)
-        counts = (1, effort.inner_steps) if spec else ()
-        refreshes = [Workload("refresh", partial(methods[spec.name].refresh, count)) for count in counts if spec]
+        learner = _learner(runs)
+        counts = (1, effort.inner_steps) if learner else ()
+        refreshes = [Workload("refresh", partial(methods[learner.name].refresh, count)) for count in counts if learner]
         time_in_rounds([*steps, *refreshes], effort.rounds, device)
     return Timing(
         schema=SCHEMA_VERSION,
@@ -164,7 +164,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
         packages=provenance.packages(),
         started=started,
         steps=[StepTime(step.name, step.seconds, None if precision.cuda_graphs else step.peak_mib) for step in steps],
-        refresh=_refresh_time(spec, refreshes, effort.inner_steps) if spec else None,
+        refresh=_refresh_time(learner.llqr, refreshes, effort.inner_steps) if learner and learner.llqr else None,
     )
 
 
@@ -179,15 +179,12 @@ def read_timings(results: Path) -> tuple[list[Timing], list[str]]:
     return sorted(timings, key=lambda timing: timing.parameters), damaged
 
 
-def _refresh_time(spec: MethodSpec, workloads: Sequence[Workload], timed: int) -> RefreshTime:
-    assert spec.divergence is not None
-    assert spec.structure is not None
-    assert spec.inner_steps is not None
+def _refresh_time(llqr: LLQRSettings, workloads: Sequence[Workload], timed: int) -> RefreshTime:
     first, longer = workloads
     return RefreshTime(
-        divergence=spec.divergence,
-        structure=spec.structure,
-        inner_steps=spec.inner_steps,
+        divergence=llqr.divergence,
+        structure=llqr.structure,
+        inner_steps=llqr.inner_steps,
         timed=timed,
         first=first.seconds,
         longer=longer.seconds,
@@ -195,6 +192,6 @@ def _refresh_time(spec: MethodSpec, workloads: Sequence[Workload], timed: int) -
     )
 
 
-def _metric_spec(runs: Sequence[RunSettings]) -> MethodSpec | None:
+def _learner(runs: Sequence[RunSettings]) -> MethodSettings | None:
     """The first method with a metric: a refresh costs the same in all of them."""
-    return next((run.optim for run in runs if run.optim.uses_llqr), None)
+    return next((run.optim for run in runs if run.optim.llqr), None)

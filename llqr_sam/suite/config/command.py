@@ -33,6 +33,10 @@ class RunConfig:
     shard: bool  # optim.shard
     sharpness_rho: float | None  # radius at which sharpness is measured at the end; None: it is not
 
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"dataset.workers={self.workers} must be >= 0.")
+
 
 @dataclass(frozen=True)
 class Command:
@@ -130,7 +134,7 @@ class Command:
     @property
     def changes_runs(self) -> bool:
         """Whether a word changes the runs of a table, beyond choosing among them."""
-        return any(root(word) in RUN_KEYS for word in self.words if _key(word) not in AXES)
+        return any(root(word) in RUN_KEYS for word in self.given)
 
     def value(self, key: str) -> Any:
         """The value of any dotted key of conf/."""

@@ -6,15 +6,18 @@ the groups that describe a run; ``resolve.py`` makes a run's settings of them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings
-from llqr_sam.methods.factory import MethodSpec
+from llqr_sam.methods.settings import MethodSettings, Settings
 from llqr_sam.suite.config.errors import UsageError
 
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
@@ -31,19 +34,34 @@ def _choose(key: str, value: str | None, choices: tuple[str | None, ...]) -> Non
         raise UsageError(f"{key}={value} is not possible. Choose from: {known}.")
 
 
-@dataclass
-class DatasetConfig(DatasetSettings):
-    """A data set and where it lies."""
+def _schema(settings: type[Settings], **more: tuple[Any, Any]) -> Any:
+    """Makes a mutable dataclass with the keys, types and defaults of some settings, which OmegaConf can fill.
 
-    path: str | None = None  # an .npz (CIFAR) or a folder, instead of what prepare_data.py fetched
-    workers: int = 0  # loader processes; folder data sets only
+    Args:
+        settings: Their class; a key of a part inside it may be absent.
+        more: Further keys: type and default.
+    """
+    defaults = {each.name: each.default for each in fields(settings)}
+    members: list[Any] = []
+    for key, type_ in settings.key_types().items():
+        default = defaults.get(key)
+        if default is None or isinstance(default, Settings):
+            members.append((key, type_ | None, None))
+        elif isinstance(default, tuple):
+            members.append((key, type_, field(default_factory=partial(list, default))))
+        else:
+            members.append((key, type_, MISSING if default is dataclasses.MISSING else default))
+    return make_dataclass(settings.__name__, members + [(key, *value) for key, value in more.items()])
 
 
-@dataclass
-class MethodConfig(MethodSpec):
-    """A method and how its metric is stored."""
-
-    shard: bool = False  # U's blocks spread over the devices, instead of a copy on each
+DatasetConfig = _schema(
+    DatasetSettings,
+    path=(str | None, None),  # an .npz (CIFAR) or a folder, instead of what prepare_data.py fetched
+    workers=(int, 0),  # loader processes; folder data sets only
+)
+ArchConfig = _schema(ArchSettings)
+MethodConfig = _schema(MethodSettings, shard=(bool, False))  # U's blocks spread over the devices, not a copy on each
+PrecisionConfig = _schema(PrecisionSettings)
 
 
 @dataclass
@@ -81,11 +99,7 @@ class MethodDefaults:
     refresh_batch: int = MISSING
 
 
-@dataclass
-class ProtocolConfig(ProtocolSettings):
-    """How long and how fast, and the numbers of the methods under this protocol."""
-
-    methods: MethodDefaults = field(default_factory=MethodDefaults)
+ProtocolConfig = _schema(ProtocolSettings, methods=(MethodDefaults, field(default_factory=MethodDefaults)))
 
 
 @dataclass
@@ -117,6 +131,11 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         _require(self.workers is None or self.workers >= 1, "launch.workers", self.workers, ">= 1")
+        for key, value, launcher in (("workers", self.workers, "local"), ("profile", self.profile, "slurm")):
+            if value is not None and self.name != launcher:
+                raise UsageError(
+                    f"launch.{key}={value} has no use with launch={self.name}. It is for launch={launcher}."
+                )
 
 
 @dataclass
@@ -248,13 +267,13 @@ class Schema(Config):
     """The whole of conf/, as Hydra checks it."""
 
     paths: PathsSchema = field(default_factory=PathsSchema)  # type: ignore[assignment]
-    dataset: DatasetConfig = MISSING
-    arch: ArchSettings = MISSING
-    optim: MethodConfig = MISSING
+    dataset: DatasetConfig = MISSING  # type: ignore[valid-type]
+    arch: ArchConfig = MISSING  # type: ignore[valid-type]
+    optim: MethodConfig = MISSING  # type: ignore[valid-type]
     geometry: NameConfig = MISSING
     structure: NameConfig = MISSING
-    protocol: ProtocolConfig = MISSING
-    precision: PrecisionSettings = MISSING
+    protocol: ProtocolConfig = MISSING  # type: ignore[valid-type]
+    precision: PrecisionConfig = MISSING  # type: ignore[valid-type]
     seed: int = 0
 
 

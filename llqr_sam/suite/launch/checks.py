@@ -15,18 +15,12 @@ from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.plan.plan import Planned
 
 
-def check_launcher(config: Config) -> None:
-    """Check that the settings of the launcher fit it, and that a table of times is not launched elsewhere."""
-    if config.table is not None and config.table.timing is not None and config.launch.name != "inline":
+def check_timed_here(config: Config) -> None:
+    """Check that a table of times is not launched elsewhere."""
+    if config.table is not None and config.times_networks and config.launch.name != "inline":
         raise UsageError(
             f"launch={config.launch.name} has no use with table={config.table.number}: it times this machine."
         )
-    for key, launcher in (("workers", "local"), ("profile", "slurm")):
-        value = getattr(config.launch, key)
-        if value is not None and config.launch.name != launcher:
-            raise UsageError(
-                f"launch.{key}={value} has no use with launch={config.launch.name}. It is for launch={launcher}."
-            )
 
 
 def check_installed(runs: Sequence[Planned]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.status.same_data import Comparison, check_paths
 from llqr_sam.suite.status.selection import conclude
@@ -29,6 +28,8 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
         hours = [str(status.hours())] if config.status else []
         print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
     else:
+        from llqr_sam.suite.launch.launch import launch  # late: showing a plan needs no workers, jobs and locks
+
         exit_code = launch(status, config)
     if config.select is not None:
         print(*conclude(Status.under(runs, config), command), sep="\n")

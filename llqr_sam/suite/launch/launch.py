@@ -13,7 +13,7 @@ from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config, LoggerConfig
-from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_installed, check_launcher
+from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_installed
 from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
@@ -40,7 +40,6 @@ def launch(status: Status, config: Config) -> int:
         UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
             of the launcher or of a single run is impossible, or a record or checkpoint is of other data than here.
     """
-    check_launcher(config)
     retried = retried_kinds(config)
     chosen = status.select("missing", *retried)
     compared = Comparison.of(status, config)

@@ -22,7 +22,6 @@ from types import FrameType
 import torch
 
 from llqr_sam.engine.loop.interruption import handled
-from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.faults import how_it_ended
 from llqr_sam.suite.run.job import Job
@@ -153,12 +152,7 @@ def worker_environments(workers: int | None, device: str, devices: int = 1) -> l
             processes.
         device: As in the configuration. ``auto`` and ``cuda`` spread over the GPUs that are visible here.
         devices: How many one run takes; they share the worker's cores.
-
-    Raises:
-        UsageError: fewer than one worker.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"launch.workers={workers} must be >= 1.")
     gpus = _gpus() if device in ("auto", "cuda") else []
     sets = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus) - devices + 1, devices)]
     count = workers or len(sets) or (1 if device.startswith("cuda") else max(1, 2 // devices))

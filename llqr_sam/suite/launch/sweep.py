@@ -13,7 +13,7 @@ from llqr_sam.suite.config.command import RUN_KEYS, Command
 from llqr_sam.suite.config.command_line import parsed, sweep
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
-from llqr_sam.suite.launch.checks import check_launcher
+from llqr_sam.suite.launch.checks import check_timed_here
 from llqr_sam.suite.plan.plan import Planned, plan
 
 
@@ -35,7 +35,7 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
     members = [Command.of(*member) for member in sweep(words)]
     configs = [member.config for member in members]
     for config in configs:
-        check_launcher(config)
+        check_timed_here(config)
     runs = {run.run_id: run for member in members for run in plan(member)}
     launchers = {config.launch.name for config in configs}
     if launchers != {"inline"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 from llqr_sam.suite.config.command import Command, RunConfig
@@ -46,12 +47,12 @@ class Planned(RunConfig):
     folder: str  # of its record under results/runs: table_02, demo, adhoc
     choices: tuple[Choice, ...] = ()  # the values of the hyper-parameters that its table selects
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Identity of the run; equal in every table that asks for it."""
         return self.settings.run_id
 
-    @property
+    @cached_property
     def cell(self) -> Cell:
         """The cell of a table that the run belongs to."""
         dataset, optim = self.settings.dataset, self.settings.optim

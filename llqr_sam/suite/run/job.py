@@ -7,9 +7,9 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.settings.run_settings import RunSettings
@@ -20,7 +20,7 @@ from llqr_sam.suite.run.run_folder import failure_path, find_record, record_file
 class Job:
     """A run, and how to carry it out."""
 
-    settings: RunSettings
+    settings: Annotated[RunSettings, PlainSerializer(RunSettings.as_dict), PlainValidator(RunSettings.from_dict)]
     options: RunOptions
     results: Path
     wandb: dict[str, Any] | None  # arguments of WandbLogger; None: no such logging

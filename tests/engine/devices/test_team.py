@@ -17,7 +17,8 @@ from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.losses import Diverged, LossLog
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.tasks.classification import evaluate
-from llqr_sam.methods.factory import MethodSpec, build
+from llqr_sam.methods.factory import build
+from llqr_sam.methods.settings import MethodSettings
 from llqr_sam.models.small_cnn import SmallCNN
 from tests.engine.conftest import METHODS
 from tests.methods.workers import Workers
@@ -54,8 +55,9 @@ def _train(name, accumulate=1, shard=False, steps=10):
     """State dict and losses after some steps."""
     team = _team()
     model = _network(team)
-    spec = MethodSpec(name=name, **(METHODS[name] | ({"structure": "diagonal", "interval": 4} if shard else {})))
-    method = build(spec, model, process_group=team.group, shard=shard)
+    changes = {"structure": "diagonal", "interval": 4} if shard else {}
+    settings = MethodSettings.from_keys({"name": name} | METHODS[name] | changes)
+    method = build(settings, model, process_group=team.group, shard=shard)
     average = partial(team.average_gradients, list(model.parameters()))
     clear = method.optimizer.zero_grad
     minibatch = GradientEvaluation(

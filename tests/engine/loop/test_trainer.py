@@ -319,8 +319,8 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_scored(
     checkpoint_minutes: float, error: str, make_settings: Any, make_options: Any
 ) -> None:
     """One step, whose loss is still finite, and which blows the weights up."""
-    settings = make_settings("sgdm", {"lr": 3e38, "weight_decay": 1e6}, epochs=1)
-    settings.protocol.batch_size = digits(settings).train.size
+    whole = digits(make_settings()).train.size
+    settings = make_settings("sgdm", {"lr": 3e38, "weight_decay": 1e6}, epochs=1, batch_size=whole)
     options = make_options(checkpoint_minutes=checkpoint_minutes)
     record = execute(settings, options)
     assert record.error == error

@@ -20,6 +20,7 @@ from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.translation import smoothed_loss
 from llqr_sam.methods.curvature.likelihoods import Categorical
 from llqr_sam.methods.curvature.products import FisherCurvature
+from llqr_sam.methods.settings import MethodSettings
 from llqr_sam.models.transformer import Translator, build_transformer
 from tests.engine.conftest import StopAt
 from tests.engine.loop.test_trainer import timeless
@@ -56,13 +57,13 @@ def padded(inputs: tuple[Tensor, Tensor], targets: Tensor, by: int) -> tuple[tup
 def small(optim: str, **protocol: Any) -> RunSettings:
     """Two epochs of the captions; U is refreshed, and SAM begins, within the first."""
     settings = settings_of("dataset=multi30k", f"optim={optim}")
-    changes: dict[str, Any] = {"start_step": 5} if settings.optim.probe else {}
-    if settings.optim.uses_llqr:
+    changes: dict[str, Any] = {"start_step": 5} if settings.optim.sam else {}
+    if settings.optim.llqr:
         changes |= {"interval": 7, "inner_steps": 3, "refresh_batch": 8}
     return dataclasses.replace(
         settings,
         protocol=dataclasses.replace(settings.protocol, **{"max_tokens": 1000, "warmup_steps": 5, **protocol}),
-        optim=dataclasses.replace(settings.optim, **changes),
+        optim=MethodSettings.from_keys(settings.optim.as_keys() | changes),
     )
 
 
@@ -183,7 +184,8 @@ def test_evaluations_at_other_times_than_the_ends_of_epochs(captions: Path, tmp_
 @pytest.mark.parametrize("structure", ["kfac", "ekfac", "diag_kfac"])
 def test_every_structure_trains_with_tied_embeddings(structure: str, captions: Path, tmp_path: Path) -> None:
     settings = small("llqr_sam", epochs=1)
-    settings = dataclasses.replace(settings, optim=dataclasses.replace(settings.optim, structure=structure))
+    optim = MethodSettings.from_keys(settings.optim.as_keys() | {"structure": structure})
+    settings = dataclasses.replace(settings, optim=optim)
     record = execute(settings, options(tmp_path, captions))
     assert record.status == "finished"
     assert all(point.relative_change is not None and point.relative_change > 0 for point in record.refreshes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 import torch
 
+from llqr_sam.methods.curvature import likelihoods
 from llqr_sam.methods.curvature.likelihoods import Bernoulli, Categorical, Gaussian, likelihood_of
 from llqr_sam.methods.curvature.products import FisherCurvature
 from tests.methods.padded import WAYS, dense_fisher, network, padded_labels
@@ -148,3 +151,7 @@ def test_names():
     assert likelihood_of(Categorical(ignore_index=1)).ignore_index == 1
     with pytest.raises(ValueError, match="likelihood=poisson is not known. Choose from: categorical, gaussian"):
         likelihood_of("poisson")
+
+
+def test_the_examples_of_the_documentation_run():
+    assert not doctest.testmod(likelihoods).failed

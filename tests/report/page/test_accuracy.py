@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from llqr_sam.report.page.accuracy import accuracy_section
-from llqr_sam.report.page.section import Source
+from llqr_sam.report.page.section import CellSource
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.plan.selected_values import write_choice
@@ -18,7 +18,7 @@ DECAY = "{key: protocol.methods.weight_decay, candidates: [1.0e-5, 1.23456789e-3
 RHO = "{key: protocol.methods.rho, candidates: [0.05, 0.2], optim: sam}"
 
 
-def sources(*words: str) -> Sequence[Source]:
+def sources(*words: str) -> Sequence[CellSource]:
     """Of a table of SGDM and LLQR+SAM that selects weight decay and rho."""
     table = ["table=demo", "table.methods=[{optim: sgdm},{optim: llqr_sam, geometry: newton}]"]
     table += [f"table.selections=[{DECAY},{RHO}]", *words]
@@ -32,7 +32,7 @@ def select(name: str, number: int, *words: str) -> None:
     write_choice(list(found)[number], {})
 
 
-def composed(source: Source) -> str:
+def composed(source: CellSource) -> str:
     """The run that the printed command is of."""
     python, program, *words = shlex.split(source.command)
     assert (python, program) == ("python", "train.py")

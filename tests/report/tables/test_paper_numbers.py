@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llqr_sam.engine.tasks.registry import ARCHS, DATASETS
 from llqr_sam.report.tables import paper_numbers as paper
-from llqr_sam.report.tables.paper_numbers import PaperValue, method_label, read_accuracy
-from llqr_sam.suite.config.command_line import groups
+from llqr_sam.report.tables.paper_numbers import PaperValue, read_accuracy
 from llqr_sam.suite.plan.plan import Cell
 
 
@@ -21,10 +19,3 @@ def test_read_accuracy():
     assert values["2", Cell("cifar100", "resnet18", 0.0, "llqr_sam", "ngd")] == PaperValue(81.82, 0.14)
     assert values["6", Cell("iwslt14", "transformer_iwslt", 0.0, "llqr_sam", "ngd")] == PaperValue(34.57, 0.09)
     assert values["8", Cell("cifar100", "resnet18", 0.7, "adam", None)] == PaperValue(4.16, 0.52)
-
-
-def test_every_name_has_a_label():
-    assert set(paper.DATASETS) == set(DATASETS)
-    assert set(paper.ARCHS) == set(ARCHS)
-    assert set(paper.METHODS) == set(groups()["optim"])
-    assert method_label(Cell("digits", "small_cnn", 0.0, "llqr_sam", "newton")) == "LLQR+SAM (Newton)"

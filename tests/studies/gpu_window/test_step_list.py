@@ -86,7 +86,7 @@ def test_the_list_is_the_issues():
     for run in runs:
         protocol = run.settings.protocol
         assert (protocol.epochs, protocol.batch_size, protocol.schedule) == (200, 128, "cosine")
-        assert (protocol.label_smoothing, protocol.augment, run.settings.optim.lr) == (0.0, True, 0.05)
+        assert (protocol.label_smoothing, protocol.augment, run.settings.optim.base.lr) == (0.0, True, 0.05)
 
 
 def test_a_run_of_the_list_is_the_run_of_its_words():

@@ -10,7 +10,6 @@ import pytest
 
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch import local
 from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.run.lock import holder
@@ -145,8 +144,6 @@ def test_each_worker_has_its_gpus_and_threads(monkeypatch):
     assert len(worker_environments(5, "cpu")) == 5
     assert len(worker_environments(None, "cuda:1")) == 1
     assert [variables["OMP_NUM_THREADS"] for variables in worker_environments(None, "cpu", 2)] == [threads]
-    with pytest.raises(UsageError, match=r"launch\.workers=0"):
-        worker_environments(0, "cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [variables["CUDA_VISIBLE_DEVICES"] for variables in worker_environments(None, "auto")] == ["0", "1"]

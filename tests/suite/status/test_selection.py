@@ -56,7 +56,7 @@ def command(tmp_path: Path) -> DemoCommand:
 
 
 def decays(runs: Sequence[Planned]) -> list[float | None]:
-    return [run.settings.optim.weight_decay for run in runs]
+    return [run.settings.optim.base.weight_decay for run in runs]
 
 
 def test_the_runs_are_the_baselines_at_each_candidate(command):
@@ -154,7 +154,7 @@ def test_a_choice_stands(command):
     (path,) = command.files()
     before = path.read_bytes()
     for run in command.plan("select=weight_decay", "seed=1"):
-        write_record(command.folder / "results", run, [99.0 if run.settings.optim.weight_decay == 1e-3 else 1.0])
+        write_record(command.folder / "results", run, [99.0 if run.settings.optim.base.weight_decay == 1e-3 else 1.0])
     chosen = f"  selected: 0.0001 ({path})"
     assert command.conclude("select=weight_decay", "seed=0")[-1] == chosen
     more = f"{chosen}, chosen from seeds 0: remove that file to choose again"
@@ -185,12 +185,12 @@ def test_a_later_selection_uses_the_choices_before_it(command):
     command.records("select=weight_decay", top1=[1, 1, 1, 1, 90, 90])
     command.conclude("select=weight_decay")
     runs = command.plan("select=rho")
-    assert [(run.settings.optim.rho, run.settings.optim.weight_decay) for run in runs] == [(0.05, 1e-3)] * 2 + [
-        (0.2, 1e-3)
-    ] * 2
+    optims = [run.settings.optim for run in runs]
+    rho_and_decay = [(optim.sam.perturbation.rho, optim.base.weight_decay) for optim in optims]
+    assert rho_and_decay == [(0.05, 1e-3)] * 2 + [(0.2, 1e-3)] * 2
     command.records("select=rho", top1=[1, 1, 2, 2])
     assert "selected: 0.2" in command.conclude("select=rho")[-1]
-    assert {run.settings.optim.rho for run in command.plan("optim=llqr_sam")} == {0.2}
+    assert {run.settings.optim.sam.perturbation.rho for run in command.plan("optim=llqr_sam")} == {0.2}
     assert len(command.files()) == 2
 
 

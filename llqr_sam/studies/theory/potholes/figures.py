@@ -21,11 +21,11 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from llqr_sam.report.figures.drawing import COLOURS, tidy, write_csv, write_figure
-from llqr_sam.report.tables.paper_numbers import METHODS as LABELS
+from llqr_sam.report.tables.labels import METHOD_LABELS
 from llqr_sam.studies.theory.potholes.landscape import METHODS, PROBING, Learning, Setting, SharpRing
 from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, paired_paths, verdict
 
-NAMES = {"gd": "GD", **{method: LABELS[method] for method in METHODS[1:]}}
+NAMES = {"gd": "GD", **{method: METHOD_LABELS[method] for method in METHODS[1:]}}
 INKS = {"gd": COLOURS["sgdm"], **{method: COLOURS[method] for method in METHODS[1:]}}
 WIDTHS = {"gd": 3.0, "llqr": 1.6, "sam": 3.0, "llqr_sam": 1.6}  # thin dashed lines are drawn over thick ones
 DASHES = {"gd": (1.0, 0.0), "llqr": (4.0, 2.0), "sam": (1.0, 0.0), "llqr_sam": (5.0, 1.5)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.methods.metrics import TINY, Metric, Norm
+from llqr_sam.methods.metrics import TINY, Metric
 from llqr_sam.methods.named import Named
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
@@ -51,7 +52,7 @@ class Replicas(Metric):
         """U v."""
         return self.metric.apply(v)
 
-    def probe(self, v: Named, rho: float, norm: Norm | None = None) -> Named:
+    def probe(self, v: Named, rho: float, norm: Literal["metric", "euclidean"] | None = None) -> Named:
         """eps = rho U v / norm(v) for each row, as ``Metric.probe`` for all rows together."""
         names, uv = list(v), self.apply(v)
         rows = [v[name].shape[0] for name in names]

@@ -1,0 +1,379 @@
+"""The settings of a method. Each is declared once, with its rule, in a frozen object that checks itself.
+
+conf/optim/*.yaml writes them as flat keys under ``optim``; ``MethodSettings`` nests them:
+
+    optim.lr                    MethodSettings.base.lr
+    optim.probe=fisher          MethodSettings.sam.probe is a FisherSettings
+    optim.fisher_eta            MethodSettings.sam.probe.eta
+    optim.rho                   MethodSettings.sam.perturbation.rho
+
+A class of the library (``Friendly(decay=0.6)``) has the defaults and takes its checks from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from llqr_sam.methods.blocks.assembly import Structure
+from llqr_sam.methods.curvature.likelihoods import LikelihoodName
+from llqr_sam.methods.curvature.products import Divergence, Reduction
+
+
+class SettingError(ValueError):
+    """A setting has an impossible value: ``<key>=<value> <problem>``."""
+
+    def __init__(self, key: str, value: object, problem: str) -> None:
+        super().__init__(key, value, problem)
+        self.key, self.value, self.problem = key, value, problem
+
+    def __str__(self) -> str:
+        value = list(self.value) if isinstance(self.value, tuple) else "null" if self.value is None else self.value
+        return f"{self.key}={value} {self.problem}."
+
+
+def require(holds: bool, key: str, value: object, problem: str) -> None:
+    """Refuses a value.
+
+    Raises:
+        SettingError: ``holds`` is false.
+    """
+    if not holds:
+        raise SettingError(key, value, problem)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: the problem if it is not, and the test."""
+
+    problem: str
+    holds: Callable[[Any], bool]
+
+
+Positive = Annotated[float, Rule("must be > 0", lambda x: x > 0)]
+NotNegative = Annotated[float, Rule("must be >= 0", lambda x: x >= 0)]
+Fraction = Annotated[float, Rule("must be in [0, 1)", lambda x: 0 <= x < 1)]
+Share = Annotated[float, Rule("must be in (0, 1]", lambda x: 0 < x <= 1)]
+Count = Annotated[int, Rule("must be >= 1", lambda n: n >= 1)]
+StepNumber = Annotated[int, Rule("must be >= 0", lambda n: n >= 0)]
+Betas = Annotated[
+    tuple[float, ...],
+    Rule("must be two numbers in [0, 1)", lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas)),
+]
+
+Norm = Literal["metric", "euclidean"]
+BatchNormPass = Literal["perturbed", "clean"]
+FisherForm = Literal["authors", "kim"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of all settings: an object with a value that breaks its annotation's rule cannot be made."""
+
+    section: ClassVar[str] = ""  # in front of the names in messages: "protocol."
+    kind: ClassVar[str] = ""  # value of the key that selects this class among alternatives: optim.probe=fisher
+    prefix: ClassVar[str] = ""  # in front of the names in the keys: fisher_
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            SettingError: a value breaks its rule.
+        """
+        for field in fields(self):
+            self.check(field.name, getattr(self, field.name))
+
+    @classmethod
+    def check(cls, name: str, value: object) -> None:
+        """Checks one value against the rule of the field ``name``.
+
+        Raises:
+            SettingError: the value breaks the rule, or is not finite.
+        """
+        rule = _rules(cls).get(name)  # type: ignore[arg-type]  # mypy takes the objects' __hash__ for the class's
+        if rule is None:
+            return
+        finite = not isinstance(value, float) or math.isfinite(value)
+        require(finite, cls.section + name, value, f"{rule.problem} and finite")
+        require(rule.holds(value), cls.section + name, value, rule.problem)
+
+    def require(self, name: str, holds: bool, problem: str) -> None:
+        """Refuses the value of a field for what the other fields are.
+
+        Raises:
+            SettingError: ``holds`` is false.
+        """
+        require(holds, self.section + name, getattr(self, name), problem)
+
+    @classmethod
+    def key_types(cls) -> dict[str, Any]:
+        """Returns the flat keys and the type of each, without rules: str, int, float, bool or a list of one of them."""
+        types: dict[str, Any] = {}
+        hints = _hints(cls)
+        for field in fields(cls):
+            parts = _parts(hints[field.name])
+            if not parts or parts[0].kind:
+                types[field.name] = str if parts else _plain(hints[field.name])
+            for part in parts:
+                types |= {part.prefix + key: type_ for key, type_ in part.key_types().items()}
+        return types
+
+    def as_keys(self) -> dict[str, Any]:
+        """Returns flat key -> value, without the keys that are not in use; tuples as lists."""
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Settings):
+                values |= {field.name: value.kind} if value.kind else {}
+                values |= {value.prefix + key: each for key, each in value.as_keys().items()}
+            elif value is not None:
+                values[field.name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+
+# The base optimizer.
+@dataclass(frozen=True)
+class SGDSettings(Settings):
+    """SGD with heavy-ball momentum."""
+
+    kind = "sgd"
+    lr: Positive
+    weight_decay: NotNegative
+    momentum: Fraction
+
+
+@dataclass(frozen=True)
+class AdamSettings(Settings):
+    """Adam (Kingma and Ba, arXiv 1412.6980)."""
+
+    kind = "adam"
+    lr: Positive
+    weight_decay: NotNegative
+    betas: Betas
+
+
+@dataclass(frozen=True)
+class AdamWSettings(AdamSettings):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    kind = "adamw"
+
+
+# The sharpness-aware step: eps = rho M v / norm(v), v = direction(g).
+@dataclass(frozen=True)
+class Perturbation(Settings):
+    """How far a sharpness-aware step perturbs, when, and what batch-norm sees of it."""
+
+    rho: NotNegative  # radius
+    norm: Norm  # metric: sqrt(v' M v) (paper, eq. 1) | euclidean: |M v| (authors' code)
+    start_step: StepNumber  # first step that perturbs
+    batch_norm: BatchNormPass  # pass from which running statistics are taken; the authors' code: perturbed
+
+
+@dataclass(frozen=True)
+class GradientSettings(Settings):
+    """Direction: the minibatch gradient."""
+
+    kind = "gradient"
+
+
+@dataclass(frozen=True)
+class FriendlySettings(Settings):
+    """Direction of F-SAM."""
+
+    kind = "friendly"
+    prefix = "friendly_"
+    sigma: NotNegative
+    decay: Fraction  # lambda
+
+
+@dataclass(frozen=True)
+class VarianceSuppressedSettings(Settings):
+    """Direction of VaSSO."""
+
+    kind = "variance_suppressed"
+    prefix = "vasso_"
+    theta: Share
+
+
+@dataclass(frozen=True)
+class IdentitySettings(Settings):
+    """The identity, as a probe or a transport."""
+
+    kind = "identity"
+
+
+@dataclass(frozen=True)
+class FisherSettings(Settings):
+    """Probe of FisherSAM."""
+
+    kind = "fisher"
+    prefix = "fisher_"
+    eta: Positive
+    form: FisherForm
+
+
+@dataclass(frozen=True)
+class AdaptiveSettings(Settings):
+    """Probe of ASAM."""
+
+    kind = "adaptive"
+    prefix = "asam_"
+    eta: NotNegative
+
+
+@dataclass(frozen=True)
+class NoiseSettings(Settings):
+    """Probe of infoSAM."""
+
+    kind = "noise"
+    prefix = "noise_"
+    decay: Fraction
+    delta: Positive
+
+
+@dataclass(frozen=True)
+class LearningSettings(Settings):
+    """How ``LLQR`` learns the metric U (LLQR paper, Algorithm 2)."""
+
+    divergence: Divergence
+    structure: Structure
+    inner_steps: Count  # T
+    inner_lr: Positive  # alpha
+    inner_momentum: Fraction
+    clip_norm: Positive
+    ema: Fraction  # beta
+    damping: NotNegative  # lambda
+    interval: Count  # steps between two refreshes
+    reduction: Reduction
+
+
+@dataclass(frozen=True)
+class LLQRSettings(LearningSettings):
+    """The learned metric U, as a probe, a transport or both."""
+
+    kind = "llqr"
+    likelihood: LikelihoodName
+    refresh_batch: Count  # samples of the minibatch that a refresh is given
+
+
+@dataclass(frozen=True)
+class SAMSettings(Settings):
+    """A sharpness-aware step: the metric it is measured in, how far it perturbs, and along what."""
+
+    probe: IdentitySettings | FisherSettings | AdaptiveSettings | NoiseSettings | LLQRSettings
+    perturbation: Perturbation
+    direction: GradientSettings | FriendlySettings | VarianceSuppressedSettings
+
+
+@dataclass(frozen=True)
+class MethodSettings(Settings):
+    """One method: update = base(T g~), g~ the gradient at the perturbed point."""
+
+    name: str
+    base: SGDSettings | AdamSettings | AdamWSettings
+    sam: SAMSettings | None = None  # None: nothing is perturbed
+    transport: IdentitySettings | LLQRSettings = IdentitySettings()
+
+    @property
+    def llqr(self) -> LLQRSettings | None:
+        """Returns the settings of the learned metric, ``None`` where the method learns none."""
+        parts = (self.transport, self.sam and self.sam.probe)
+        return next((part for part in parts if isinstance(part, LLQRSettings)), None)
+
+    @property
+    def divergence(self) -> str | None:
+        """Returns the divergence that the learned metric comes from, ``None`` where the method learns none."""
+        return self.llqr.divergence if self.llqr else None
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Any]) -> MethodSettings:
+        """Inverse of ``as_keys``.
+
+        Args:
+            keys: Flat key -> value as under ``optim`` in conf/; ``None`` is the same as no key.
+
+        Raises:
+            ValueError: a value is impossible, a key is missing, or one is set that this method has no use for. The
+                message names ``optim.<key>``, the value and what would be right.
+        """
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+        method: MethodSettings = _read(cls, {key: value for key, value in given.items() if value is not None})
+        used = method.as_keys()
+        for key, value in keys.items():
+            if value is not None and key not in used:
+                raise ValueError(f"optim.{key}={value} has no meaning for optim={method.name}, which does not use it.")
+        return method
+
+
+def _read(kind: type[Settings], keys: Mapping[str, Any]) -> Any:
+    """Makes a ``kind`` from the keys that are its own, with the parts inside it."""
+    hints = _hints(kind)
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        parts, key = _parts(hints[field.name]), kind.prefix + field.name
+        if parts and not parts[0].kind:  # a part without alternatives, absent where its first key is
+            optional = field.default is not MISSING
+            if not optional or fields(parts[0])[0].name in keys:
+                values[field.name] = _read(parts[0], keys)
+        elif key in keys:
+            values[field.name] = _read(_chosen(parts, key, keys[key]), keys) if parts else keys[key]
+        elif field.default is MISSING:
+            raise ValueError(f"optim.{key} is missing, and optim={keys.get('name')} needs it.")
+    try:
+        return kind(**values)
+    except SettingError as error:
+        raise SettingError(f"optim.{kind.prefix}{error.key}", error.value, error.problem) from None
+
+
+def _chosen(parts: tuple[type[Settings], ...], key: str, kind: str) -> type[Settings]:
+    """Returns the alternative of that name."""
+    by_kind = {part.kind: part for part in parts}
+    require(kind in by_kind, f"optim.{key}", kind, f"is not known. Choose from: {', '.join(by_kind)}")
+    return by_kind[kind]
+
+
+_hints: Any = cache(get_type_hints)
+
+
+@cache
+def _rules(kind: type[Settings]) -> dict[str, Rule]:
+    """Returns the rule of each field that has one."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: rule for field in fields(kind) if (rule := _rule(hints[field.name]))}
+
+
+def _rule(hint: Any) -> Rule | None:
+    """Reads the rule from an annotation; an optional value may be ``None`` too."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return Rule(f"is not known. Choose from: {', '.join(choices)}", lambda value: value in choices)
+    if get_origin(hint) is Annotated:
+        return next((extra for extra in hint.__metadata__ if isinstance(extra, Rule)), None)
+    if NoneType in get_args(hint) and (rule := _rule(_options(hint)[0])):
+        holds = rule.holds
+        return Rule(rule.problem, lambda value: value is None or holds(value))
+    return None
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """Returns the members of a union other than ``None``; any other hint by itself."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(option for option in options if option is not NoneType)
+
+
+def _parts(hint: Any) -> tuple[type[Settings], ...]:
+    """Returns the settings classes that an annotation allows."""
+    return tuple(option for option in _options(hint) if isinstance(option, type) and issubclass(option, Settings))
+
+
+def _plain(hint: Any) -> Any:
+    """Returns the type of a value as YAML knows it."""
+    (option,) = _options(hint)
+    if get_origin(option) is Literal:
+        return str
+    return list[get_args(option)[0]] if get_origin(option) is tuple else option  # type: ignore[misc]
