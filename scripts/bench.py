@@ -31,7 +31,7 @@ from benchmarks.steps import overheads, steps
 from rich.console import Console
 from rich.table import Table
 
-from llqr_sam.engine.devices.device import arithmetic, describe, resolve
+from llqr_sam.engine.devices.device import arithmetic, device_name, find_device
 from llqr_sam.engine.measurements.rounds import peak_mib
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Divergence
@@ -102,7 +102,9 @@ def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for structure in options.structures:
         points: list[Point] = []
-        for point in scaling(options.sweeps, structure, options.inner_steps, options.rounds, resolve(options.device)):
+        for point in scaling(
+            options.sweeps, structure, options.inner_steps, options.rounds, find_device(options.device)
+        ):
             points.append(point)
             if not options.json:
                 print(f"  {structure} {point.sweep} {point.name}: {point.ratio:.2f}", flush=True)
@@ -117,12 +119,14 @@ def _problem(options: argparse.Namespace) -> Problem:
     torch.manual_seed(0)
     side = options.image_size
     model = build(options.arch, classes=options.classes, image_size=side, channels=3, width=options.width)
-    return Problem(model, (options.batch, 3, side, side), options.classes, resolve(options.device))
+    return Problem(model, (options.batch, 3, side, side), options.classes, find_device(options.device))
 
 
 def _title(options: argparse.Namespace) -> str:
     """The network and the machine."""
-    machine = f"{describe(resolve(options.device))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = (
+        f"{device_name(find_device(options.device))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     if options.study == "scaling":  # of many networks
         return machine
     width = f" at width {options.width}" if options.width else ""

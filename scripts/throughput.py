@@ -20,13 +20,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llqr_sam.data import registry as data
-from llqr_sam.engine.devices import device as devices
 from llqr_sam.engine.devices.compilation import inductor_times_kernels
+from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import RunOptions, execute
 from llqr_sam.engine.measurements.throughput import cost, throughput
 from llqr_sam.engine.observers.observer import Observer, RunInfo
-from llqr_sam.engine.observers.progress import progress
+from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
@@ -109,9 +109,9 @@ def main() -> int:
 
 def profiled(run: Planned, options: RunOptions) -> list[str]:
     """Where the time of a step goes."""
-    profiling = Profiling(devices.resolve(options.device))
+    profiling = Profiling(find_device(options.device))
     try:
-        execute(run.settings, options, [progress(), profiling])
+        execute(run.settings, options, [Terminal(), profiling])
     except Interrupted as interruption:
         if interruption.signum is not None:
             raise
@@ -121,7 +121,7 @@ def profiled(run: Planned, options: RunOptions) -> list[str]:
 
 def measured(run: Planned, options: RunOptions) -> list[str]:
     """Images and operations a second, and the parts of the time."""
-    record = execute(run.settings, options, [progress()])
+    record = execute(run.settings, options, [Terminal()])
     known, width = data.info(run.settings.dataset.name), run.settings.arch.width
     shape = known.channels, known.image_size, known.image_size
     model = models.build(

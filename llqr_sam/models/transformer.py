@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from llqr_sam.fairseq_compat import ensure_fairseq
@@ -92,3 +93,27 @@ def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: floa
     for layer in transformer.encoder.layers:
         _leave_fused_layer(layer)
     return Translator(transformer, dictionaries[0].pad())
+
+
+def transformer_shapes(name: str, words: tuple[int, int]) -> Translator:
+    """The network on the meta device: shapes without memory.
+
+    Args:
+        name: One of ``TRANSFORMERS``.
+        words: Words in the source and in the target dictionary.
+
+    Raises:
+        MissingFairseqError: fairseq is not installed.
+        ValueError: A dictionary is smaller than fairseq's own symbols.
+    """
+    ensure_fairseq()
+    from fairseq.data import Dictionary
+
+    dictionaries = Dictionary(), Dictionary()
+    for dictionary, count in zip(dictionaries, words, strict=True):
+        if count < len(dictionary):
+            raise ValueError(f"words={count} must be at least {len(dictionary)}: fairseq's own.")
+        for number in range(count - len(dictionary)):
+            dictionary.add_symbol(f"w{number}")
+    with torch.device("meta"):
+        return build_transformer(name, dictionaries, dropout=0.0)

@@ -16,16 +16,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from llqr_sam.data.registry import info
-from llqr_sam.data.translation import CORPORA
-from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq
+from llqr_sam.engine.tasks.registry import ARCHS, check_inputs, task_for
 from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
 from llqr_sam.methods.distributed import Ranks
-from llqr_sam.models.registry import ARCHS, build, image_sizes
-from llqr_sam.models.transformer import TRANSFORMERS, build_transformer
 from llqr_sam.report.tables.printed_table import (
     TIMES,
     PrintedCell,
@@ -47,8 +42,7 @@ KERNEL_SCALARS: dict[str, Callable[[int, int], int]] = {
 }
 VOCABULARY_SCALARS = KERNEL_SCALARS | {"kfac": lambda m, n: m * m + n, "ekfac": lambda m, n: m * m + m * n}
 SCALARS_PER_MIB = 2**20 / 4
-COUNTED_FOR = ("imagenet", "cifar100", "tinyimagenet", "digits")  # a network: the first data set whose images it takes
-DICTIONARY_WORDS = {"iwslt14": 10_000, "multi30k": 4_000}  # about the number of merges of the joint BPE
+COUNTED_FOR = ("imagenet", "cifar100", "tinyimagenet", "digits", "iwslt14")  # a network: the first data set that fits
 PAPER_STRUCTURES = {"e-kfac": "ekfac", "diag-kfac": "diag_kfac"}
 PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was counted)
     "ViT-Ti/16": ("vit_tiny", "tinyimagenet", "ViT-Ti/8, 64 x 64 images, 200 classes"),
@@ -130,14 +124,10 @@ def dataset_for(arch: str) -> str:
     Raises:
         UsageError: there is no such arch.
     """
-    if arch in TRANSFORMERS:
-        return "iwslt14"
     if arch not in ARCHS:
-        archs = (*ARCHS, *TRANSFORMERS)
-        known = ", ".join(archs)
-        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, archs)}")
-    sides = image_sizes(arch)
-    return next(name for name in COUNTED_FOR if info(name).image_size in sides)
+        known = ", ".join(ARCHS)
+        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, ARCHS)}")
+    return next(name for name in COUNTED_FOR if arch in task_for(name).archs_for(name))
 
 
 def arch_storage(
@@ -150,17 +140,13 @@ def arch_storage(
         dataset: Data set with its images and classes, or its sentences.
         structure: One of ``KERNEL_SCALARS``.
         shards: Devices that U is spread over.
-        words: Words of the source and target dictionaries of a translating network (default: ``DICTIONARY_WORDS``).
+        words: Words of the source and target dictionaries, for sentences (default: those of the data set).
 
     Raises:
         UsageError: an unknown name, a network that does not take the samples of the data set, too few ``words`` or
             ``words`` for a network that classifies, or fairseq is needed and not installed.
     """
-    if arch in TRANSFORMERS and dataset in CORPORA:
-        return storage(_translator(arch, *(words or _words(dataset))), structure, shards)
-    if words is not None:
-        raise UsageError(f"words= has no use with arch={arch} dataset={dataset}: it is for {', '.join(TRANSFORMERS)}.")
-    return storage(_classifier(arch, dataset), structure, shards)
+    return storage(_shapes(arch, dataset, words)[0], structure, shards)
 
 
 def arch_table(
@@ -173,8 +159,9 @@ def arch_table(
     """
     counted = {structure: arch_storage(arch, dataset, structure, shards, words) for structure in structures}
     rows = [(name, *each.printed(), f"{each.largest_mib:.2f}") for name, each in counted.items()]
+    sizes = _shapes(arch, dataset, words)[1]
     lines = [
-        f"arch={arch}, {_sizes(dataset, words)} ({dataset}), float32, U over {shards} device{'s' * (shards > 1)}",
+        f"arch={arch}, {sizes} ({dataset}), float32, U over {shards} device{'s' * (shards > 1)}",
         "",
         *markdown_rows(("Structure", *HEADS, "fullest device, MiB"), rows),
     ]
@@ -250,47 +237,11 @@ def print_table_9() -> PrintedTable:
     )
 
 
-def _words(dataset: str) -> tuple[int, int]:
-    return DICTIONARY_WORDS[dataset], DICTIONARY_WORDS[dataset]
-
-
-def _sizes(dataset: str, words: tuple[int, int] | None) -> str:
-    if dataset in CORPORA:
-        source, target = words or _words(dataset)
-        return f"dictionaries of {source} and {target} words"
-    known = info(dataset)
-    return f"{known.classes} classes, {known.image_size} x {known.image_size} images"
-
-
 @cache
-def _translator(arch: str, *words: int) -> nn.Module:
-    """A translating network for dictionaries with these numbers of words."""
+def _shapes(arch: str, dataset: str, words: tuple[int, int] | None) -> tuple[nn.Module, str]:
+    """A network on the meta device, and a description of what it is built for."""
     try:
-        ensure_fairseq()
-    except MissingFairseqError as error:
-        raise UsageError(f"arch={arch} cannot be counted: {error}") from None
-    from fairseq.data import Dictionary
-
-    dictionaries = Dictionary(), Dictionary()
-    for dictionary, count in zip(dictionaries, words, strict=True):
-        if count < len(dictionary):
-            raise UsageError(f"words={count} must be at least {len(dictionary)}: fairseq's own.")
-        for number in range(count - len(dictionary)):
-            dictionary.add_symbol(f"w{number}")
-    with torch.device("meta"):
-        return build_transformer(arch, dictionaries, dropout=0.0)
-
-
-@cache
-def _classifier(arch: str, dataset: str) -> nn.Module:
-    """A network for the images and classes of a data set."""
-    if arch in TRANSFORMERS:
-        raise UsageError(f"arch={arch} takes sentences, not dataset={dataset}. Choose from: {', '.join(CORPORA)}.")
-    if dataset in CORPORA:
-        raise UsageError(f"arch={arch} takes images, dataset={dataset} has sentences.")
-    try:
-        known = info(dataset)
-        with torch.device("meta"):
-            return build(arch, classes=known.classes, image_size=known.image_size, channels=known.channels)
+        check_inputs(arch, dataset)
+        return task_for(dataset).shapes(arch, dataset, words)
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -64,7 +64,7 @@ def dying_write(self, data):
 
 def dying_step(self, inputs, targets):
     take(self, inputs, targets)
-    if self.progress.step == step:
+    if self.state.step == step:
         os.kill(os.getpid(), signal.SIGKILL)
 
 if where == "in mid-epoch":

@@ -164,7 +164,10 @@ def test_a_table_of_no_such_data_set_is_one_sentence():
         (("resnet50", "imagenet", "dense"), "structure=dense is not counted here"),
         (("resnet50", "imagenet", "ekfac", 0), "shards=0 must be at least 1"),
         (("resnet50", "iwslt14", "ekfac"), "arch=resnet50 takes images, dataset=iwslt14 has sentences"),
-        (("transformer_small", "cifar10", "ekfac"), "arch=transformer_small takes sentences, not dataset=cifar10"),
+        (
+            ("transformer_small", "cifar10", "ekfac"),
+            "arch=transformer_small takes sentences, dataset=cifar10 has",
+        ),
         (("resnet50", "imagenet", "ekfac", 1, (9, 9)), "words= has no use with arch=resnet50 dataset=imagenet"),
     ],
 )

@@ -15,9 +15,9 @@ _times_kernels = ContextVar("times_kernels", default=False)
 
 @contextmanager
 def inductor_times_kernels() -> Iterator[None]:
-    """Within the block Inductor may choose kernels by timing them in deterministic runs, too.
+    """Let Inductor choose kernels by timing them within the block, in deterministic runs too.
 
-    It is for measuring what the choice by rule costs: what is compiled here need not give the same bits elsewhere.
+    This measures the cost of the choice by rule. What is compiled here may give other bits elsewhere.
     """
     token = _times_kernels.set(True)
     try:
@@ -27,15 +27,15 @@ def inductor_times_kernels() -> Iterator[None]:
 
 
 def compiled(model: nn.Module, *, deterministic: bool) -> nn.Module:
-    """``model``'s forward pass, compiled at its first call in training and at its first in inference mode.
+    """``model`` with its forward pass compiled, at the first call in training and the first in inference mode.
 
-    Shapes are fixed: a smaller last test minibatch is compiled once more, and nothing after the first epoch. A network
-    that is not one graph, or that would be compiled again and again, raises instead of running uncompiled.
+    Shapes are static: a smaller last test minibatch is compiled once more, and nothing after the first epoch. A network
+    that is not one graph, or that would be recompiled repeatedly, raises instead of running uncompiled.
 
     Args:
-        model: The network; it shares its weights and its mode with what is returned, and is itself left as it was.
-        deterministic: Choose kernels by rule, not by timing them, so that another process chooses the same; where
-            this version of PyTorch can.
+        model: The network, not changed; what is returned shares its weights and its mode.
+        deterministic: Choose kernels by rule instead of by timing, so that another process chooses the same, if this
+            version of PyTorch can.
     """
     torch.compiler.reset()  # the graphs of earlier runs in this process would count towards the limit
     options: dict[str, Any] = {}

@@ -1,10 +1,9 @@
 """One gradient evaluation as a CUDA graph: a few hundred kernels started by one call.
 
-Forward and backward pass are captured once, on a minibatch held in fixed memory, and replayed on each minibatch copied
-there. The graph reads the parameters and moves the batch-norm statistics where they lie, so both passes of a
-sharpness-aware step replay the same graph; perturbation, transport and update stay outside, where they may keep
-counts in Python. The steps are those of PyTorch's notes on CUDA graphs: warm up on a side stream, clear the
-gradients, capture.
+The forward and backward pass are captured once, on a minibatch in fixed memory, and replayed on each minibatch copied
+there. The graph reads the parameters and updates the batch-norm statistics in place, so both passes of a
+sharpness-aware step replay the same graph. Perturbation, transport and update stay outside, because they keep counts in
+Python. The steps follow PyTorch's notes on CUDA graphs: warm up on a side stream, clear the gradients, capture.
 """
 
 from __future__ import annotations
@@ -15,24 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.data.streams import Inputs
-from llqr_sam.engine.devices import device as devices
-
-Evaluation = Callable[[Inputs, Tensor], Tensor]
-"""Inputs and targets to the loss, scalar and detached; adds its gradient to ``.grad``."""
-
-Run = Callable[[Evaluation, Inputs, Tensor], Tensor]
-"""Carries out an evaluation on a minibatch and returns its loss."""
+from llqr_sam.engine.devices.device import random_state, set_random_state
 
 WARM_UPS = 3  # evaluations before the capture, in which cuDNN and the compiler choose their kernels
 
 
-def directly(evaluate: Evaluation, inputs: Inputs, targets: Tensor) -> Tensor:
-    """Kernel by kernel."""
-    return evaluate(inputs, targets)
-
-
-class GraphedEvaluation:
-    """Captures the first evaluation it is given, and replays that one ever after.
+class CudaGraph:
+    """Captures the first evaluation that it is given, and replays it from then on.
 
     Args:
         model: The network that is evaluated. Its parameters and buffers must stay where they are in memory.
@@ -41,7 +29,7 @@ class GraphedEvaluation:
     Raises:
         ValueError: not a CUDA device.
 
-    Nothing falls back to plain evaluation: what cannot be captured raises, from PyTorch, at the first step.
+    There is no fallback: what cannot be captured raises, from PyTorch, at the first step.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -50,73 +38,62 @@ class GraphedEvaluation:
         self._model = model
         self._device = device
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._captured: _Captured | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, evaluate: Evaluation, inputs: Inputs, targets: Tensor) -> Tensor:
-        """The loss of the minibatch; its gradient is in ``.grad``, in memory that the next call writes to.
+    def __call__(self, evaluate: Callable[[Inputs, Tensor], Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
+        """Evaluate a minibatch.
+
+        Args:
+            evaluate: Returns the loss, 0-d and detached, and adds its gradient to ``.grad``.
+            inputs: ``[B, ...]``, of the captured shape.
+            targets: ``[B, ...]``, of the captured shape.
+
+        Returns:
+            A copy of the loss. The gradient is in ``.grad``, in memory that the next call overwrites.
 
         Raises:
-            ValueError: the minibatch is of another shape than the captured one, or not one tensor of inputs.
+            ValueError: the minibatch has another shape than the captured one, or is not one tensor of inputs.
         """
         if not isinstance(inputs, Tensor):
             raise ValueError("precision.cuda_graphs=true needs minibatches of one shape. Choose precision=default.")
-        if self._captured is None:
+        if self._graph is None:
+            self._inputs, self._targets = inputs.clone(), targets.clone()
             with torch.cuda.device(self._device):
-                self._captured = self._capture(evaluate, inputs.clone(), targets.clone())
-        loss = self._captured.replay(inputs, targets)
-        for parameter, gradient in zip(self._parameters, self._captured.gradients, strict=True):
-            parameter.grad = gradient
-        return loss
-
-    def _capture(self, evaluate: Evaluation, inputs: Tensor, targets: Tensor) -> _Captured:
-        """The graph; batch-norm statistics and random state are as if nothing had been evaluated."""
-        buffers = list(self._model.buffers())
-        kept = [buffer.clone() for buffer in buffers]
-        random = devices.random_state(self._device)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                self._clear()
-                evaluate(inputs, targets)
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        self._clear()  # so that the gradients are made anew, in the graph's own memory
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on allocating meanwhile: the one that pins minibatches does.
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            loss = evaluate(inputs, targets)
-        for buffer, before in zip(buffers, kept, strict=True):
-            buffer.copy_(before)
-        devices.set_random_state(random, self._device)
-        return _Captured(graph, inputs, targets, loss, [parameter.grad for parameter in self._parameters])
-
-    def _clear(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
-
-
-class _Captured:
-    """A graph and the memory it reads and writes."""
-
-    def __init__(
-        self,
-        graph: torch.cuda.CUDAGraph,
-        inputs: Tensor,
-        targets: Tensor,
-        loss: Tensor,
-        gradients: list[Tensor | None],
-    ) -> None:
-        self._graph = graph
-        self._inputs, self._targets, self._loss = inputs, targets, loss
-        self.gradients = gradients
-
-    def replay(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Evaluate another minibatch of the same shapes; the loss is a copy, since the next replay overwrites it."""
-        if inputs.shape != self._inputs.shape or targets.shape != self._targets.shape:
+                self._graph, self._loss = self._capture(evaluate)
+            self._gradients = [parameter.grad for parameter in self._parameters]
+        elif inputs.shape != self._inputs.shape or targets.shape != self._targets.shape:
             raise ValueError(
                 f"a CUDA graph of minibatches {list(self._inputs.shape)} cannot take one of {list(inputs.shape)}."
             )
         self._inputs.copy_(inputs)
         self._targets.copy_(targets)
         self._graph.replay()
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
         return self._loss.clone()
+
+    def _capture(self, evaluate: Callable[[Inputs, Tensor], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """The graph and its loss; batch-norm statistics and random state are restored afterwards."""
+        buffers = list(self._model.buffers())
+        kept = [buffer.clone() for buffer in buffers]
+        random = random_state(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                self._clear_gradients()
+                evaluate(self._inputs, self._targets)
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        self._clear_gradients()  # so that new ones are made in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: the thread that pins minibatches goes on allocating during the capture.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            loss = evaluate(self._inputs, self._targets)
+        for buffer, before in zip(buffers, kept, strict=True):
+            buffer.copy_(before)
+        set_random_state(random, self._device)
+        return graph, loss
+
+    def _clear_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None

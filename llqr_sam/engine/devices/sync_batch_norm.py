@@ -1,6 +1,6 @@
-"""Batch-norm over a minibatch that several ranks share: the statistics are the whole minibatch's.
+"""Batch-norm whose statistics are those of the whole minibatch that several ranks share.
 
-So the result does not depend on how many ranks there are, but for rounding. torch has such a layer for GPUs only.
+The result does not depend on the number of ranks, except for rounding. torch has such a layer for GPUs only.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from llqr_sam.engine.devices.team import Team
 
 
-def over_ranks(model: nn.Module, team: Team, device: torch.device) -> nn.Module:
-    """The model, its batch-norm layers replaced by ones over all ranks; same parameters, buffers and names.
+def with_sync_batch_norm(model: nn.Module, team: Team, device: torch.device) -> nn.Module:
+    """The model with its batch-norm layers synchronised over ranks; same parameters, buffers and names.
 
     Args:
         model: On ``device``; changed in place.
-        team: The ranks, with equal shares of each minibatch. For one alone nothing is done.
+        team: The ranks, with equal shares of each minibatch. A single process changes nothing.
         device: Where the model is.
     """
     if team.size == 1:
@@ -31,16 +31,16 @@ def over_ranks(model: nn.Module, team: Team, device: torch.device) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, _BatchNorm):
-                setattr(module, name, BatchNormOverRanks(child, team.size))
+                setattr(module, name, CpuSyncBatchNorm(child, team.size))
     return model
 
 
-class BatchNormOverRanks(_BatchNorm):
-    """What ``nn.SyncBatchNorm`` does, on the CPU.
+class CpuSyncBatchNorm(_BatchNorm):
+    """``nn.SyncBatchNorm`` for the CPU.
 
     Args:
-        layer: Whose parameters and buffers it takes over.
-        ranks: How many there are.
+        layer: Its parameters and buffers are taken over.
+        ranks: Number of ranks.
     """
 
     def __init__(self, layer: _BatchNorm, ranks: int) -> None:
@@ -57,21 +57,22 @@ class BatchNormOverRanks(_BatchNorm):
         values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         others = [axis for axis in range(values.dim()) if axis != 1]
         own = values.mean(others)
-        mean = self._mean(own)
-        variance = self._mean(values.var(others, correction=0) + (own - mean).square())
+        mean = self._mean_over_ranks(own)
+        variance = self._mean_over_ranks(values.var(others, correction=0) + (own - mean).square())
         if self.track_running_stats:
-            self._record(mean.detach(), variance.detach(), self._ranks * values.numel() // values.shape[1])
+            self._track(mean.detach(), variance.detach(), self._ranks * values.numel() // values.shape[1])
         shape = [1, -1] + [1] * (values.dim() - 2)
         normal = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         return normal.to(inputs.dtype)
 
-    def _mean(self, own: Tensor) -> Tensor:
-        total: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]
+    def _mean_over_ranks(self, own: Tensor) -> Tensor:
+        total: Tensor = _SumOverRanks.apply(own)  # type: ignore[no-untyped-call]
         return total / self._ranks
 
-    def _record(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+    def _track(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+        """Update the running statistics; the variance is made unbiased."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -81,11 +82,11 @@ class BatchNormOverRanks(_BatchNorm):
         self.running_var.lerp_(variance * (samples / (samples - 1)), weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes, as the layer it replaces had been made for."""
+        """Any number of axes, as the layer that it replaces."""
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over ranks. Each rank differentiates its own loss, so a gradient is summed over ranks too."""
+class _SumOverRanks(torch.autograd.Function):
+    """Differentiable sum. Gradients are summed over ranks, too, since each rank differentiates its own loss."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

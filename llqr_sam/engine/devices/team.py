@@ -1,12 +1,12 @@
-"""The processes that train one run together: what they tell each other, and nothing where there is only one.
+"""The processes that train one run together, and what they exchange.
 
     minibatch       each rank has its share of every minibatch and of the test samples (data/streams.py)
-    gradient, loss  mean over ranks, the same bits on every rank; so weights and all that follows from them stay equal
-    decisions       to stop and to save, taken between two steps by all at once
-    files           the first rank's
+    gradient, loss  mean over ranks, with the same bits on every rank, so that the weights stay equal
+    decisions       to stop and to save: taken between two steps, by all ranks together
+    files           written by the first rank
 
-``Team`` is a process by itself, for which all of this is the identity; ``Ranks`` are those of a torch process group.
-Tensors of a GPU travel by NCCL; whatever is on the CPU, decisions too, by gloo, which leaves the GPU's queue alone.
+``Team`` is a single process, where each exchange is the identity; ``DistributedTeam`` is a torch process group. Tensors
+on a GPU are exchanged by NCCL, everything on the CPU (decisions, too) by gloo, which does not wait for the GPU.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Value = TypeVar("Value")
 
 
 class Team:
-    """A process by itself.
+    """A single process.
 
     Attributes:
         rank: Number of this process among ``size``.
         local_rank: Its number among the ``local_size`` on this machine.
-        group: How they are joined; ``None`` for one process.
+        group: The process group; ``None`` for one process.
     """
 
     rank = 0
@@ -42,7 +42,7 @@ class Team:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that owns the files."""
+        """Whether this rank writes the files."""
         return self.rank == 0
 
     def sum(self, own: Tensor) -> Tensor:
@@ -54,23 +54,23 @@ class Team:
         return own
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by the mean over ranks."""
+        """Replace each gradient by its mean over ranks."""
 
     def max_over_ranks(self, *values: int) -> tuple[int, ...]:
-        """The highest of each value over ranks."""
+        """The maximum of each value over ranks."""
         return values
 
     def broadcast(self, value: Value) -> Value:
-        """The first rank's value, for all."""
+        """The first rank's value, on all ranks."""
         return value
 
     def gather(self, value: Value) -> list[Value]:
-        """Every rank's value, in order, on the first rank; elsewhere nothing."""
+        """The values of all ranks in order, on the first rank; an empty list on the others."""
         return [value]
 
 
-class Ranks(Team):
-    """The ranks of the default process group; all methods are collective."""
+class DistributedTeam(Team):
+    """The ranks of the default process group; every method is collective."""
 
     def __init__(self, local_rank: int, local_size: int) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -78,17 +78,15 @@ class Ranks(Team):
         self.group = dist.group.WORLD
 
     def sum(self, own: Tensor) -> Tensor:
-        """See ``Team``."""
         total = own.clone()
         dist.all_reduce(total)
         return total
 
     def mean(self, own: Tensor) -> Tensor:
-        """See ``Team``."""
         return self.sum(own).mul_(1 / self.size)
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """See ``Team``. One exchange, laid out by the order of the parameters: see docs/decisions.md."""
+        """One exchange, laid out in the order of the parameters (docs/decisions.md)."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(flat)
@@ -96,19 +94,16 @@ class Ranks(Team):
         torch._foreach_copy_(gradients, [mean.view(g.shape) for g, mean in zip(gradients, means, strict=True)])
 
     def max_over_ranks(self, *values: int) -> tuple[int, ...]:
-        """See ``Team``."""
         highest = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(highest, dist.ReduceOp.MAX)
         return tuple(highest.tolist())
 
     def broadcast(self, value: Value) -> Value:
-        """See ``Team``."""
         box = [value]
         dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
 
     def gather(self, value: Value) -> list[Value]:
-        """See ``Team``."""
         values: list[Value | None] | None = [None] * self.size if self.is_first else None
         dist.gather_object(value, values)
         return [] if values is None else values  # type: ignore[return-value]  # every place has been filled
@@ -124,26 +119,26 @@ def joined(device: torch.device) -> Iterator[Team]:
     Args:
         device: Of this rank.
 
-    The environment says who is who, in torchrun's words: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR
-    and MASTER_PORT.
+    The environment names the ranks as torchrun does: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
+    MASTER_PORT.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Ranks(*local_place())
+        yield DistributedTeam(*local_place())
     finally:
         dist.destroy_process_group()
 
 
 def local_place() -> tuple[int, int]:
-    """Number of this rank among those on this machine, and how many they are."""
+    """Number of this rank among those on this machine, and how many there are."""
     return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an exchange has failed because another rank is gone or does not answer.
+    """Whether an exchange failed because another rank is gone or does not answer.
 
-    gloo's errors have no type of their own, only the place they come from.
+    gloo's errors have no type of their own; only the place that they come from identifies them.
     """
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

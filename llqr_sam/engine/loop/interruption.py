@@ -1,4 +1,13 @@
-"""Stopping a run between two steps: Ctrl-C, a scheduler's warning signal, or a caller who has seen enough."""
+"""How a run is stopped between two steps: by SIGUSR2, SIGTERM, SIGINT (Ctrl-C) or an observer.
+
+    1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
+    2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
+    3. It writes a checkpoint and raises ``Interrupted``; no record is written.
+    4. The same command continues from the checkpoint. Under SLURM the job queues itself again
+       (``llqr_sam.suite.run.worker``).
+
+A second Ctrl-C does not wait for the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +22,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interrupted(Exception):
-    """A run stopped before its end; its checkpoint is on disk and the same call continues it.
+    """A run that stopped before its end; its checkpoint is on disk, and the same call continues it.
 
     Args:
-        step: Optimizer steps finished.
-        checkpoint: Where the state is.
-        signum: The signal that stopped it, or ``None`` when an observer asked.
+        step: Finished optimizer steps.
+        checkpoint: Folder of the checkpoint.
+        signum: The signal that stopped the run; ``None`` for an observer.
     """
 
     def __init__(self, step: int, checkpoint: Path, signum: int | None) -> None:
@@ -29,15 +38,15 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {cause} after step {step}; the same command continues from {checkpoint}")
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path, int | None]]:
-        return type(self), (self.step, self.checkpoint, self.signum)  # an exception's own way is to repeat its message
+        return type(self), (self.step, self.checkpoint, self.signum)  # pickling would pass the message alone
 
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside, the signals of ``SIGNALS`` go to ``handler``; afterwards to whoever handled them before.
+    """Send the signals of ``SIGNALS`` to ``handler`` within the block; the earlier handlers are restored afterwards.
 
     Args:
-        handler: As ``signal.signal`` takes it. Only a process's main thread can set one.
+        handler: As ``signal.signal`` takes it. Only the main thread of a process can set one.
     """
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
@@ -48,22 +57,22 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 class StopRequest:
-    """A flag that the trainer looks at between steps."""
+    """The flag that the trainer looks at between steps."""
 
     def __init__(self) -> None:
         self.made = False
         self.signum: int | None = None
 
     def __call__(self, signum: int | None = None) -> None:
-        """Ask the run to stop after the current step."""
+        """Ask the run to stop after the current step; the first request counts."""
         if not self.made:
             self.made, self.signum = True, signum
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Inside, a signal of ``SIGNALS`` makes the request; a second SIGINT raises ``KeyboardInterrupt`` at once.
+        """Let the signals of ``SIGNALS`` set the flag within the block; a second SIGINT raises ``KeyboardInterrupt``.
 
-        Only a process's main thread can set handlers: in another thread this does nothing.
+        Does nothing outside the main thread, where no handler can be set.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -72,9 +81,9 @@ class StopRequest:
             yield
 
     def pass_on(self) -> None:
-        """Send a signal that came too late for a checkpoint once more, to whoever handled it before.
+        """Send a signal again that came too late for a checkpoint, to the handler from before the run.
 
-        The run is over and its record written, but the person who pressed Ctrl-C wants no next run to start.
+        The run has ended and its record is written, but after a Ctrl-C no further run should start.
         """
         if self.signum is not None:
             signal.raise_signal(self.signum)

@@ -9,41 +9,40 @@ from torch import Tensor
 
 from llqr_sam.engine.devices.team import ALONE, Team
 
-WINDOW = 100  # steps between two reads of a GPU
+WINDOW = 100  # steps between two readings from a GPU
 
 
 class Diverged(RuntimeError):
-    """Training left the finite numbers; the message names the step."""
+    """Training produced a number that is not finite; the message names the step."""
 
 
 class LossLog:
-    """Losses since the last evaluation: their mean, and a watch on the finite.
+    """Mean of the losses since the last evaluation; refuses a loss that is not finite.
 
-    On a GPU up to ``WINDOW`` losses wait on the device before one transfer brings them over; on the CPU each is read
-    at once.
+    On a GPU up to ``window`` losses are kept on the device and then copied at once; on the CPU each is read at once.
 
     Args:
         device: Where the losses are.
-        window: Steps between two reads; by default ``WINDOW`` on a GPU, 1 on the CPU.
-        team: Ranks whose shares of a minibatch the losses are of; read are their means.
+        window: Steps between two readings; by default ``WINDOW`` on a GPU, 1 on the CPU.
+        team: The ranks that share each minibatch; the mean of their losses is kept.
     """
 
     def __init__(self, device: torch.device, window: int | None = None, team: Team = ALONE) -> None:
         self._team = team
         self._buffer = torch.zeros(window or (WINDOW if device.type == "cuda" else 1), device=device)
-        self._first = 0  # step of the loss in the buffer's first place
+        self._first = 0  # step of the first loss in the buffer
         self._waiting = 0
         self._sum = 0.0
         self._count = 0
 
     def add(self, step: int, loss: Tensor) -> bool:
-        """Take the loss (scalar tensor) of ``step``; steps come one after another.
+        """Take the loss (0-d) of ``step``; steps are consecutive.
 
         Returns:
-            Whether this call has waited for the device.
+            Whether this call waited for the device.
 
         Raises:
-            Diverged: a loss read in this call is not finite.
+            Diverged: a loss that was read in this call is not finite.
         """
         if self._waiting == 0:
             self._first = step
@@ -55,10 +54,10 @@ class LossLog:
         return True
 
     def drain(self) -> None:
-        """Read what waits on the device.
+        """Read what is still on the device.
 
         Raises:
-            Diverged: a loss among it is not finite.
+            Diverged: one of the losses is not finite.
         """
         if self._waiting == 0:
             return
@@ -71,15 +70,15 @@ class LossLog:
 
     @property
     def mean(self) -> float:
-        """Mean of what has been read since ``restart``; NaN before the first."""
+        """Mean of what has been read since ``restart``; NaN before the first reading."""
         return self._sum / self._count if self._count else math.nan
 
     def restart(self) -> None:
-        """Begin another mean, after an evaluation."""
+        """Begin a new mean, after an evaluation."""
         self._sum, self._count = 0.0, 0
 
     def state_dict(self) -> dict[str, float]:
-        """Sum and count, after ``drain``."""
+        """Sum and count; call ``drain`` first."""
         return {"sum": self._sum, "count": self._count}
 
     def load_state_dict(self, state: dict[str, float]) -> None:

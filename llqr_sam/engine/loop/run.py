@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from llqr_sam.data.randomness import derived_seed
 from llqr_sam.data.streams import Share
-from llqr_sam.engine.devices import device as devices
-from llqr_sam.engine.devices import sync_batch_norm as batch_norm
+from llqr_sam.engine.devices.device import arithmetic, device_name, find_device
+from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.loop.interruption import StopRequest
 from llqr_sam.engine.loop.losses import Diverged
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
-from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.observers.best_weights import BestWeights
+from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
-from llqr_sam.engine.records.checkpoint import CheckpointStore
-from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Flatness, Metrics, Record
+from llqr_sam.engine.records.record import SCHEMA_VERSION, Metrics, Record
 from llqr_sam.engine.records.weights import weights_sha256
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks import registry as tasks
@@ -36,7 +33,7 @@ from llqr_sam.methods import factory
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How and where a run is carried out: nothing here changes its result."""
+    """How and where a run is carried out; nothing here changes its result."""
 
     workspace: Path  # checkpoints, logs and kept weights: workspace/<run_id>/
     record_path: Path  # or beside it, if the name is taken
@@ -52,7 +49,7 @@ class RunOptions:
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
     def source(self, device: torch.device) -> DataSource:
-        """The data set, read for a device."""
+        """The data set, whose minibatches are made on ``device``."""
         return DataSource(self.data_path, self.data_root, device, self.workers)
 
 
@@ -64,8 +61,8 @@ def execute(
     Args:
         settings: The run.
         options: How and where.
-        observers: Who is told.
-        team: The ranks that train it, each in a call of its own; the first one writes the files.
+        observers: Are told what happens.
+        team: The ranks that train it, each in its own call; the first one writes the files.
 
     Returns:
         The record, status ``finished``, or ``diverged`` with the step in ``error``.
@@ -74,18 +71,18 @@ def execute(
         ValueError: a setting or the device is impossible; nothing has been trained.
         MissingDataError: the data set is not there.
         Interrupted: stopped by SIGINT, SIGTERM, SIGUSR2 or an observer; a checkpoint has been written.
-        KeyboardInterrupt: SIGINT came twice, or after the last step: then the record has been written.
+        KeyboardInterrupt: SIGINT came twice, or after the last step; in the latter case the record has been written.
 
-    A signal that comes while data are being loaded stops the run after its first step. A diverged run leaves its last
+    A signal that arrives while data are loaded stops the run after its first step. A diverged run leaves its last
     good checkpoint in place; a finished one clears its checkpoints.
     """
     tasks.check(settings, team.size)
     tasks.check_installed(settings, flatness=options.sharpness_rho is not None)
-    device = devices.of_rank(options.device, team.local_rank, team.local_size)
-    with devices.arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
+    device = find_device(options.device, team.local_rank, team.local_size)
+    with arithmetic(deterministic=settings.precision.deterministic), _closing(observers):
         stop = StopRequest()
         with stop.on_signals():
-            trainer = _prepare(settings, options, device, observers, team)
+            trainer = prepare(settings, options, device, observers, team)
             trainer.stop = stop
             record = _run(trainer, options)
             if team.is_first:
@@ -97,44 +94,47 @@ def execute(
     return record
 
 
-def _prepare(
-    settings: RunSettings, options: RunOptions, device: torch.device, observers: Sequence[Observer], team: Team
+def prepare(
+    settings: RunSettings,
+    options: RunOptions,
+    device: torch.device,
+    observers: Sequence[Observer] = (),
+    team: Team = ALONE,
 ) -> Trainer:
-    """Data, network, method and loop; the network's initial weights are a function of the seed.
+    """Load the data and build network, method and loop; checkpoints are not read yet.
 
-    What the ranks draw afterwards (dropout) is not the same.
+    The network's initial weights are a function of the seed. Later draws (dropout) differ between ranks.
     """
     watch = Stopwatch(device)
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     task = tasks.task_for(settings.dataset.name)(settings)
     splits = task.load(options.source(device), Share(team.rank, team.size))
+    precision, folder = settings.precision, options.workspace / settings.run_id
     torch.manual_seed(settings.seed)
     model = task.model(splits).to(device)
-    if settings.precision.channels_last:
+    if precision.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
-    model = batch_norm.over_ranks(model, team, device)
+    model = with_sync_batch_norm(model, team, device)
     if not team.is_first:
         torch.manual_seed(derived_seed(settings.seed, "rank", team.rank))
-    folder = options.workspace / settings.run_id
     if options.keep_weights and task.keeps_best_weights:
         observers = [*observers, BestWeights(model, folder / "best.pt")]
+    method = factory.build(
+        settings.optim,
+        model,
+        process_group=team.group,
+        shard=options.shard,
+        fused=precision.fused,
+        curvature_dtype=precision.curvature_dtype,
+    )
     return Trainer(
         settings,
         task,
         splits,
         model,
-        factory.build(
-            settings.optim,
-            model,
-            process_group=team.group,
-            shard=options.shard,
-            fused=settings.precision.fused,
-            curvature_dtype=settings.precision.curvature_dtype,
-        ),
+        method,
         device,
-        store=CheckpointStore(folder / "checkpoints"),
+        folder=folder,
         watch=watch,
-        started=started,
         checkpoint_minutes=options.checkpoint_minutes,
         observers=observers,
         team=team,
@@ -142,20 +142,24 @@ def _prepare(
 
 
 def _run(trainer: Trainer, options: RunOptions) -> Record:
-    """Load, train, and sum up."""
-    commit, dirty = options.git or provenance.git_state()  # now: the checkout may be another when the run ends
-    device_name = devices.describe(trainer.device, trainer.team.size)
+    """Train from the newest checkpoint and sum up."""
+    commit, dirty = options.git or provenance.git_state()  # read first: the checkout may change during the run
+    device = device_name(trainer.device, trainer.team.size)
     trainer.load()
-    info = trainer.info(device_name, commit)
+    info = trainer.info(device, commit)
     for observer in trainer.observers:
         observer.on_start(info)
     status: Literal["finished", "diverged"] = "finished"
-    error = None
+    error = sharpness = None
     try:
         trainer.run()
     except Diverged as divergence:
         status, error = "diverged", str(divergence)
-    settings, progress = trainer.settings, trainer.progress
+    seconds = trainer.watch.seconds()
+    if options.sharpness_rho is not None and status == "finished" and trainer.team.is_first:
+        source = options.source(trainer.device)
+        sharpness = trainer.task.flatness(trainer.model, source, options.sharpness_rho)
+    settings, state = trainer.settings, trainer.state
     return Record(
         schema=SCHEMA_VERSION,
         run_id=settings.run_id,
@@ -165,15 +169,15 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
         git_commit=commit,
         git_dirty=dirty,
         packages=provenance.packages(),
-        device=device_name,
+        device=device,
         parameters=info.parameters,
-        metrics=Metrics.from_curve(progress.curve, trainer.task.scoring()),
-        refreshes=progress.refreshes,
+        metrics=Metrics.from_curve(state.curve, trainer.task.scoring()),
+        refreshes=state.refreshes,
         weights_sha256=weights_sha256(trainer.model.state_dict()),
-        seconds=trainer.watch.seconds(),
-        started=progress.started,
-        resumes=progress.resumes,
-        sharpness=_flatness(trainer, options) if status == "finished" else None,
+        seconds=seconds,
+        started=state.started,
+        resumes=state.resumes,
+        sharpness=sharpness,
         devices=trainer.team.size,
         data_sha256=trainer.splits.fingerprint,
         samples=trainer.splits.samples,
@@ -181,43 +185,13 @@ def _run(trainer: Trainer, options: RunOptions) -> Record:
 
 
 def _keep(record: Record, trainer: Trainer, options: RunOptions) -> None:
-    """Write what stays of a run; checkpoints do not, unless it diverged."""
+    """Write what is kept of a run; its checkpoints only if it diverged."""
     if options.keep_weights:
         with replacing(trainer.folder / "weights.pt") as file:
             torch.save(trainer.model.state_dict(), file)
     record.write(options.record_path)
     if record.status == "finished":
-        trainer.store.clear()
-
-
-class BestWeights(Observer):
-    """Keeps the weights of the evaluation with the best score.
-
-    Args:
-        model: The network that is trained.
-        path: Where its weights go.
-    """
-
-    def __init__(self, model: nn.Module, path: Path) -> None:
-        self._model = model
-        self._path = path
-        self._best = -math.inf
-
-    def on_start(self, run: RunInfo) -> None:
-        self._best = max((point.score for point in run.curve if point.score is not None), default=-math.inf)
-
-    def on_epoch(self, point: CurvePoint) -> None:
-        if point.score is not None and point.score > self._best:
-            self._best = point.score
-            with replacing(self._path) as file:
-                torch.save(self._model.state_dict(), file)
-
-
-def _flatness(trainer: Trainer, options: RunOptions) -> Flatness | None:
-    """Measured by the first rank alone, where it is wanted."""
-    if options.sharpness_rho is None or not trainer.team.is_first:
-        return None
-    return trainer.task.flatness(trainer.model, options.source(trainer.device), options.sharpness_rho)
+        trainer.checkpoints.clear()
 
 
 @contextlib.contextmanager

@@ -1,17 +1,16 @@
 """How flat a run ends: the largest eigenvalues of the Hessian, its trace, and m-sharpness.
 
-L is the loss that was trained (label smoothing and flipped labels included, weight decay not), on N training samples
-without augmentation: the same for every method with the same seed. Float32, batch-norm in inference mode.
+L is the training loss with label smoothing and flipped labels, without weight decay, on N training samples without
+augmentation; these are the same for every method with the same seed. Float32, batch-norm in inference mode.
 
     eigenvalues   the largest of H = d2 L / d theta2, by implicitly restarted Lanczos (ARPACK)
     trace         tr H by Hutch++ (Meyer et al., arXiv 2010.09649), from curvlinops
-    m-sharpness   mean over the minibatches B of m samples of L_B(theta + rho g / |g|) - L_B(theta), g = grad L_B: what
-                  SAM's own, Euclidean, perturbation adds to the loss (Foret et al., arXiv 2010.01412, section 4.1)
+    m-sharpness   mean over minibatches B of m samples of L_B(theta + rho g / |g|) - L_B(theta), g = grad L_B: the rise
+                  of the loss by SAM's Euclidean perturbation (Foret et al., arXiv 2010.01412, section 4.1)
 
-m is the protocol's batch size and rho its SAM's radius, so that all methods of a table are measured alike. N is the
-most whole minibatches that fit into ``SAMPLES``, one at least. Products H v are two backward passes
-(``HessianCurvature``): curvlinops' own Hessian is forward over reverse, which torch 2.13 batches wrongly for layer
-norm.
+m is the protocol's batch size and rho the radius of its SAM, so all methods of a table are measured alike. N is the
+largest multiple of m up to ``SAMPLES``, at least m. Products H v take two backward passes (``HessianCurvature``):
+curvlinops' own Hessian is forward over reverse, which torch 2.13 batches wrongly for layer norm.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ SAMPLES = 1024
 EIGENVALUES = 5
 TOLERANCE = 1e-3  # relative, of an eigenvalue
 TRACE_PRODUCTS = 30  # Hessian-vector products of Hutch++
-SEED = 0  # of Lanczos' start and of Hutch++'s vectors
+SEED = 0  # of the start of Lanczos and of the vectors of Hutch++
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Flatness:
-    """Sharpness of a trained model, which stays as it is.
+    """Flatness of a trained model, which is not changed.
 
     Args:
         model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
@@ -80,7 +79,7 @@ def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: f
 
 
 class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinops is not typed
-    """H of the mean loss over minibatches of one size, for curvlinops and SciPy."""
+    """H of the mean loss over minibatches of equal size, for curvlinops and SciPy."""
 
     SELF_ADJOINT = True
 
@@ -103,7 +102,7 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
         return next(iter(self._parameters.values())).dtype
 
     def _matmat(self, columns: list[Tensor]) -> list[Tensor]:
-        """H V, for V and H V as one tensor ``[*parameter's shape, K]`` a parameter."""
+        """H V, where V and H V have one tensor ``[*shape, K]`` a parameter."""
         products = [torch.zeros_like(column) for column in columns]
         for inputs, targets in self._batches:
             curvature = HessianCurvature(self._model, inputs, targets, self._loss_fn)
@@ -115,7 +114,7 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
 
 
 def top_eigenvalues(hessian: TrainingHessian) -> list[float]:
-    """The ``EIGENVALUES`` largest, largest first; those that converged."""
+    """The ``EIGENVALUES`` largest in descending order, as far as they converged."""
     operator = hessian.to_scipy()
     start = np.random.default_rng(SEED).standard_normal(operator.shape[0]).astype(operator.dtype)
     try:
@@ -127,9 +126,9 @@ def top_eigenvalues(hessian: TrainingHessian) -> list[float]:
 
 
 def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: float) -> float:
-    """Mean rise of a minibatch's loss at distance rho up its own gradient; exactly 0 at rho = 0.
+    """Mean rise of a minibatch's loss at distance rho along its own gradient; exactly 0 at rho = 0.
 
-    Both losses are evaluated with gradients enabled. Without them attention takes an inference kernel, which rounds
+    Both losses are evaluated with gradients enabled: without them attention uses an inference kernel that rounds
     differently.
     """
     rises = []

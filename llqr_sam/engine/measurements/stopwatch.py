@@ -1,12 +1,13 @@
 """Wall time of a run, split by what it was spent on.
 
-On the CPU a part is timed by the clock. On a GPU the clock would only see kernels being queued, so a part is a pair
-of CUDA events in the stream; their distance is read later, at a moment when the run waits for the device anyway.
+On the CPU a part is timed by the clock. On a GPU the clock would time only the queueing of kernels, so a part is a pair
+of CUDA events in the stream. The time between them is read later, when the run waits for the device anyway.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,12 +24,15 @@ class Stopwatch:
 
     Args:
         device: Where the timed work runs.
+
+    Attributes:
+        started: When it was made; ISO 8601, UTC.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._device = device
-        self._started = time.perf_counter()
+        self._begun = time.perf_counter()
         self._before = 0.0  # total of the interrupted runs that this one continues
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
@@ -37,7 +41,7 @@ class Stopwatch:
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Add the time of the block to ``part``, one of ``PARTS``."""
-        if self._cuda:
+        if self._device.type == "cuda":
             start = self._mark()
             yield
             self._pending.append((part, start, self._mark()))
@@ -47,7 +51,7 @@ class Stopwatch:
             self._parts[part] += time.perf_counter() - begun
 
     def settle(self) -> None:
-        """Read the pending events. Waits for the device: call it where the run does so anyway."""
+        """Read the pending events. This waits for the device."""
         if not self._pending:
             return
         self._pending[-1][2].synchronize()
@@ -58,8 +62,8 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since the run started, over resumes, without waiting for the device."""
-        return self._before + time.perf_counter() - self._started
+        """Seconds since the run started, over resumes; does not wait for the device."""
+        return self._before + time.perf_counter() - self._begun
 
     def seconds(self) -> Seconds:
         """All parts and the total."""
@@ -67,7 +71,7 @@ class Stopwatch:
         return Seconds(**self._parts, total=self.total)
 
     def resume(self, earlier: Seconds) -> None:
-        """Add what the run had already spent when it was interrupted."""
+        """Add the time that the run had spent when it was interrupted."""
         parts = asdict(earlier)
         self._before += parts.pop("total")
         for part, seconds in parts.items():

@@ -1,4 +1,4 @@
-"""How fast a run trained, and what share of the device's arithmetic that is."""
+"""How fast a run trained, and which share of the device's peak arithmetic that is."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llqr_sam.engine.records.record import Record
 
-# Dense bfloat16 matrix arithmetic, FLOP/s, from NVIDIA's data sheets; the first name that is part of a device's counts.
+# Dense bfloat16 matrix arithmetic in FLOP/s, from NVIDIA's data sheets. The first name contained in a device's is used.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
 
 
 def peak(device: str) -> float | None:
-    """Dense bfloat16 FLOP/s of the device of that name; ``None`` where it is not known."""
+    """Dense bfloat16 FLOP/s of the device of that name; ``None`` if unknown."""
     return next((flops for name, flops in PEAKS.items() if name in device), None)
 
 
@@ -28,14 +28,14 @@ class Cost:
 
 
 def cost(model: nn.Module, shape: tuple[int, int, int]) -> Cost:
-    """Operations of matrix products and convolutions of a network; nothing is computed.
+    """Count the operations of a network's matrix products and convolutions, without computing anything.
 
     Args:
-        model: The network, which ends up on the meta device.
+        model: The network; it is moved to the meta device.
         shape: Channels, height and width of an image.
     """
     model = model.to("meta").train()
-    images = torch.empty(2, *shape, device="meta")  # batch-norm wants two
+    images = torch.empty(2, *shape, device="meta")  # batch-norm needs two
     with FlopCounterMode(display=False) as forward:
         outputs = model(images)
     with FlopCounterMode(display=False) as backward:
@@ -45,12 +45,12 @@ def cost(model: nn.Module, shape: tuple[int, int, int]) -> Cost:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a run reached from its first evaluation on, the time of the others included; what comes before warms up.
+    """Speed of a run after its first evaluation, up to which it warms up; later evaluations are included in the time.
 
     Attributes:
         images: Training images a second.
-        flops: Operations a second of the training passes alone, evaluation and refreshes of U left out.
-        share: Of the peak of the devices that trained it; ``None`` where that is not known.
+        flops: Operations a second of the training passes, without those of evaluations and refreshes of U.
+        share: Share of the peak of its devices; ``None`` if that is unknown.
     """
 
     images: float
@@ -59,18 +59,18 @@ class Throughput:
 
 
 def throughput(record: Record, cost: Cost) -> Throughput:
-    """Reads a record.
+    """Speed of the run of a record.
 
     Args:
-        record: Of two evaluations at least.
-        cost: Of its network.
+        record: The record, with at least two evaluations.
+        cost: Operations of its network.
 
     Raises:
-        ValueError: fewer evaluations.
+        ValueError: fewer than two evaluations.
     """
     curve = record.metrics.curve
     if len(curve) < 2:
-        raise ValueError("a throughput needs two evaluations at least: what comes before the first warms up.")
+        raise ValueError("a throughput needs at least two evaluations: the run warms up before the first.")
     seconds = curve[-1].seconds - curve[0].seconds
     images = (curve[-1].step - curve[0].step) * record.config["protocol"]["batch_size"]
     passes = 2 if record.config["optim"].get("rho") else 1

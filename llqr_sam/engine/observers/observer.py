@@ -1,4 +1,4 @@
-"""Who may watch a run: what the trainer tells, and when."""
+"""What the trainer tells the observers of a run, and when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llqr_sam.engine.records.record import CurvePoint, Record, RefreshPoint
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run about to train or to continue."""
+    """A run that is about to train or to continue."""
 
     run_id: str
     config: dict[str, Any]  # RunSettings.as_dict()
@@ -22,8 +22,8 @@ class RunInfo:
     epochs: int
     steps_per_epoch: int
     first_step: int  # 0, or where the run continues
-    curve: tuple[CurvePoint, ...]  # evaluations before
-    refreshes: tuple[RefreshPoint, ...]  # and what U was refreshed with
+    curve: tuple[CurvePoint, ...]  # earlier evaluations
+    refreshes: tuple[RefreshPoint, ...]  # earlier refreshes of U
     folder: Path  # of this run in the workspace
     request_stop: Callable[[], None]  # ends the run after the current step, with a checkpoint
     devices: int = 1  # that train it together
@@ -33,30 +33,37 @@ class RunInfo:
         """Optimizer steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def best_score(self) -> float | None:
+        """Best score of the earlier evaluations; ``None`` if none has one."""
+        return max((point.score for point in self.curve if point.score is not None), default=None)
+
 
 class Observer:
-    """Does nothing; watchers override what they care for.
+    """Base class whose methods do nothing; observers override what they need.
 
-    ``close`` comes last, whatever happened; without an ``on_end`` before it the run was interrupted or has failed.
+    ``close`` is always called last. Without an ``on_end`` before it the run was interrupted or failed.
     """
 
     def on_start(self, run: RunInfo) -> None:
         """Training begins."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """``step`` steps are finished; ``loss`` is the epoch's mean so far, as last read from the device (or NaN).
+        """``step`` steps are finished. Called after every step, so it must take microseconds.
 
-        Called every step: it must cost microseconds.
+        Args:
+            step: Finished optimizer steps.
+            loss: Mean since the last evaluation, as last read from the device; NaN before the first reading.
         """
 
     def on_refresh(self, point: RefreshPoint) -> None:
         """U has been refreshed."""
 
     def on_epoch(self, point: CurvePoint) -> None:
-        """The network has been evaluated: after each epoch, or as often as ``protocol.evaluate_every`` says."""
+        """The network has been evaluated, after an epoch or as ``protocol.evaluate_every`` says."""
 
     def on_save(self) -> None:
-        """A checkpoint, or what stays of the run, is about to be written; an exception ends the run without it."""
+        """A checkpoint or the record is about to be written; an exception ends the run without it."""
 
     def on_end(self, record: Record) -> None:
         """The run is over and its record is written."""

@@ -1,18 +1,17 @@
 """The numbers of a run in Weights & Biases, live.
 
-The record is the truth and this is a convenience: offline unless told otherwise, and a failure of any kind ends the
-logging with one warning, never the run; a server that does not answer costs ``PATIENCE`` at the start and at the end.
+This is a convenience beside the record: it works offline by default, and any failure ends the logging with one warning,
+never the run. A server that does not answer costs ``PATIENCE`` at the start and at the end.
 
-A row is an evaluation or a refresh. A run is the same whenever it is trained, so row k is row k in every attempt at it.
-One that continues therefore tells its rows from the first on: the offline files of each attempt are whole, and online
-those that the server has are passed over. Either way a run that was preempted shows one curve, without gaps or
-repetitions.
+A row is an evaluation or a refresh. Row k is the same in every attempt at a run, since training is deterministic. A
+resumed run therefore logs its rows from the first on: the offline files of each attempt are complete, and online the
+rows that the server already has are skipped. So a preempted run shows one curve, without gaps or repetitions.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -22,21 +21,21 @@ from llqr_sam.engine.records.record import CurvePoint, Record, RefreshPoint
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds for a server to answer, and for what is left to reach it when the run ends
+PATIENCE = 60.0  # seconds to wait for the server at the start, and for the upload at the end
 
 
 class WandbLogger(Observer):
     """Logs evaluations, refreshes and the summary of one run.
 
     Args:
-        project: Project the run is filed under.
+        project: Name of the project.
         mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads; ``online`` needs an account.
         folder: Where the files go; by default the run's folder in the workspace.
-        group: What the run is one of: the cell of a table.
-        job_type: What it does: the method.
-        tags: Further words to find it by.
+        group: The cell of a table.
+        job_type: The method.
+        tags: Further words to find the run by.
 
-    The W&B run has the record's run id, so a run that is continued continues there too.
+    The W&B run has the record's run id, so a resumed run continues there, too.
     """
 
     def __init__(
@@ -52,12 +51,14 @@ class WandbLogger(Observer):
         self._arguments = {"project": project, "mode": mode, "group": group, "job_type": job_type, "tags": list(tags)}
         self._folder = folder
         self._run: Any = None
-        self._rows = 0  # told so far
-        self._known = 0  # of them, those that the server had at the start
+        self._rows = 0  # logged or skipped so far
+        self._known = 0  # rows that the server had at the start
 
     def on_start(self, run: RunInfo) -> None:
         self._guard(lambda: self._open(run))
-        for point in _in_order(run.curve, run.refreshes):
+        # In the order of their logging: an evaluation comes before the refresh that follows its last step.
+        points: list[CurvePoint | RefreshPoint] = [*run.curve, *run.refreshes]
+        for point in sorted(points, key=lambda point: (point.step, _kind(point) == "refresh")):
             self._log(point)
 
     def on_refresh(self, point: RefreshPoint) -> None:
@@ -109,16 +110,16 @@ class WandbLogger(Observer):
 
 
 def open_run(folder: Path, **arguments: Any) -> Any:
-    """A W&B run whose files go to ``folder/wandb``, with an end to all waiting.
+    """A W&B run whose files go to ``folder/wandb`` and that never waits longer than ``PATIENCE``.
 
     Args:
         folder: Made if missing.
-        arguments: Of ``wandb.init``.
+        arguments: Passed to ``wandb.init``.
 
     Raises:
-        Exception: whatever W&B raises, for instance where it is not installed or its server does not answer.
+        Exception: whatever W&B raises, for instance if it is not installed or its server does not answer.
     """
-    import wandb  # a second to import, and not needed without this logger
+    import wandb  # takes a second, and is needed here alone
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(
@@ -131,13 +132,8 @@ def open_run(folder: Path, **arguments: Any) -> Any:
         finish_timeout=PATIENCE,
         finish_timeout_raises=True,
     )
-    # create_new: never somebody else's run, nor one of ours that failed
+    # create_new: never continue a run that is open in this process, such as one of ours that failed
     return wandb.init(dir=str(folder), resume="allow", reinit="create_new", settings=settings, **arguments)
-
-
-def _in_order(curve: Iterable[CurvePoint], refreshes: Iterable[RefreshPoint]) -> list[CurvePoint | RefreshPoint]:
-    """As they happened: an evaluation comes before the refresh that its last step makes due."""
-    return sorted([*curve, *refreshes], key=lambda point: (point.step, _kind(point) == "refresh"))
 
 
 def _kind(point: CurvePoint | RefreshPoint) -> str:

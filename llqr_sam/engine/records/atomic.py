@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are either complete or absent: written beside their place, flushed to disk, then renamed into it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = ".tmp"  # suffix of a file that is not finished
+TEMPORARY = ".tmp"  # suffix of an unfinished file
 
 
 def replacing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a temporary file in ``path``'s folder that takes ``path``'s place when the block ends.
+    """Open a temporary file that replaces ``path`` when the block ends.
 
     Args:
-        path: File to create or replace. Missing folders above it are made.
+        path: File to create or replace. Missing parent folders are made.
 
-    If the block raises, ``path`` is as it was and the temporary file is gone; if the machine stops, ``path`` is as it
-    was and a ``*.tmp`` file is left behind.
+    If the block raises, ``path`` is unchanged and the temporary file is removed; if the machine stops, ``path`` is
+    unchanged and a ``*.tmp`` file is left behind.
     """
     return _placing(path, os.replace)
 
 
 def creating(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Like ``replacing``, but never in the place of another file.
+    """Like ``replacing``, but never replaces another file.
 
     Raises:
-        FileExistsError: when the block ends, if ``path`` is taken by then.
+        FileExistsError: when the block ends, if ``path`` exists by then.
     """
     return _placing(path, _place_new)
 
@@ -52,13 +52,13 @@ def _place_new(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError:
         raise
-    except OSError:  # no hard links on this file system: take the name first, for a moment with nothing in it
+    except OSError:  # a file system without hard links: reserve the name with an empty file first
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         os.replace(temporary, path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable, where the file system can (some network ones cannot)."""
+    """Make the names in ``folder`` durable, where the file system can (some network file systems cannot)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

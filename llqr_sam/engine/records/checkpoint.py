@@ -1,7 +1,7 @@
-"""Checkpoints of one run: written whole, verified before use, two kept.
+"""Checkpoints of one run: written completely, verified before use, two kept.
 
 A checkpoint is ``step_<step>.pt`` with its SHA-256 in ``step_<step>.pt.sha256``. Loading runs no code from the file
-(``weights_only=True``), so a state holds tensors, numbers, strings, lists and dictionaries only.
+(``weights_only=True``), so a state holds only tensors, numbers, strings, lists and dictionaries.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from llqr_sam.engine.records.atomic import TEMPORARY, replacing
 logger = logging.getLogger(__name__)
 
 DIGEST = ".sha256"
-BLOCK = 1 << 20  # bytes read at a time
 
-# Not about a file's content, and perhaps over the next time: an I/O error, or a want of memory, which is a RuntimeError
-# where it is torch's. Garbage raises almost anything else.
+# Errors of I/O or of memory (torch's is a RuntimeError): they say nothing of the file and may not come again. Damaged
+# content raises almost anything else.
 PASSING = (OSError, MemoryError, RuntimeError)
 
 
@@ -39,15 +38,13 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write ``state`` as the checkpoint of ``step``; keep it and what is newest before it, ``keep`` in all.
+        """Write ``state`` as the checkpoint of ``step``; keep it and the ``keep - 1`` before it.
 
-        One of a later step goes: the run has passed it over and is not that far.
-
-        The digest gets its name before the checkpoint does: whatever moment the machine stops at, no checkpoint
-        stands without one.
+        Checkpoints of later steps are removed: the run continued from an earlier one. The digest is renamed into its
+        place before the checkpoint is, so no checkpoint is ever without one.
 
         Raises:
-            OSError: the disk does not take it; the older checkpoints stand.
+            OSError: the disk does not take it; the older checkpoints are kept.
         """
         path = self.folder / f"step_{step:09d}.pt"
         with replacing(path) as file:
@@ -55,26 +52,27 @@ class CheckpointStore:
             try:
                 torch.save(state, cast("BinaryIO", hashing))
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # which torch's writer hides behind one of its own
+                if isinstance(error.__context__, OSError):  # torch's writer hides it behind its own error
                     raise error.__context__ from None
                 raise
             with replacing(_digest_path(path)) as digest_file:
                 digest_file.write(f"{hashing.digest.hexdigest()}  {path.name}\n".encode())
-        self._prune(path)
+        kept = [other for other in self._paths() if other <= path][-self.keep :]
+        self._remove_all_but({*kept, *map(_digest_path, kept)})
         return path
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and state of the newest checkpoint that is intact, on the CPU; ``None`` if there is none.
+        """Step and state of the newest intact checkpoint, on the CPU; ``None`` if there is none.
 
-        A damaged one is named in a warning and passed over.
+        A damaged checkpoint is named in a warning and passed over.
 
         Raises:
-            OSError, MemoryError, RuntimeError: one cannot be read or held now, damaged or not.
+            OSError, MemoryError, RuntimeError: a checkpoint cannot be read or held at the moment, damaged or not.
         """
         for path in reversed(self._paths()):
             try:
                 return int(path.stem.removeprefix("step_")), _load(path)
-            except PASSING:  # no checkpoint is given up for it
+            except PASSING:  # no reason to fall back to an older checkpoint
                 raise
             except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -83,29 +81,22 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Remove every checkpoint, and the folder if nothing else is in it."""
-        if not self.folder.is_dir():
-            return
-        for path in self._files():
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something that is not ours is in there
+        self._remove_all_but(set())
+        with contextlib.suppress(OSError):  # it does not exist, or holds other files
             self.folder.rmdir()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
 
-    def _files(self) -> list[Path]:
-        """Checkpoints, digests, and what interrupted writes left behind."""
-        patterns = ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}")
-        return [path for pattern in patterns for path in self.folder.glob(pattern)]
-
-    def _prune(self, saved: Path) -> None:
-        kept = [path for path in self._paths() if path <= saved][-self.keep :]
-        for path in set(self._files()) - {*kept, *map(_digest_path, kept)}:
-            path.unlink(missing_ok=True)
+    def _remove_all_but(self, kept: set[Path]) -> None:
+        """Remove checkpoints, digests and the temporary files of interrupted writes."""
+        for pattern in ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}"):
+            for path in set(self.folder.glob(pattern)) - kept:
+                path.unlink(missing_ok=True)
 
 
 class _HashingFile:
-    """Passes writes on and hashes them, so that the digest is of what was meant, not of what the disk gives back."""
+    """Hashes what is written, so that the digest is of the intended bytes, not of what the disk returns."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -128,11 +119,9 @@ def _load(path: Path) -> dict[str, Any]:
         expected = _digest_path(path).read_text().split()
     except FileNotFoundError:
         raise ValueError("its SHA-256 is lost") from None
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    if expected[:1] != [digest.hexdigest()]:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected[:1] != [digest]:
         raise ValueError(f"its SHA-256 is not the one in {_digest_path(path).name}")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):

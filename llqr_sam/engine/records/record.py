@@ -1,8 +1,7 @@
-"""The run record: all that a table is made from, one JSON file a run.
+"""The run record: everything that a table is made from, one JSON file a run.
 
-A record is written once, at the end of a run, never half and never over another (``atomic.py``). Equal runs give equal
-bytes but for times. A number that is not finite is ``null``, and a key that has a default is left out
-where it has that value; a record that does not fit the dataclasses below, key by key and type by type, is refused.
+A record is written once, at the end of a run, completely and never over another (``atomic.py``). Equal runs give equal
+bytes except for times. ``typed_json.py`` has the format; a file that does not fit the dataclasses below is refused.
 """
 
 from __future__ import annotations
@@ -25,47 +24,52 @@ def epoch_words(epoch: float) -> str:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Test top-1 in percent and the epochs after which it was reached (``None`` and 0: there was no evaluation)."""
+    """Test top-1 in percent and the epoch after which it was reached; ``None`` and 0 without an evaluation."""
 
     top1: float | None
-    epoch: int | float  # whole where an epoch was
-    bleu: float | None = None  # translation: at that epoch
+    epoch: int | float  # int for a whole number
+    bleu: float | None = None  # translation only
 
     @property
     def score(self) -> float | None:
-        """What runs are compared by: BLEU for translation, else top-1."""
+        """What runs are compared by: BLEU in translation, else top-1."""
         return self.top1 if self.bleu is None else self.bleu
+
+    @property
+    def unit(self) -> str:
+        """Unit of the score."""
+        return "%" if self.bleu is None else "BLEU"
 
     @property
     def words(self) -> str:
         """The score with its unit: ``81.82 %``, ``34.24 BLEU``."""
-        return f"{self.score:.2f} {'%' if self.bleu is None else 'BLEU'}"
+        return f"{self.score:.2f} {self.unit}"
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One evaluation; in translation on the validation pairs, and per token where others count samples."""
+    """One evaluation; in translation on the validation pairs, per token instead of per sample."""
 
-    epoch: int | float  # finished epochs: step / steps per epoch, a whole number where one is
+    epoch: int | float  # step / steps per epoch; int for a whole number
     step: int  # finished optimizer steps
     lr: float  # learning rate of the last step
-    train_loss: float | None  # mean over the minibatches since the evaluation before, at theta
+    train_loss: float | None  # mean over the minibatches since the last evaluation, at theta
     test_loss: float | None  # mean cross-entropy over the test samples
     top1: float  # percent
     seconds: float  # since the start of the run, over resumes
     perplexity: float | None = None  # translation: exp(test_loss)
     token_error: float | None = None  # translation: percent of tokens, 100 - top1
-    bleu: float | None = None  # translation: fairseq's, of tokenised text; where the schedule asks for it
+    bleu: float | None = None  # translation: fairseq's, of tokenised text; every protocol.bleu_every evaluations
     sacrebleu: float | None = None  # translation: of detokenised text
 
     @property
     def score(self) -> float | None:
-        """What evaluations are compared by: BLEU for translation (``None``: not scored), else top-1."""
+        """What evaluations are compared by: BLEU in translation (``None``: not scored), else top-1."""
         return self.top1 if self.perplexity is None else self.bleu
 
     @property
     def unit(self) -> str:
-        """Of the score."""
+        """Unit of the score."""
         return "%" if self.perplexity is None else "BLEU"
 
     @property
@@ -76,7 +80,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How translations were scored, and what copying the source scores."""
+    """How translations were scored, and the scores of the source copied as its own translation."""
 
     sacrebleu_signature: str
     copy_bleu: float
@@ -91,11 +95,11 @@ class Metrics:
     last: Accuracy
     curve: list[CurvePoint]
     scoring: Scoring | None = None  # translation
-    best_of: int | None = None  # evaluations with a score; None in records of before: ``scored`` counts
+    best_of: int | None = None  # evaluations with a score; None in older records, where ``scored`` counts them
 
     @classmethod
     def from_curve(cls, curve: list[CurvePoint], scoring: Scoring | None = None) -> Metrics:
-        """Best is the first evaluation that reaches the maximum, last the last one that was scored."""
+        """Best is the first evaluation that reaches the maximum, last the last one with a score."""
         scored = [point for point in curve if point.score is not None]
         if not scored:
             return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=list(curve), scoring=scoring, best_of=0)
@@ -104,7 +108,7 @@ class Metrics:
 
     @property
     def scored(self) -> int:
-        """Evaluations that the best is the best of."""
+        """Number of evaluations that the best was chosen from."""
         return sum(point.score is not None for point in self.curve)
 
 
@@ -116,27 +120,27 @@ class RefreshPoint:
     objective_before: float | None  # J(U)
     objective_after: float | None
     relative_change: float | None  # |U g - g| / |g|
-    fallbacks: int  # perturbations since the last refresh that fell back to the Euclidean norm
+    fallbacks: int  # perturbations since the last refresh that used the Euclidean norm
     seconds: float
-    unreplayed: str | None = None  # why its products came from no replayed trace, and cost about twice as much
+    unreplayed: str | None = None  # why no trace could be replayed; products then cost twice as much
 
 
 @dataclass(frozen=True)
 class Flatness:
-    """How flat the training loss is at the end (llqr_sam.engine.measurements.flatness has the definitions)."""
+    """How flat the training loss is at the end (definitions: llqr_sam.engine.measurements.flatness)."""
 
-    eigenvalues: list[float]  # of the Hessian, the largest, largest first
+    eigenvalues: list[float]  # largest of the Hessian, in descending order
     trace: float | None  # of the Hessian
     m_sharpness: float | None
     rho: float  # of m-sharpness
     m: int  # samples in its minibatches
-    samples: int  # training samples that all of it is measured on
+    samples: int  # training samples used
     seconds: float
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Wall time of a run by part; what the parts leave of the total is updates, checkpoints and start-up."""
+    """Wall time of a run by part; the rest of the total is updates, checkpoints and start-up."""
 
     data: float
     first_pass: float
@@ -148,7 +152,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Record:
-    """One run, ended."""
+    """One run that has ended."""
 
     schema: int
     run_id: str
@@ -166,25 +170,25 @@ class Record:
     seconds: Seconds
     started: str  # ISO 8601, UTC
     resumes: int
-    sharpness: Flatness | None = None  # where it was asked for
-    devices: int = 1  # that trained it together, at its end
-    data_sha256: str | None = None  # of all samples (of ImageNet's names): what the run was trained and tested on
-    samples: Samples | None = None  # how many those are; translation: pairs, the validation's; None in older records
+    sharpness: Flatness | None = None  # with sharpness=true
+    devices: int = 1  # that trained it together, at the end
+    data_sha256: str | None = None  # of all samples, or of their names (ImageNet)
+    samples: Samples | None = None  # their number (translation: pairs); None in older records
 
     @property
     def device_seconds(self) -> float:
-        """What it cost."""
+        """Wall time times devices."""
         return self.seconds.total * self.devices
 
     def to_json(self) -> str:
-        """Sorted keys, one space of indent, a newline at the end."""
+        """The file's content (``typed_json.to_json``)."""
         return to_json(self)
 
     def write(self, path: Path) -> Path:
-        """Create the file ``path``, or where that is taken the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
+        """Create the file ``path`` or, if it exists, the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
 
         Returns:
-            The file: whole, and new.
+            The new file.
         """
         free, number = path, 1
         while True:
@@ -200,10 +204,10 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """One record, as ``typed_json.read`` reads it."""
+    """One record (``typed_json.read``)."""
     return read(Record, path, SCHEMA_VERSION)
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Every ``*.json`` under ``folder``, in the order of their paths, as ``typed_json.read_all`` reads them."""
+    """Every ``*.json`` under ``folder``, in the order of their paths (``typed_json.read_all``)."""
     return read_all(Record, sorted(folder.rglob("*.json")), SCHEMA_VERSION)

@@ -1,8 +1,7 @@
-"""Translations of the validation pairs and their BLEU, by fairseq and by sacreBLEU.
+"""Beam-search translations of the validation pairs and their BLEU score, by fairseq and by sacreBLEU.
 
-Both see whole words, subwords put together. fairseq's score compares the tokenised text, as ``fairseq-generate
---remove-bpe`` does; sacreBLEU compares the text with Moses' tokenisation undone, as fairseq's ``--eval-bleu-detok
-moses`` does.
+Both compare whole words, with subwords joined. fairseq's score is of tokenised text, as in ``fairseq-generate
+--remove-bpe``; sacreBLEU's is of text whose Moses tokenisation is undone, as in ``--eval-bleu-detok moses``.
 """
 
 from __future__ import annotations
@@ -16,17 +15,21 @@ from torch import Tensor, nn
 from llqr_sam.data.bitext import LANGUAGES
 from llqr_sam.data.translation import PairBatches
 
-BEAM, LENGTH_PENALTY = 5, 1.0  # fairseq's recipe for IWSLT14, as are the lengths: at most 1.2 S + 10
-MAX_LENGTH = (1.2, 10)
-_JOINED = "subword_nmt"  # fairseq's name for taking "@@ " out
+# fairseq's recipe for IWSLT14; a translation of S source tokens has at most 1.2 S + 10.
+BEAM, LENGTH_PENALTY, MAX_LENGTH = 5, 1.0, (1.2, 10)
+_JOINED = "subword_nmt"  # fairseq's name for removing "@@ "
 
 
 class BleuScorer:
-    """BLEU against the target side of some pairs.
+    """BLEU against the target side of sentence pairs.
 
     Args:
-        pairs: The pairs.
+        pairs: fairseq's ``LanguagePairDataset``.
         dictionaries: fairseq's, of source and target.
+
+    Attributes:
+        copy: Both scores of the source as its own translation.
+        signature: sacreBLEU's description of how it scores.
     """
 
     def __init__(self, pairs: Any, dictionaries: tuple[Any, Any]) -> None:
@@ -39,12 +42,10 @@ class BleuScorer:
         self._detokenised = [self._detokenise(line) for line in self._references]
         self._sacrebleu = BLEU()
         self.copy = self.of([dictionaries[0].string(pairs.src[i], _JOINED) for i in range(len(pairs))])
-        """Both scores of the source, taken for its own translation."""
         self.signature = str(self._sacrebleu.get_signature())
-        """sacreBLEU's, of how it scores."""
 
     def translations(self, model: nn.Module, batches: PairBatches) -> list[str]:
-        """The network's translation of every pair's source by beam search, as words; in the order of the pairs."""
+        """Translate the source of every pair by beam search; words, in the order of the pairs."""
         from fairseq.sequence_generator import SequenceGenerator
 
         generator = SequenceGenerator(
@@ -65,7 +66,7 @@ class BleuScorer:
         return found
 
     def of(self, translations: Sequence[str]) -> tuple[float, float]:
-        """fairseq's BLEU and sacreBLEU, in percent, of a translation of every pair."""
+        """fairseq's and sacreBLEU's score in percent, of one translation a pair."""
         detokenised = [self._detokenise(line) for line in translations]
         sacrebleu = self._sacrebleu.corpus_score(detokenised, [self._detokenised]).score
         return self._fairseq(translations), float(sacrebleu)
@@ -74,7 +75,7 @@ class BleuScorer:
         from fairseq.data import Dictionary
         from fairseq.scoring.bleu import BleuConfig, Scorer
 
-        words = Dictionary()  # of whole words, which have no number yet
+        words = Dictionary()  # numbers whole words as they come
         scorer = Scorer(BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
         for reference, translation in zip(self._references, translations, strict=True):
             encoded: list[Tensor] = [

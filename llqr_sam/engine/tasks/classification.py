@@ -65,6 +65,16 @@ class Classification(Task[Splits]):
         """``None`` for TinyImageNet."""
         return fingerprint.fingerprint(dataset, path, root)
 
+    @classmethod
+    def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
+        """The network for the official classes and image size."""
+        if words is not None:
+            raise ValueError(f"words= has no use with arch={arch} dataset={dataset}: it is for data sets of sentences.")
+        known, side = data.info(dataset), data.info(dataset).image_size
+        with torch.device("meta"):
+            model = models.build(arch, classes=known.classes, image_size=side, channels=known.channels)
+        return model, f"{known.classes} classes, {side} x {side} images"
+
     def load(self, source: DataSource, share: Share = WHOLE) -> Splits:
         """The data set with the run's augmentation and label noise."""
         dataset, protocol = self.settings.dataset, self.settings.protocol

@@ -29,6 +29,23 @@ def task_for(dataset: str) -> type[Task[Any]]:
     raise ValueError(f"dataset={dataset} is not a data set here. Choose from: {', '.join(DATASETS)}.")
 
 
+def check_inputs(arch: str, dataset: str) -> None:
+    """Check that a network takes what a data set holds.
+
+    Raises:
+        ValueError: there is no such network or data set, or they belong to different tasks.
+    """
+    task = task_for(dataset)
+    if arch not in ARCHS:
+        raise ValueError(f"arch={arch} is not a network here. Choose from: {', '.join(ARCHS)}.")
+    if arch not in task.archs:
+        takes = next(other.inputs for other in TASKS if arch in other.archs)
+        raise ValueError(
+            f"arch={arch} takes {takes}, dataset={dataset} has {task.inputs}. "
+            f"Choose arch from: {', '.join(task.archs_for(dataset))}."
+        )
+
+
 def check(settings: RunSettings, devices: int = 1) -> None:
     """Check that the parts of a run fit together, before any data are read.
 
@@ -39,14 +56,9 @@ def check(settings: RunSettings, devices: int = 1) -> None:
     Raises:
         ValueError: they do not; the message names the key, the value and what would be right.
     """
-    dataset, arch = settings.dataset.name, settings.arch.name
+    dataset = settings.dataset.name
+    check_inputs(settings.arch.name, dataset)
     task = task_for(dataset)
-    if arch not in task.archs:
-        takes = next((other.inputs for other in TASKS if arch in other.archs), "something else")
-        fitting = ", ".join(task.archs_for(dataset))
-        raise ValueError(
-            f"arch={arch} takes {takes}, dataset={dataset} has {task.inputs}. Choose arch from: {fitting}."
-        )
     for key in task.required_keys:
         if attrgetter(key)(settings) is None:
             raise ValueError(f"{key}=null must have a value for dataset={dataset}.")

@@ -122,6 +122,20 @@ class Task(ABC, Generic[Loaded]):
             ValueError: they are not what they should be.
         """
 
+    @classmethod
+    @abstractmethod
+    def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
+        """The network on the meta device, which takes no memory, and a description of what it is built for.
+
+        Args:
+            arch: One of ``archs_for(dataset)``.
+            dataset: One of ``datasets``.
+            words: Words in the two dictionaries, for data sets that have some; None: as many as the data set's.
+
+        Raises:
+            ValueError: ``words`` has no use or is too small, or an optional package is missing.
+        """
+
     @abstractmethod
     def load(self, source: DataSource, share: Share) -> Loaded:
         """Load this process's share of the data set."""

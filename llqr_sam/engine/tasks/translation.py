@@ -1,7 +1,7 @@
 """Translation: fairseq's data, network and scores in this project's loop.
 
-Everything is per token. Padding is marked in the targets by torch's ignored index, and the loss below, the likelihood
-of LLQR's curvature (``llqr_sam.methods.curvature.likelihoods``) and the scores all leave it out.
+Everything is per token. Padding has torch's ignored index in the targets; the loss below, the likelihood of LLQR's
+curvature (``llqr_sam.methods.curvature.likelihoods``) and the scores leave it out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from llqr_sam.engine.records.record import Scoring
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
 from llqr_sam.engine.tasks.task import DataSource, Scores, Task
-from llqr_sam.fairseq_compat import HOW_TO_INSTALL, fairseq_installed
+from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq_installed
 from llqr_sam.methods.distributed import unwrapped
-from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer
+from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer, transformer_shapes
+
+DICTIONARY_WORDS = {"iwslt14": 10_000, "multi30k": 4_000}  # about the number of merges of the joint BPE
 
 
 def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -81,6 +83,16 @@ class Translation(Task[Corpus]):
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str:
         """Of the dictionaries and of the binarised sentences."""
         return corpus_fingerprint(dataset, (path or root / dataset).expanduser())
+
+    @classmethod
+    def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
+        """The network for dictionaries of so many words."""
+        source, target = words or (DICTIONARY_WORDS[dataset], DICTIONARY_WORDS[dataset])
+        try:
+            model = transformer_shapes(arch, (source, target))
+        except MissingFairseqError as error:
+            raise ValueError(f"arch={arch} cannot be counted: {error}") from None
+        return model, f"dictionaries of {source} and {target} words"
 
     def load(self, source: DataSource, share: Share = WHOLE) -> Corpus:
         """Sentence pairs and fairseq's dictionaries; a batch takes less time than a step, so no workers make it."""

@@ -26,7 +26,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug, find_device
 from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
@@ -159,7 +159,7 @@ class StepList:
         for word in shlex.split(command):
             filled += words if word == "{words}" else [word.replace("{device}", self.config.device)]
         suffix = "json" if "--json" in filled else "txt"
-        place = devices.slug(_device_name(self.config.device))
+        place = device_slug(_device_name(self.config.device))
         return Output(name, tuple(filled), self.config.paths.results / "bench" / f"{name}-{place}.{suffix}")
 
     def _of_table(self, number: str) -> Iterator[Training]:
@@ -178,8 +178,8 @@ class StepList:
 def _device_name(device: str) -> str:
     """The model of a device; the word itself where there is no such device."""
     try:
-        return devices.describe(devices.resolve(device))
-    except devices.DeviceError:
+        return device_name(find_device(device))
+    except DeviceError:
         return device
 
 

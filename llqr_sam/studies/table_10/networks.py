@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from llqr_sam.data.registry import info
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import device_name, find_device
 from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.models.registry import build
@@ -90,7 +90,7 @@ class Networks:
     def lines(self) -> Iterator[str]:
         """A line for each network."""
         first = self.networks[0]
-        yield f"on {devices.describe(self.device)}, batch {first.effort.batch}:"
+        yield f"on {device_name(self.device)}, batch {first.effort.batch}:"
         width = max(len(network.arch) for network in self.networks)
         yield from (f"{network.arch:{width}}  {network.state}" for network in self.networks)
 
@@ -128,7 +128,7 @@ def networks_here(command: Command) -> Networks:
     check_code()
     planned = plan(command)
     check_device(config, [run.settings for run in planned])
-    device = devices.resolve(config.device)
+    device = find_device(config.device)
     timing = table.require_timing()
     kind = timing.gpu if device.type == "cuda" else timing.cpu
     named = any(word.partition("=")[0] in ("arch", "table.archs") for word in command.words)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import GraphedEvaluation, Run, directly
+from llqr_sam.engine.devices.cuda_graphs import CudaGraph
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.settings.run_settings import PrecisionSettings
@@ -56,7 +56,7 @@ class Problem:
         self.forward: Callable[[Tensor], Tensor] = self.model
         if how.compile:
             self.forward = compiled(self.model, deterministic=how.deterministic)
-        self.run: Run = GraphedEvaluation(self.model, device) if how.cuda_graphs else directly
+        self.graph = CudaGraph(self.model, device) if how.cuda_graphs else None
 
     @property
     def parameters(self) -> int:
@@ -92,7 +92,7 @@ class TimedMethod:
             problem.device,
             bfloat16=how.autocast == "bfloat16",
             accumulate=how.accumulate,
-            run=problem.run,
+            graph=problem.graph,
         )
 
     def step(self) -> None:

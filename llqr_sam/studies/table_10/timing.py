@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from llqr_sam.data.streams import DatasetInfo
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import arithmetic, device_name, device_slug
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
@@ -122,9 +122,9 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
     """
     learner = _learner(runs)
     what = [learner.llqr.divergence, learner.llqr.structure] if learner and learner.llqr else []
-    content = [[run.as_dict() for run in runs], asdict(effort), devices.describe(device), torch.get_num_threads()]
+    content = [[run.as_dict() for run in runs], asdict(effort), device_name(device), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    place = devices.slug(devices.describe(device))
+    place = device_slug(device_name(device))
     return "-".join(str(part) for part in [runs[0].arch.name, place, f"b{effort.batch}", *what, digest])
 
 
@@ -139,7 +139,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
     commit, dirty = provenance.git_state()
     arch, precision, side = runs[0].arch, runs[0].precision, info.image_size
     shape, smoothing = (effort.batch, info.channels, side, side), runs[0].protocol.label_smoothing
-    with devices.arithmetic(deterministic=precision.deterministic):
+    with arithmetic(deterministic=precision.deterministic):
         torch.manual_seed(0)
         model = build(arch.name, classes=info.classes, image_size=side, channels=info.channels, width=arch.width)
         problem = Problem(model, shape, info.classes, device, precision, smoothing)
@@ -157,7 +157,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
         classes=info.classes,
         batch=effort.batch,
         precision=asdict(precision),
-        device=devices.describe(device),
+        device=device_name(device),
         threads=torch.get_num_threads(),
         git_commit=commit,
         git_dirty=dirty,

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks import registry as tasks
@@ -35,7 +35,7 @@ def check_installed(runs: Sequence[Planned]) -> None:
 def check_device(config: Config, runs: Iterable[RunSettings]) -> None:
     """Check that the devices are here, and can do what the runs' precision asks for."""
     try:
-        device = devices.of_rank(config.device, 0, config.devices)
+        device = find_device(config.device, 0, config.devices)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if device.type != "cuda" and any(run.precision.cuda_graphs for run in runs):

@@ -9,7 +9,7 @@ from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.observers.observer import Observer
-from llqr_sam.engine.observers.progress import progress
+from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record
 from llqr_sam.suite.run.faults import RankLost, explained
@@ -69,7 +69,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
             failure_path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
-            watchers = [progress(), ProgressFile(), lock]
+            watchers = [Terminal(), ProgressFile(), lock]
             if job.wandb is not None:
                 watchers.append(WandbLogger(**job.wandb))
         except LeftAlone as reason:

@@ -27,7 +27,7 @@ from types import NoneType
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch's stub does not list it
 
-from llqr_sam.engine.devices import device as devices
+from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.devices.team import joined, local_place
 from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted, StopRequest
 from llqr_sam.engine.records.record import Record, read_record
@@ -79,7 +79,7 @@ def take_part(job: Job, mistakes: Mistakes = ()) -> Record:
     Raises:
         Exception: those of ``attempt``.
     """
-    with joined(devices.of_rank(job.options.device, *local_place())) as team:
+    with joined(find_device(job.options.device, *local_place())) as team:
         return attempt(job, mistakes, team)
 
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.engine.devices import device as devices
-from llqr_sam.engine.devices.cuda_graphs import GraphedEvaluation, directly
+from llqr_sam.engine.devices import cuda_graphs
+from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices.device import random_state, set_random_state
 from llqr_sam.engine.loop.run import execute
 from tests.engine.loop.test_trainer import run_in_pieces, timeless
 
@@ -62,12 +63,12 @@ class Problem:
 
 
 @pytest.fixture
-def make_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Problem], GraphedEvaluation]:
-    """A ``GraphedEvaluation``: a real one on a GPU; on the CPU one whose graphs are stand-ins."""
+def make_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Problem], CudaGraph]:
+    """A ``CudaGraph``: a real one on a GPU; on the CPU one whose graphs are stand-ins."""
 
-    def make(problem: Problem) -> GraphedEvaluation:
+    def make(problem: Problem) -> CudaGraph:
         if problem.device == GPU:
-            return GraphedEvaluation(problem.model, GPU)
+            return CudaGraph(problem.model, GPU)
 
         class StandIn:
             def __enter__(self) -> None:
@@ -92,28 +93,25 @@ def make_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Problem], GraphedE
             def wait_stream(self, stream: object) -> None:
                 pass
 
-        random_state, set_random_state = devices.random_state, devices.set_random_state
-        monkeypatch.setattr(devices, "random_state", lambda _: random_state(CPU))
-        monkeypatch.setattr(devices, "set_random_state", lambda state, _: set_random_state(state, CPU))
+        monkeypatch.setattr(cuda_graphs, "random_state", lambda _: random_state(CPU))
+        monkeypatch.setattr(cuda_graphs, "set_random_state", lambda state, _: set_random_state(state, CPU))
         for name in ("device", "stream"):
             monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "current_stream", Stream)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
         monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream, capture_error_mode: graph)
-        return GraphedEvaluation(problem.model, GPU)
+        return CudaGraph(problem.model, GPU)
 
     return make
 
 
 @pytest.mark.parametrize("device", PLACES)
-def test_replays_are_the_plain_passes(
-    device: torch.device, make_replay: Callable[[Problem], GraphedEvaluation]
-) -> None:
+def test_replays_are_the_plain_passes(device: torch.device, make_replay: Callable[[Problem], CudaGraph]) -> None:
     """Losses, gradients, batch-norm statistics and dropout: nothing of warm-up and capture is left in them."""
     plain, replayed = Problem(device), Problem(device)
     torch.manual_seed(2)
-    expected = plain.run(directly)
+    expected = plain.run(lambda evaluate, inputs, targets: evaluate(inputs, targets))
     torch.manual_seed(2)
     found = replayed.run(make_replay(replayed))
     assert len(found) == len(expected) > 10
@@ -124,7 +122,7 @@ def test_replays_are_the_plain_passes(
 def test_another_thread_may_pin_memory_during_the_capture() -> None:
     """As a DataLoader's does, whenever it likes."""
     problem, pinned = Problem(GPU), list[Tensor]()
-    replay = GraphedEvaluation(problem.model, GPU)
+    replay = CudaGraph(problem.model, GPU)
 
     def evaluate(inputs: Tensor, targets: Tensor) -> Tensor:
         if torch.cuda.is_current_stream_capturing():
@@ -140,7 +138,7 @@ def test_another_thread_may_pin_memory_during_the_capture() -> None:
 
 @pytest.mark.parametrize("device", PLACES)
 def test_a_minibatch_of_another_shape_is_refused(
-    device: torch.device, make_replay: Callable[[Problem], GraphedEvaluation]
+    device: torch.device, make_replay: Callable[[Problem], CudaGraph]
 ) -> None:
     """One sample would broadcast over the captured minibatch."""
     problem = Problem(device)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from llqr_sam.data.streams import Share
-from llqr_sam.engine.devices.sync_batch_norm import over_ranks
-from llqr_sam.engine.devices.team import ALONE, Ranks, is_loss
+from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
+from llqr_sam.engine.devices.team import ALONE, DistributedTeam, is_loss
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.losses import Diverged, LossLog
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
@@ -35,12 +35,12 @@ def two(tmp_path_factory):
 
 
 def _team():
-    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+    return DistributedTeam(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def _network(team):
     torch.manual_seed(3)
-    return over_ranks(SmallCNN(10, width=4).double(), team, CPU)
+    return with_sync_batch_norm(SmallCNN(10, width=4).double(), team, CPU)
 
 
 def _data(team, step):
@@ -108,7 +108,7 @@ def _batch_norm(shape, momentum):
     """Two calls, one of them frozen: outputs, gradients and buffers."""
     team = _team()
     layer = (nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)(shape[1], momentum=momentum).double()
-    net = over_ranks(nn.Sequential(layer), team, CPU)
+    net = with_sync_batch_norm(nn.Sequential(layer), team, CPU)
     random = torch.Generator().manual_seed(0)
     whole = 5 + 2 * torch.randn(shape, generator=random, dtype=torch.float64)
     target = torch.randn(shape, generator=random, dtype=torch.float64)

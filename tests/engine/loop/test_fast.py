@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,17 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llqr_sam.data import pieces
-from llqr_sam.engine.devices import device as devices
-from llqr_sam.engine.devices.team import ALONE
+from llqr_sam.data.streams import TrainStream
+from llqr_sam.engine.devices.device import arithmetic
 from llqr_sam.engine.loop.losses import LossLog
-from llqr_sam.engine.loop.run import RunOptions, _prepare
+from llqr_sam.engine.loop.run import RunOptions, prepare
 from llqr_sam.engine.loop.trainer import Trainer
+from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings
 
 METHODS = ["sgdm", "adam", "sam", "f_sam", "llqr_sam"]
 STEPS = 20
+QUIET = range(9, 15)  # steps between two refreshes
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "repeat_interleave"}
 
 Make = Callable[..., Trainer]
@@ -44,29 +48,37 @@ def images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_trainer(make_settings: Any, images: Path, tmp_path: Path) -> Make:
-    """``make_trainer(method, **precision)``: a narrow ResNet-18 under the CIFAR recipe, ``STEPS`` steps an epoch."""
+    """``make_trainer(method, **changes)``: a narrow ResNet-18 under the CIFAR recipe, an epoch of ``STEPS`` steps."""
 
-    def make(method: str, device: str = "cpu", **precision: Any) -> Trainer:
-        settings = make_settings(method, batch_size=32, **precision)
+    def make(method: str, device: str = "cpu", **changes: Any) -> Trainer:
+        settings = make_settings(method, **{"batch_size": 32, "epochs": 1} | changes)
         settings = dataclasses.replace(
             settings, dataset=DatasetSettings("cifar10"), arch=ArchSettings("resnet18", width=4)
         )
         options = RunOptions(tmp_path, tmp_path / "record.json", data_path=images)
-        return _prepare(settings, options, torch.device(device), (), ALONE)
+        return prepare(settings, options, torch.device(device))
 
     return make
 
 
-def train(trainer: Trainer, first: int = 0, last: int = STEPS) -> Tensor:
-    """Losses of the steps from ``first`` to ``last``, ``[last - first]``."""
-    losses = []
-    trainer.model.train()
-    for inputs, targets in trainer._batches(0, first):
-        trainer._step(inputs, targets)
-        losses.append(trainer.minibatch.loss)
-        if trainer.progress.step == last:
-            break
-    return torch.stack(losses)
+class Losses(Observer):
+    """Collects the loss of every step, and calls ``after`` with the number of steps that are finished."""
+
+    def __init__(self, trainer: Trainer, after: Callable[[int], object] = lambda step: None) -> None:
+        self._trainer, self._after = trainer, after
+        self.losses: list[Tensor] = []
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.losses.append(self._trainer.minibatch.loss)
+        self._after(step)
+
+
+def train(trainer: Trainer, after: Callable[[int], object] = lambda step: None) -> Tensor:
+    """Losses of all steps, ``[STEPS]``."""
+    observer = Losses(trainer, after)
+    trainer.observers = [*trainer.observers, observer]
+    trainer.run()
+    return torch.stack(observer.losses)
 
 
 def distances(fast: Trainer, plain: Trainer) -> Tensor:
@@ -75,24 +87,35 @@ def distances(fast: Trainer, plain: Trainer) -> Tensor:
     The weights of both are the plain run's before each step: at this learning rate a difference in the last digit
     grows a thousandfold in ten steps, whoever makes it. Momentum, averages and U are each run's own.
     """
-    losses = []
-    fast.model.train()
-    plain.model.train()
-    for (inputs, targets), (same, _) in zip(plain._batches(0, 0), fast._batches(0, 0), strict=True):
-        assert torch.equal(inputs, same)
-        fast.model.load_state_dict(plain.model.state_dict())
-        plain._step(inputs, targets)
-        fast._step(same, targets)
-        losses.append((fast.minibatch.loss - plain.minibatch.loss).abs() / plain.minibatch.loss)
-    assert plain.progress.step == fast.progress.step == STEPS
-    return torch.stack(losses)
+    weights = [copy.deepcopy(plain.model.state_dict())]
+    expected = train(plain, lambda _: weights.append(copy.deepcopy(plain.model.state_dict())))
+    fast.model.load_state_dict(weights[0])
+    found = train(fast, lambda step: fast.model.load_state_dict(weights[step]))
+    assert len(found) == len(expected) == STEPS
+    return (found - expected).abs() / expected
+
+
+class InDouble:
+    """A training stream in float64."""
+
+    def __init__(self, stream: TrainStream) -> None:
+        self._stream = stream
+        self.steps_per_epoch, self.size = stream.steps_per_epoch, stream.size
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, Tensor]]:
+        for inputs, targets in self._stream.batches(epoch, start):
+            yield inputs.double(), targets  # type: ignore[union-attr]
+
+    def sample(self, step: int, size: int) -> tuple[Any, Tensor]:
+        inputs, targets = self._stream.sample(step, size)
+        return inputs.double(), targets  # type: ignore[union-attr]
 
 
 def double(trainer: Trainer) -> Trainer:
     """The same in float64, where twenty steps leave rounding no room to grow: updates are compared, too."""
     trainer.model.double()
-    formatted = trainer._formatted
-    trainer._formatted = lambda inputs: formatted(inputs).double()  # type: ignore[method-assign]
+    test = [(inputs.double(), targets) for inputs, targets in trainer.splits.test]  # type: ignore[attr-defined]
+    trainer.splits = dataclasses.replace(trainer.splits, train=InDouble(trainer.splits.train), test=test)  # type: ignore[type-var]
     return trainer
 
 
@@ -155,15 +178,17 @@ def test_a_step_does_not_wait_for_the_device(method: str, make_trainer: Make) ->
     """From minibatch to update, between two refreshes; losses are read once in a window."""
     trainer = make_trainer(method, fused=True, channels_last=True)
     trainer.losses = LossLog(trainer.device, window=100)
-    train(trainer, 0, 9)
-    batches = trainer._batches(0, 9)
-    inputs, targets = next(batches)  # the order of an epoch is brought over here
-    with NoWaiting():
-        for _ in range(6):
-            trainer._step(inputs, targets)
-            inputs, targets = next(batches)
-    assert trainer.progress.step == 15
-    assert torch.isfinite(trainer.minibatch.loss)
+    with contextlib.ExitStack() as stack:
+
+        def watch(step: int) -> None:
+            if step == QUIET.start:
+                stack.enter_context(NoWaiting())
+            if step == QUIET.stop:
+                stack.close()
+
+        losses = train(trainer, watch)
+    assert len(losses) == STEPS
+    assert torch.isfinite(losses).all()
 
 
 @pytest.mark.parametrize("method", ["sgdm", pytest.param("llqr_sam", marks=pytest.mark.slow)])
@@ -171,14 +196,10 @@ def test_one_graph_for_training_and_one_for_testing(
     method: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the second pass nor a refresh nor the next epoch compiles anything."""
-    counter = CompileCounterWithBackend("eager")
+    counter, graphs = CompileCounterWithBackend("eager"), []
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-    trainer = make_trainer(method, compile=True)
-    train(trainer)
-    assert counter.frame_count == 1
-    trainer._evaluate()
-    assert counter.frame_count == 2
-    trainer._stretch()
+    train(make_trainer(method, compile=True, epochs=2), lambda _: graphs.append(counter.frame_count))
+    assert graphs == [1] * STEPS + [2] * STEPS
     assert counter.frame_count == 2
 
 
@@ -188,7 +209,7 @@ def test_one_graph_for_training_and_one_for_testing(
 def test_a_gpus_fast_path_gives_the_plain_losses(method: str, compile: bool, make_trainer: Make) -> None:
     """Everything but bfloat16."""
     everything = {"channels_last": True, "fused": True, "cuda_graphs": True, "compile": compile}
-    with devices.arithmetic(deterministic=False):
+    with arithmetic(deterministic=False):
         fast = make_trainer(method, "cuda:0", **everything)
         assert distances(fast, make_trainer(method, "cuda:0")).max() < 1e-5
         if method in ("sgdm", "adam", "sam"):
@@ -201,7 +222,7 @@ def test_a_gpus_fast_path_gives_the_plain_losses(method: str, compile: bool, mak
 @pytest.mark.parametrize("method", METHODS)
 def test_replayed_graphs_change_no_bit(method: str, make_trainer: Make) -> None:
     """The same kernels in the same order."""
-    with devices.arithmetic(deterministic=True):
+    with arithmetic(deterministic=True):
         plain = train(make_trainer(method, "cuda:0", deterministic=True))
         replayed = make_trainer(method, "cuda:0", deterministic=True, cuda_graphs=True)
         assert torch.equal(train(replayed), plain)
@@ -213,14 +234,12 @@ def test_replayed_graphs_change_no_bit(method: str, make_trainer: Make) -> None:
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_cuda_sees_no_step_wait(method: str, cuda_graphs: bool, make_trainer: Make) -> None:
     trainer = make_trainer(method, "cuda:0", fused=True, channels_last=True, cuda_graphs=cuda_graphs)
-    train(trainer, 0, 9)
-    batches = trainer._batches(0, 9)
-    inputs, targets = next(batches)
-    torch.cuda.set_sync_debug_mode("error")
+
+    def watch(step: int) -> None:
+        if step in (QUIET.start, QUIET.stop):
+            torch.cuda.set_sync_debug_mode("error" if step == QUIET.start else "default")
+
     try:
-        for _ in range(6):
-            trainer._step(inputs, targets)
-            inputs, targets = next(batches)
+        assert len(train(trainer, watch)) == STEPS
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert trainer.progress.step == 15

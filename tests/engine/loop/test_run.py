@@ -153,7 +153,7 @@ class Fill(Observer):
 
 @pytest.mark.parametrize("method", ["llqr", "llqr_sam", "llqr_f_sam"])
 def test_no_memory_is_read_before_it_is_written(method: str, make_settings: Any, make_options: Any) -> None:
-    """So that none has to be filled (devices.arithmetic)."""
+    """So that none has to be filled (devices/device.py, arithmetic)."""
     settings = make_settings(method, deterministic=True)
     plain = execute(settings, make_options("plain"))
     filled = execute(settings, make_options("filled"), [Fill()])

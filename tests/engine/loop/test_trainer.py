@@ -168,9 +168,8 @@ def make_trainer(
         model,
         factory.build(settings.optim, model),
         CPU,
-        store=CheckpointStore(folder),
+        folder=folder,
         watch=Stopwatch(CPU),
-        started="2026-11-21T10:00:00+00:00",
         observers=observers,
     )
 
@@ -279,7 +278,7 @@ def test_the_learning_rate_reaches_the_base_optimizer(make_settings: Any, tmp_pa
     trainer.run()
     assert rates == [trainer.rate.at(step) for step in range(2 * trainer.steps_per_epoch)]
     assert rates[0] == 0.05
-    assert trainer.progress.curve[-1].lr == rates[-1]
+    assert trainer.state.curve[-1].lr == rates[-1]
 
 
 def test_training_learns_and_repeats_itself(make_settings: Any, make_options: Any) -> None:

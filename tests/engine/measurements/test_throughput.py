@@ -40,7 +40,7 @@ def test_the_first_epoch_is_left_out(make_settings: Any, make_options: Any) -> N
     four = throughput(dataclasses.replace(record, device="4 x NVIDIA H200", devices=4), Cost(forward=10, backward=20))
     assert four.share == pytest.approx(found.share / 4)
     single = dataclasses.replace(record, metrics=dataclasses.replace(record.metrics, curve=curve[:1]))
-    with pytest.raises(ValueError, match="two evaluations at least"):
+    with pytest.raises(ValueError, match="two evaluations"):
         throughput(single, Cost(1, 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,11 @@ def test_each_data_set_has_a_network() -> None:
 
 def test_a_run_that_does_not_fit_together_is_not_begun(make_settings: Any, make_options: Any) -> None:
     """The library's user reaches the checks of the command line, too."""
-    settings, options = make_settings(), make_options()
-    settings.arch = ArchSettings("resnet18")
+    settings, options = dataclasses.replace(make_settings(), arch=ArchSettings("resnet18")), make_options()
     with pytest.raises(ValueError, match="arch=resnet18 takes images of 32x32 or 64x64, dataset=digits has 8x8"):
         execute(settings, options)
-    settings.dataset = DatasetSettings("iwslt14")
     with pytest.raises(ValueError, match="arch=resnet18 takes images, dataset=iwslt14 has sentences"):
-        execute(settings, options)
+        execute(dataclasses.replace(settings, dataset=DatasetSettings("iwslt14")), options)
     assert not options.workspace.exists()
 
 

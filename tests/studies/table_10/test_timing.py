@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from llqr_sam.data.registry import info
-from llqr_sam.engine.devices.cuda_graphs import Evaluation
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.methods import factory
 from llqr_sam.methods.factory import Method
@@ -103,7 +103,7 @@ def test_a_compiled_network_is_the_trainers(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_pass_of_every_method_replays_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in evaluates where a ``GraphedEvaluation`` would replay; memory is the graph's, and no step's."""
+    """The stand-in evaluates where a ``CudaGraph`` would replay; memory is the graph's, and no step's."""
     made: list[nn.Module] = []
     passes = 0
 
@@ -111,12 +111,12 @@ def test_every_pass_of_every_method_replays_one_graph(monkeypatch: pytest.Monkey
         def __init__(self, model: nn.Module, device: torch.device) -> None:
             made.append(model)
 
-        def __call__(self, evaluate: Evaluation, inputs: Tensor, targets: Tensor) -> Tensor:
+        def __call__(self, evaluate: Callable[..., Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
             nonlocal passes
             passes += 1
             return evaluate(inputs, targets)
 
-    monkeypatch.setattr("llqr_sam.studies.table_10.timed_method.GraphedEvaluation", StandIn)
+    monkeypatch.setattr("llqr_sam.studies.table_10.timed_method.CudaGraph", StandIn)
     timing = time_network(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
     assert len(made) == 1
     of_one_round = 2 * sum(2 if name in ("sam", "llqr_sam") else 1 for name in METHODS)  # of two steps

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
-from llqr_sam.engine.observers.progress import REDRAW, Bar, Lines, progress
+from llqr_sam.engine.observers.terminal import REDRAW, Terminal
 from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
 
 CURVE = [CurvePoint(1, 20, 0.05, 1.5, 1.25, 60.0, 2.0), CurvePoint(2, 40, 0.02, 1.0, 1.75, 55.5, 65.0)]
@@ -55,7 +55,7 @@ def show(observer: Observer, ended: Record, **run: Any) -> None:
 
 def test_a_plain_line_an_epoch_where_nobody_is_watching() -> None:
     stream = io.StringIO()
-    show(progress(stream), record())
+    show(Terminal(Console(file=stream)), record())
     assert stream.getvalue().splitlines() == [
         "digits-run: 40 steps, 24058 parameters, a CPU",
         "epoch 1/2  loss 1.5000  test 1.2500  top-1 60.00  best 60.00  0:00:02",
@@ -67,7 +67,7 @@ def test_a_plain_line_an_epoch_where_nobody_is_watching() -> None:
 def test_a_score_of_nothing_is_one() -> None:
     """BLEU is 0 at first; and before anything was scored the best is unknown."""
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = Terminal(Console(file=stream))
     lines.on_start(run_info())
     lines.on_epoch(replace(CURVE[0], perplexity=9.0, bleu=None))
     lines.on_epoch(replace(CURVE[0], perplexity=9.0, bleu=0.0))
@@ -78,7 +78,7 @@ def test_a_score_of_nothing_is_one() -> None:
 
 def test_a_continued_run_knows_its_best() -> None:
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = Terminal(Console(file=stream))
     lines.on_start(run_info(first_step=25, curve=(CURVE[0],)))
     lines.on_epoch(CURVE[1])
     assert "continues at step 25" in stream.getvalue()
@@ -90,13 +90,13 @@ def test_a_diverged_run_says_why(terminal: bool) -> None:
     stream = io.StringIO()
     error = "the training loss is nan at step 7 [not markup]"
     ended = record(status="diverged", error=error, metrics=Metrics.from_curve([]))
-    show(Bar(Console(file=stream, force_terminal=True)) if terminal else Lines(stream), ended)
+    show(Terminal(Console(file=stream, force_terminal=terminal)), ended)
     assert f"digits-run: diverged: {error}" in stream.getvalue()
 
 
 def test_a_bar_on_a_terminal() -> None:
     stream = io.StringIO()
-    show(Bar(Console(file=stream, force_terminal=True, width=160)), record())
+    show(Terminal(Console(file=stream, force_terminal=True, width=160)), record())
     shown = stream.getvalue()
     for text in ("epoch 1/2", "step 0/40", "step 40/40", "loss 1.0000", "top-1 55.50", "best 60.00", "eta"):
         assert text in shown
@@ -104,7 +104,7 @@ def test_a_bar_on_a_terminal() -> None:
 
 def test_an_interrupted_bar_gives_the_terminal_back() -> None:
     stream = io.StringIO()
-    bar = Bar(Console(file=stream, force_terminal=True))
+    bar = Terminal(Console(file=stream, force_terminal=True))
     bar.on_start(run_info())
     bar.close()
     assert stream.getvalue().rstrip("\n").endswith("\x1b[?25h")
@@ -116,7 +116,7 @@ def test_a_step_between_two_drawings_draws_nothing(monkeypatch: pytest.MonkeyPat
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     stream = io.StringIO()
-    bar = Bar(Console(file=stream, force_terminal=True, width=160))
+    bar = Terminal(Console(file=stream, force_terminal=True, width=160))
     bar.on_start(run_info())
     bar.on_step(1, 1.0)
     drawn = stream.getvalue()
