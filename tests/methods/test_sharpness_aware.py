@@ -388,7 +388,7 @@ def test_the_norm_is_the_probes_own_unless_given(probe, norm):
     def build(net, **options):
         return SharpnessAware(sgd(net), rho=0.1, probe=probe and probe(), **options)
 
-    assert build(nn.Linear(2, 2)).norm == norm
+    assert build(nn.Linear(2, 2)).perturbation.norm == norm
     assert identical(_train(build), _train(lambda n: build(n, norm=norm)))
     if probe is not None:
         other = "metric" if norm == "euclidean" else "euclidean"

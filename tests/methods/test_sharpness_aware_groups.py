@@ -119,7 +119,7 @@ def test_a_step_without_any_gradient_moves_nothing():
 @pytest.mark.parametrize("rho", [-1.0, float("nan"), float("inf")])
 def test_a_radius_is_finite_and_not_negative(rho):
     net, x, y = NETWORKS["mlp"]()
-    message = f"rho={rho} must be >= 0 and finite"
+    message = f"rho={rho} must be >= 0"
     with pytest.raises(ValueError, match=message):
         SharpnessAware(sgd(net), rho=rho)
     with pytest.raises(ValueError, match=message):

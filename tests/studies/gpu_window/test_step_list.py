@@ -201,7 +201,7 @@ def test_an_output_longer_than_a_slice_does_not_stop_the_list(scripted, tmp_path
         return re.findall(r"^(?:Cost|Runs)", capsys.readouterr().err, re.MULTILINE)
 
     assert begun(0.005) == ["Cost"]
-    assert begun(1e-5) == ["Runs"]
+    assert begun(1e-9) == ["Runs"]
     scripted.outcomes.clear()
     assert begun(0.005)[:2] == ["Runs", "Runs"]
     assert begun(0.005) == ["Cost"], "nothing else is left"

@@ -76,7 +76,7 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     straight = attempt(job_of(tmp_path / "straight", words_in(tmp_path / "straight", *words[2:-2])))
     job = job_of(tmp_path, words)
     with monkeypatch.context() as patch:
-        patch.setattr(attempting, "progress", KillTheReader)
+        patch.setattr(attempting, "Terminal", KillTheReader)
         assert failing_launch(words, tmp_path) == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error
