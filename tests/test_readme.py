@@ -34,6 +34,7 @@ def _example(command: list[str]) -> bool:
     return command[1].startswith("examples/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [words for words in _commands("python") if not _example(words)], ids=" ".join)
 def test_python_commands_run(command, tmp_path):
     """Each as printed, planned instead of trained, on results of its own."""

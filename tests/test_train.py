@@ -39,6 +39,7 @@ def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # nothing else is left behind
 
 
+@pytest.mark.slow
 def test_status_of_a_table_and_of_all(tmp_path):
     table = train("table=7", "status=true", folder=tmp_path)
     assert table.stdout.splitlines()[-2] == "15 runs: 15 missing"
@@ -46,6 +47,7 @@ def test_status_of_a_table_and_of_all(tmp_path):
     assert (everything.returncode, everything.stdout) == (0, "no run of any table has begun\n")
 
 
+@pytest.mark.slow
 def test_status_of_the_run_that_words_name(tmp_path):
     """Where a table has begun that has no such run."""
     for run in plan_of("table=demo", "optim=sgdm"):
@@ -94,6 +96,7 @@ def test_a_mistake_is_one_line_and_status_2(words, line, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_and_the_second_time_finds_its_records(tmp_path):
     words = ("-m", "optim=sgdm", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")
     first = train(*words, folder=tmp_path)

@@ -28,6 +28,8 @@ from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, start, words_in
 from tests.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 EPOCH = 20  # steps, of digits in minibatches of 64
 
 

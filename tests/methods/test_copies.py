@@ -16,6 +16,7 @@ from tests.methods.training import METHODS, closure_of, identical, sgd
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", list(COPIES))
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_copy_of_network_and_optimizer_continues_bit_for_bit(method, how):

@@ -185,6 +185,7 @@ REFRESHES = [("mlp", structure, *how) for structure in STRUCTURES for how in DIV
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "structure", "divergence", "reduction"), REFRESHES)
 def test_refresh_is_one_process_on_the_whole_minibatch(two, kind, structure, divergence, reduction):
     case = (kind, structure, divergence, reduction, torch.float64)
@@ -195,6 +196,7 @@ def test_refresh_is_one_process_on_the_whole_minibatch(two, kind, structure, div
     assert objectives == pytest.approx(expected_objectives, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", ["ngd", "newton"])
 def test_refresh_in_single_precision(two, divergence):
     case = ("transformer", "ekfac", divergence, "mean", torch.float32)
@@ -210,6 +212,7 @@ SHARDED = [("two", "mlp", structure) for structure in STRUCTURES] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "kind", "structure"), SHARDED)
 def test_sharded_metric_is_one_process(ranks, kind, structure, request):
     """The shares are disjoint, together U; U v is whole and has the same bits on every rank."""

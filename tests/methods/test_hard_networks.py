@@ -94,6 +94,7 @@ class Checkpointed(nn.Module):
         return self.last(checkpoint(self.inner, self.first(x), use_reentrant=self.reentrant))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize(
@@ -527,6 +528,7 @@ def test_a_derivative_that_changes_while_the_values_stay(divergence):
         torch.testing.assert_close(h, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("padded", [False, True])

@@ -124,6 +124,7 @@ def test_a_step_is_few_operations_each_of_them_one_kernel(name):
     assert not watch.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [torch.contiguous_format, torch.channels_last])
 def test_u_follows_a_model_to_another_memory_format(before):
     """At the next refresh; and its products are the same in between."""

@@ -143,6 +143,7 @@ def test_first_step_is_the_authors_gradient(divergence, structure):
         _close((before[name] - factor) / 1e-3, golden[f"r1.dJ.{name}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer"])
@@ -370,6 +371,7 @@ def test_zero_gradient_leaves_the_metric_as_it_is(structure):
     assert all(eps.eq(0).all() for eps in metric.probe(zero, 0.1).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e3, 1e12])
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -206,6 +206,7 @@ def test_autocast_trains(dtype, name):
     assert all(p.dtype == torch.float32 for p in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 2])
 @pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
 @pytest.mark.parametrize("divergence", ["ngd", "newton"])

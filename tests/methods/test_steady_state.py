@@ -71,6 +71,7 @@ def test_transport_in_place_is_the_transport(structure):
     assert all(_memory(g) == memory[n] for n, g in gradients.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["diagonal", "diag_kfac", "kfac", "ekfac"])
 def test_no_step_and_no_refresh_leaves_memory_behind(structure):
     net, metric, x, y = _refreshed(structure)

@@ -35,6 +35,7 @@ def _objective(metric, state, data):
     return metric.refresh(*data, mean_loss).objective_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", get_args(Structure))
 @pytest.mark.parametrize(
     ("name", "divergence"),

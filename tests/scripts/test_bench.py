@@ -94,6 +94,7 @@ def test_rounding_is_held_against_another_minibatch(monkeypatch):
     assert 0 < max(found["tf32"], found["bfloat16"]) < found["another minibatch"] / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -51,7 +53,6 @@ def test_a_named_figure_that_cannot_take_the_words_is_a_mistake(tmp_path):
     assert done.stderr.startswith("error: precision.compile=True has no use with dataset=iwslt14")
 
 
-@pytest.mark.slow
 def test_all_figures_under_words(tmp_path):
     """As `make figures precision=fast` draws them: Figure 4 is passed over, the rest comes."""
     done = run("precision=fast", f"paths.results={tmp_path}")
@@ -61,7 +62,6 @@ def test_all_figures_under_words(tmp_path):
     assert (tmp_path / "figures" / "figure_02.png").exists()
 
 
-@pytest.mark.slow
 def test_figure_3(tmp_path):
     done = run("3", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr

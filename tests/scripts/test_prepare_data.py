@@ -14,6 +14,8 @@ from llqr_sam.data.pieces import split
 from tests.data.archives import cifar100_members, write_tar
 from tests.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/prepare_data.py"
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.data.test_bitext import write
 
+pytestmark = pytest.mark.slow
+
 
 def prepare(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPOSITORY / "scripts" / "prepare_iwslt14.py"), *words]

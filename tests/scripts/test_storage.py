@@ -18,6 +18,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_table_9(tmp_path):
     done = run(f"output={tmp_path}/table_09")
     assert done.returncode == 0, done.stderr
@@ -31,6 +32,7 @@ def test_one_arch():
     assert "| ekfac | 5427080 | 24235082 | 23.11 | 43.82 |" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -30,6 +30,7 @@ def test_it_says_how_fast_and_that_a_cpus_peak_is_not_known(tmp_path):
     assert "second_pass" in lines[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "line"),
     [

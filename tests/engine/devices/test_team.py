@@ -73,6 +73,7 @@ def _train(name, accumulate=1, shard=False, steps=10):
     return model.state_dict(), losses, method.optimizer.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shard"), [("sgdm", False), ("f_sam", False), ("llqr_sam", False), ("llqr_sam", True)]
 )

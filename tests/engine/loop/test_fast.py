@@ -26,6 +26,8 @@ from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["sgdm", "adam", "sam", "f_sam", "llqr_sam"]
 STEPS = 20
 QUIET = range(9, 15)  # steps between two refreshes
@@ -135,7 +137,6 @@ def test_runs_are_the_plain_ones_in_float64(method: str, make_trainer: Make) -> 
     torch.testing.assert_close(fast, plain, rtol=1e-9, atol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sgdm", "sam"])
 def test_compiled_runs_are_the_plain_ones(method: str, make_trainer: Make) -> None:
     everything = {"channels_last": True, "fused": True, "compile": True}

@@ -121,6 +121,7 @@ except Interrupted as interrupted:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR2])
 def test_ctrl_c_saves_and_exits(signum: signal.Signals, make_settings: Any, make_options: Any, tmp_path: Path) -> None:
     """A real process gets a real signal at some step, and leaves a checkpoint of it."""

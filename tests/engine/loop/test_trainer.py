@@ -202,6 +202,7 @@ class Watching(Observer):
         self.closed += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", ["7steps", "10steps", "2epochs", "1000steps"])
 def test_evaluations_change_nothing_but_the_curve(every: str, make_settings: Any, make_options: Any) -> None:
     """Every so many steps and at the end; each point is of the weights that a run evaluated there otherwise has."""
@@ -402,6 +403,7 @@ def watched(sees: Callable[[Tensor, Tensor], bool]) -> Iterator[list[bool]]:
         handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "sees"),
     [

@@ -66,6 +66,7 @@ def _compare(net, x, y, replay, loss_fn=mean_loss, rtol=1e-9):
     return None if replay.cache.refusal else next(reversed(replay.cache.traces.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_right_at_every_point_with_one_trace(name):
     net, x, y = NETWORKS[name]()

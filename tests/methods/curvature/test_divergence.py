@@ -12,6 +12,7 @@ from tests.methods.networks import NETWORKS, mean_loss
 DIVERGENCES = ["ngd", "newton"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

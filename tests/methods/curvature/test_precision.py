@@ -61,6 +61,7 @@ def distance(a, b):
     return float((together[0] - together[1]).norm() / together[1].norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer", "recurrent", "small_cnn", "resnet18", "vit_tiny"])
 def test_bfloat16_is_close_to_float32_and_replayed(name, divergence):

@@ -24,6 +24,7 @@ def _points(net, x, y):
     return {"outputs": point_of(net, x), "gradient": point_of(net, x, targets=y, loss_fn=mean_loss)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["outputs", "gradient"])
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_pull_is_the_transpose_of_push(name, kind):

@@ -14,6 +14,8 @@ from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def of(*words: str) -> Networks:
     chosen = ["table=10", "device=cpu", *words]

@@ -68,6 +68,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Method]:
     return methods
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["true", "false", "null"])
 def test_the_base_optimizer_is_fused_where_the_record_says_so(word: str, built: list[Method]) -> None:
     runs = with_precision(f"precision.fused={word}")

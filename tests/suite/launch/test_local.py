@@ -126,6 +126,7 @@ def test_ctrl_c_saves_every_run_and_ends(tmp_path):
     assert not jobs[2].folder.exists()
 
 
+@pytest.mark.slow
 def test_a_missing_data_set_stops_the_launch_with_one_line(tmp_path):
     words = words_in(tmp_path, "table=8", "arch=resnet18", "optim=sgdm", "table.seeds=[0,1]", "launch=local")
     launcher = start("train.py", *words, f"paths.data={tmp_path}/none")

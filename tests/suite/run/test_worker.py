@@ -20,6 +20,8 @@ from llqr_sam.suite.run.worker import Reply, SlurmRun, carry_out
 from tests.suite.jobs import REPOSITORY, jobs_of, start
 from tests.waiting import PATIENCE, wait_for
 
+pytestmark = pytest.mark.slow
+
 WORKER = [sys.executable, "-m", "llqr_sam.suite.run.worker"]
 
 

@@ -122,6 +122,7 @@ def test_a_table_does_not_train_beside_records_of_other_data(tmp_path, archives,
     assert difference.startswith(f"{sentence} ({runs[0].run_id}): ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["launch=local", "launch.workers=1"]])
 def test_an_interrupted_run_is_not_continued_on_other_data(words, tmp_path, archives):
     """One sentence with both hashes, no failure is noted, and on its own data the run goes on."""

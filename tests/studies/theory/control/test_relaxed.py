@@ -24,6 +24,7 @@ def _random_metric(net, **options):
     return metric
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("divergence", ["ngd", "newton"])
 @pytest.mark.parametrize("name", list(CHAINS))

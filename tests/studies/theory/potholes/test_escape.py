@@ -21,6 +21,7 @@ def _escaped(factor, multiples, *, sharpness=5.0, averaged=AVERAGED, metric=True
     return pothole.escaped(eta=eta, rho=RHO, steps=600, metric=metric).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [True, False])
 @pytest.mark.parametrize("factor", FACTORS)
 def test_a_run_stays_where_no_gradient_is_taken_outside(factor, metric):
@@ -29,6 +30,7 @@ def test_a_run_stays_where_no_gradient_is_taken_outside(factor, metric):
     assert escaped == [True] * 4 + [False] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", FACTORS)
 def test_the_papers_criterion_is_sufficient_and_not_necessary(factor):
     """rho lambdabar^-1/2 > r loses the run; so does up to 1 + eta mu, or 2 / (2 - eta mu), times as wide a well."""

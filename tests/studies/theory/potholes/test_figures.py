@@ -30,6 +30,7 @@ def _rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_figure_02(small, tmp_path):
     picture, numbers, cells = figure_02(tmp_path)
     assert matplotlib.image.imread(picture).shape[1] == 1625
@@ -43,6 +44,7 @@ def test_figure_02(small, tmp_path):
     assert (basin["metric"], basin["verdict"], basin["sam_ring"]) == ("basin", "LLQR+SAM only", "1.0")
 
 
+@pytest.mark.slow
 def test_figure_03(small, tmp_path):
     picture, numbers, cells = figure_03(tmp_path)
     assert matplotlib.image.imread(picture).shape[1] == 1625
