@@ -25,6 +25,7 @@ def test_dry_run_of_one_run():
     assert done.stdout.startswith("digits-small_cnn-llqr_sam-ngd-s0-")
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
     table = train("table=7", "dry_run=true", folder=tmp_path)
     assert table.stdout.endswith("15 runs: 15 missing\n")
@@ -71,6 +72,7 @@ def test_status_of_a_sweep(tmp_path):
     assert done.stdout.splitlines()[4] == "4 runs: 4 missing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "line"),
     [

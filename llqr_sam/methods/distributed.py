@@ -39,13 +39,13 @@ class Ranks:
         return own if self.group is None else _Pooled(own, self, 1.0 if summed else 1.0 / self.size)
 
     def complete(self, own: Named, like: Named) -> Named:
-        """All entries of ``like``, put together from those that each rank holds."""
+        """Returns all entries of ``like``; each rank contributes those that it holds."""
         if self.group is None:
             return own
         return self.summed({name: own[name] if name in own else torch.zeros_like(x) for name, x in like.items()})
 
     def gathered(self, own: dict[str, Item]) -> dict[str, Item]:
-        """On the first rank the entries of all, elsewhere this rank's."""
+        """Returns the entries of all ranks on the first rank, and this rank's entries elsewhere."""
         if self.group is None:
             return own
         shares: list[Any] | None = [None] * self.size if self.rank == 0 else None
@@ -74,7 +74,7 @@ class Ranks:
                 dist.broadcast(tensor, self._first, group=self.group)
 
     def summed(self, named: Named, scale: float = 1.0) -> Named:
-        """``scale`` times the sum over ranks, in one exchange, each entry in its own dtype."""
+        """Returns ``scale`` times the sum over ranks, in one exchange; each entry keeps its dtype."""
         if not named:
             return {}
         flat = torch.cat([x.reshape(-1) for x in named.values()])
@@ -83,7 +83,7 @@ class Ranks:
         return {name: piece.view(x.shape).to(x.dtype) for (name, x), piece in zip(named.items(), pieces, strict=True)}
 
     def share(self, items: Sequence[Item], size: Callable[[Item], int]) -> list[Item]:
-        """This rank's part of a list that all ranks hold alike: sizes balanced, largest first, order kept."""
+        """Returns this rank's part of a list that all ranks have: sizes are balanced, the order is kept."""
         loads = [0] * self.size
         mine = set()
         for i in sorted(range(len(items)), key=lambda i: -size(items[i])):

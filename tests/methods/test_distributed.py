@@ -105,6 +105,7 @@ def _identical(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sam", "f_sam", "llqr_sam"])
 def test_global_perturbation_is_one_process_on_the_whole_batch(two, method):
     """Both passes synchronise, so nothing tells two workers from one; every rank has the same bits."""
@@ -369,6 +370,7 @@ def test_shares_are_balanced_and_complete():
     assert [sum(size for _, size in share) for share in shares] == pytest.approx([100, 100, 100], abs=10)
 
 
+@pytest.mark.slow
 def test_perturbation_per_worker_needs_a_whole_metric():
     net = nn.Linear(2, 2)
     metric = LLQR(net, shard=True)

@@ -13,6 +13,8 @@ from llqr_sam.suite.config import command_line as words_module
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAST = ("precision=fast", "precision.deterministic=true")  # of conf/reproduction.yaml
 
@@ -22,7 +24,6 @@ def render(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_renders_the_demo_from_its_records(tmp_path):
     for run in plan_of("table=demo")[:4]:
         write_record(tmp_path, run, [70.0, 60.0])
@@ -38,7 +39,6 @@ def test_renders_the_demo_from_its_records(tmp_path):
     assert "60.00 ± 0.00 (3 of 3)" in (folder / "table.md").read_text()
 
 
-@pytest.mark.slow
 def test_the_second_time_gives_the_same_bytes(tmp_path):
     for run, top1 in zip(
         plan_of("table=demo")[:9], (70.0, 71.5, 69.0, 72.0, 70.1, 71.9, 74.0, 10.0, 73.0), strict=True

@@ -26,7 +26,7 @@ VOCABULARY_BLOCKS: dict[str, type[KernelBlock]] = {**KERNEL_BLOCKS, "kfac": Voca
 def assemble(
     model: nn.Module, structure: Structure, shards: Ranks, apply_dtype: torch.dtype | None = None
 ) -> list[Block]:
-    """This rank's blocks, all at the identity; arguments and errors as of ``LLQR``.
+    """Returns this rank's blocks, all at the identity; arguments and errors are those of ``LLQR``.
 
     Kernels of one kind and shape share a block, vectors (under "diagonal" everything) one flat block.
     """
@@ -50,7 +50,7 @@ def assemble(
 
 
 def _share(model: nn.Module, structure: Structure, shards: Ranks) -> tuple[list[Kernel], list[Vector]]:
-    """This rank's kernels and vectors, balanced by what U stores for each; "diagonal" keeps a layer together."""
+    """Returns this rank's kernels and vectors, balanced by their storage; "diagonal" keeps a layer on one rank."""
     kernels, vectors = layout(model)
     if structure != "diagonal":
         odd = [vector.name for vector in vectors if vector.fallback]
@@ -74,7 +74,7 @@ def _kind(structure: Structure, kernel: Kernel) -> type[KernelBlock]:
 
 
 def _stored(structure: Structure, held: Kernel | Vector) -> int:
-    """Scalars that U stores for one kernel or vector."""
+    """Returns how many scalars U stores for one kernel or vector."""
     if isinstance(held, Vector):
         return held.shape.numel()
     block = _kind(structure, held)([held], dtype=torch.float32, device=torch.device("meta"))

@@ -61,13 +61,13 @@ class Diagonal(Block):
         torch._foreach_copy_(list(self._in(d.dtype).values()), list(before.values()))
 
     def views(self, flat: Tensor) -> Named:
-        """``[1, P]`` -> named tensors that share its memory, each in its parameter's memory order."""
+        """Returns named views of a vector ``[1, P]``, each in its parameter's memory order."""
         pieces = torch.split(flat.squeeze(0), [shape.numel() for shape in self._shapes.values()])
         shapes = zip(pieces, self._shapes.items(), strict=True)
         return {name: x.as_strided(shape, self._strides[name]) for x, (name, shape) in shapes}
 
     def parts(self, views: Named) -> list[Tensor]:
-        """``views`` cut into the parts that are clipped."""
+        """Returns ``views``, cut into the parts that are clipped one by one."""
         cut = zip(views.values(), self._parts, strict=True)
         return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
 
@@ -98,13 +98,13 @@ class Diagonal(Block):
             self.factors["d"].clamp_min_(self.floor)
 
     def _paired(self, named: Mapping[str, Tensor]) -> tuple[list[Tensor], Named]:
-        """d and x of the entries that belong to this block, alike in order and dtype."""
+        """Returns d and x for the entries of this block, in the same order and dtype."""
         gradients = {name: named[name] for name in self._shapes if name in named}
         scales = {dtype: self._in(dtype) for dtype in {x.dtype for x in gradients.values()}}
         return [scales[x.dtype][name] for name, x in gradients.items()], gradients
 
     def _in(self, dtype: torch.dtype) -> Named:
-        """d by name in that dtype: views of it in its own, else rounded once after each change of it."""
+        """Returns d by name: views of d in its own dtype, else a copy that is rounded once after each change."""
         d = self.factors["d"]
         version, views = self._views.get(dtype, (-1, {}))
         if version < 0 or (dtype != d.dtype and version != d._version):

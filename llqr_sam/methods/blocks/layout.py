@@ -121,7 +121,7 @@ def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
 
 
 def _owner(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
-    """Path of the layer that a parameter belongs to, and which of its tensors it is or makes.
+    """Returns the path of the layer that a parameter belongs to, and the name of the layer's tensor that it makes.
 
     A parametrization keeps a weight as ``<layer>.parametrizations.weight.original``; the older hooks keep ``weight_v``
     or ``weight_orig`` beside a ``weight`` that is no parameter.
@@ -135,7 +135,7 @@ def _owner(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
 
 
 def _is_vector(name: str, parameter: Tensor, module: nn.Module, attribute: str) -> bool:
-    """Biases, the parameters of norm layers, and what is long along one axis, unless that makes it a row."""
+    """Whether it is a bias, belongs to a norm layer, or has one axis longer than 1 and is no row of an embedding."""
     shape = parameter.shape
     if len(shape) < 2 or not parameter.numel() or isinstance(module, NORMS) or attribute.startswith("bias"):
         return True
@@ -147,14 +147,14 @@ def _is_vector(name: str, parameter: Tensor, module: nn.Module, attribute: str) 
 
 
 def _is_odd(parameter: Tensor, module: nn.Module, attribute: str) -> bool:
-    """Weights that are neither a layer's matrix nor ``[1, ..., width]``, rows x width."""
+    """Whether a weight cannot be read as one matrix: a recurrent layer's, or three and more axes that are not rows."""
     if isinstance(module, _ConvNd) and attribute == "weight":
         return False
     return isinstance(module, RECURRENT) or (parameter.ndim > 2 and parameter.shape[0] != 1)
 
 
 def _rows(path: str, attribute: str, parameter: Tensor, module: nn.Module) -> tuple[int, int, bool]:
-    """Parts, n and ``input_first`` of a kernel."""
+    """Returns ``parts``, ``n`` and ``input_first`` of a kernel."""
     if isinstance(module, _ConvNd) and attribute == "weight":
         input_first = isinstance(module, _ConvTransposeNd)
         return 1, parameter.shape[1 if input_first else 0], input_first
@@ -163,13 +163,13 @@ def _rows(path: str, attribute: str, parameter: Tensor, module: nn.Module) -> tu
 
 
 def _parts(path: str, attribute: str, weight: Tensor) -> int:
-    """Three for timm's and most vision transformers' ``qkv`` and for torch's ``in_proj_weight``, else one."""
+    """Returns 3 for a fused query-key-value weight (timm's ``qkv``, torch's ``in_proj_weight``), else 1."""
     fused = f"{path}.{attribute}".endswith(("qkv.weight", "in_proj_weight"))
     return 3 if fused and weight.ndim == 2 and weight.shape[0] == 3 * weight.shape[1] else 1
 
 
 def _parts_of_bias(path: str, attribute: str, weights: Mapping[tuple[str, str], Tensor]) -> int:
-    """Those of its weight, whether or not that is trained."""
+    """Returns the number of parts of the weight that a bias goes with; the weight may be frozen."""
     if attribute == "in_proj_bias" and (path, SEPARATE[0]) in weights:
         return 3
     weight = (path, attribute.removesuffix("bias") + "weight")

@@ -1,4 +1,4 @@
-"""The parameters that a U is built for: which it can be built for, and whether a model still has them."""
+"""The parameters of a U: which ones it can be learned for, and whether the model still has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llqr_sam.methods.named import Named
 
 
 class Parameters:
-    """The trainable parameters of a model, of which there is at least one, as they are now."""
+    """The trainable parameters of a model, at least one, as they were when U was built."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -22,7 +22,7 @@ class Parameters:
 
     @property
     def names(self) -> frozenset[str]:
-        """Their names."""
+        """Returns their names."""
         return frozenset(self._shapes)
 
     def require_values(self) -> None:
@@ -31,7 +31,7 @@ class Parameters:
             raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
 
     def require_known(self, v: Named) -> None:
-        """Raises ValueError for a vector with another name or shape than theirs, or if the model was moved since."""
+        """Raises ValueError if a vector has an unknown name or shape, or if the model has been moved."""
         for name, x in v.items():
             if name not in self._shapes:
                 raise ValueError(f"LLQR holds no block for parameter {name}; it was built for another model.")
@@ -79,7 +79,7 @@ class Parameters:
 
 
 def dtype_of_factors(parameter: Tensor) -> torch.dtype:
-    """U has single precision, or double where its parameters have."""
+    """Returns float64 for float64 parameters, else float32."""
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 

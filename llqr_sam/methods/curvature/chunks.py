@@ -146,5 +146,5 @@ class ChunkedCurvature:
 
 
 def _differ(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Whether a is not b up to rounding, or not a number."""
+    """Whether a and b differ by more than rounding, or one is not a number."""
     return not bool((a - b).norm() <= tolerance * b.norm())

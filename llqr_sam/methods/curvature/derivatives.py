@@ -148,7 +148,7 @@ def _gradients(point: Point, *, create_graph: bool = False) -> list[Tensor]:
 
 
 def _one_product(point: Point) -> list[Tensor]:
-    """H v by reverse over reverse for a random v; its graph is gone when this returns."""
+    """Returns H v by reverse over reverse for a random v, and frees the graph."""
     _, push = reverse_over_reverse(point)
     return push(_direction(point))
 
@@ -158,7 +158,7 @@ def _direction(point: Point) -> Named:
 
 
 def _random_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Normal entries, each tensor of unit norm; the same at each call."""
+    """Returns normal entries, each tensor scaled to unit norm; the same entries at each call."""
     directions = []
     for i, t in enumerate(tensors):
         generator = torch.Generator(t.device).manual_seed(i)  # leaves the caller's random numbers alone

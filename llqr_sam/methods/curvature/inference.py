@@ -105,7 +105,7 @@ class _PlainCall:
 
 @contextlib.contextmanager
 def unchanged_attributes(model: nn.Module) -> Iterator[None]:
-    """On exit puts back every attribute of every module, and the contents of containers and objects among them.
+    """Restores every attribute of every module on exit, and the contents of containers and objects among them.
 
     Modules keep counters, caches and activations, alone, in containers or in objects of the user's own. Tensors among
     them belong to the graph of one call, or to a trace that is over, so neither the next call of a refresh nor the
@@ -124,7 +124,7 @@ def unchanged_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def _keep(container: Container, kept: dict[int, tuple[Container, list[Any]]], *, objects: bool = True) -> None:
-    """Notes the entries of a container and of those within it, each once, with ``objects`` also those of objects."""
+    """Records the entries of a container and of nested ones, each once; with ``objects`` also attributes of objects."""
     if id(container) in kept:
         return
     kept[id(container)] = container, _entries(container)

@@ -225,7 +225,7 @@ NAMED: dict[str, Categorical | Gaussian | Bernoulli] = {
 
 
 def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
-    """The likelihood of that name, or the object itself.
+    """Returns the likelihood of that name, or the object itself.
 
     Raises:
         ValueError: there is none of that name.
@@ -238,7 +238,7 @@ def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
 
 
 def _masked(mask: Mask | None, outputs: Tensor, targets: Any, shape: torch.Size) -> Tensor:
-    """The mask in that shape; all True where there is none."""
+    """Returns the mask in that shape; all True if there is no mask."""
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=outputs.device)
     counted = mask(outputs, targets)
@@ -258,7 +258,7 @@ def _positions(shape: torch.Size, axis: int) -> torch.Size:
 
 
 def _laid_out(tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """The tensor in that shape, where it has it or one of the two is flat; a reshape of others might mix positions."""
+    """Returns the tensor in that shape if it has it or one of the two is flat; other reshapes could mix positions."""
     flat = tensor.ndim == 1 or len(shape) == 1
     if tensor.shape == shape or (flat and tensor.numel() == shape.numel()):
         return tensor.reshape(shape)

@@ -120,7 +120,7 @@ class Point:
 
 
 class _Call(nn.Module):
-    """The network and what is made of its outputs as one module, so that both see the same parameters."""
+    """The network and a function of its outputs as one module, so that both see the same parameters."""
 
     def __init__(self, point: Point, make: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -186,5 +186,5 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 
 def _copies(tree: Any) -> Any:
-    """Copies that a call may write to."""
+    """Returns copies that a call may overwrite."""
     return mapped(Tensor.clone, tree)

@@ -215,7 +215,7 @@ def signature(point: Point) -> Signature:
 
 
 def _leaves(point: Point) -> tuple[list[Any], Any]:
-    """Everything that differs from point to point: tensors, detached, and plain values."""
+    """Returns what differs from point to point: tensors, detached, and plain values."""
     leaves, structure = tree_flatten(tuple(getattr(point, name) for name in point.varying))
     return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
 
@@ -228,7 +228,7 @@ def _keep(kept: OrderedDict[Signature, Entry], key: Signature, entry: Entry, mos
 
 
 def _require_fixed_shapes(graph: fx.Graph) -> None:
-    """Refuses operations whose results have as many entries as the data say: the trace holds that number."""
+    """Refuses operations whose output size depends on values (``nonzero``): the trace would fix that size."""
     for node in graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
             continue
@@ -242,7 +242,7 @@ def _is_mask(index: fx.Node | None) -> bool:
 
 
 def _drop_zeros(graph: fx.Graph) -> None:
-    """Removes what is made of zero tangents alone from sums, which each product would compute again."""
+    """Removes terms that come from zero tangents only: otherwise each product would compute them again."""
     zeros = {node for node in graph.nodes if node.target is aten.zeros.default}
     for node in graph.nodes:
         of_zero = node.target in _LINEAR and node.args[0] in zeros
@@ -256,13 +256,13 @@ def _drop_zeros(graph: fx.Graph) -> None:
 
 
 def _alike(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two results agree in memory layout too: views among the operations that follow depend on it."""
+    """Whether two results agree, also in memory layout, which later views depend on."""
     x, y = _value(a), _value(b)
     return bool((x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()))
 
 
 def _value(node: fx.Node) -> Any:
-    """What a node returned while it was traced, or the constant it stands for (torch 2.6 notes no value of one)."""
+    """Returns the value a node had when traced, or its constant (torch 2.6 records no value for constants)."""
     return node.meta["val"] if "val" in node.meta else getattr(node.graph.owning_module, str(node.target))
 
 
@@ -304,7 +304,7 @@ def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The tensor in the memory layout that was traced: a traced view of a parameter needs it."""
+    """Returns the tensor in the memory layout that was traced, which traced views of a parameter need."""
     if tensor.stride() == stride:
         return tensor
     return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)

@@ -74,6 +74,7 @@ def test_an_offline_run_writes_its_files(make_settings: Callable, make_options: 
     assert b"best_top1" in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_continued_run_is_one_curve(
     make_settings: Callable, make_options: Callable, stop_at: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_rendered_table_is_an_artifact_once(tmp_path):
     assert wandb_files.run_of(run.path).project == "project"
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     command = [sys.executable, REPOSITORY / "scripts" / "wandb_sync.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
