@@ -38,7 +38,7 @@ coverage: .venv/.ready ## Run the tests and list the lines of the package that n
 
 .PHONY: test-slow
 test-slow: .venv/.ready ## Run the tests marked slow
-	@$(RUN) -m pytest -n 2 -m slow
+	@$(RUN) -m pytest -n 2 -m "slow and not (slurm or gpu or nmt or wheel)"
 
 .PHONY: test-slurm
 test-slurm: .venv/.ready ## Start a real SLURM here (Debian, as root) and run a table on it

@@ -34,10 +34,11 @@ def _choose(key: str, value: str | None, choices: tuple[str | None, ...]) -> Non
         raise UsageError(f"{key}={value} is not possible. Choose from: {known}.")
 
 
-def _schema(settings: type[Settings], **more: tuple[Any, Any]) -> Any:
+def _schema(name: str, settings: type[Settings], **more: tuple[Any, Any]) -> Any:
     """Makes a mutable dataclass with the keys, types and defaults of some settings, which OmegaConf can fill.
 
     Args:
+        name: Of this module's variable for it, by which other processes can unpickle it (Hydra's submitit launcher).
         settings: Their class; a key of a part inside it may be absent.
         more: Further keys: type and default.
     """
@@ -51,17 +52,19 @@ def _schema(settings: type[Settings], **more: tuple[Any, Any]) -> Any:
             members.append((key, type_, field(default_factory=partial(list, default))))
         else:
             members.append((key, type_, MISSING if default is dataclasses.MISSING else default))
-    return make_dataclass(settings.__name__, members + [(key, *value) for key, value in more.items()])
+    members += [(key, *value) for key, value in more.items()]
+    return make_dataclass(name, members, namespace={"__module__": __name__})
 
 
 DatasetConfig = _schema(
+    "DatasetConfig",
     DatasetSettings,
     path=(str | None, None),  # an .npz (CIFAR) or a folder, instead of what prepare_data.py fetched
     workers=(int, 0),  # loader processes; folder data sets only
 )
-ArchConfig = _schema(ArchSettings)
-MethodConfig = _schema(MethodSettings, shard=(bool, False))  # U's blocks spread over the devices, not a copy on each
-PrecisionConfig = _schema(PrecisionSettings)
+ArchConfig = _schema("ArchConfig", ArchSettings)
+MethodConfig = _schema("MethodConfig", MethodSettings, shard=(bool, False))  # U spread over the devices, not copied
+PrecisionConfig = _schema("PrecisionConfig", PrecisionSettings)
 
 
 @dataclass
@@ -99,7 +102,9 @@ class MethodDefaults:
     refresh_batch: int = MISSING
 
 
-ProtocolConfig = _schema(ProtocolSettings, methods=(MethodDefaults, field(default_factory=MethodDefaults)))
+ProtocolConfig = _schema(
+    "ProtocolConfig", ProtocolSettings, methods=(MethodDefaults, field(default_factory=MethodDefaults))
+)
 
 
 @dataclass

@@ -111,7 +111,7 @@ def test_the_runs_of_a_table_are_the_tables(tmp_path):
 
 @pytest.mark.slow
 def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
-    words = [*TINY[:4], "protocol.epochs=12", *TINY[5:]]
+    words = [*TINY[:4], "protocol.epochs=40", *TINY[5:]]
     whole, pieces = (StepList(REPRODUCTION, [*words, *places(tmp_path / name)], [5]) for name in ("whole", "pieces"))
     assert whole.run() == 0
     calls = 0
@@ -212,7 +212,7 @@ def test_an_output_longer_than_a_slice_does_not_stop_the_list(scripted, tmp_path
 
 
 TIMES = "table=10 table.datasets=[cifar10] table.archs=[resnet18,vgg16_bn] arch.width=4 optim=llqr"
-TIMES += " table.timing.batch=2 table.timing.rounds=1 table.timing.inner_steps=2"
+TIMES += " table.timing.batch=2 table.timing.rounds=1 table.timing.inner_steps=10"
 
 
 def test_the_list_measures_table_10():
