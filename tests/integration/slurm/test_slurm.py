@@ -131,7 +131,7 @@ def test_an_array_with_preempted_jobs_gives_the_inline_table(tmp_path):
         wait_for(lambda: begun(queued, ended))
         slurm_says("scontrol", "requeue", second)
         wait_for(lambda: back_in_the_queue(first) and back_in_the_queue(second))
-    assert "waiting" in train(queued, *TABLE, "status=true").stdout
+    assert "missing" in train(queued, *TABLE, "status=true").stdout
     for job in (first, second):
         hurry(job)
     train(inline, *TABLE)
@@ -158,7 +158,7 @@ def test_a_job_whose_time_is_up_continues_in_the_queue(tmp_path):
     train(inline, *words)
     wait_for(lambda: back_in_the_queue(job))
     assert "stopped by SIGUSR2" in (folder / "log.txt").read_text()
-    assert "waiting" in train(queued, *words, "status=true").stdout
+    assert "missing" in train(queued, *words, "status=true").stdout
     hurry(job)
     wait_for(lambda: run_id in records(queued))
     ours, theirs = records(queued)[run_id], records(inline)[run_id]
@@ -178,7 +178,7 @@ def test_a_cancelled_job_stays_cancelled_until_the_run_is_launched_again(tmp_pat
     assert list((folder / "checkpoints").glob("*.pt"))
     assert not (folder / "lock.json").exists()
     assert train(tmp_path, *words, "dry_run=true").stdout.endswith("1 run: 1 missing\n")
-    assert "waiting, interrupted after epoch" in train(tmp_path, *words, "status=true").stdout
+    assert "missing, interrupted after epoch" in train(tmp_path, *words, "status=true").stdout
     launch(tmp_path, *words)
     wait_for(lambda: run_id in records(tmp_path))
     assert records(tmp_path)[run_id].resumes == 1
