@@ -14,6 +14,7 @@ from typing import IO
 
 from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.repository import ROOT
+from llqr_sam.suite.run.faults import how_it_ended
 
 GRACE = 30.0  # seconds between SIGTERM, on which a run saves its checkpoint, and SIGKILL
 POLL = 0.1  # seconds between two looks at the clock and at the signals received
@@ -30,7 +31,7 @@ class Finished:
     @property
     def cause(self) -> str:
         """The exit status, or the signal's name."""
-        return signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
+        return how_it_ended(self.status)
 
 
 class ProcessRunner:

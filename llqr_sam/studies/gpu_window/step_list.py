@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
-from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.same_data import Comparison, check_paths
@@ -104,18 +103,18 @@ class StepList:
             for number, (part, step) in enumerate(self._pending()):
                 if number and time.monotonic() >= end:
                     break
-                _say(f"{part.title}: {step.name}")
+                say(f"{part.title}: {step.name}")
                 try:
                     said = step.carry_out(runner, min(part.seconds, end - time.monotonic()))
                 except StepFailed as failure:
                     said, status = f"failed: {step.name}: {failure}", 1
                 after_step()
                 if runner.signals:
-                    _say("interrupted: the same command continues")
+                    say("interrupted: the same command continues")
                     return 130
-                _say(*filter(None, [said]))
+                say(*filter(None, [said]))
         if time.monotonic() >= end:
-            _say("the time is up")
+            say("the time is up")
         return status
 
     def lines(self) -> Iterator[str]:
@@ -181,8 +180,3 @@ def _device_name(device: str) -> str:
         return device_name(find_device(device))
     except DeviceError:
         return device
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ with ``arch=`` or ``table.archs=`` are measured anyway.
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from llqr_sam.studies.table_10.timing import (
     timings_folder,
 )
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
 from llqr_sam.suite.launch.checks import check_code, check_device, check_timed_here
 from llqr_sam.suite.plan.plan import plan
@@ -103,14 +102,14 @@ class Networks:
         status = 0
         for network in self.networks:
             if not network.is_measured and not network.reason:
-                _say(f"{network.arch}: measuring")
+                say(f"{network.arch}: measuring")
                 obstacle = network.measure(self.device)
                 _free_memory(self.device)
                 if obstacle:
-                    _say(f"{network.arch}: not measured: {obstacle}")
+                    say(f"{network.arch}: not measured: {obstacle}")
                     status = 1
                     continue
-            _say(f"{network.arch}: {network.state}")
+            say(f"{network.arch}: {network.state}")
         return status
 
 
@@ -182,7 +181,3 @@ def _free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

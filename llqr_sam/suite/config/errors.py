@@ -58,6 +58,12 @@ def exit_status(main: Callable[[], int]) -> int:
         return 130
 
 
+def say(*lines: str) -> None:
+    """Prints lines on standard error at once."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
 def try_each(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
     """Calls each function, for a command that names none of them: its words need not fit all.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
-from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import Config, LoggerConfig
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_installed
 from llqr_sam.suite.launch.local import Pool, worker_environments
@@ -44,16 +43,16 @@ def launch(status: Status, config: Config) -> int:
     chosen = status.select("missing", *retried)
     compared = Comparison.of(status, config)
     compared.check()
-    _say(*status.selected_values(), *status.damage())
+    say(*status.selected_values(), *status.damage())
     if config.sharpness:
-        _say(*_unmeasured(status))
+        say(*_unmeasured(status))
     if len(status.runs) > 1:
-        _say(*status.mixtures().values(), *compared.lines(), status.total())
+        say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:
         return _already(status, compared)
-    _say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
+    say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
     if status.select("failed") and not retried:
-        _say("runs that failed are left alone; retry=failed tries them again")
+        say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
     check_installed(chosen)
@@ -83,7 +82,7 @@ def _already(status: Status, compared: Comparison) -> int:
         doubt = f" ({compared.unknown[run.run_id]})" if run.run_id in compared.unknown else ""
         print(f"{run.run_id} is {result(status.records[run.run_id])}{doubt}\nrecord: {status.paths[run.run_id]}")
         return 0
-    _say(f"{run.run_id}: {status.line(run)}: " + ("left alone" if kind == "running" else "retry=failed tries it again"))
+    say(f"{run.run_id}: {status.line(run)}: " + ("left alone" if kind == "running" else "retry=failed tries it again"))
     return 0 if kind == "running" else 1
 
 
@@ -92,19 +91,19 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
     failed = lost = 0
     for number, job in enumerate(jobs, start=1):
         if not alone:
-            _say(f"[{number}/{len(jobs)}] {job.run_id}")
+            say(f"[{number}/{len(jobs)}] {job.run_id}")
         try:
             record = train(job, mistakes=(*WRONG_DATA, ValueError) if alone else WRONG_DATA)
         except LeftAlone as reason:
-            _say(f"{job.run_id}: {reason}")
+            say(f"{job.run_id}: {reason}")
             continue
         except Interrupted as interruption:
             left = len(jobs) - number + 1
-            _say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
+            say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
         except RankLost as loss:
             lost += 1
-            _say(f"{job.run_id}: {loss}")
+            say(f"{job.run_id}: {loss}")
             continue
         except WRONG_DATA as error:
             raise UsageError(str(error)) from error
@@ -114,7 +113,7 @@ def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
             if alone and not isinstance(error, ProcessLost):
                 raise
             failed += 1
-            _say(f"failed: {job.run_id}: {reason_of(error)}")
+            say(f"failed: {job.run_id}: {reason_of(error)}")
             if isinstance(error, DeviceLost) and job.options.devices == 1:  # else it was a rank's process
                 break
             continue
@@ -127,24 +126,24 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     """Trains on workers of this machine; prints a line for each run that ends."""
     check_device(config, [job.settings for job in jobs])
     environments = worker_environments(config.launch.workers, config.device, config.devices)[: len(jobs)]
-    _say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
+    say(f"{len(environments)} worker{'s' * (len(environments) != 1)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
     pool = Pool(environments, take_snapshot(workspace))
     for job, reply in pool.run(jobs):
         ended[reply.kind] += 1
         reason = f": {reply.reason}" if reply.reason else ""
-        _say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+        say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
         if reply.kind == "mistake":
             mistake = reply.reason
             pool.stop()
     if mistake is not None:
         raise UsageError(mistake)
     if ended["interrupted"] or ended.total() < len(jobs):
-        _say("interrupted: the same command continues")
+        say("interrupted: the same command continues")
         return 130
     if ended["killed"]:
-        _say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
+        say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
     return max(_failures(ended["failed"], len(jobs)), min(ended["killed"], 1))
 
 
@@ -199,15 +198,10 @@ def _wandb(run: Planned, logger: LoggerConfig) -> dict[str, Any]:
 
 def _failures(failed: int, runs: int) -> int:
     if failed:
-        _say(f"{failed} of {runs} runs failed; retry=failed tries them again")
+        say(f"{failed} of {runs} runs failed; retry=failed tries them again")
     return 1 if failed else 0
 
 
 def retried_kinds(config: Config) -> tuple[str, ...]:
     """The kinds of runs (``status.KINDS``) that are tried again."""
     return ("failed", "diverged") if config.retry == "failed" else ()
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
