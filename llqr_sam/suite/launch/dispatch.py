@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.status.same_data import Comparison, check_paths
+from llqr_sam.suite.config.command_line import groups
+from llqr_sam.suite.config.errors import MISTAKES, passed_over
+from llqr_sam.suite.plan.plan import Planned, table_folder, table_runs
+from llqr_sam.suite.status.same_data import Comparison
 from llqr_sam.suite.status.selection import conclude
 from llqr_sam.suite.status.status import Status
 
@@ -14,14 +17,9 @@ from llqr_sam.suite.status.status import Status
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
     """Shows the status of the runs or trains what is missing, then reports what a selection chose.
 
-    Returns:
-        Exit status.
-
-    Raises:
-        UsageError: as ``launch``; or ``dataset.path`` does not exist or is not the data set.
+    Returns the exit status; raises as ``launch``.
     """
     config = command.config
-    check_paths([run.data_path for run in runs], config)
     status = Status.under(runs, config)
     exit_code = 0
     if config.status or config.dry_run:
@@ -34,3 +32,39 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     if config.select is not None:
         print(*conclude(Status.under(runs, config), command), sep="\n")
     return exit_code
+
+
+def begun_tables(command: Command) -> Iterator[str]:
+    """Lines about each table that has begun, for ``status=true`` without a table.
+
+    Words that choose runs choose in every table, and then each chosen run has a line; the others hold for every table.
+    There is no line if the words choose runs and no table that has begun has such runs. If all chosen runs of a table
+    are missing, it has begun if there is any record in its folder.
+    """
+    begun, choosing = False, bool(command.axes)
+    records, workspace = command.config.paths.results / "runs", command.config.paths.workspace
+    names = {path.stem for path in (*records.glob("*/*.json"), *workspace.glob("*-*-*"))}
+    for number in groups()["table"]:
+        chosen = command.with_words(f"table={number}")
+        table = chosen.table
+        cells = product(table.datasets, table.archs, [method.optim for method in table.methods])
+        starts = tuple(f"{dataset}-{arch}-{optim}-" for dataset, arch, optim in cells)
+        if table.timing is not None or not any(name.startswith(starts) for name in names):
+            continue  # planning a table takes about a second
+        try:
+            status = Status.under(list(table_runs(chosen)), command.config)
+        except MISTAKES as mistake:
+            yield passed_over(f"table={number}", mistake)
+            begun = True
+            continue
+        untouched = len(status.missing) == len(status.runs) and not status.hours().spent
+        others_begun = choosing and not command.changes_runs and any((records / table_folder(number)).glob("*.json"))
+        if not status.runs or (untouched and not others_begun):
+            continue
+        yield from [""] * begun
+        yield f"table={number}: {table.title}"
+        yield from status.lines(brief=not choosing)
+        yield str(status.hours())
+        begun = True
+    if not begun and not choosing:
+        yield "no run of any table has begun"

@@ -22,8 +22,8 @@ from types import FrameType
 import torch
 
 from llqr_sam.engine.loop.interruption import handled
+from llqr_sam.suite.run.attempt import how_it_ended
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.faults import how_it_ended
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.worker import Reply
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
 from llqr_sam.suite.config.command import RUN_KEYS, Command
-from llqr_sam.suite.config.command_line import parsed, sweep
+from llqr_sam.suite.config.command_line import parsed
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.checks import check_timed_here
@@ -32,7 +34,8 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
     if not {"-m", "--multirun"} & set(arguments):
         return None
     words = [word for word in arguments if not word.startswith("-")]
-    members = [Command.of(*member) for member in sweep(words)]
+    (batch,) = BasicSweeper.split_arguments(parsed(words), max_batch_size=None)
+    members = [Command.of(*member) for member in batch]
     configs = [member.config for member in members]
     for config in configs:
         check_timed_here(config)

@@ -32,9 +32,8 @@ from llqr_sam.engine.devices.team import joined, local_place
 from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted, StopRequest
 from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.run.attempt import attempt
+from llqr_sam.suite.run.attempt import RankLost, attempt, how_it_ended
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.faults import RankLost, how_it_ended
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import LeftAlone
 

@@ -26,8 +26,7 @@ from typing import Any, Literal
 
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.records.record import Record, epoch_words
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.faults import WRONG_DATA, DeviceLost, RankLost
+from llqr_sam.suite.run.attempt import WRONG_DATA, DeviceLost, RankLost, attempt
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.multi_device import take_part, train

@@ -7,7 +7,7 @@ records with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,58 +22,51 @@ NOT_DECODED = "its data are not compared, for they would have to be decoded"
 NOT_SAID = "its record does not say on which data"
 
 
-def check_paths(paths: Iterable[Path | None], config: Config) -> None:
-    """Check that each ``dataset.path`` exists; with ``launch=slurm`` it may exist on the nodes alone.
-
-    Raises:
-        UsageError: one does not exist.
-    """
-    for path in dict.fromkeys(paths):
-        if path is not None and config.launch.name != "slurm" and not path.expanduser().exists():
-            raise UsageError(f"dataset.path={path} does not exist: it must name the data set's file or folder.")
-
-
 @dataclass(frozen=True)
 class Comparison:
     """The records of a plan against the data here."""
 
     unknown: dict[str, str]  # run id -> why its data are not compared
-    differences: tuple[str, ...]  # a sentence for each data set that differs: both hashes, and what to do
+    differences: list[str]  # a sentence for each data set that differs: both hashes, and what to do
 
     @classmethod
     def of(cls, status: Status, config: Config) -> Comparison:
         """Hashes each data set that has records once, and compares.
 
         Raises:
-            UsageError: ``dataset.path`` names something that is not the data set.
+            UsageError: a ``dataset.path`` names nothing, or not the data set. With ``launch=slurm`` it may exist on the
+                nodes alone.
         """
         by_data: dict[tuple[str, Path | None], dict[str, str]] = {}  # run id -> hash in its record
-        unknown: dict[str, str] = {}
-        differences: list[str] = []
+        compared = cls({}, [])
+        on_nodes = config.launch.name == "slurm"
         for run in status.runs:
-            record = status.records.get(run.run_id)
+            record, path = status.records.get(run.run_id), run.data_path
+            if path is not None and not on_nodes and not path.expanduser().exists():
+                raise UsageError(f"dataset.path={path} does not exist: it must name the data set's file or folder.")
             if record is not None and record.data_sha256 is None:
-                unknown[run.run_id] = NOT_SAID
+                compared.unknown[run.run_id] = NOT_SAID
             elif record is not None and record.data_sha256 is not None:
-                by_data.setdefault((run.cell.dataset, run.data_path), {})[run.run_id] = record.data_sha256
+                by_data.setdefault((run.cell.dataset, path), {})[run.run_id] = record.data_sha256
         for (name, path), hashes in by_data.items():
-            here, reason = _here(name, path, config)
+            try:
+                here, reason = task_for(name).fingerprint(name, path, config.paths.data), NOT_DECODED
+            except (MissingDataError, ValueError) as error:
+                if path is not None and not on_nodes:
+                    raise UsageError(str(error)) from error
+                here, reason = None, NOT_HERE if isinstance(error, MissingDataError) else str(error)
             if here is None:
-                unknown |= dict.fromkeys(hashes, reason)
+                compared.unknown.update(dict.fromkeys(hashes, reason))
             elif others := {run_id: found for run_id, found in hashes.items() if found != here}:
                 what = f"dataset={name}" if path is None else f"dataset.path={path}"
-                differences.append(
+                compared.differences.append(
                     f"{what} has the data {short(here)}, the records are of {by_hash(others)}: name the data of the "
                     "records, or give those here their own paths.results= and paths.workspace=."
                 )
-        return cls(unknown, tuple(differences))
+        return compared
 
     def check(self) -> None:
-        """Call before training, and before a record is reported as the run asked for.
-
-        Raises:
-            UsageError: records are of other data than those here.
-        """
+        """Raises a UsageError if records are of other data than those here: nothing is trained or reported then."""
         for sentence in self.differences:
             raise UsageError(sentence)
 
@@ -83,13 +76,3 @@ class Comparison:
         for reason in dict.fromkeys(self.unknown.values()):
             runs = [run_id for run_id, why in self.unknown.items() if why == reason]
             yield f"not compared with the data here: {some(runs)} ({reason})"
-
-
-def _here(name: str, path: Path | None, config: Config) -> tuple[str | None, str]:
-    """The hash of the data here, or ``None`` and the reason."""
-    try:
-        return task_for(name).fingerprint(name, path, config.paths.data), NOT_DECODED
-    except (MissingDataError, ValueError) as error:
-        if path is not None and config.launch.name != "slurm":
-            raise UsageError(str(error)) from error
-        return None, NOT_HERE if isinstance(error, MissingDataError) else str(error)

@@ -53,7 +53,7 @@ class Status:
     runs: tuple[Planned, ...]
     records: dict[str, Record]
     paths: dict[str, Path]  # of the records, in whatever folder of results/runs
-    damaged: tuple[str, ...]  # one line for each record that does not count: file and reason
+    damaged: list[str]  # one line for each record that is damaged, or is the second one of its run
     failures: dict[str, Failure]  # of runs without a record
     owners: dict[str, Owner]  # who trains a run now
     progress: dict[str, Epochs]  # of runs without a record
@@ -71,15 +71,14 @@ class Status:
             stale_minutes: A lock without a heartbeat for this long does not count.
         """
         files = record_files(results)
-        damaged: list[str] = []
-        status = cls(tuple(runs), {}, {}, (), {}, {}, {})
+        status = cls(tuple(runs), {}, {}, [], {}, {}, {})
         for run_id in dict.fromkeys(run.run_id for run in runs):
             try:
                 found, bad = find_record(run_id, files.get(run_id, []))
             except UnreadableRecordError as error:
                 found, bad = None, [str(error)]
                 status.failures[run_id] = Failure("its record cannot be read", str(error))
-            damaged += bad
+            status.damaged.extend(f"record not counted: {reason}" for reason in bad)
             if found is not None:
                 status.paths[run_id], status.records[run_id] = found
             if workspace is None:
@@ -91,7 +90,7 @@ class Status:
                 status.failures.setdefault(run_id, failure)
             if (found is None or owner) and (epochs := read_progress(folder)):
                 status.progress[run_id] = epochs
-        return cls(**vars(status) | {"damaged": tuple(damaged)})
+        return status
 
     @classmethod
     def under(cls, runs: Sequence[Planned], config: Config) -> Status:
@@ -119,8 +118,7 @@ class Status:
     def lines(self, *, brief: bool = False) -> Iterator[str]:
         """The status as text: a line for each run, selected values, warnings about records, and the total.
 
-        Args:
-            brief: Leave out missing and finished runs, and selected values.
+        In brief without missing and finished runs and selected values.
         """
         runs = self.select("running", "failed", "diverged") if brief else self.runs
         width = max((len(run.run_id) for run in runs), default=0)
@@ -128,7 +126,7 @@ class Status:
             yield f"{run.run_id:{width}}  {self.line(run)}"
         if not brief:
             yield from self.selected_values()
-        yield from self.damage()
+        yield from self.damaged
         yield from self.mixtures().values()
         yield self.total()
 
@@ -152,10 +150,6 @@ class Status:
         used = dict.fromkeys(choice for run in self.runs for choice in run.choices)
         return (str(choice) for choice in used if choice.origin != "candidate")
 
-    def damage(self) -> Iterator[str]:
-        """A line for each record that is damaged, or is the second one of its run."""
-        return (f"record not counted: {reason}" for reason in self.damaged)
-
     def mixtures(self) -> dict[str, str]:
         """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong.
 
@@ -174,11 +168,7 @@ class Status:
         }
 
     def check_mixtures(self) -> None:
-        """Call before any number is computed from several records.
-
-        Raises:
-            UsageError: they have different data.
-        """
+        """Raises a UsageError if records have different data; call before a number is computed from several records."""
         for sentence in self.mixtures().values():
             raise UsageError(sentence)
 

@@ -94,7 +94,7 @@ def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, c
 
 
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="prepare_data.py cifar100"):
+    with pytest.raises(UsageError, match="dataset.path=.*none.npz does not exist"):
         run(["dataset=cifar100", f"dataset.path={tmp_path}/none.npz"], tmp_path)
 
 
