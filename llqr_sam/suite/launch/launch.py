@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
+from llqr_sam.engine.records.record import read_record
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import Config
@@ -16,12 +17,10 @@ from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.attempt import WRONG_DATA, DeviceLost, ProcessLost, RankLost
 from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.job import Job, file_hash
-from llqr_sam.suite.run.lock import LeftAlone
 from llqr_sam.suite.run.multi_device import train
-from llqr_sam.suite.run.run_folder import failure_path, reason_of
+from llqr_sam.suite.run.run_folder import failure_path
 from llqr_sam.suite.status.same_data import Comparison
 from llqr_sam.suite.status.status import Status, result
 
@@ -64,7 +63,7 @@ def launch(status: Status, config: Config) -> int:
     check_folders(config)
     if config.launch.name == "inline":
         check_device(config, [run.settings for run in chosen])
-        return _inline([make_job(run, status, config, Path()) for run in chosen], alone=alone)
+        return _inline([replace(make_job(run, status, config, Path()), alone=alone) for run in chosen])
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
     return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
@@ -82,37 +81,29 @@ def _already(status: Status, compared: Comparison) -> int:
     return 0 if kind == "running" else 1
 
 
-def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
+def _inline(jobs: Sequence[Job]) -> int:
     """Trains here, one run after another."""
-    mistakes = (*WRONG_DATA, ValueError) if alone else WRONG_DATA
-    failed = lost = 0
+    ended: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
-        if not alone:
+        if not job.alone:
             say(f"[{number}/{len(jobs)}] {job.run_id}")
-        try:
-            record = train(job, mistakes)
-        except LeftAlone as reason:
-            say(f"{job.run_id}: {reason}")
-        except Interrupted as interruption:
+        reply = train(job)
+        ended[reply.kind] += 1
+        if reply.kind == "mistake":
+            raise UsageError(reply.reason)
+        if reply.kind == "interrupted":
             left = len(jobs) - number + 1
-            say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
+            say(f"interrupted: {reply.reason}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
-        except RankLost as loss:
-            lost += 1
-            say(f"{job.run_id}: {loss}")
-        except mistakes as error:
-            raise UsageError(str(error)) from error
-        except Exception as error:
-            if alone and not isinstance(error, ProcessLost):
-                raise
-            failed += 1
-            say(f"failed: {job.run_id}: {reason_of(error)}")
-            if isinstance(error, DeviceLost) and job.options.devices == 1:  # else it was a rank's process
+        if reply.kind in ("left", "killed"):
+            say(f"{job.run_id}: {reply.reason}")
+        elif reply.kind == "failed":
+            say(f"failed: {job.run_id}: {reply.reason}")
+            if reply.ends:
                 break
-        else:
-            if alone:
-                print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")
-    return _exit_status(failed, lost, len(jobs))
+        elif job.alone and (path := job.record_file()):
+            print(f"{job.run_id} is {result(read_record(path))}\nrecord: {path}")
+    return _exit_status(ended, len(jobs))
 
 
 def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
@@ -137,7 +128,7 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
         return 130
     if ended["killed"]:
         say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
-    return _exit_status(ended["failed"], ended["killed"], len(jobs))
+    return _exit_status(ended, len(jobs))
 
 
 def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
@@ -184,10 +175,10 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
     )
 
 
-def _exit_status(failed: int, lost: int, runs: int) -> int:
-    if failed:
-        say(f"{failed} of {runs} runs failed; retry=failed tries them again")
-    return int(failed + lost > 0)
+def _exit_status(ended: Counter[str], runs: int) -> int:
+    if ended["failed"]:
+        say(f"{ended['failed']} of {runs} runs failed; retry=failed tries them again")
+    return int(ended["failed"] + ended["killed"] > 0)
 
 
 def retried_kinds(config: Config) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ import contextlib
 import re
 import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -21,10 +23,10 @@ from llqr_sam.engine.loop.trainer import CheckpointMismatchError
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
-from llqr_sam.engine.records.record import Record
+from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
-from llqr_sam.suite.run.run_folder import ProgressFile, failure_path, note_failure
+from llqr_sam.suite.run.run_folder import ProgressFile, failure_path, note_failure, reason_of
 
 # The data are missing, or are not those that the run began with: every run of the command would fail like this.
 WRONG_DATA = (MissingDataError, CheckpointMismatchError)
@@ -45,6 +47,37 @@ class LoaderLost(ProcessLost):
 
 class DeviceLost(RuntimeError):
     """CUDA refuses all further work in this process, for example after an illegal memory access."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a run."""
+
+    kind: Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
+    reason: str = ""  # one line
+    ends: bool = False  # the process that trained it must end and takes no other run
+
+
+def attempted(job: Job, team: Team = ALONE) -> Reply:
+    """What became of an attempt; a bug in the only run of a command is raised, for its traceback."""
+    mistakes = (*WRONG_DATA, ValueError) if job.alone else WRONG_DATA
+    try:
+        record = attempt(job, mistakes, team)
+    except LeftAlone as reason:
+        return Reply("left", str(reason))
+    except Interrupted as interruption:
+        return Reply("interrupted", str(interruption), ends=True)
+    except RankLost as loss:
+        return Reply("killed", str(loss), ends=True)
+    except mistakes as error:
+        return Reply("mistake", str(error))
+    except Exception as error:
+        if job.alone and not isinstance(error, ProcessLost):
+            raise
+        return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
+    best = record.metrics.best
+    score = "" if best.score is None else f"best {best.words} (epoch {epoch_words(best.epoch)})"
+    return Reply(record.status, ", ".join(filter(None, [score, record.error])))
 
 
 def attempt(

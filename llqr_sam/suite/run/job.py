@@ -26,6 +26,7 @@ class Job:
     wandb: dict[str, Any] | None  # arguments of WandbLogger; None: no such logging
     stale_minutes: float
     retries: str | None = None  # hash of the failed result that this job retries (``outcome``); a newer result wins
+    alone: bool = False  # the only run of a command, trained by it: a ValueError is a mistake of the command
 
     @property
     def run_id(self) -> str:
