@@ -39,11 +39,7 @@ class Job:
         return self.options.workspace / self.run_id
 
     def outcome(self) -> str | None:
-        """Hash of the run's record, or else of its failure; ``None`` while it has neither.
-
-        Raises:
-            UnreadableRecordError: see ``find_record``.
-        """
+        """Hash of the run's record, or else of its failure; ``None`` while it has neither."""
         return file_hash(self.record_file() or failure_path(self.folder))
 
     def record_file(self) -> Path | None:

@@ -131,11 +131,7 @@ class RunLock(Observer):
         self._request_stop: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Self:
-        """Take the lock.
-
-        Raises:
-            LeftAlone: another process has it.
-        """
+        """Take the lock, or raise ``LeftAlone`` if another process has it."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # the last owner has just removed the folder
@@ -156,11 +152,7 @@ class RunLock(Observer):
         self._request_stop = run.request_stop
 
     def on_save(self) -> None:
-        """Check that the checkpoint would not replace another owner's.
-
-        Raises:
-            LeftAlone: the run has been taken over.
-        """
+        """Raise ``LeftAlone`` if the run has been taken over: the checkpoint would replace the other owner's."""
         last = _last(self.folder)
         if last is not None and not self._holds(last):
             raise LeftAlone(f"taken over by {last.owner}: left alone")
@@ -231,8 +223,6 @@ def _machine() -> str:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's process
     return True
