@@ -33,8 +33,7 @@ from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.status.same_data import Comparison
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.status.status import Comparison, Status
 
 
 @dataclass(frozen=True)

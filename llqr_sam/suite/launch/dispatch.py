@@ -12,9 +12,8 @@ from llqr_sam.suite.config.command_line import groups, parsed
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
 from llqr_sam.suite.launch.checks import check_timed_here
 from llqr_sam.suite.plan.plan import Planned, plan, table_folder, table_runs
-from llqr_sam.suite.status.same_data import Comparison
 from llqr_sam.suite.status.selection import conclude
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.status.status import Comparison, Status
 
 
 def dispatch(runs: Sequence[Planned], command: Command) -> int:

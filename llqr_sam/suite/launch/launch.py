@@ -19,10 +19,9 @@ from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.job import Job, file_hash
-from llqr_sam.suite.run.multi_device import train
+from llqr_sam.suite.run.processes import train
 from llqr_sam.suite.run.run_folder import failure_path
-from llqr_sam.suite.status.same_data import Comparison
-from llqr_sam.suite.status.status import Status, result
+from llqr_sam.suite.status.status import Comparison, Status, result
 
 
 def launch(status: Status, config: Config) -> int:

@@ -20,7 +20,7 @@ from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.job import Job
-from llqr_sam.suite.run.process import Worker
+from llqr_sam.suite.run.processes import Worker
 
 
 class Pool:

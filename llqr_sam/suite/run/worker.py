@@ -1,7 +1,7 @@
 """A process that trains what it is handed: many runs from a launcher on this machine, or one run under SLURM.
 
     python -m llqr_sam.suite.run.worker          reads a ``Job`` a line, answers each with a ``Reply`` a line
-    python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``multi_device.train``), and ends after it
+    python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``processes.train``), and ends after it
 
 What a run prints goes to its ``log.txt``, what a rank prints to standard error. The end of standard input means that
 the launcher is done or dead: a run that is training is saved, and the process ends.
@@ -31,16 +31,12 @@ from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted
 from llqr_sam.suite.run.attempt import Reply, attempt, attempted
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import LeftAlone, slurm_job
-from llqr_sam.suite.run.multi_device import take_part, train
+from llqr_sam.suite.run.processes import take_part, train
 from llqr_sam.suite.run.run_folder import log_path, reason_of
 
 
 class SlurmRun:
-    """What submitit calls in a SLURM task: it trains one run, or one rank of it.
-
-    Args:
-        text: The job's JSON. Nothing else is pickled.
-    """
+    """What submitit calls in a SLURM task: trains one run, or one rank of it. Only the job's JSON is pickled."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -72,13 +68,10 @@ class SlurmRun:
 
 
 def requeue() -> int:
-    """Requeue this process's SLURM job, unless SLURM is ending it.
+    """Requeue this process's SLURM job, unless SLURM is ending it; returns 0 if it is in the queue again, else 1.
 
     A job that was warned (time limit, preemption with grace time) still counts as running. One that was cancelled does
     not, and SLURM would requeue it all the same; one that SLURM itself requeues does not either.
-
-    Returns:
-        Exit status for the job: 0 if it is in the queue again, else 1.
     """
     number = slurm_job()
     assert number is not None

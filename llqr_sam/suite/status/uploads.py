@@ -35,15 +35,9 @@ def upload(path: Path) -> None:
         UploadError: it is not uploaded. W&B's exit status does not say so: without an account it is 0.
     """
     command = [sys.executable, "-m", "wandb", "sync", str(path.parent)]
+    null, pipe, both = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT,
-        )
+        done = subprocess.run(command, stdin=null, stdout=pipe, stderr=both, text=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired as error:
         raise UploadError(f"{run_id_of(path)}: wandb sync has not ended after {LIMIT:.0f} seconds") from error
     if not _is_uploaded(path):

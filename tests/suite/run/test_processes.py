@@ -15,7 +15,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import RunLock, holder
-from llqr_sam.suite.run.multi_device import train
+from llqr_sam.suite.run.processes import train
 from llqr_sam.suite.run.run_folder import read_failure, read_progress
 from tests.suite.jobs import jobs_of, start, words_in
 from tests.suite.run.test_lock import write_lock

@@ -1,32 +1,91 @@
-"""A run on several devices: one process (rank) for each, joined by torchrun's variables.
+"""The processes that train for this one: the workers of a pool, and the ranks of a run on several devices.
 
-here     ``train`` starts the ranks, passes a stop on to them, and ends all when one is lost (docs/decisions.md)
-SLURM    srun starts and ends them; each task calls ``take_part``
+Each runs ``worker.py``, takes a ``Job`` a line and answers with a ``Reply`` a line. Ranks are joined by torchrun's
+variables. Here ``train`` starts them, passes a stop on to them, and ends all when one is lost (docs/decisions.md);
+under SLURM srun starts and ends them, and each task calls ``take_part``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch's stub does not list it
 
 from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.devices.team import Team, joined, local_place
-from llqr_sam.engine.loop.interruption import StopRequest
+from llqr_sam.engine.loop.interruption import SIGNALS, StopRequest
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.run.attempt import Reply, attempted
+from llqr_sam.suite.run.attempt import Reply, attempted, how_it_ended
 from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.job import Job
-from llqr_sam.suite.run.process import PATIENCE, Worker
 
+PATIENCE = 10.0  # seconds that a process may take to end, and ranks when one of them is lost
 TICK = 0.1  # seconds between two looks at the ranks
 # Of several replies the first of these kinds says most: a cause comes before its effects on other ranks.
 TELLING = ("left", "failed", "mistake", "interrupted", "killed", "diverged", "finished")
+
+
+class Worker:
+    """A process of ``llqr_sam.suite.run.worker``, in a session of its own: Ctrl-C does not reach it.
+
+    ``variables`` are added to this process's environment; messages call it ``name``.
+    """
+
+    def __init__(self, variables: dict[str, str], name: str = "its worker", *arguments: str) -> None:
+        self._name = name
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the process inherits, until it can hear them
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "llqr_sam.suite.run.worker", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | variables,
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.job: Job | None = None
+
+    def give(self, job: Job) -> None:
+        """Hand over a run; if the process has died, ``reply`` says so."""
+        self.job = job
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(job.to_json() + "\n")
+            self._stdin.flush()
+
+    def reply(self) -> Reply:
+        """Wait for the end of the run; returns what became of it."""
+        self.job = None
+        if line := self.stdout.readline():
+            return Reply(**json.loads(line))
+        how = how_it_ended(self.process.wait())
+        return Reply("killed", f"{self._name} ended with {how}; the next launch continues the run", ends=True)
+
+    def stop(self) -> None:
+        """Let it save the run that is training and end."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+
+    def close(self) -> None:
+        """Let it end as ``stop`` does, after ``PATIENCE`` seconds by force."""
+        self.stop()
+        self.stdout.close()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def train(job: Job) -> Reply:
@@ -58,7 +117,7 @@ def train(job: Job) -> Reply:
     return replace(reply, ends=reply.ends and reply.kind != "failed")  # CUDA has refused the rank, not this process
 
 
-def take_part(device: str) -> AbstractContextManager[Team]:
+def take_part(device: str) -> contextlib.AbstractContextManager[Team]:
     """Join the other ranks of a run as the one that the environment says this process is."""
     return joined(find_device(device, *local_place()))
 
