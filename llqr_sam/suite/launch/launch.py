@@ -20,7 +20,7 @@ from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.job import Job, file_hash
 from llqr_sam.suite.run.processes import train
-from llqr_sam.suite.run.run_folder import failure_path
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Comparison, Status, result
 
 
@@ -170,7 +170,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         results=results,
         wandb=logging if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
-        retries=file_hash(status.paths.get(run.run_id) or failure_path(workspace / run.run_id)),
+        retries=file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id)),
     )
 
 

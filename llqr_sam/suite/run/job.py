@@ -13,7 +13,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.suite.run.run_folder import failure_path, find_record, record_files
+from llqr_sam.suite.run.run_folder import Failure, find_record, record_files
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Job:
 
     def outcome(self) -> str | None:
         """Hash of the run's record, or else of its failure; ``None`` while it has neither."""
-        return file_hash(self.record_file() or failure_path(self.folder))
+        return file_hash(self.record_file() or Failure.path(self.folder))
 
     def record_file(self) -> Path | None:
         """The record that counts, if the run has one."""

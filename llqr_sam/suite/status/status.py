@@ -24,15 +24,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
-from llqr_sam.suite.run.run_folder import (
-    Epochs,
-    Failure,
-    UnreadableRecordError,
-    find_record,
-    read_failure,
-    read_progress,
-    record_files,
-)
+from llqr_sam.suite.run.run_folder import Epochs, Failure, UnreadableRecordError, find_record, record_files
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
 NOT_HERE = "its data are not here to compare"
@@ -94,9 +86,9 @@ class Status:
             folder = workspace / run_id
             if owner := holder(folder, stale_minutes):
                 status.owners[run_id] = owner
-            if found is None and (failure := read_failure(folder)):
+            if found is None and (failure := Failure.read(folder)):
                 status.failures.setdefault(run_id, failure)
-            if (found is None or owner) and (epochs := read_progress(folder)):
+            if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
         return status
 

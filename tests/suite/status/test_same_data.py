@@ -15,7 +15,7 @@ from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import NOT_DECODED, NOT_HERE, NOT_SAID, Comparison, Status
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, words_in
@@ -134,7 +134,7 @@ def test_an_interrupted_run_is_not_continued_on_other_data(words, tmp_path, arch
         UsageError, match=f"{hash_of(first)[:12]} where here are {hash_of(second)[:12]}: name those data"
     ):
         command(tmp_path, *table, *words, f"dataset.path={second}")
-    assert read_failure(job.folder) is None
+    assert Failure.read(job.folder) is None
     assert command(tmp_path, *table, *words, f"dataset.path={first}") == 0
     (path,) = (tmp_path / "results").rglob("*.json")
     assert json.loads(path.read_text())["resumes"] == 1
