@@ -19,8 +19,7 @@ from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import Record, read_record
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, attempt
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.run.worker import SlurmRun
@@ -52,7 +51,7 @@ import os, signal, sys
 from llqr_sam.engine.records import checkpoint
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 
 step, where = int(sys.argv[2]), sys.argv[3]
 write, take = checkpoint._HashingFile.write, Trainer._step

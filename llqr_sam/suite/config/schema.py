@@ -273,6 +273,4 @@ class Schema(Config):
     seed: int = 0
 
 
-def register() -> None:
-    """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml."""
-    ConfigStore.instance().store(name="schema", node=Schema)
+ConfigStore.instance().store(name="schema", node=Schema)  # which is the first entry of conf/config.yaml

@@ -17,9 +17,8 @@ from types import FrameType
 import torch
 
 from llqr_sam.engine.loop.interruption import handled
-from llqr_sam.suite.run.attempt import Reply
+from llqr_sam.suite.run.attempt import Job, Reply
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.processes import Worker
 
 

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted
-from llqr_sam.suite.run.attempt import Reply, attempt, attempted
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, Reply, attempt, attempted
 from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.processes import take_part, train
 from llqr_sam.suite.run.run_folder import log_path, reason_of

@@ -17,8 +17,7 @@ from llqr_sam.engine.records import record as records
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, attempt
 from llqr_sam.suite.run.lock import LeftAlone, RunLock, holder
 from llqr_sam.suite.run.run_folder import Epochs, Failure, note_failure
 from tests.suite.jobs import jobs_of

@@ -13,7 +13,7 @@ from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.lock import RunLock, holder
 from llqr_sam.suite.run.processes import train
 from llqr_sam.suite.run.run_folder import Epochs, Failure
