@@ -151,7 +151,7 @@ class SharpnessAware(Optimizer):
                 ``first_pass``, the scaler would not tell the workers of each other's overflows.
         """
         if closure is None:
-            raise TypeError("step needs a closure that clears the gradients, calls backward on the loss and returns it.")
+            raise TypeError("step needs a closure that clears the gradients, calls backward and returns the loss.")
         if self.first_pass is not None and scaler.is_enabled() and not hasattr(scaler, "process_group"):
             raise ValueError(
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "

@@ -82,7 +82,7 @@ def test_state_of_another_optimizer_is_refused():
         ("sam", "llqr_sam", "the saved state has probe Metric, this optimizer LLQR"),
         ("llqr_probe_sam", "llqr_sam", "the saved state has transport Metric, this optimizer the probe"),
         ("llqr_sam", "llqr_probe_sam", "the saved state has transport the probe, this optimizer Metric"),
-        ("llqr_f_sam", "llqr_f_sam_diagonal", "the saved U is kfac, this one diagonal"),
+        ("llqr_f_sam", "llqr_f_sam_diagonal", "structure=kfac.*structure=diagonal"),
     ],
 )
 def test_state_of_another_composition_is_refused_and_nothing_is_loaded(saved, present, message):

@@ -37,7 +37,7 @@ from llqr_sam.engine.records.weights import all_finite
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.task import HasTrain, Task
 from llqr_sam.methods.factory import Method
-from llqr_sam.methods.refresh import RefreshError
+from llqr_sam.methods.llqr import RefreshError
 
 logger = logging.getLogger(__name__)
 
