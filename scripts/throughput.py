@@ -23,10 +23,11 @@ from llqr_sam.data import registry as data
 from llqr_sam.engine.devices.compilation import inductor_times_kernels
 from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.measurements.throughput import cost, throughput
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.observers.terminal import Terminal
+from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +82,6 @@ class LossLog:
         """Sum and count; call ``drain`` first."""
         return {"sum": self._sum, "count": self._count}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self._sum, self._count = float(state["sum"]), int(state["count"])
+        self._sum, self._count = state["sum"], state["count"]

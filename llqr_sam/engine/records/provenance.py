@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -42,19 +43,16 @@ def packages() -> dict[str, str]:
     """Versions of Python and of the installed packages that a result can depend on."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Output of a git command; ``None`` if it fails."""
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True
-        )
+        return subprocess.check_output(
+            ["git", "-C", folder, *arguments], stderr=subprocess.DEVNULL, text=True, timeout=TIMEOUT
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()

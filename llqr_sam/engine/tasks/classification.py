@@ -16,8 +16,8 @@ from llqr_sam.data import registry as data
 from llqr_sam.data.streams import WHOLE, Share, Splits, open_batches
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Flatness
-from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
+from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.models import registry as models
 
 
@@ -75,21 +75,21 @@ class Classification(Task[Splits]):
             model = models.build(arch, classes=known.classes, image_size=side, channels=known.channels)
         return model, f"{known.classes} classes, {side} x {side} images"
 
-    def load(self, source: DataSource, share: Share = WHOLE) -> Splits:
+    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> Splits:
         """The data set with the run's augmentation and label noise."""
         dataset, protocol = self.settings.dataset, self.settings.protocol
         assert protocol.batch_size is not None  # registry.check
         return data.load(
             dataset.name,
-            path=source.path,
-            root=source.root,
+            path=options.data_path,
+            root=options.data_root,
             label_noise=dataset.label_noise,
             crop=dataset.crop,
             augment=protocol.augment,
             batch_size=protocol.batch_size,
             seed=self.settings.seed,
-            device=source.device,
-            workers=source.workers,
+            device=device,
+            workers=options.workers,
             share=share,
         )
 
@@ -115,14 +115,15 @@ class Classification(Task[Splits]):
             top1, loss = evaluate(model, batches, device, bfloat16=precision.autocast == "bfloat16", team=team)
         return Scores(loss, top1)
 
-    def flatness(self, model: nn.Module, source: DataSource, rho: float) -> Flatness:
+    def flatness(self, model: nn.Module, options: RunOptions, rho: float) -> Flatness:
         """On training images that are not augmented; m is the protocol's batch size."""
         from llqr_sam.engine.measurements.flatness import measure_flatness  # needs curvlinops
 
         protocol = self.settings.protocol
         assert protocol.batch_size is not None  # registry.check
         plain = Classification(replace(self.settings, protocol=replace(protocol, augment=False)))
-        return measure_flatness(model, plain.load(source).train, self.loss, rho, protocol.batch_size)
+        splits = plain.load(options, next(model.parameters()).device)
+        return measure_flatness(model, splits.train, self.loss, rho, protocol.batch_size)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llqr_sam.data.streams import Samples, Share, TrainStream
 from llqr_sam.engine.devices.team import Team
 from llqr_sam.engine.records.record import Flatness, Scoring
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,6 @@ class Scores:
     token_error: float | None = None
     bleu: float | None = None
     sacrebleu: float | None = None
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where a data set is and how it is read."""
-
-    path: Path | None  # its file or folder; None: under root
-    root: Path
-    device: torch.device  # where minibatches are made
-    workers: int = 0  # processes that decode images
 
 
 class HasTrain(Protocol):
@@ -137,8 +127,8 @@ class Task(ABC, Generic[Loaded]):
         """
 
     @abstractmethod
-    def load(self, source: DataSource, share: Share) -> Loaded:
-        """Load this process's share of the data set."""
+    def load(self, options: RunOptions, device: torch.device, share: Share) -> Loaded:
+        """Load this process's share of the data set; minibatches are made on ``device``."""
 
     @abstractmethod
     def model(self, splits: Loaded) -> nn.Module:
@@ -166,12 +156,12 @@ class Task(ABC, Generic[Loaded]):
         """How the network is scored, for the record, where the scores alone do not say it."""
         return None
 
-    def flatness(self, model: nn.Module, source: DataSource, rho: float) -> Flatness:
-        """Measure how flat the training loss is at the trained weights.
+    def flatness(self, model: nn.Module, options: RunOptions, rho: float) -> Flatness:
+        """Measure how flat the training loss is at the trained weights, which stay as they are.
 
         Args:
-            model: The network, which is not changed.
-            source: Where its data are.
+            model: The network.
+            options: Where its data are.
             rho: Radius of m-sharpness, > 0.
         """
         raise NotImplementedError

@@ -18,9 +18,9 @@ from llqr_sam.data.streams import WHOLE, Share
 from llqr_sam.data.translation import CORPORA, IGNORED, Corpus, PairBatches, corpus_fingerprint, load_corpus
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Scoring
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
-from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq_installed
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer, transformer_shapes
@@ -94,17 +94,17 @@ class Translation(Task[Corpus]):
             raise ValueError(f"arch={arch} cannot be counted: {error}") from None
         return model, f"dictionaries of {source} and {target} words"
 
-    def load(self, source: DataSource, share: Share = WHOLE) -> Corpus:
+    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> Corpus:
         """Sentence pairs and fairseq's dictionaries; a batch takes less time than a step, so no workers make it."""
         settings = self.settings
         assert settings.protocol.max_tokens is not None  # registry.check
         corpus = load_corpus(
             settings.dataset.name,
-            path=source.path,
-            root=source.root,
+            path=options.data_path,
+            root=options.data_root,
             max_tokens=settings.protocol.max_tokens,
             seed=settings.seed,
-            device=source.device,
+            device=device,
         )
         self._scorer = BleuScorer(corpus.valid.pairs, corpus.dictionaries)
         return corpus

@@ -12,7 +12,7 @@ from torch import nn
 
 from llqr_sam.data.streams import Share
 from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
-from llqr_sam.engine.devices.team import ALONE, DistributedTeam, is_loss
+from llqr_sam.engine.devices.team import ALONE, Team, is_loss
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.losses import Diverged, LossLog
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
@@ -35,7 +35,7 @@ def two(tmp_path_factory):
 
 
 def _team():
-    return DistributedTeam(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+    return Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def _network(team):
