@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-_times_kernels = ContextVar("times_kernels", default=False)
-
-
-@contextmanager
-def inductor_times_kernels() -> Iterator[None]:
-    """Let Inductor choose kernels by timing them within the block, in deterministic runs too.
-
-    This measures the cost of the choice by rule. What is compiled here may give other bits elsewhere.
-    """
-    token = _times_kernels.set(True)
-    try:
-        yield
-    finally:
-        _times_kernels.reset(token)
+# Whether Inductor chooses kernels by timing them in deterministic runs, too, to measure what the choice by rule costs.
+# What is compiled so may give other bits elsewhere.
+times_kernels = ContextVar("times_kernels", default=False)
 
 
 def compiled(model: nn.Module, *, deterministic: bool) -> nn.Module:
@@ -39,6 +26,6 @@ def compiled(model: nn.Module, *, deterministic: bool) -> nn.Module:
     """
     torch.compiler.reset()  # the graphs of earlier runs in this process would count towards the limit
     options: dict[str, Any] = {}
-    if deterministic and not _times_kernels.get() and "deterministic" in torch._inductor.list_options():
+    if deterministic and not times_kernels.get() and "deterministic" in torch._inductor.list_options():
         options["deterministic"] = True
     return cast("nn.Module", torch.compile(model, fullgraph=True, dynamic=False, options=options or None))

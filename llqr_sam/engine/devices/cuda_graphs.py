@@ -20,28 +20,21 @@ WARM_UPS = 3  # evaluations before the capture, in which cuDNN and the compiler 
 
 
 class CudaGraph:
-    """Captures the first evaluation that it is given, and replays it from then on.
+    """Captures the first evaluation of ``model`` that it is given, and replays it from then on.
 
-    Args:
-        model: The network that is evaluated. Its parameters and buffers must stay where they are in memory.
-        device: Where it is.
-
-    Raises:
-        ValueError: not a CUDA device.
-
-    There is no fallback: what cannot be captured raises, from PyTorch, at the first step.
+    Parameters and buffers must stay where they are in memory. There is no fallback: what cannot be captured raises,
+    from PyTorch, at the first step; another device than CUDA raises ValueError.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         if device.type != "cuda":
             raise ValueError(f"precision.cuda_graphs=true needs a CUDA device, not device={device}.")
-        self._model = model
-        self._device = device
+        self._model, self._device = model, device
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, evaluate: Callable[[Inputs, Tensor], Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
-        """Evaluate a minibatch.
+        """Evaluate a minibatch; the gradient is then in ``.grad``, in memory that the next call overwrites.
 
         Args:
             evaluate: Returns the loss, 0-d and detached, and adds its gradient to ``.grad``.
@@ -49,7 +42,7 @@ class CudaGraph:
             targets: ``[B, ...]``, of the captured shape.
 
         Returns:
-            A copy of the loss. The gradient is in ``.grad``, in memory that the next call overwrites.
+            A copy of the loss.
 
         Raises:
             ValueError: the minibatch has another shape than the captured one, or is not one tensor of inputs.

@@ -18,14 +18,9 @@ class Diverged(RuntimeError):
 
 
 class LossLog:
-    """Mean of the losses since the last evaluation; refuses a loss that is not finite.
+    """Mean of the losses since the last evaluation, over the ranks of ``team``; refuses a loss that is not finite.
 
-    On a GPU up to ``window`` losses are kept on the device and then copied at once; on the CPU each is read at once.
-
-    Args:
-        device: Where the losses are.
-        window: Steps between two readings; by default ``WINDOW`` on a GPU, 1 on the CPU.
-        team: The ranks that share each minibatch; the mean of their losses is kept.
+    Up to ``window`` losses are kept on ``device`` and then read at once; by default ``WINDOW`` on a GPU, 1 on the CPU.
     """
 
     def __init__(self, device: torch.device, window: int | None = None, team: Team = ALONE) -> None:

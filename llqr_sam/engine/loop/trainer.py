@@ -201,7 +201,7 @@ class Trainer:
             Interrupted: a stop was requested; a checkpoint has been written.
         """
         while self.state.step < self.steps or self._evaluation_due():
-            self.model.train()
+            self.forward.train()
             self._train_to_evaluation()  # no step, if the run was stopped between a step and its evaluation
             if self._evaluation_due():
                 self._evaluate()

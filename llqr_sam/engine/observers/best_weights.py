@@ -14,20 +14,14 @@ from llqr_sam.engine.records.record import CurvePoint
 
 
 class BestWeights(Observer):
-    """Writes the weights whenever an evaluation has a better score than all before it.
-
-    Args:
-        model: The network that is trained.
-        path: Where its weights go.
-    """
+    """Writes the weights of ``model`` to ``path`` whenever an evaluation has a better score than all before it."""
 
     def __init__(self, model: nn.Module, path: Path) -> None:
-        self._model = model
-        self._path = path
-        self._best = -math.inf
+        self._model, self._path, self._best = model, path, -math.inf
 
     def on_start(self, run: RunInfo) -> None:
-        self._best = -math.inf if run.best_score is None else run.best_score
+        if run.best_score is not None:
+            self._best = run.best_score
 
     def on_epoch(self, point: CurvePoint) -> None:
         if point.score is not None and point.score > self._best:

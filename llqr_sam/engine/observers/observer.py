@@ -49,11 +49,9 @@ class Observer:
         """Training begins."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """``step`` steps are finished. Called after every step, so it must take microseconds.
+        """``step`` optimizer steps are finished. Called after every step, so it must take microseconds.
 
-        Args:
-            step: Finished optimizer steps.
-            loss: Mean since the last evaluation, as last read from the device; NaN before the first reading.
+        ``loss`` is the mean since the last evaluation, as last read from the device; NaN before the first reading.
         """
 
     def on_refresh(self, point: RefreshPoint) -> None:

@@ -55,10 +55,10 @@ class WandbLogger(Observer):
         self._known = 0  # rows that the server had at the start
 
     def on_start(self, run: RunInfo) -> None:
-        self._guard(lambda: self._open(run))
+        self._guard(lambda: self._open(run), opening=True)
         # In the order of their logging: an evaluation comes before the refresh that follows its last step.
         points: list[CurvePoint | RefreshPoint] = [*run.curve, *run.refreshes]
-        for point in sorted(points, key=lambda point: (point.step, _kind(point) == "refresh")):
+        for point in sorted(points, key=lambda point: point.step):
             self._log(point)
 
     def on_refresh(self, point: RefreshPoint) -> None:
@@ -68,21 +68,20 @@ class WandbLogger(Observer):
         self._log(point)
 
     def on_end(self, record: Record) -> None:
-        if self._run is not None:
-            summary = {
-                "status": record.status,
-                "best_top1": record.metrics.best.top1,
-                "last_top1": record.metrics.last.top1,
-                **({} if record.metrics.best.bleu is None else {"best_bleu": record.metrics.best.bleu}),
-                "weights_sha256": record.weights_sha256,
-                "seconds": asdict(record.seconds),
-            }
-            self._guard(lambda: self._run.summary.update(summary))
+        best, last = record.metrics.best, record.metrics.last
+        summary = {
+            "status": record.status,
+            "best_top1": best.top1,
+            "last_top1": last.top1,
+            **({} if best.bleu is None else {"best_bleu": best.bleu}),
+            "weights_sha256": record.weights_sha256,
+            "seconds": asdict(record.seconds),
+        }
+        self._guard(lambda: self._run.summary.update(summary))
 
     def close(self) -> None:
-        if self._run is not None:
-            self._guard(lambda: self._run.finish())
-            self._run = None
+        self._guard(lambda: self._run.finish())
+        self._run = None
 
     def _open(self, run: RunInfo) -> None:
         folder = self._folder or run.folder
@@ -93,14 +92,18 @@ class WandbLogger(Observer):
 
     def _log(self, point: CurvePoint | RefreshPoint) -> None:
         self._rows += 1
-        if self._run is None or self._rows <= self._known:
+        if self._rows <= self._known:
             return
         values = asdict(point)
         step = values.pop("step")
-        row = {f"{_kind(point)}/{name}": value for name, value in values.items()}
+        kind = "epoch" if isinstance(point, CurvePoint) else "refresh"
+        row = {f"{kind}/{name}": value for name, value in values.items()}
         self._guard(lambda: self._run.log({"step": step} | row))
 
-    def _guard(self, call: Callable[[], object]) -> None:
+    def _guard(self, call: Callable[[], object], *, opening: bool = False) -> None:
+        """Call W&B, if it has not failed before."""
+        if self._run is None and not opening:
+            return
         try:
             call()
         except Exception as error:
@@ -117,7 +120,7 @@ def open_run(folder: Path, **arguments: Any) -> Any:
         arguments: Passed to ``wandb.init``.
 
     Raises:
-        Exception: whatever W&B raises, for instance if it is not installed or its server does not answer.
+        Exception: whatever W&B raises: it is not installed, its server does not answer.
     """
     import wandb  # takes a second, and is needed here alone
 
@@ -134,7 +137,3 @@ def open_run(folder: Path, **arguments: Any) -> Any:
     )
     # create_new: never continue a run that is open in this process, such as one of ours that failed
     return wandb.init(dir=str(folder), resume="allow", reinit="create_new", settings=settings, **arguments)
-
-
-def _kind(point: CurvePoint | RefreshPoint) -> str:
-    return "epoch" if isinstance(point, CurvePoint) else "refresh"

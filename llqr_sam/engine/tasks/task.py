@@ -1,7 +1,6 @@
 """What a run learns: its data, its network, its loss, and the score of the network.
 
-The loop knows minibatches and a loss. Everything else that differs between kinds of data is here: a kind of data is one
-subclass of ``Task`` and one line in ``llqr_sam.engine.tasks.registry``.
+The loop knows minibatches and a loss. A kind of data is one subclass of ``Task`` and one line in ``registry.py``.
 """
 
 from __future__ import annotations
@@ -34,49 +33,32 @@ class Scores:
 
 
 class HasTrain(Protocol):
-    """Loaded data, as the loop sees it."""
+    """Loaded data, as the loop sees it (``Splits``)."""
 
     @property
-    def train(self) -> TrainStream:
-        """Training minibatches."""
+    def train(self) -> TrainStream: ...
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all samples as they are stored, or of their names where they are only read in training."""
+    def fingerprint(self) -> str: ...
 
     @property
-    def samples(self) -> Samples:
-        """Number of samples over all ranks."""
+    def samples(self) -> Samples: ...
 
 
 Loaded = TypeVar("Loaded", bound=HasTrain)
 
 
 class Task(ABC, Generic[Loaded]):
-    """One kind of data and what is learned from it.
+    """One kind of data and what is learned from it in the run of ``settings``."""
 
-    Args:
-        settings: The run.
-
-    Attributes:
-        datasets: Names of its data sets.
-        archs: Names of its networks.
-        inputs: What the data sets hold, for messages.
-        own_keys: Settings that only this task uses, each with the value that other tasks leave it at.
-        required_keys: Settings that must have a value.
-        several_devices: Whether several devices can train one run.
-        measures_flatness: Whether ``flatness`` is implemented.
-        keeps_best_weights: Whether ``keep_weights`` also keeps the weights of the best evaluation.
-    """
-
-    datasets: ClassVar[tuple[str, ...]]
-    archs: ClassVar[tuple[str, ...]]
-    inputs: ClassVar[str]
-    own_keys: ClassVar[Mapping[str, Any]]
-    required_keys: ClassVar[tuple[str, ...]]
-    several_devices: ClassVar[bool] = True
-    measures_flatness: ClassVar[bool] = False
-    keeps_best_weights: ClassVar[bool] = False
+    datasets: ClassVar[tuple[str, ...]]  # names of its data sets
+    archs: ClassVar[tuple[str, ...]]  # names of its networks
+    inputs: ClassVar[str]  # what the data sets hold, for messages
+    own_keys: ClassVar[Mapping[str, Any]]  # settings of this task alone, with the value that other tasks leave them at
+    required_keys: ClassVar[tuple[str, ...]]  # settings that must have a value
+    several_devices: ClassVar[bool] = True  # whether several devices can train one run
+    measures_flatness: ClassVar[bool] = False  # whether ``flatness`` is implemented
+    keeps_best_weights: ClassVar[bool] = False  # whether ``keep_weights`` also keeps those of the best evaluation
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
@@ -88,19 +70,11 @@ class Task(ABC, Generic[Loaded]):
 
     @classmethod
     def check(cls, settings: RunSettings) -> None:
-        """Check what the attributes above do not say; ``registry.check`` does the rest and calls this last.
-
-        Raises:
-            ValueError: data set, network and protocol do not fit together.
-        """
+        """Raise ValueError if data set, network and protocol do not fit; ``registry.check`` checks the attributes."""
 
     @classmethod
     def check_installed(cls, settings: RunSettings) -> None:
-        """Check that the optional packages that it needs are installed.
-
-        Raises:
-            ValueError: one is not; the message says what installs it.
-        """
+        """Raise ValueError if an optional package is missing; the message says what installs it."""
 
     @staticmethod
     @abstractmethod
@@ -142,7 +116,7 @@ class Task(ABC, Generic[Loaded]):
     def evaluate(
         self, model: nn.Module, splits: Loaded, number: int | None, device: torch.device, team: Team
     ) -> Scores:
-        """Score the network on the test data of all ranks; its training mode is restored afterwards.
+        """Score the network on the test data; it is left in inference mode.
 
         Args:
             model: The network.
@@ -157,11 +131,5 @@ class Task(ABC, Generic[Loaded]):
         return None
 
     def flatness(self, model: nn.Module, options: RunOptions, rho: float) -> Flatness:
-        """Measure how flat the training loss is at the trained weights, which stay as they are.
-
-        Args:
-            model: The network.
-            options: Where its data are.
-            rho: Radius of m-sharpness, > 0.
-        """
+        """Measure how flat the training loss is at the trained weights; rho > 0 is the radius of m-sharpness."""
         raise NotImplementedError

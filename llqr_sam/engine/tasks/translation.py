@@ -45,11 +45,7 @@ def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 
 
 class Translation(Task[Corpus]):
-    """Sentences to sentences.
-
-    Args:
-        settings: The run.
-    """
+    """Sentences to sentences."""
 
     datasets = CORPORA
     archs = TRANSFORMERS
@@ -126,16 +122,12 @@ class Translation(Task[Corpus]):
         translator = unwrapped(model)
         assert isinstance(translator, Translator)
         assert self._scorer is not None  # load comes first
-        training = model.training
         model.eval()
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
-                loss, token_error = _per_token(model, splits.valid)
-                bleu = sacrebleu = None
-                if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
-                    bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
-        finally:
-            model.train(training)
+        bleu = sacrebleu = None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
+            loss, token_error = _per_token(model, splits.valid)
+            if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
+                bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
         perplexity = math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.inf
         return Scores(loss, 100 - token_error, perplexity, token_error, bleu, sacrebleu)
 

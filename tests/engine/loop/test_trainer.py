@@ -255,7 +255,6 @@ def test_a_network_in_inference_mode_is_trained_all_the_same(make_settings: Any,
 
 def test_the_learning_rate_reaches_the_base_optimizer(make_settings: Any, tmp_path: Path) -> None:
     settings = make_settings("sam")
-    splits = digits(settings)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     rates: list[float] = []
 
