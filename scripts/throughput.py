@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llqr_sam.data import registry as data
-from llqr_sam.engine.devices.compilation import times_kernels
+from llqr_sam.engine.devices.acceleration import times_kernels
 from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.streams import Inputs
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices.acceleration import CudaGraph
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 
 

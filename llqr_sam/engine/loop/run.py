@@ -17,7 +17,6 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import SCHEMA_VERSION, Metrics, Record
-from llqr_sam.engine.records.weights import weights_sha256
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks import registry as tasks
 
@@ -32,9 +31,6 @@ def execute(
         options: How and where.
         observers: Are told what happens.
         team: The ranks that train it, each in its own call; the first one writes the files.
-
-    Returns:
-        The record, status ``finished``, or ``diverged`` with the step in ``error``.
 
     Raises:
         ValueError: a setting or the device is impossible; nothing has been trained.
@@ -110,7 +106,7 @@ def _train(trainer: Trainer) -> Record:
         parameters=info.parameters,
         metrics=Metrics.from_curve(trainer.state.curve, trainer.task.scoring()),
         refreshes=trainer.state.refreshes,
-        weights_sha256=weights_sha256(trainer.model.state_dict()),
+        weights_sha256=provenance.weights_sha256(trainer.model.state_dict()),
         seconds=seconds,
         started=trainer.state.started,
         resumes=trainer.state.resumes,

@@ -21,21 +21,18 @@ from torch import Tensor
 
 from llqr_sam.data.randomness import derived_seed
 from llqr_sam.data.streams import Inputs, Share, open_batches
-from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import random_state, set_random_state
 from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted, StopRequest
-from llqr_sam.engine.loop.losses import Diverged, LossLog
+from llqr_sam.engine.loop.losses import Diverged, LossLog, all_finite
 from llqr_sam.engine.loop.schedules import LearningRate
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
-from llqr_sam.engine.observers.best_weights import BestWeights
-from llqr_sam.engine.observers.observer import Observer
+from llqr_sam.engine.observers.observer import BestWeights, Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, RefreshPoint, Seconds
-from llqr_sam.engine.records.weights import all_finite
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.methods import factory

@@ -11,7 +11,7 @@ rows that the server already has are skipped. So a preempted run shows one curve
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +31,7 @@ class WandbLogger(Observer):
         project: Name of the project.
         mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads; ``online`` needs an account.
         folder: Where the files go; by default the run's folder in the workspace.
-        group: The cell of a table.
-        job_type: The method.
-        tags: Further words to find the run by.
+        arguments: Words to find the run by, as ``wandb.init`` takes them: group (the cell of a table), job_type, tags.
 
     The W&B run has the record's run id, so a resumed run continues there, too.
     """
@@ -44,11 +42,9 @@ class WandbLogger(Observer):
         *,
         mode: Literal["offline", "online"] = "offline",
         folder: Path | None = None,
-        group: str | None = None,
-        job_type: str | None = None,
-        tags: Sequence[str] = (),
+        **arguments: Any,
     ) -> None:
-        self._arguments = {"project": project, "mode": mode, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._arguments = {"project": project, "mode": mode} | arguments
         self._folder = folder
         self._run: Any = None
         self._rows = 0  # logged or skipped so far

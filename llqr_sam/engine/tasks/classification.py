@@ -20,7 +20,7 @@ from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.models import registry as models
 
 
-class Classification(Task[Splits]):
+class Classification(Task):
     """Images to classes."""
 
     datasets = data.DATASETS

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class Scores:
     sacrebleu: float | None = None
 
 
-class HasTrain(Protocol):
-    """Loaded data, as the loop sees it (``Splits``)."""
+class Loaded(Protocol):
+    """Loaded data, as the loop sees it (``llqr_sam.data.streams.Splits``)."""
 
     @property
     def train(self) -> TrainStream: ...
@@ -45,11 +45,11 @@ class HasTrain(Protocol):
     def samples(self) -> Samples: ...
 
 
-Loaded = TypeVar("Loaded", bound=HasTrain)
+class Task(ABC):
+    """One kind of data and what is learned from it in the run of ``settings``.
 
-
-class Task(ABC, Generic[Loaded]):
-    """One kind of data and what is learned from it in the run of ``settings``."""
+    ``model`` and ``evaluate`` take what ``load`` returned.
+    """
 
     datasets: ClassVar[tuple[str, ...]]  # names of its data sets
     archs: ClassVar[tuple[str, ...]]  # names of its networks
@@ -105,7 +105,7 @@ class Task(ABC, Generic[Loaded]):
         """Load this process's share of the data set; minibatches are made on ``device``."""
 
     @abstractmethod
-    def model(self, splits: Loaded) -> nn.Module:
+    def model(self, splits: Any) -> nn.Module:
         """A network for the data, with fresh weights from the global generator."""
 
     @abstractmethod
@@ -113,9 +113,7 @@ class Task(ABC, Generic[Loaded]):
         """Mean training loss of a minibatch, 0-d."""
 
     @abstractmethod
-    def evaluate(
-        self, model: nn.Module, splits: Loaded, number: int | None, device: torch.device, team: Team
-    ) -> Scores:
+    def evaluate(self, model: nn.Module, splits: Any, number: int | None, device: torch.device, team: Team) -> Scores:
         """Score the network on the test data; it is left in inference mode.
 
         Args:

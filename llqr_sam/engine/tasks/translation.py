@@ -44,7 +44,7 @@ def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return total / kept.sum()
 
 
-class Translation(Task[Corpus]):
+class Translation(Task):
     """Sentences to sentences."""
 
     datasets = CORPORA

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.engine.records.weights import weights_sha256
+from llqr_sam.engine.records.provenance import weights_sha256
 from llqr_sam.engine.tasks.classification import Classification
 from llqr_sam.engine.tasks.task import Scores
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.engine.devices.compilation import compiled, times_kernels
+from llqr_sam.engine.devices.acceleration import compiled, times_kernels
 
 
 @pytest.fixture
