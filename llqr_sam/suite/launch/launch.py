@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
+from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import Config, LoggerConfig
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_installed

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from llqr_sam.engine.loop.run import RunOptions
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.run_folder import failure_path, find_record, record_files
 
 
