@@ -30,7 +30,7 @@ def accuracy_section(command: Command) -> Section:
         print_accuracy(table),
         sources=[_source(result.runs, status) for result in table.cells],
         charts=charts(curves_of(status)),
-        damage=list(status.damage()),
+        damage=status.damaged,
     )
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.run.faults import how_it_ended
+from llqr_sam.suite.run.attempt import how_it_ended
 
 GRACE = 30.0  # seconds between SIGTERM, on which a run saves its checkpoint, and SIGKILL
 POLL = 0.1  # seconds between two looks at the clock and at the signals received

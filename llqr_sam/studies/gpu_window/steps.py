@@ -13,7 +13,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.worker import Reply
+from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.status.status import Status
 
 
