@@ -19,14 +19,7 @@ from llqr_sam.engine.devices.device import device_name, find_device
 from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timing import (
-    SCHEMA_VERSION,
-    Effort,
-    Timing,
-    time_network,
-    timing_name,
-    timings_folder,
-)
+from llqr_sam.studies.table_10.timing import SCHEMA_VERSION, Effort, Timing, time_network, timing_name, timings_folder
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig

@@ -8,7 +8,7 @@ from itertools import count
 
 from omegaconf import OmegaConf
 
-from llqr_sam.report.page.section import CellSource, Section
+from llqr_sam.report.page.page import CellSource, Section
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.studies.table_10.table import LABELS, NUMBERS, RATIOS, CadenceRow, NetworkTimes
 from llqr_sam.studies.table_10.timing import Timing
