@@ -19,7 +19,7 @@ from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.tasks.classification import evaluate
 from llqr_sam.methods.factory import build
 from llqr_sam.methods.settings import MethodSettings
-from llqr_sam.models.small_cnn import SmallCNN
+from llqr_sam.models.convolutional import SmallCNN
 from tests.engine.conftest import METHODS
 from tests.methods.workers import Workers
 
