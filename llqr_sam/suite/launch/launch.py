@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
+from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import Config

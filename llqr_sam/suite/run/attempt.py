@@ -23,13 +23,13 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.devices.team import ALONE, Team, is_loss
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.loop.trainer import CheckpointMismatchError
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record, epoch_words
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
 from llqr_sam.suite.run.run_folder import Failure, ProgressFile, find_record, note_failure, reason_of, record_files
 

@@ -88,12 +88,7 @@ class Worker:
 
 
 def train(job: Job) -> Reply:
-    """Attempt a run on this machine, with one process for each of its devices.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came twice.
-        Exception: see ``attempted``.
-    """
+    """Attempt a run on this machine, with one process for each of its devices. Raises as ``attempted``."""
     if job.options.devices == 1:
         return attempted(job)
     stop, ranks = StopRequest(), list[Worker]()

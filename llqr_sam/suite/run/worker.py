@@ -4,10 +4,8 @@
     python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``processes.train``), and ends after it
 
 What a run prints goes to its ``log.txt``, what a rank prints to standard error. The end of standard input means that
-the launcher is done or dead: a run that is training is saved, and the process ends.
-
-SLURM sends USR2 before the time limit: engine/loop/interruption.py makes it a stop after the current step with a
-checkpoint (``Interrupted``), and ``SlurmRun`` then requeues the job.
+the launcher is done or dead: a run that is training is saved, and the process ends. SLURM sends USR2 before the time
+limit: the run is saved (``Interrupted``), and ``SlurmRun`` requeues the job.
 """
 
 from __future__ import annotations

@@ -65,11 +65,8 @@ def test_the_same_command_with_other_data(tmp_path, archives, capsys):
     with pytest.raises(UsageError) as raised:
         command(tmp_path, *RUN, f"dataset.path={second}")
     (path,) = (tmp_path / "results" / "runs").rglob("*.json")
-    assert str(raised.value) == (
-        f"dataset.path={second} has the data {hash_of(second)[:12]}, the records are of {hash_of(copy)[:12]} "
-        f"({path.stem}): name the data of the records, or give those here their own "
-        "paths.results= and paths.workspace=."
-    )
+    phrases = (f"dataset.path={second}", hash_of(second)[:12], hash_of(copy)[:12], path.stem, "paths.results=")
+    assert all(phrase in str(raised.value) for phrase in phrases)
 
 
 def test_a_path_that_names_nothing_or_something_else(tmp_path, archives, capsys):
