@@ -64,11 +64,8 @@ def values(override: Override) -> list[str]:
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
     """The groups of conf/ and the choices of each."""
-    return {
-        folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml")))
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir()
-    }
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir())
+    return {folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
 
 
 @cache

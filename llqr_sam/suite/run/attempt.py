@@ -193,8 +193,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
                 watchers.append(WandbLogger(**job.wandb))
         except LeftAlone as reason:
             refusal = str(reason)
-    refusal = team.broadcast(refusal)
-    if refusal is not None:
+    if (refusal := team.broadcast(refusal)) is not None:
         raise LeftAlone(refusal)
     return watchers
 

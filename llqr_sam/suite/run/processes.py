@@ -115,6 +115,8 @@ class Pool:
                         yield self._collect(worker)
                     if self._killed:
                         raise KeyboardInterrupt
+                    if self._stopping:
+                        self.stop()  # again: the signal may have come while a worker was starting
             finally:
                 for worker in filter(None, self._workers):
                     worker.close()
