@@ -252,10 +252,7 @@ class GradientNoise(Metric):
     def observe(self, gradients: Named) -> None:
         gradients = float32_if_half(gradients)
         follow(self._mean, gradients)
-        follow(self._variance, gradients)
-        for name, g in gradients.items():
-            if name not in self._mean:
-                self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
+        follow(self._variance, gradients, torch.zeros_like)
         if not gradients:
             return
         present, mean = list(gradients.values()), [self._mean[name] for name in gradients]

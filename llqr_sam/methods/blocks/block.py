@@ -33,14 +33,11 @@ Factors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """G <- G clip / max(clip, |G|), buf <- G + momentum buf, U <- U - lr buf: an inner step (LLQR paper, Alg. 2).
-
-    ``clip_norm`` is the L2 norm to which each factor's gradient is clipped.
-    """
+    """G <- G clip / max(clip, |G|), buf <- G + momentum buf, U <- U - lr buf: an inner step (LLQR paper, Alg. 2)."""
 
     lr: float = 1e-3
     momentum: float = 0.9
-    clip_norm: float = 5.0
+    clip_norm: float = 5.0  # L2 norm to which each factor's gradient is clipped
 
     def clip(self, squared_norm: Tensor) -> Tensor:
         """Factor in (0, 1] that clips a gradient of that squared norm; any shape, elementwise."""
@@ -104,10 +101,7 @@ class Block(ABC):
 
 
 class KernelBlock(Block):
-    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
-
-    The factors are in ``dtype``, and so are the products of ``apply`` unless ``apply_dtype`` is given.
-    """
+    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight."""
 
     learner_type: ClassVar[Callable[..., Learner]]
     """Makes the learner from the block, its stacked gradient and the heavy ball."""
