@@ -73,8 +73,7 @@ class LLQR(Metric):
     U is learned on a minibatch every ``interval`` steps (LLQR paper, arXiv 2605.04230, Algorithm 2).
 
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs. ``DistributedDataParallel``, ``DataParallel`` and
-            ``torch.compile`` are unwrapped.
+        model: Any ``nn.Module`` that returns one tensor of outputs; parallel and compiled wrappers are looked through.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
         structure: Blocks of U: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
         inner_steps: Steps of gradient descent in a refresh, T, >= 1.
@@ -85,8 +84,8 @@ class LLQR(Metric):
         damping: lambda, >= 0; added to H as lambda I.
         interval: Optimizer steps between two refreshes, n, >= 1.
         reduction: How curvatures of samples combine under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis), "bernoulli"
-            (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``. It is compared with the loss.
+        likelihood: Predictive distribution for "ngd", compared with the loss: "categorical" (softmax over the last
+            axis), "bernoulli" (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``.
         chunk_size: Samples that a refresh linearises at a time, >= 1. It bounds the memory and about doubles the time;
             the loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
         apply_dtype: dtype of the matrix products in U v, such as ``torch.bfloat16``; U always learns in float32.
@@ -98,8 +97,8 @@ class LLQR(Metric):
             must then call ``apply`` with the same v, and ``state_dict``, at the same time.
 
     Raises:
-        ValueError: a value is out of its range or choices, the model has nothing to train, or it has parameters that
-            are not dense, real and initialised.
+        ValueError: a value is out of its range or choices, or the trainable parameters are none, not dense, not real,
+            not initialised or not on one device.
 
     Warns:
         UserWarning: once, naming the weights that are no matrix: U is diagonal on them under every structure.
