@@ -33,7 +33,7 @@ from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
-from llqr_sam.methods.settings import LearningSettings
+from llqr_sam.methods.settings import LearningSettings, require
 
 MAX_FAILURES = 3
 """Refreshes in a row that may fail (not be finite): the third stops the run."""
@@ -139,8 +139,7 @@ class LLQR(Metric):
         LearningSettings(
             divergence, structure, inner_steps, inner_lr, inner_momentum, clip_norm, ema, damping, interval, reduction
         )
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size} must be >= 1.")
+        require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, "must be >= 1")
         self.model, self.sharded = unwrapped(model), shard
         self.divergence, self.structure, self.reduction = divergence, structure, reduction
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval

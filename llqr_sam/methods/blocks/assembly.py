@@ -54,9 +54,7 @@ class Parameters:
                 change = "became trainable" if before is None else "was frozen or removed"
                 if before is not None and now is not None:
                     change = f"became {tuple(now)}"
-                raise ValueError(
-                    f"parameter {name} {change} after this LLQR was built; build a new one for the model as it is."
-                )
+                raise ValueError(f"parameter {name} {change} after this LLQR was built; build a new one.")
         self._require_in_place()
 
     def laid_out(self, named: Named, ranks: Ranks) -> Named:

@@ -18,7 +18,7 @@ All start at the identity. Factors are free: neither orthogonality nor symmetry 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -109,14 +109,9 @@ class KernelBlock(Block):
     """Makes the learner from the block, its stacked gradient and the heavy ball."""
 
     def __init__(
-        self,
-        kernels: Sequence[Kernel],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        apply_dtype: torch.dtype | None = None,
+        self, kernels: list[Kernel], *, dtype: torch.dtype, device: torch.device, apply_dtype: torch.dtype | None = None
     ) -> None:
-        self._kernels = list(kernels)
+        self._kernels = kernels
         self.count = sum(kernel.parts for kernel in kernels)
         self.n, self.m = kernels[0].n, kernels[0].m
         self._blank = torch.zeros((), dtype=dtype, device=device)

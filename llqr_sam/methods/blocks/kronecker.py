@@ -120,18 +120,14 @@ class EKFACLearner(_TwoSidedLearner):
         short_gradient = -(matmul(c_long, e.mT) + matmul(self._w_long, df.mT))
         left = torch.cat([c, self._w], dim=1)
         right = torch.cat([matmul(self._short, e), matmul(self._short, df)], dim=1)
-        self._descend_long(left, right)
-        self._descent.step(self._short, self._short_buffer, short_gradient)
-        self._descent.step(self._scale, self._scale_buffer, -(f * s))
-
-    def _descend_long(self, left: Tensor, right: Tensor) -> None:
-        """Steps the long factor, whose gradient is -left' right, and W long by the same momentum rule."""
         descent = self._descent
-        squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))
+        squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))  # of dJ/dlong = -left' right
         right = right * descent.clip(squared_norm).view(-1, 1, 1)
         w_left = torch.cat([matmul(self._w, left[:, : self._w.shape[1]].mT), self._gram], dim=2)
         descent.move(self._long, self._long_buffer.baddbmm_(left.mT, right, beta=descent.momentum, alpha=-1))
         descent.move(self._w_long, self._w_long_buffer.baddbmm_(w_left, right, beta=descent.momentum, alpha=-1))
+        descent.step(self._short, self._short_buffer, short_gradient)
+        descent.step(self._scale, self._scale_buffer, -(f * s))
 
     def factors(self) -> Factors:
         return {self._short_name: self._short, self._long_name: self._long, "D": self._short_first(self._scale)}
