@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise
 from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import WHOLE, Samples, Share, check_sample_size
+from llqr_sam.data.streams import WHOLE, Samples, Share, draw_sample
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,12 @@ class ArrayTrainStream:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         order = shuffled(self.size, self.seed, "order", epoch).to(self.images.device)
-        for batch in range(start, self.steps_per_epoch):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for batch, chosen in enumerate(torch.split(order, self.batch_size)[start : self.steps_per_epoch], start):
             yield self._gather(chosen, "augment", epoch, batch)
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        check_sample_size(size, self.size)
-        order = shuffled(self.size, self.seed, "refresh order", step).to(self.images.device)
-        return self._gather(order[:size], "refresh augment", step)
+        chosen = draw_sample(step, size, self.size, self.seed).to(self.images.device)
+        return self._gather(chosen, "refresh augment", step)
 
     def _gather(self, chosen: Tensor, *purpose: int | str) -> tuple[Tensor, Tensor]:
         images = self.images.index_select(0, chosen)

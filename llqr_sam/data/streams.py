@@ -9,13 +9,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from llqr_sam.data.randomness import shuffled
+
 
 class MissingDataError(FileNotFoundError):
     """A data set is not where it was looked for; the message says what is missing, where, and how to fetch it."""
+
+
+def existing(path: Path) -> Path:
+    """A file or folder of a data set; MissingDataError if it is not there."""
+    if not path.exists():
+        raise MissingDataError(f"{path} is missing: the data set is incomplete.")
+    return path
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,6 @@ class Samples:
 class DatasetInfo:
     """What is known of a data set before it is loaded."""
 
-    name: str
     classes: int
     image_size: int
     channels: int
@@ -77,11 +86,7 @@ class TrainStream(Protocol):
         """
 
     def sample(self, step: int, size: int) -> tuple[Inputs, Tensor]:
-        """The preconditioner minibatch of an optimizer step, drawn without replacement and augmented like the others.
-
-        Raises:
-            ValueError: ``size`` is not between 1 and the number of training samples.
-        """
+        """The preconditioner minibatch of an optimizer step (``draw_sample``), augmented like the others."""
 
 
 TestBatches = Iterable[tuple[Tensor, Tensor]]
@@ -115,19 +120,12 @@ def open_batches(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
             iterator.close()
 
 
-def check_batch_size(batch_size: int, size: int, name: str) -> None:
-    """Raise ValueError unless the ``size`` training samples of data set ``name`` fill at least one minibatch."""
-    if not 1 <= batch_size <= size:
-        raise ValueError(
-            f"protocol.batch_size={batch_size} does not fit dataset={name}: "
-            f"it must be between 1 and its {size} training samples."
-        )
+def draw_sample(step: int, size: int, available: int, seed: int) -> Tensor:
+    """Numbers of the samples in the preconditioner minibatch of an optimizer step, drawn without replacement.
 
-
-def check_sample_size(size: int, available: int) -> None:
-    """Raise ValueError unless a preconditioner minibatch of ``size`` can be drawn without replacement."""
+    Raises:
+        ValueError: ``size`` is not between 1 and the ``available`` training samples.
+    """
     if not 1 <= size <= available:
-        raise ValueError(
-            f"a preconditioner minibatch of {size} cannot be drawn: "
-            f"it must have between 1 and the {available} training samples."
-        )
+        raise ValueError(f"a preconditioner minibatch of {size} cannot be drawn from {available} training samples.")
+    return shuffled(available, seed, "refresh order", step)[:size]

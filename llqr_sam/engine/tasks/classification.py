@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.data import fingerprint
 from llqr_sam.data import registry as data
 from llqr_sam.data.streams import WHOLE, Share, Splits, open_batches
 from llqr_sam.engine.devices.team import ALONE, Team
@@ -63,7 +62,7 @@ class Classification(Task[Splits]):
     @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """``None`` for TinyImageNet."""
-        return fingerprint.fingerprint(dataset, path, root)
+        return data.fingerprint(dataset, path, root)
 
     @classmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
