@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise
-from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import WHOLE, Samples, Share, draw_sample
+from llqr_sam.data.streams import WHOLE, Samples, Share, draw_sample, generator, shuffled
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llqr_sam.data.randomness import generator
+from llqr_sam.data.streams import generator
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Images ``[B, C, H, W]`` uint8 and a generator on their device -> new images of the same shape and dtype."""

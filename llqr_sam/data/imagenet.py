@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
-from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import Samples, Share, draw_sample, existing
+from llqr_sam.data.streams import Samples, Share, draw_sample, existing, generator, shuffled
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
 _ATTEMPTS = 10  # at a random crop that fits, before the central one is taken

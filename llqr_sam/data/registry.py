@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
 from llqr_sam.data.augment import Normalise, augmentations, flip_labels
+from llqr_sam.data.cifar import read_cifar
+from llqr_sam.data.digits import read_digits
+from llqr_sam.data.folders import read_tinyimagenet
+from llqr_sam.data.imagenet import FileTestBatches, FileTrainStream, ImageFolders, Reader, read_imagenet
 from llqr_sam.data.streams import WHOLE, DatasetInfo, MissingDataError, Samples, Share, Splits, TestBatches, TrainStream
-
-if TYPE_CHECKING:
-    from llqr_sam.data.imagenet import ImageFolders
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR, _TINYIMAGENET = Samples(50_000, 10_000), Samples(100_000, 10_000)
@@ -92,8 +92,6 @@ def load(
         train = ArrayTrainStream(images, labels, normalise, chosen, batch_size, seed, share)
         test = ArrayTestBatches(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
     else:
-        from llqr_sam.data.imagenet import FileTestBatches, FileTrainStream, Reader
-
         settings = seed, normalise, device, workers
         reader = Reader(replace(data.train, labels=labels), known.image_size, augment, *settings)
         train = FileTrainStream(reader, batch_size, share)
@@ -112,7 +110,7 @@ def fingerprint(name: str, path: Path | None, root: Path) -> str | None:
 
 
 def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageFolders, int]:
-    """The samples of a data set and the number of classes found; each reader is imported only when it is used.
+    """The samples of a data set and the number of classes found.
 
     Raises:
         MissingDataError: The data is not there.
@@ -120,24 +118,15 @@ def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageF
     """
     known = info(name)
     if name == "digits":
-        from llqr_sam.data.digits import read_digits
-
         if path is not None:
             raise ValueError(f"dataset.path={path} has no use with dataset=digits: scikit-learn brings the digits.")
         return read_digits(), known.classes
     place = (path or root / _PLACES.get(name, name)).expanduser()
     if not place.exists():
-        raise MissingDataError(
-            f"dataset={name} is not at {place}. Prepare it with: python scripts/prepare_data.py {name}"
-        )
+        how = f"Prepare it with: python scripts/prepare_data.py {name}"
+        raise MissingDataError(f"dataset={name} is not at {place}. {how}")
     if name == "tinyimagenet":
-        from llqr_sam.data.folders import read_tinyimagenet
-
         return read_tinyimagenet(place)
     if name == "imagenet":
-        from llqr_sam.data.imagenet import read_imagenet
-
         return read_imagenet(place)
-    from llqr_sam.data.cifar import read_cifar
-
     return read_cifar(place, known.classes), known.classes

@@ -1,20 +1,21 @@
 """What a data set looks like to a training loop: a stream to train on, batches to test on, and a description.
 
 Streams are stateless. A minibatch is a function of (seed, epoch, number of the batch), a preconditioner minibatch of
-(seed, optimizer step), so that a run resumed anywhere sees the data it would have seen.
+(seed, optimizer step), so that a run resumed anywhere sees the data it would have seen. Their random numbers therefore
+come from generators seeded by names and numbers (``generator``), never from what was drawn before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
-
-from llqr_sam.data.randomness import shuffled
 
 
 class MissingDataError(FileNotFoundError):
@@ -118,6 +119,22 @@ def open_batches(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A hash of the parts in [0, 2^63): neighbouring seeds, such as 0 and 1, give unrelated streams."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(device: torch.device | str, *parts: int | str) -> torch.Generator:
+    """A fresh generator on ``device``, seeded with ``derived_seed(*parts)``; the global generator is not touched."""
+    return torch.Generator(device).manual_seed(derived_seed(*parts))
+
+
+def shuffled(size: int, *parts: int | str) -> Tensor:
+    """A random order of 0 .. size - 1, int64. Drawn on the CPU, so that it is the same on every device."""
+    return torch.randperm(size, generator=generator("cpu", *parts))
 
 
 def draw_sample(step: int, size: int, available: int, seed: int) -> Tensor:

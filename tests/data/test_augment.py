@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise, augmentations, cutout, random_crop, random_flip
-from llqr_sam.data.randomness import generator
+from llqr_sam.data.streams import generator
 
 
 def images(count: int = 64, side: int = 12) -> Tensor:

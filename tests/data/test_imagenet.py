@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from llqr_sam.data.imagenet import _random_box, central_view, random_view
-from llqr_sam.data.randomness import generator
-from llqr_sam.data.streams import MissingDataError, Samples, Splits
+from llqr_sam.data.streams import MissingDataError, Samples, Splits, generator
 from llqr_sam.torchvision_compat import ensure_torchvision
 
 

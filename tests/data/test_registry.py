@@ -92,8 +92,8 @@ def test_batch_crop_differs_from_image_crop(load_with: Callable[..., Splits]) ->
 
 
 def test_importing_data_stays_light() -> None:
-    """Readers of images and scikit-learn are imported only when a data set needs them."""
-    heavy = {"sklearn", "scipy", "torchvision", "timm", "PIL", "fairseq"}
+    """scikit-learn and fairseq are imported only when a data set needs them."""
+    heavy = {"sklearn", "scipy", "torchvision", "timm", "fairseq"}
     code = f"import sys, llqr_sam.data.registry, llqr_sam.data.translation; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.strip() == "set()", result.stderr
