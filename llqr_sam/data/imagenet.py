@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
-from llqr_sam.data.streams import Samples, Share, draw_sample, existing, generator, shuffled
+from llqr_sam.data.streams import WHOLE, Images, Samples, Share, existing, generator
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
 _ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
@@ -85,20 +85,20 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
 
 
 @dataclass(frozen=True)
-class Reader(Dataset[tuple[Tensor, int]]):
-    """Decodes the images of a split into normalised minibatches on the device."""
+class FileReader(Dataset[tuple[Tensor, int]]):
+    """Decodes the images of a split (``ImageReader``)."""
 
     files: ImageFiles
     side: int
     random: bool  # a random crop and flip of each image, or its central crop
-    seed: int  # determines these, and the order in which a stream reads
+    seed: int
     normalise: Normalise
     device: torch.device
     workers: int  # decoding processes; 0 decodes in this one
+    share: Share = WHOLE
 
     @property
     def size(self) -> int:
-        """Number of images."""
         return len(self.files.names)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
@@ -111,16 +111,13 @@ class Reader(Dataset[tuple[Tensor, int]]):
             view = central_view(image, self.side)
         return torch.from_numpy(np.array(view)).permute(2, 0, 1), int(self.files.labels[index])
 
-    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches in the given order of images, decoded ahead by the workers.
-
-        Raises:
-            ValueError: A file is not a readable image.
-        """
-        chunks = (order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size))
+    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int, start: int = 0) -> Iterator[Images]:
+        """Minibatches decoded ahead by the workers; ValueError if a file is not a readable image."""
+        chunks = (order[i : i + batch_size] for i in range(start * batch_size, len(order), batch_size))
+        mine = (chunk[self.share.of(len(chunk))].tolist() for chunk in chunks)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             self,
-            batch_sampler=([(purpose, number, index) for index in chunk] for chunk in chunks),
+            batch_sampler=([(purpose, number, index) for index in chunk] for chunk in mine),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_signals,
@@ -140,56 +137,16 @@ class Reader(Dataset[tuple[Tensor, int]]):
             if self.workers:
                 delivered._shutdown_workers()  # type: ignore[attr-defined]
 
-    def gather(self, purpose: str, number: int, order: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, purpose: str, number: int, chosen: Tensor) -> Images:
         """One minibatch, decoded by threads."""
-        keys: list[Key] = [(purpose, number, index) for index in order.tolist()]
+        keys: list[Key] = [(purpose, number, index) for index in chosen[self.share.of(len(chosen))].tolist()]
         with ThreadPoolExecutor(max(1, self.workers)) as threads:
             images, labels = zip(*threads.map(self.__getitem__, keys), strict=True)
         return self._place(torch.stack(images), torch.tensor(labels))
 
-    def _place(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _place(self, images: Tensor, labels: Tensor) -> Images:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
         return self.normalise(images), labels
-
-
-@dataclass(frozen=True)
-class FileTrainStream:
-    """Training minibatches decoded from files (``TrainStream``)."""
-
-    reader: Reader
-    batch_size: int
-    share: Share  # this process's part of each minibatch
-
-    @property
-    def size(self) -> int:
-        return self.reader.size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.size // self.batch_size
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        order = shuffled(self.size, self.reader.seed, "order", epoch)
-        whole = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        mine = whole.view(-1, self.batch_size)[:, self.share.of(self.batch_size)]
-        return self.reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
-
-    def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        chosen = draw_sample(step, size, self.size, self.reader.seed)
-        return self.reader.gather("refresh augment", step, chosen[self.share.of(size)])
-
-
-@dataclass(frozen=True)
-class FileTestBatches:
-    """Test minibatches decoded from files."""
-
-    reader: Reader
-    batch_size: int
-    share: Share  # this process's part of all images
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        mine = torch.arange(self.reader.size)[self.share.of(self.reader.size)]
-        return self.reader.stream("test", 0, mine, self.batch_size)
 
 
 def _ignore_signals(_: int) -> None:

@@ -7,14 +7,25 @@ from pathlib import Path
 
 import torch
 
-from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
+from llqr_sam.data.arrays import ArrayReader, ImageArrays
 from llqr_sam.data.augment import Normalise, augmentations, flip_labels
 from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
 from llqr_sam.data.folders import read_tinyimagenet
-from llqr_sam.data.imagenet import FileTestBatches, FileTrainStream, ImageFolders, Reader, read_imagenet
-from llqr_sam.data.streams import WHOLE, DatasetInfo, MissingDataError, Samples, Share, Splits, TestBatches, TrainStream
+from llqr_sam.data.imagenet import FileReader, ImageFolders, read_imagenet
+from llqr_sam.data.streams import (
+    WHOLE,
+    DatasetInfo,
+    ImageReader,
+    ImagesInOrder,
+    ImageStream,
+    MissingDataError,
+    Samples,
+    Share,
+    Splits,
+)
 
+_TEST_BATCH = 500  # images, where all are on the device
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR, _TINYIMAGENET = Samples(50_000, 10_000), Samples(100_000, 10_000)
 
@@ -84,19 +95,22 @@ def load(
         )
     labels = flip_labels(data.train_labels, label_noise, classes, seed)
     normalise = Normalise(known.mean, known.std, device)
-    train: TrainStream
-    test: TestBatches
+    mine = share.of(data.samples.test)
+    train: ImageReader
+    test: ImageReader
     if isinstance(data, ImageArrays):
-        mine, chosen = share.of(data.samples.test), augmentations(name, crop) if augment else ()
-        images, labels = data.train_images.to(device), labels.to(device)
-        train = ArrayTrainStream(images, labels, normalise, chosen, batch_size, seed, share)
-        test = ArrayTestBatches(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
+        chosen = augmentations(name, crop) if augment else ()
+        train = ArrayReader(data.train_images.to(device), labels.to(device), normalise, chosen, seed, share)
+        test = ArrayReader(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
+        test_size = _TEST_BATCH
     else:
-        settings = seed, normalise, device, workers
-        reader = Reader(replace(data.train, labels=labels), known.image_size, augment, *settings)
-        train = FileTrainStream(reader, batch_size, share)
-        test = FileTestBatches(Reader(data.test, known.image_size, False, *settings), batch_size, share)
-    return Splits(known, train, test, data.fingerprint(), data.samples)
+        side, rest = known.image_size, (seed, normalise, device, workers)
+        train = FileReader(replace(data.train, labels=labels), side, augment, *rest, share)
+        own = replace(data.test, names=data.test.names[mine], labels=data.test.labels[mine])
+        test = FileReader(own, side, False, *rest)
+        test_size = batch_size
+    stream = ImageStream(train, batch_size, seed)
+    return Splits(known, stream, ImagesInOrder(test, test_size), data.fingerprint(), data.samples)
 
 
 def fingerprint(name: str, path: Path | None, root: Path) -> str | None:

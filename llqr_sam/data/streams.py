@@ -64,6 +64,7 @@ class Share:
 WHOLE = Share()
 
 Inputs = Tensor | tuple[Tensor, ...]  # what a network is called with: one argument or several
+Images = tuple[Tensor, Tensor]  # normalised [B, C, H, W] float32 and labels [B] int64, on the device
 Batch = TypeVar("Batch")
 
 
@@ -82,17 +83,64 @@ class TrainStream(Protocol):
         """Minibatches of an epoch, from number ``start`` on.
 
         Yields:
-            Inputs and targets on the device: normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, or
-            sentences (``llqr_sam.data.translation``).
+            Inputs and targets on the device: ``Images``, or sentences (``llqr_sam.data.translation``).
         """
 
     def sample(self, step: int, size: int) -> tuple[Inputs, Tensor]:
         """The preconditioner minibatch of an optimizer step (``draw_sample``), augmented like the others."""
 
 
-TestBatches = Iterable[tuple[Tensor, Tensor]]
-"""Every test sample of this process once, in a fixed order, without augmentation: normalised images ``[B, C, H, W]``
-float32 and labels ``[B]`` int64 on the device; the last B is smaller."""
+class ImageReader(Protocol):
+    """Reads chosen images of a split, ready for the network; several processes get their share of each minibatch.
+
+    An image's random numbers depend on the seed, on what it is read for (``purpose``) and on the ``number`` of the
+    epoch or step.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+
+    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int, start: int = 0) -> Iterator[Images]:
+        """Minibatches of the images ``order``, from minibatch ``start`` on; the last one may be smaller."""
+
+    def gather(self, purpose: str, number: int, chosen: Tensor) -> Images:
+        """One minibatch of the images ``chosen``."""
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Training minibatches of images (``TrainStream``)."""
+
+    reader: ImageReader
+    batch_size: int
+    seed: int  # determines the order, together with the epoch
+
+    @property
+    def size(self) -> int:
+        return self.reader.size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.batch_size
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Images]:
+        order = shuffled(self.size, self.seed, "order", epoch)[: self.steps_per_epoch * self.batch_size]
+        return self.reader.stream("augment", epoch, order, self.batch_size, start)
+
+    def sample(self, step: int, size: int) -> Images:
+        return self.reader.gather("refresh augment", step, draw_sample(step, size, self.size, self.seed))
+
+
+@dataclass(frozen=True)
+class ImagesInOrder:
+    """Every image of a reader once, in order."""
+
+    reader: ImageReader
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Images]:
+        return self.reader.stream("test", 0, torch.arange(self.reader.size), self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -101,7 +149,7 @@ class Splits:
 
     info: DatasetInfo  # with the number of classes found, which may be lower in a part of a data set
     train: TrainStream
-    test: TestBatches
+    test: ImagesInOrder  # this process's share, not augmented
     fingerprint: str  # SHA-256 of all samples before label noise, or of their names if they are read during training
     samples: Samples  # of all processes together
 
