@@ -74,7 +74,7 @@ class Trained:
 
     def __init__(self, path: Path | None, batch: int, steps: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        data: ImageArrays = read_cifar(path.stem, 100, path, path.parent) if path else read_digits()
+        data: ImageArrays = read_cifar(path, 100) if path else read_digits()
         self._images = (data.train_images.float() / 255 - 0.5) / 0.25
         self._labels, self._batch, self._device = data.train_labels, batch, device
         arch, width = ("resnet18", 16) if path else ("small_cnn", None)

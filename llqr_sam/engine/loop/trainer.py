@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llqr_sam.data.randomness import derived_seed
-from llqr_sam.data.streams import Inputs, Share, open_batches
+from llqr_sam.data.streams import Inputs, Share, derived_seed, open_batches
 from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import random_state, set_random_state
 from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
