@@ -19,12 +19,9 @@ class DeviceError(ValueError):
 
 
 def find_device(name: str, rank: int = 0, ranks: int = 1) -> torch.device:
-    """The device of one of the processes that train a run on this machine.
+    """The device of process ``rank`` of the ``ranks`` that train a run on this machine, each with a GPU of its own.
 
-    Args:
-        name: ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto``: GPUs where there are any, else the CPU.
-        rank: Number of the process on this machine.
-        ranks: How many there are; each has a GPU of its own.
+    ``name`` is ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto``: GPUs where there are any, else the CPU.
 
     Raises:
         DeviceError: no such device on this machine, not enough of them, or the name of one for several processes.
@@ -72,8 +69,6 @@ def _processor() -> str:
 @contextlib.contextmanager
 def arithmetic(*, deterministic: bool) -> Iterator[None]:
     """Compute in full float32 within the block, either reproducibly or with the fastest kernels.
-
-    All settings are restored afterwards, except ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS reads when it starts.
 
     TF32, the default of cuDNN's convolutions, keeps 10 of float32's 23 bits. It is switched off with PyTorch's older
     settings: its compiler reads them, and a mixture with ``fp32_precision`` raises. In deterministic mode PyTorch would

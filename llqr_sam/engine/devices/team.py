@@ -96,10 +96,7 @@ ALONE = Team()
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
-    """Join the other processes of the run for the time of the block.
-
-    Args:
-        device: Of this rank.
+    """Join the other processes of the run for the time of the block; this rank computes on ``device``.
 
     The environment names the ranks as torchrun does: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
     MASTER_PORT.

@@ -3,8 +3,7 @@
     1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
     2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
     3. It writes a checkpoint and raises ``Interrupted``; no record is written.
-    4. The same command continues from the checkpoint. Under SLURM the job queues itself again
-       (``llqr_sam.suite.run.worker``).
+    4. The same command continues from the checkpoint. Under SLURM the job queues itself again (suite/run/worker.py).
 
 A second Ctrl-C does not wait for the checkpoint.
 """
@@ -37,11 +36,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Send the signals of ``SIGNALS`` to ``handler`` within the block; the earlier handlers are restored afterwards.
-
-    Args:
-        handler: As ``signal.signal`` takes it. Only the main thread of a process can set one.
-    """
+    """Send the signals of ``SIGNALS`` to ``handler`` within the block, in the main thread of a process."""
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -68,10 +63,8 @@ class StopRequest:
 
         Does nothing outside the main thread, where no handler can be set.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        with handled(self._handle):
+        here = threading.current_thread() is threading.main_thread()
+        with handled(self._handle) if here else contextlib.nullcontext():
             yield
 
     def pass_on(self) -> None:

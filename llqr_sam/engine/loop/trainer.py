@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,23 +54,9 @@ class TrainingState:
     curve: list[CurvePoint] = field(default_factory=list)
     refreshes: list[RefreshPoint] = field(default_factory=list)
 
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> TrainingState:
-        """Inverse of ``dataclasses.asdict``."""
-        curve = [CurvePoint(**point) for point in state["curve"]]
-        refreshes = [RefreshPoint(**point) for point in state["refreshes"]]
-        return cls(**(state | {"curve": curve, "refreshes": refreshes}))
-
 
 class Trainer:
-    """Trains one run: its data, network, optimizer and loop.
-
-    Args:
-        settings: The run.
-        options: How and where.
-        device: Of this process.
-        observers: Are told what happens.
-        team: The ranks that train this run together.
+    """Data, network, optimizer and loop of one run, on the ``device`` of this process.
 
     The network's initial weights are a function of the seed. Later draws (dropout) differ between ranks.
     """
@@ -142,21 +127,24 @@ class Trainer:
         if found is None:
             return
         _, saved = found
-        if saved["run_id"] != self.settings.run_id:
-            raise CheckpointMismatchError(
-                f"the checkpoint in {self.checkpoints.folder} is of run {saved['run_id']}, not of "
-                f"{self.settings.run_id}: its settings differ; remove it or use another workspace"
-            )
+        which, run_id = f"the checkpoint in {self.checkpoints.folder} is of", self.settings.run_id
+        if saved["run_id"] != run_id:
+            wrong = f"{which} run {saved['run_id']}, not of {run_id}: its settings differ"
+            raise CheckpointMismatchError(f"{wrong}; remove it or use another paths.workspace=.")
         here = self.splits.fingerprint
         if (then := saved.get("data", here)) != here:
-            raise CheckpointMismatchError(
-                f"the checkpoint in {self.checkpoints.folder} is of a run on other data, {then[:12]} where here are "
-                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace=."
-            )
+            wrong = f"{which} a run on other data, {then[:12]} where here are {here[:12]}: name those data"
+            raise CheckpointMismatchError(f"{wrong}, remove it or use another paths.workspace=.")
         self.model.load_state_dict(saved["model"])
         self.method.optimizer.load_state_dict(saved["optimizer"])
-        self.state = TrainingState.from_dict(saved["progress"])
-        self.state.resumes += 1
+        progress = saved["progress"]
+        self.state = TrainingState(
+            progress["started"],
+            progress["step"],
+            progress["resumes"] + 1,
+            [CurvePoint(**point) for point in progress["curve"]],
+            [RefreshPoint(**point) for point in progress["refreshes"]],
+        )
         self.losses.load_state_dict(saved["losses"])
         self.watch.resume(Seconds(**saved["seconds"]))
         if self.team.rank < len(saved["random"]):  # otherwise fewer ranks saved it

@@ -27,25 +27,16 @@ PASSING = (OSError, MemoryError, RuntimeError)
 
 
 class CheckpointStore:
-    """The checkpoints in one folder, newest last.
-
-    Args:
-        folder: Where they are; made by the first ``save``.
-        keep: How many to keep, >= 1.
-    """
+    """The last ``keep`` checkpoints, in a folder that the first ``save`` makes."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder = folder
-        self.keep = keep
+        self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write ``state`` as the checkpoint of ``step``; keep it and the ``keep - 1`` before it.
 
         Checkpoints of later steps are removed: the run continued from an earlier one. The digest is renamed into its
-        place before the checkpoint is, so no checkpoint is ever without one.
-
-        Raises:
-            OSError: the disk does not take it; the older checkpoints are kept.
+        place before the checkpoint is, so no checkpoint is ever without one. After an OSError the older ones are kept.
         """
         path = self.folder / f"step_{step:09d}.pt"
         buffer = io.BytesIO()

@@ -29,12 +29,7 @@ def to_json(instance: Any) -> str:
 
 
 def read(kind: type[T], path: Path, version: int) -> T:
-    """Read a file that ``to_json`` wrote.
-
-    Args:
-        kind: A dataclass with a field ``schema``.
-        path: The file.
-        version: The schema that this version of the code reads.
+    """Read a file that ``to_json`` wrote of a dataclass whose field ``schema`` is ``version``.
 
     Raises:
         DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
