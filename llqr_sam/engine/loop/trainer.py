@@ -35,7 +35,7 @@ from llqr_sam.engine.records.record import CurvePoint, RefreshPoint, Seconds
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.methods import factory
-from llqr_sam.methods.refresh import RefreshError
+from llqr_sam.methods.llqr import RefreshError
 
 logger = logging.getLogger(__name__)
 
