@@ -6,7 +6,7 @@ Stateless, so a resumed run needs nothing but its step. The trainer writes the v
     step      gamma^k                         k milestones passed, in epochs from the start of training
     constant  1
 
-Warm-up multiplies none of these: the first W steps take (step + 1) / W of the base rate, linearly.
+The first W steps take (step + 1) / W of the base rate instead.
 
     inverse_sqrt  step / W for step < W, then sqrt(W / step)     fairseq's; W = warmup_steps, and step 0 does nothing
 """

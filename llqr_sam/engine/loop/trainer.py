@@ -2,8 +2,7 @@
 
 Everything that changes in training is in the model, the optimizer (with U), ``TrainingState`` and the random state; the
 order of the data and the learning rate are functions of the step. A checkpoint holds exactly these, so a resumed run
-does the same arithmetic as one that was never stopped. Where several ranks train one run, everything but the random
-state is equal on all of them.
+does the same arithmetic as one that was never stopped. All but the random state is equal on all ranks.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from llqr_sam.data.randomness import derived_seed
 from llqr_sam.data.streams import Inputs, Share, open_batches
 from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import random_state, set_random_state
-from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
-from llqr_sam.engine.devices.team import ALONE, Team
+from llqr_sam.engine.devices.team import ALONE, Team, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted, StopRequest
 from llqr_sam.engine.loop.losses import Diverged, LossLog, all_finite
@@ -118,11 +116,7 @@ class Trainer:
             self.observers.append(BestWeights(self.model, self.folder / "best.pt"))
 
     def load(self) -> None:
-        """Continue from the newest checkpoint, if there is one.
-
-        Raises:
-            CheckpointMismatchError: it is of a run with other settings, or on other data.
-        """
+        """Continue from the newest checkpoint, if there is one; CheckpointMismatchError, if it is not of this run."""
         found = self.team.broadcast(self.checkpoints.load_latest() if self.team.is_first else None)
         if found is None:
             return
@@ -151,11 +145,7 @@ class Trainer:
             set_random_state(saved["random"][self.team.rank], self.device)
 
     def save(self) -> None:
-        """Write a checkpoint of this step boundary.
-
-        Raises:
-            Diverged: the losses or the weights are not finite; the checkpoints on disk are kept.
-        """
+        """Write a checkpoint of this step boundary; raises ``Diverged`` if losses or weights are not finite."""
         self.losses.drain()
         if not all_finite(self.model):
             raise Diverged(f"the weights are not finite after step {self.state.step - 1}")

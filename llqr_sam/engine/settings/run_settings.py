@@ -140,11 +140,7 @@ class RunSettings:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> RunSettings:
-        """Inverse of ``as_dict``; keys that are not a run's are left out.
-
-        Raises:
-            ValueError: a value is impossible; the message names the key, the value and what would be right.
-        """
+        """Inverse of ``as_dict``; keys that are not a run's are left out. Raises ValueError at a bad value."""
         return cls(
             dataset=_part(DatasetSettings, tree["dataset"]),
             arch=_part(ArchSettings, tree["arch"]),

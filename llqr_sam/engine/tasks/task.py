@@ -79,9 +79,7 @@ class Task:
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """The ``fingerprint`` of the data set without loading it; ``None`` where that would take minutes.
 
-        Raises:
-            MissingDataError: the data are not there.
-            ValueError: they are not what they should be.
+        Raises MissingDataError, or ValueError where the data are not what they should be.
         """
         raise NotImplementedError
 
@@ -90,9 +88,7 @@ class Task:
         """The network on the meta device, which takes no memory, and a description of what it is built for.
 
         ``words`` are those in the two dictionaries, for data sets that have some; None: as many as the data set's.
-
-        Raises:
-            ValueError: ``words`` has no use or is too small, or an optional package is missing.
+        ValueError, if they have no use or are too few, or an optional package is missing.
         """
         raise NotImplementedError
 
