@@ -20,7 +20,7 @@ from llqr_sam.engine.settings.run_settings import PrecisionSettings
 from llqr_sam.engine.tasks.classification import Classification
 from llqr_sam.methods.factory import build
 from llqr_sam.methods.settings import MethodSettings
-from llqr_sam.models.small_cnn import SmallCNN
+from llqr_sam.models.convolutional import SmallCNN
 from tests.engine.conftest import METHODS
 from tests.methods.workers import Workers
 

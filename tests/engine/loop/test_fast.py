@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_preparation import pieces
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llqr_sam.data import pieces
 from llqr_sam.data.streams import TrainStream
 from llqr_sam.engine.devices.device import arithmetic
 from llqr_sam.engine.loop.losses import LossLog

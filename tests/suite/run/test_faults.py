@@ -25,8 +25,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.faults import DeviceLost, LoaderLost, RankLost, explained
+from llqr_sam.suite.run.attempt import DeviceLost, LoaderLost, RankLost, attempt, explained
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.run_folder import read_failure
 from llqr_sam.suite.status.status import Status
