@@ -35,7 +35,7 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-creating = partial(replacing, new=True)
+creating = partial(replacing, new=True)  # never replaces another file
 
 
 def _place_new(temporary: Path, path: Path) -> None:
