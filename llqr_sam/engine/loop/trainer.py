@@ -25,7 +25,7 @@ from llqr_sam.engine.devices.team import ALONE, Team, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted, StopRequest
 from llqr_sam.engine.loop.losses import Diverged, LossLog, all_finite
-from llqr_sam.engine.loop.schedules import LearningRate
+from llqr_sam.engine.loop.schedules import learning_rate
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.observers.observer import BestWeights, Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
@@ -82,7 +82,6 @@ class Trainer:
         self.steps_per_epoch = self.splits.train.steps_per_epoch
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
         self.evaluate_every = protocol.steps_between_evaluations(self.steps_per_epoch)
-        self.rate = LearningRate(protocol, settings.optim.base.lr, self.steps_per_epoch)
 
         torch.manual_seed(settings.seed)
         model = self.task.model(self.splits).to(device)
@@ -114,6 +113,10 @@ class Trainer:
         self.observers = [*observers]
         if options.keep_weights and self.task.keeps_best_weights:
             self.observers.append(BestWeights(self.model, self.folder / "best.pt"))
+
+    def rate(self, step: int) -> float:
+        """Learning rate of an optimizer step."""
+        return learning_rate(step, self.settings.protocol, self.settings.optim.base.lr, self.steps_per_epoch)
 
     def load(self) -> None:
         """Continue from the newest checkpoint, if there is one; CheckpointMismatchError, if it is not of this run."""
@@ -203,7 +206,7 @@ class Trainer:
     def _step(self, inputs: Inputs, targets: Tensor) -> None:
         step = self.state.step
         self._refresh_if_due(step)
-        rate = self.rate.at(step)
+        rate = self.rate(step)
         for group in self.method.optimizer.param_groups:
             group["lr"] = rate
         self.minibatch.take(self._formatted(inputs), targets)
@@ -251,7 +254,7 @@ class Trainer:
         point = CurvePoint(
             epoch=epoch if begun == 0 else step / self.steps_per_epoch,
             step=step,
-            lr=self.rate.at(step - 1),
+            lr=self.rate(step - 1),
             train_loss=self.losses.mean,
             seconds=self.watch.total,
             **asdict(scores),
