@@ -36,7 +36,10 @@ class Ranks:
 
     def pooled(self, own: Curvature, *, summed: bool) -> Curvature:
         """The curvature of all ranks' minibatches, of equal sizes; ``summed``: it sums over samples, no mean."""
-        return own if self.group is None else _Pooled(own, self, 1.0 if summed else 1.0 / self.size)
+        if self.group is None:
+            return own
+        scale = 1.0 if summed else 1.0 / self.size
+        return Curvature(self.summed(own.gradient, 1.0 / self.size), lambda v: self.summed(own.product(v), scale))
 
     def complete(self, own: Named, like: Named) -> Named:
         """Returns all entries of ``like``; each rank contributes those that it holds."""
@@ -98,18 +101,6 @@ class Ranks:
         """Global rank of the group's first process."""
         assert self.group is not None
         return dist.get_global_rank(self.group, 0)
-
-
-class _Pooled:
-    """Reduced over ranks: the mean of the gradients, and the scaled sum of the products."""
-
-    def __init__(self, own: Curvature, ranks: Ranks, scale: float) -> None:
-        self._own, self._ranks, self._scale = own, ranks, scale
-        self.gradient: Named = ranks.summed(own.gradient, 1.0 / ranks.size)
-
-    def product(self, v: Named) -> Named:
-        """H v."""
-        return self._ranks.summed(self._own.product(v), self._scale)
 
 
 def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks:

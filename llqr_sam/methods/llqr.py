@@ -23,12 +23,10 @@ from llqr_sam.methods.blocks.assembly import Structure, assemble
 from llqr_sam.methods.blocks.block import Factors, Learner
 from llqr_sam.methods.blocks.descent import HeavyBall
 from llqr_sam.methods.blocks.parameters import Parameters
-from llqr_sam.methods.curvature.agreement import Compared
 from llqr_sam.methods.curvature.divergence import DivergenceCurvature
 from llqr_sam.methods.curvature.inference import ordinary_tensors
 from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
-from llqr_sam.methods.curvature.point import LossFunction
-from llqr_sam.methods.curvature.precision import CurvatureDtype, precision_of
+from llqr_sam.methods.curvature.point import CurvatureDtype, LossFunction, precision_of
 from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
@@ -133,7 +131,6 @@ class LLQR(Metric):
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.reduction = reduction
         self.likelihood, self.chunk_size = likelihood_of(likelihood), chunk_size
-        self._compared = Compared(self.likelihood)
         self.steps = self._failures_in_a_row = self._reported_fallbacks = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
@@ -200,12 +197,10 @@ class LLQR(Metric):
             torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
         start = time.perf_counter()
         self._parameters.require_unchanged()
-        with self._compared.against(loss_fn):
-            own = self._curvature.at(inputs, targets, loss_fn)
-        self._compared.warn_once(stacklevel=4)  # of whoever called refresh, past its decorators
+        own = self._curvature.at(inputs, targets, loss_fn)
         if not own.gradient:
             raise ValueError("the preconditioner minibatch is empty.")
-        curvature = self._ranks.pooled(own, summed=self._curvature.summed)
+        curvature = self._ranks.pooled(own, summed=self._curvature.matrix.summed)
         g = curvature.gradient = self._parameters.laid_out(curvature.gradient, self._replicas)
         learners = [block.learner(g, self._descent) for block in self._blocks]
         before = torch.zeros(())
@@ -340,7 +335,7 @@ class LLQR(Metric):
 
     def _curvature_of_model(self) -> DivergenceCurvature:
         return DivergenceCurvature(
-            self.model, self.divergence, self.reduction, self._compared, self.chunk_size, self._precision
+            self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size, self._precision
         )
 
     def _delta(self, learners: list[Learner], g: Named) -> Named:

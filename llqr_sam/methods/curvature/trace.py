@@ -13,8 +13,8 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -22,14 +22,14 @@ from torch.func import functionalize, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from llqr_sam.methods.curvature.plain_forms import ReverseModeRules
-from llqr_sam.methods.curvature.point import Point
+from llqr_sam.methods.curvature.inference import ReverseModeRules
+from llqr_sam.methods.curvature.point import Point, vjp
 from llqr_sam.methods.named import Named
 
 aten = torch.ops.aten
 Signature = tuple[Any, ...]
+Push = Callable[[Named], list[Tensor]]
 Verify = Callable[["ForwardTrace", "Linearization"], bool]
-Entry = TypeVar("Entry")
 
 KEPT = 8
 """Traces of one network that are kept, the latest used: a stream of minibatches has few shapes."""
@@ -42,14 +42,9 @@ _REPLACED: Mapping[Any, Callable[..., Any]] = {
     aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
     # The functional copy has no derivative of its own; it is laid out in memory as what it replaces.
     aten.copy.default: lambda old, new, non_blocking=False: _laid_out_as(old, new.to(old).expand_as(old)),
+    aten.index.Tensor: lambda tensor, indices: _refuse_masks(tensor, indices),
 }
 """Operations that a trace holds in another form."""
-
-_LINEAR = frozenset(
-    getattr(aten, name).default
-    for name in ("alias", "clone", "detach", "expand", "neg", "permute", "t", "unsqueeze", "view", "_to_copy")
-)
-"""Operations that map zero to zero, whatever their other arguments."""
 
 
 class UntraceableError(RuntimeError):
@@ -88,7 +83,9 @@ class TraceCache:
                 trace = self.traces.pop(key, None) or ForwardTrace(point)
                 found = trace.at(point)
                 if agree(found.values, values, point.precision.eps) and verify(trace, found):
-                    _keep(self.traces, key, trace, KEPT)
+                    self.traces[key] = trace
+                    if len(self.traces) > KEPT:
+                        self.traces.popitem(last=False)
                     return found
                 reason = "the trace has other values or derivatives than the network"
             except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
@@ -96,20 +93,21 @@ class TraceCache:
             except Exception as error:  # the network itself has just run, so this is the trace's error
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if fresh:
-                self.refusal = reason
-                _keep(self._refused, key, reason, 8 * KEPT)
+                self.refusal = self._refused[key] = reason
+                if len(self._refused) > 8 * KEPT:
+                    self._refused.popitem(last=False)
         return None
 
     def known(self, point: Point) -> ForwardTrace | None:
         """The trace that a call at this point starts with; sets ``refusal`` where the point is known to have none."""
-        trace, self.refusal = None, self._disabled
-        if not self.refusal:
-            try:
-                key = signature(point)
-                trace, self.refusal = self.traces.get(key), self._refused.get(key, "")
-            except UntraceableError as error:
-                self.refusal = str(error)
-        return trace
+        self.refusal = self._disabled
+        try:
+            key = signature(point)
+        except UntraceableError as error:
+            self.refusal = self.refusal or str(error)
+            return None
+        self.refusal = self.refusal or self._refused.get(key, "")
+        return self.traces.get(key)
 
 
 class ForwardTrace:
@@ -127,13 +125,12 @@ class ForwardTrace:
         leaves, structure = _leaves(point)
         self.verified_for: Any = None
         """What the derivative has been compared with the network's for; set by the caller."""
-        self.names = list(point.parameters)
-        tangents = [torch.zeros_like(p) for p in point.parameters.values()]
-        self._strides = [t.stride() for t in tangents]
+        names, tangents = list(point.parameters), [torch.zeros_like(p) for p in point.parameters.values()]
+        self._strides = {name: t.stride() for name, t in zip(names, tangents, strict=True)}
 
         def values_and_push(leaves: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             at = replace(point, **dict(zip(point.varying, tree_unflatten(leaves, structure), strict=True)))
-            both: Any = jvp(at.values, (at.parameters,), (dict(zip(self.names, tangents, strict=True)),))
+            both: Any = jvp(at.values, (at.parameters,), (dict(zip(names, tangents, strict=True)),))
             return [*both[0], *both[1]]
 
         # Nothing is compiled here (inference.py), so the compiler need not refuse to be traced through.
@@ -141,8 +138,11 @@ class ForwardTrace:
         with warnings.catch_warnings(), untouched, ReverseModeRules():
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             whole = make_fx(functionalize(values_and_push, remove="mutations"), _REPLACED)(leaves, tangents)
-        _require_fixed_shapes(whole.graph)
-        _drop_zeros(whole.graph)
+        for node in whole.graph.nodes:
+            # The trace would fix a size that depends on values, such as that of ``nonzero``.
+            resized = torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ())
+            if resized and node.target is not aten.index.Tensor:
+                raise UntraceableError(f"the shape of what {node.target} returns depends on the data")
         whole.graph.eliminate_dead_code()
         self._at_point, self._at_tangent, self._count = _cut(whole, len(leaves))
 
@@ -150,39 +150,32 @@ class ForwardTrace:
         """The network at a point of this trace's signature."""
         with torch.no_grad():
             found = self._at_point(*_leaves(point)[0])
-        return Linearization(self, found[: self._count], found[self._count :])
+        values, kept = found[: self._count], found[self._count :]
 
-    def push(self, kept: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
-        """The derivative of the values along one tangent for each parameter, from what ``at`` kept."""
-        strided = [_strided(t, stride) for t, stride in zip(tangents, self._strides, strict=True)]
-        return list(self._at_tangent(*kept, *strided))
+        def push(v: Named) -> list[Tensor]:
+            return list(self._at_tangent(*kept, *(_strided(v[name], s) for name, s in self._strides.items())))
+
+        return Linearization(list(values), push)
 
 
+@dataclass(frozen=True)
 class Linearization:
-    """``Point.values`` at one point, computed by a trace, and their derivative J there."""
+    """``Point.values`` at one point, computed by a trace, and their derivative J there.
 
-    def __init__(self, trace: ForwardTrace, values: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
-        self.values = list(values)
-        self._trace, self._kept = trace, kept
+    Attributes:
+        values: The values.
+        push: v -> J v, one tensor for each value.
+    """
 
-    @torch.no_grad()
-    def push(self, v: Named) -> list[Tensor]:
-        """J v, one tensor for each value."""
-        return self._trace.push(self._kept, [v[name] for name in self._trace.names])
+    values: list[Tensor]
+    push: Push
 
     def pull(self, us: Sequence[Tensor], like: Named) -> list[Tensor]:
-        """J' u for one u for each value, by a backward pass through ``push``, which is linear.
-
-        Returns one tensor for each parameter, shaped as in ``like``.
-        """
-        tangents = [torch.zeros_like(like[name]).requires_grad_() for name in self._trace.names]
+        """J' u for one u for each value, by a backward pass through ``push``; one tensor for each entry of ``like``."""
+        tangents = {name: torch.zeros_like(t).requires_grad_() for name, t in like.items()}
         with torch.enable_grad():
-            pushed = self._trace.push(self._kept, tangents)
-        pairs = [(p, u) for p, u in zip(pushed, us, strict=True) if p.requires_grad]
-        if not pairs:
-            return [torch.zeros_like(t) for t in tangents]
-        outs, along = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(outs, tangents, along, materialize_grads=True))
+            pushed = self.push(tangents)
+        return vjp(pushed, list(tangents.values()), us)
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
@@ -201,7 +194,7 @@ def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0)
 
 
 def signature(point: Point) -> Signature:
-    """What a trace is made for: the network, its precision, the shapes and types of all tensors, and all plain values.
+    """What a trace of a network is made for: the shapes and types of all tensors, and all plain values.
 
     Raises UntraceableError for an input that is neither a tensor nor a plain value.
     """
@@ -211,7 +204,7 @@ def signature(point: Point) -> Signature:
         if not isinstance(x, (Tensor, *_PLAIN)):
             raise UntraceableError(f"an input of type {type(x).__name__} is no tensor")
         kinds.append((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x)
-    return id(point.model), point.precision, str(structure), *kinds
+    return str(structure), *kinds
 
 
 def _leaves(point: Point) -> tuple[list[Any], Any]:
@@ -220,50 +213,11 @@ def _leaves(point: Point) -> tuple[list[Any], Any]:
     return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
 
 
-def _keep(kept: OrderedDict[Signature, Entry], key: Signature, entry: Entry, most: int) -> None:
-    kept[key] = entry
-    kept.move_to_end(key)
-    while len(kept) > most:
-        kept.popitem(last=False)
-
-
-def _require_fixed_shapes(graph: fx.Graph) -> None:
-    """Refuses operations whose output size depends on values (``nonzero``): the trace would fix that size."""
-    for node in graph.nodes:
-        if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
-            continue
-        if node.target is aten.index.Tensor and not any(_is_mask(index) for index in node.args[1]):
-            continue  # tagged for masks; indices have a shape of their own
-        raise UntraceableError(f"the shape of what {node.target} returns depends on the data")
-
-
-def _is_mask(index: fx.Node | None) -> bool:
-    return index is not None and _value(index).dtype in (torch.bool, torch.uint8)
-
-
-def _drop_zeros(graph: fx.Graph) -> None:
-    """Removes terms that come from zero tangents only: otherwise each product would compute them again."""
-    zeros = {node for node in graph.nodes if node.target is aten.zeros.default}
-    for node in graph.nodes:
-        of_zero = node.target in _LINEAR and node.args[0] in zeros
-        if of_zero or (node.target is aten.mul.Tensor and zeros.intersection(node.args)):
-            zeros.add(node)
-        elif node.target is aten.add.Tensor and not node.kwargs:
-            for zero, other in (node.args, node.args[::-1]):
-                if zero in zeros and isinstance(other, fx.Node) and _alike(node, other):
-                    node.replace_all_uses_with(other)
-                    break
-
-
-def _alike(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two results agree, also in memory layout, which later views depend on."""
-    x, y = _value(a), _value(b)
-    return bool((x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()))
-
-
-def _value(node: fx.Node) -> Any:
-    """Returns the value a node had when traced, or its constant (torch 2.6 records no value for constants)."""
-    return node.meta["val"] if "val" in node.meta else getattr(node.graph.owning_module, str(node.target))
+def _refuse_masks(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
+    """Torch tags indexing as of a shape that the data decide, which is so for masks alone."""
+    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        raise UntraceableError("the shape of what aten.index.Tensor returns depends on the data")
+    return NotImplemented  # traced as it is
 
 
 def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.GraphModule, int]:
