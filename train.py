@@ -28,17 +28,15 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llqr_sam.studies.table_10.networks import networks_here
+from llqr_sam.studies.table_10.networks import measure_missing, networks_here, state_lines
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status
 from llqr_sam.suite.config.schema import register
-from llqr_sam.suite.launch.dispatch import dispatch
-from llqr_sam.suite.launch.sweep import pooled_sweep
+from llqr_sam.suite.launch.dispatch import begun_tables, dispatch, pooled_sweep
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.status.begun_tables import begun_tables
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
 
@@ -69,11 +67,11 @@ def run(command: Command) -> int:
 
 def time_networks(command: Command) -> int:
     """Measure what is missing of a table of times, then show it."""
-    here = networks_here(command)
+    networks = networks_here(command)
     if command.config.status or command.config.dry_run:
-        print(*here.lines(), sep="\n")
+        print(*state_lines(networks), sep="\n")
         return 0
-    status = here.measure()
+    status = measure_missing(networks)
     timings, damaged = read_timings(command.config.paths.results)
     print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
     print(*overview(cadence(command.table, timings)), sep="\n")

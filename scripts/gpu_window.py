@@ -27,11 +27,12 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from llqr_sam.data.pieces import join
+from data_preparation.pieces import join
+
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window.list_command import ListCommand
-from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.studies.gpu_window.step_list import StepList
+from llqr_sam.suite.config.errors import UsageError, exit_status, say
 
 CARRIED = Path("window")
 ARCHIVE = "gpu_window.tar.gz"
@@ -39,13 +40,13 @@ ARCHIVE = "gpu_window.tar.gz"
 
 def main() -> int:
     """Read the words, take what was carried here, carry out or show the list, pack the results."""
-    command = ListCommand(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
-    if command.shows:
-        return command.carry_out()
-    paths = command.steps.config.paths
+    steps = StepList(CONF / "gpu_window.yaml", sys.argv[1:], others=["archive"])
+    if steps.shows:
+        return steps.carry_out()
+    paths = steps.config.paths
     take_settings()
     take_data(Path(paths.data))
-    archive = Path(command.own["archive"] or ARCHIVE)
+    archive = Path(steps.own["archive"] or ARCHIVE)
 
     def pack_results() -> None:
         pack(archive, made_here(Path(paths.results), Path(paths.workspace)))
@@ -60,7 +61,7 @@ def main() -> int:
         pack_results()
     except OSError as error:
         raise UsageError(f"archive={archive} cannot be written: {error.strerror}.") from error
-    return command.carry_out(pack_if_possible)
+    return steps.carry_out(pack_if_possible)
 
 
 def take_settings() -> None:
@@ -104,11 +105,6 @@ def pack(archive: Path, files: Iterable[tuple[Path, str]]) -> None:
     with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for path, name in sorted(files):
             tar.add(path, arcname=name, recursive=False)
-
-
-def say(line: str) -> None:
-    """Print on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.report.figures.curves import draw_curves
-from llqr_sam.report.tables.accuracy_table import collect
+from llqr_sam.report.tables.accuracy_table import BestOrLast, collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
-from llqr_sam.report.tables.cell import BestOrLast
 from llqr_sam.report.tables.printed_table import RENDERERS, write_table
 from llqr_sam.studies.table_10.printed import print_cadence
 from llqr_sam.studies.table_10.table import cadence
@@ -66,7 +65,7 @@ def render(words: list[str], kind: BestOrLast) -> list[str]:
         written = write_table(print_cadence(asked, networks), Path(asked.output), asked.formats)
     else:
         status, table = collect(command, kind)
-        damage, total = list(status.damage()), status.total()
+        damage, total = status.damaged, status.total()
         written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
         if asked.curves and draw_curves(asked.title, status, Path(asked.curves)):
             written.append(Path(asked.curves))

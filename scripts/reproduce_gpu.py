@@ -16,13 +16,13 @@ from __future__ import annotations
 import sys
 
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window.list_command import ListCommand
+from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.suite.config.errors import exit_status
 
 
 def main() -> int:
     """Read the words, run or show the list."""
-    return ListCommand(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
+    return StepList(CONF / "reproduction.yaml", sys.argv[1:]).carry_out()
 
 
 if __name__ == "__main__":

@@ -71,13 +71,13 @@ def read_npz(file: Path, called: str) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def load_arrays(file: Path, called: str, required: tuple[str, ...], optional: str = "") -> dict[str, npt.NDArray[Any]]:
-    """The named arrays of an ``.npz``; ValueError unless it can be read and has all that are required."""
+def load_arrays(file: Path, called: str, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """The named arrays of an ``.npz``; ValueError unless it can be read and has all of them."""
     if not zipfile.is_zipfile(file):  # NumPy would advise to unpickle it, which runs code
         raise ValueError(f"{called} is not an .npz: it is no zip archive.")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in (*required, optional) if key in archive or key in required}
+            return {name: archive[name] for name in names}
     except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{called} is not an .npz with {', '.join(required)} ({reason}).") from error
+        raise ValueError(f"{called} is not an .npz with {', '.join(names)} ({reason}).") from error

@@ -29,12 +29,12 @@ class Direction:
             gradients: g, name -> tensor shaped like the parameter.
 
         Returns:
-            v, of the same names and shapes.
+            v, of the same names and shapes; float32 where a direction averages gradients in half precision.
         """
         return gradients
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs: nothing here."""
+        """Returns what a resumed run needs: nothing, or ``{"average": name -> tensor}`` of a direction with one."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -46,27 +46,22 @@ class Direction:
 
 
 class _Averaging(Direction):
-    """A direction that keeps an average of gradients, in float32 where they are in half precision."""
+    """A direction that keeps an average m of gradients, in float32 where they are in half precision."""
 
     def __init__(self) -> None:
         self.average: Named = {}
 
-    def _start(self, gradients: Named) -> None:
-        """Sets m = g for each parameter whose first gradient this is."""
-        for name, g in gradients.items():
-            if name not in self.average:
-                self.average[name] = g.clone()
+    def _start(self, gradients: Named) -> Named:
+        """Sets m = g where this is a parameter's first gradient; returns the other gradients."""
+        follow(self.average, gradients)
+        known = {name: g for name, g in gradients.items() if name in self.average}
+        self.average |= {name: g.clone() for name, g in gradients.items() if name not in known}
+        return known
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the average m: ``{"average": name -> tensor}``."""
         return {"average": dict(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the average.
-
-        Args:
-            state: What ``state_dict`` returned.
-        """
         self.average = {name: t.clone() for name, t in state["average"].items()}
 
 
@@ -98,18 +93,8 @@ class Friendly(_Averaging):
         self.decay, self.sigma = decay, sigma
 
     def __call__(self, gradients: Named) -> Named:
-        """Returns v = g - sigma m and updates m.
-
-        Args:
-            gradients: g, name -> tensor shaped like the parameter.
-
-        Returns:
-            v, of the same names and shapes; float32 where g is in half precision.
-        """
         gradients = float32_if_half(gradients)
-        follow(self.average, gradients)
-        known = {name: g for name, g in gradients.items() if name in self.average}
-        self._start(gradients)
+        known = self._start(gradients)
         if not known:
             return gradients
         g, m = list(known.values()), [self.average[name] for name in known]
@@ -143,16 +128,7 @@ class VarianceSuppressed(_Averaging):
         self.theta = theta
 
     def __call__(self, gradients: Named) -> Named:
-        """Updates m and returns it.
-
-        Args:
-            gradients: g, name -> tensor shaped like the parameter.
-
-        Returns:
-            v, of the same names and shapes; float32 where g is in half precision.
-        """
         gradients = float32_if_half(gradients)
-        follow(self.average, gradients)
         self._start(gradients)
         m = [self.average[name] for name in gradients]
         torch._foreach_lerp_(m, list(gradients.values()), self.theta)

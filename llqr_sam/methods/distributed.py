@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from llqr_sam.methods.curvature.products import Curvature
 from llqr_sam.methods.named import Named
 
 Item = TypeVar("Item")
@@ -33,13 +32,6 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-
-    def pooled(self, own: Curvature, *, summed: bool) -> Curvature:
-        """The curvature of all ranks' minibatches, of equal sizes; ``summed``: it sums over samples, no mean."""
-        if self.group is None:
-            return own
-        scale = 1.0 if summed else 1.0 / self.size
-        return Curvature(self.summed(own.gradient, 1.0 / self.size), lambda v: self.summed(own.product(v), scale))
 
     def complete(self, own: Named, like: Named) -> Named:
         """Returns all entries of ``like``; each rank contributes those that it holds."""
@@ -78,8 +70,8 @@ class Ranks:
 
     def summed(self, named: Named, scale: float = 1.0) -> Named:
         """Returns ``scale`` times the sum over ranks, in one exchange; each entry keeps its dtype."""
-        if not named:
-            return {}
+        if self.group is None or not named:
+            return named
         flat = torch.cat([x.reshape(-1) for x in named.values()])
         dist.all_reduce(flat, group=self.group)
         pieces = torch.split(flat.mul_(scale), [x.numel() for x in named.values()])

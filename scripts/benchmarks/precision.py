@@ -113,7 +113,6 @@ def effects(trained: Trained, structure: Structure, divergence: str, inner_steps
         )
         if precision == "tf32" and minibatch[0].device.type == "cpu":
             metric._precision = EmulatedTF32(eps=metric._precision.eps)
-            metric._curvature = metric._curvature_of_model()
         report = metric.refresh(*minibatch, cross_entropy)
         assert not report.unreplayed, report.unreplayed
         return metric

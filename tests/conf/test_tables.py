@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from llqr_sam.report.tables.paper_numbers import ACCURACY, read_accuracy
+from llqr_sam.report.tables.accuracy_table import ACCURACY, read_accuracy
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_preparation import pieces
 
-from llqr_sam.data import pieces
 from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.streams import MissingDataError, Splits
 

@@ -48,21 +48,21 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 CHILD = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from llqr_sam.engine.records import checkpoint
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.suite.run.attempt import attempt
 from llqr_sam.suite.run.job import Job
 
 step, where = int(sys.argv[2]), sys.argv[3]
-write, take = checkpoint._HashingFile.write, Trainer._step
+replacing, take = checkpoint.replacing, Trainer._step
 
-def dying_write(self, data):
-    written = write(self, data)
-    if f"step_{step:09d}" in self.file.name:
-        self.file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return written
+@contextlib.contextmanager
+def dying_write(path):
+    with replacing(path) as file:
+        yield file
+        if path.name == f"step_{step:09d}.pt":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 def dying_step(self, inputs, targets):
     take(self, inputs, targets)
@@ -72,7 +72,7 @@ def dying_step(self, inputs, targets):
 if where == "in mid-epoch":
     Trainer._step = dying_step
 else:
-    checkpoint._HashingFile.write = dying_write
+    checkpoint.replacing = dying_write
 attempt(Job.from_json(sys.argv[1]))
 """
 

@@ -82,7 +82,7 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
     """
     cudnn = torch.backends.cudnn
     memory: Any = torch.utils.deterministic  # its stub lacks the setting
-    mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = _mode()
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
     matmul, filling = torch.get_float32_matmul_precision(), memory.fill_uninitialized_memory
     if deterministic:
@@ -100,10 +100,13 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
         memory.fill_uninitialized_memory = filling
 
 
+def _mode() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 def _use_deterministic_algorithms(mode: bool, warn_only: bool) -> None:
     """Set torch's mode only where it changes: setting it imports the compiler, which takes a second."""
-    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if now != (mode, warn_only):
+    if _mode() != (mode, warn_only):
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 

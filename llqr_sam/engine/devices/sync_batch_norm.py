@@ -1,7 +1,4 @@
-"""Batch-norm whose statistics are those of the whole minibatch that several ranks share.
-
-The result does not depend on the number of ranks, except for rounding. torch has such a layer for GPUs only.
-"""
+"""Batch-norm over the whole minibatch that several ranks share; torch has such a layer for GPUs only."""
 
 from __future__ import annotations
 
@@ -16,12 +13,9 @@ from llqr_sam.engine.devices.team import Team
 
 
 def with_sync_batch_norm(model: nn.Module, team: Team, device: torch.device) -> nn.Module:
-    """The model with its batch-norm layers synchronised over ranks; same parameters, buffers and names.
+    """Synchronise the batch-norm layers over ranks, in place; parameters, buffers and names stay.
 
-    Args:
-        model: On ``device``; changed in place.
-        team: The ranks, with equal shares of each minibatch. A single process changes nothing.
-        device: Where the model is.
+    Except for rounding, the result does not depend on the number of ranks, which have equal shares of each minibatch.
     """
     if team.size == 1:
         return model
@@ -36,12 +30,7 @@ def with_sync_batch_norm(model: nn.Module, team: Team, device: torch.device) -> 
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """``nn.SyncBatchNorm`` for the CPU.
-
-    Args:
-        layer: Its parameters and buffers are taken over.
-        ranks: Number of ranks.
-    """
+    """``nn.SyncBatchNorm`` for the CPU, with the parameters and buffers of ``layer``."""
 
     def __init__(self, layer: _BatchNorm, ranks: int) -> None:
         super().__init__(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
@@ -57,29 +46,19 @@ class CpuSyncBatchNorm(_BatchNorm):
         values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         others = [axis for axis in range(values.dim()) if axis != 1]
         own = values.mean(others)
-        mean = self._mean_over_ranks(own)
-        variance = self._mean_over_ranks(values.var(others, correction=0) + (own - mean).square())
-        if self.track_running_stats:
-            self._track(mean.detach(), variance.detach(), self._ranks * values.numel() // values.shape[1])
+        mean: Tensor = _SumOverRanks.apply(own) / self._ranks  # type: ignore[no-untyped-call]
+        variance: Tensor = _SumOverRanks.apply(values.var(others, correction=0) + (own - mean).square()) / self._ranks  # type: ignore[no-untyped-call]
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            weight = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            samples = self._ranks * values.numel() // values.shape[1]
+            self.running_mean.lerp_(mean.detach(), weight)
+            self.running_var.lerp_(variance.detach() * (samples / (samples - 1)), weight)  # unbiased
         shape = [1, -1] + [1] * (values.dim() - 2)
         normal = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         return normal.to(inputs.dtype)
-
-    def _mean_over_ranks(self, own: Tensor) -> Tensor:
-        total: Tensor = _SumOverRanks.apply(own)  # type: ignore[no-untyped-call]
-        return total / self._ranks
-
-    def _track(self, mean: Tensor, variance: Tensor, samples: int) -> None:
-        """Update the running statistics; the variance is made unbiased."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        weight = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance * (samples / (samples - 1)), weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes, as the layer that it replaces."""
@@ -90,12 +69,10 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        total = own.clone()
+        total = own.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return _SumOverRanks.forward(ctx, gradient)

@@ -5,8 +5,7 @@
     decisions       to stop and to save: taken between two steps, by all ranks together
     files           written by the first rank
 
-``Team`` is a single process, where each exchange is the identity; ``DistributedTeam`` is a torch process group. Tensors
-on a GPU are exchanged by NCCL, everything on the CPU (decisions, too) by gloo, which does not wait for the GPU.
+Tensors on a GPU are exchanged by NCCL, everything on the CPU (decisions, too) by gloo, which does not wait for the GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -25,20 +25,22 @@ TIMEOUT = timedelta(minutes=10)  # that a rank waits for the others before it gi
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
 class Team:
-    """A single process.
+    """A single process, where each exchange is the identity, or the ranks of the default process group.
 
-    Attributes:
-        rank: Number of this process among ``size``.
-        local_rank: Its number among the ``local_size`` on this machine.
-        group: The process group; ``None`` for one process.
+    Where there are several ranks, every method is collective.
     """
 
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
-    group: dist.ProcessGroup | None = None
+    rank: int = 0  # number of this process among ``size``
+    size: int = 1
+    local_rank: int = 0  # its number among the ``local_size`` on this machine
+    local_size: int = 1
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The process group; ``None`` for one process."""
+        return dist.group.WORLD if self.size > 1 else None
 
     @property
     def is_first(self) -> bool:
@@ -47,66 +49,46 @@ class Team:
 
     def sum(self, own: Tensor) -> Tensor:
         """Sum over ranks."""
+        if self.size > 1:
+            own = own.clone()
+            dist.all_reduce(own)
         return own
 
     def mean(self, own: Tensor) -> Tensor:
         """Mean over ranks."""
-        return own
+        return own if self.size == 1 else self.sum(own).mul_(1 / self.size)
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by its mean over ranks."""
+        """Replace each gradient by its mean: one exchange, in the order of the parameters (docs/decisions.md)."""
+        if self.size > 1:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            dist.all_reduce(flat)
+            means = torch.split(flat.mul_(1 / self.size), [g.numel() for g in gradients])
+            torch._foreach_copy_(gradients, [mean.view(g.shape) for g, mean in zip(gradients, means, strict=True)])
 
     def max_over_ranks(self, *values: int) -> tuple[int, ...]:
         """The maximum of each value over ranks."""
-        return values
-
-    def broadcast(self, value: Value) -> Value:
-        """The first rank's value, on all ranks."""
-        return value
-
-    def gather(self, value: Value) -> list[Value]:
-        """The values of all ranks in order, on the first rank; an empty list on the others."""
-        return [value]
-
-
-class DistributedTeam(Team):
-    """The ranks of the default process group; every method is collective."""
-
-    def __init__(self, local_rank: int, local_size: int) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank, self.local_size = local_rank, local_size
-        self.group = dist.group.WORLD
-
-    def sum(self, own: Tensor) -> Tensor:
-        total = own.clone()
-        dist.all_reduce(total)
-        return total
-
-    def mean(self, own: Tensor) -> Tensor:
-        return self.sum(own).mul_(1 / self.size)
-
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """One exchange, laid out in the order of the parameters (docs/decisions.md)."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        means = torch.split(flat.mul_(1 / self.size), [g.numel() for g in gradients])
-        torch._foreach_copy_(gradients, [mean.view(g.shape) for g, mean in zip(gradients, means, strict=True)])
-
-    def max_over_ranks(self, *values: int) -> tuple[int, ...]:
+        if self.size == 1:
+            return values
         highest = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(highest, dist.ReduceOp.MAX)
         return tuple(highest.tolist())
 
     def broadcast(self, value: Value) -> Value:
+        """The first rank's value, on all ranks."""
         box = [value]
-        dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
+        if self.size > 1:
+            dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
 
     def gather(self, value: Value) -> list[Value]:
-        values: list[Value | None] | None = [None] * self.size if self.is_first else None
+        """The values of all ranks in order, on the first rank; an empty list on the others."""
+        if self.size == 1:
+            return [value]
+        values = [value] * self.size if self.is_first else None
         dist.gather_object(value, values)
-        return [] if values is None else values  # type: ignore[return-value]  # every place has been filled
+        return values or []
 
 
 ALONE = Team()
@@ -126,7 +108,7 @@ def joined(device: torch.device) -> Iterator[Team]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield DistributedTeam(*local_place())
+        yield Team(dist.get_rank(), dist.get_world_size(), *local_place())
     finally:
         dist.destroy_process_group()
 

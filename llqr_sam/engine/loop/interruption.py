@@ -15,30 +15,24 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+@dataclass(eq=False)
 class Interrupted(Exception):
-    """A run that stopped before its end; its checkpoint is on disk, and the same call continues it.
+    """A run that stopped before its end; its checkpoint is on disk, and the same call continues it."""
 
-    Args:
-        step: Finished optimizer steps.
-        checkpoint: Folder of the checkpoint.
-        signum: The signal that stopped the run; ``None`` for an observer.
-    """
+    step: int  # finished optimizer steps
+    checkpoint: Path  # folder of the checkpoint
+    signum: int | None  # the signal that stopped the run; None: an observer did
 
-    def __init__(self, step: int, checkpoint: Path, signum: int | None) -> None:
-        self.step = step
-        self.checkpoint = checkpoint
-        self.signum = signum
-        cause = signal.Signals(signum).name if signum else "request"
-        super().__init__(f"stopped by {cause} after step {step}; the same command continues from {checkpoint}")
-
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path, int | None]]:
-        return type(self), (self.step, self.checkpoint, self.signum)  # pickling would pass the message alone
+    def __str__(self) -> str:
+        cause = signal.Signals(self.signum).name if self.signum else "request"
+        return f"stopped by {cause} after step {self.step}; the same command continues from {self.checkpoint}"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The learning rate as a function of the optimizer step.
 
-Stateless, so a resumed run needs nothing but its step. The trainer writes the value to every parameter group before
-each step; torch's own schedulers work on the same groups for whoever uses the methods as a library.
+Stateless, so a resumed run needs nothing but its step. The trainer writes the value to every parameter group.
 
     cosine    1/2 (1 + cos(pi t / T))         t, T counted after warm-up; reaches 0 at the end of training
     step      gamma^k                         k milestones passed, in epochs from the start of training
@@ -21,18 +20,10 @@ from llqr_sam.engine.settings.run_settings import ProtocolSettings
 
 
 class LearningRate:
-    """Learning rate of each step of a run.
-
-    Args:
-        protocol: Schedule, epochs, warm-up and milestones.
-        base_lr: Rate at factor 1, > 0.
-        steps_per_epoch: Optimizer steps in an epoch, >= 1.
-    """
+    """Learning rate of each step of a run; ``base_lr`` is the rate at factor 1."""
 
     def __init__(self, protocol: ProtocolSettings, base_lr: float, steps_per_epoch: int) -> None:
-        self.base_lr = base_lr
-        self.schedule = protocol.schedule
-        self.gamma = protocol.gamma
+        self.base_lr, self.schedule, self.gamma = base_lr, protocol.schedule, protocol.gamma
         self.total = protocol.epochs * steps_per_epoch
         self.warmup = protocol.warmup_steps or round(protocol.warmup_epochs * steps_per_epoch)
         self.milestones = sorted(epoch * steps_per_epoch for epoch in protocol.milestones)

@@ -45,10 +45,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Flatness:
-    """Flatness of a trained model, which is not changed.
+    """Flatness of a trained image classifier, which is not changed.
 
     Args:
-        model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
+        model: The network.
         train: Its training samples, not augmented.
         loss_fn: Outputs and targets to the mean loss.
         rho: Radius of m-sharpness, > 0.
@@ -62,9 +62,8 @@ def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: f
     hessian = TrainingHessian(model, batches, loss_fn)
     training = model.training
     model.eval()
-    devices = [inputs.device] if inputs.is_cuda else []
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
             torch.manual_seed(SEED)
             return Flatness(
                 eigenvalues=top_eigenvalues(hessian),
@@ -85,9 +84,7 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
     SELF_ADJOINT = True
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss_fn: Loss) -> None:
-        self._model = model
-        self._batches = batches
-        self._loss_fn = loss_fn
+        self._model, self._batches, self._loss_fn = model, batches, loss_fn
         self._hessian = Hessian("a trace costs more than a few products")
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         shapes = [tuple(parameter.shape) for parameter in self._parameters.values()]

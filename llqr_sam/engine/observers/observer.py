@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import CurvePoint, Record, RefreshPoint
 
 
@@ -49,11 +54,9 @@ class Observer:
         """Training begins."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """``step`` steps are finished. Called after every step, so it must take microseconds.
+        """``step`` optimizer steps are finished. Called after every step, so it must take microseconds.
 
-        Args:
-            step: Finished optimizer steps.
-            loss: Mean since the last evaluation, as last read from the device; NaN before the first reading.
+        ``loss`` is the mean since the last evaluation, as last read from the device; NaN before the first reading.
         """
 
     def on_refresh(self, point: RefreshPoint) -> None:
@@ -70,3 +73,20 @@ class Observer:
 
     def close(self) -> None:
         """Release what is held."""
+
+
+class BestWeights(Observer):
+    """Writes the weights of ``model`` to ``path`` whenever an evaluation has a better score than all before it."""
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        self._model, self._path, self._best = model, path, -math.inf
+
+    def on_start(self, run: RunInfo) -> None:
+        if run.best_score is not None:
+            self._best = run.best_score
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        if point.score is not None and point.score > self._best:
+            self._best = point.score
+            with replacing(self._path) as file:
+                torch.save(self._model.state_dict(), file)

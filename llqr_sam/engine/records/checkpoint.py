@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 
@@ -47,16 +48,13 @@ class CheckpointStore:
             OSError: the disk does not take it; the older checkpoints are kept.
         """
         path = self.folder / f"step_{step:09d}.pt"
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()  # hashed here: the digest is of the intended bytes, not of what the disk returns
         with replacing(path) as file:
-            hashing = _HashingFile(file)
-            try:
-                torch.save(state, cast("BinaryIO", hashing))
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch's writer hides it behind its own error
-                    raise error.__context__ from None
-                raise
+            file.write(content)
             with replacing(_digest_path(path)) as digest_file:
-                digest_file.write(f"{hashing.digest.hexdigest()}  {path.name}\n".encode())
+                digest_file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
         kept = [other for other in self._paths() if other <= path][-self.keep :]
         self._remove_all_but({*kept, *map(_digest_path, kept)})
         return path
@@ -93,21 +91,6 @@ class CheckpointStore:
         for pattern in ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}"):
             for path in set(self.folder.glob(pattern)) - kept:
                 path.unlink(missing_ok=True)
-
-
-class _HashingFile:
-    """Hashes what is written, so that the digest is of the intended bytes, not of what the disk returns."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def _digest_path(path: Path) -> Path:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from operator import attrgetter
-from typing import Any
 
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.classification import Classification
 from llqr_sam.engine.tasks.task import Task
 from llqr_sam.engine.tasks.translation import Translation
 
-TASKS: tuple[type[Task[Any]], ...] = (Classification, Translation)
+TASKS: tuple[type[Task], ...] = (Classification, Translation)
 
 DATASETS = tuple(name for task in TASKS for name in task.datasets)
 ARCHS = tuple(name for task in TASKS for name in task.archs)
 
 
-def task_for(dataset: str) -> type[Task[Any]]:
+def task_for(dataset: str) -> type[Task]:
     """The task of a data set.
 
     Raises:

@@ -18,9 +18,9 @@ from llqr_sam.data.streams import WHOLE, Share
 from llqr_sam.data.translation import CORPORA, IGNORED, Corpus, PairBatches, corpus_fingerprint, load_corpus
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Scoring
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
-from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq_installed
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer, transformer_shapes
@@ -44,12 +44,8 @@ def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return total / kept.sum()
 
 
-class Translation(Task[Corpus]):
-    """Sentences to sentences.
-
-    Args:
-        settings: The run.
-    """
+class Translation(Task):
+    """Sentences to sentences."""
 
     datasets = CORPORA
     archs = TRANSFORMERS
@@ -94,17 +90,17 @@ class Translation(Task[Corpus]):
             raise ValueError(f"arch={arch} cannot be counted: {error}") from None
         return model, f"dictionaries of {source} and {target} words"
 
-    def load(self, source: DataSource, share: Share = WHOLE) -> Corpus:
+    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> Corpus:
         """Sentence pairs and fairseq's dictionaries; a batch takes less time than a step, so no workers make it."""
         settings = self.settings
         assert settings.protocol.max_tokens is not None  # registry.check
         corpus = load_corpus(
             settings.dataset.name,
-            path=source.path,
-            root=source.root,
+            path=options.data_path,
+            root=options.data_root,
             max_tokens=settings.protocol.max_tokens,
             seed=settings.seed,
-            device=source.device,
+            device=device,
         )
         self._scorer = BleuScorer(corpus.valid.pairs, corpus.dictionaries)
         return corpus
@@ -126,16 +122,12 @@ class Translation(Task[Corpus]):
         translator = unwrapped(model)
         assert isinstance(translator, Translator)
         assert self._scorer is not None  # load comes first
-        training = model.training
         model.eval()
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
-                loss, token_error = _per_token(model, splits.valid)
-                bleu = sacrebleu = None
-                if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
-                    bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
-        finally:
-            model.train(training)
+        bleu = sacrebleu = None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
+            loss, token_error = _per_token(model, splits.valid)
+            if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
+                bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
         perplexity = math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.inf
         return Scores(loss, 100 - token_error, perplexity, token_error, bleu, sacrebleu)
 

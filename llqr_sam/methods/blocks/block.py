@@ -18,17 +18,43 @@ All start at the identity. Factors are free: neither orthogonality nor symmetry 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.blocks.descent import HeavyBall
 from llqr_sam.methods.blocks.layout import Kernel
 from llqr_sam.methods.named import Named
 
 Factors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """G <- G clip / max(clip, |G|), buf <- G + momentum buf, U <- U - lr buf: an inner step (LLQR paper, Alg. 2).
+
+    ``clip_norm`` is the L2 norm to which each factor's gradient is clipped.
+    """
+
+    lr: float = 1e-3
+    momentum: float = 0.9
+    clip_norm: float = 5.0
+
+    def clip(self, squared_norm: Tensor) -> Tensor:
+        """Factor in (0, 1] that clips a gradient of that squared norm; any shape, elementwise."""
+        return self.clip_norm / squared_norm.clamp_min(0).sqrt().clamp_min(self.clip_norm)
+
+    def step(self, factor: Tensor, buffer: Tensor, gradient: Tensor) -> None:
+        """One inner step in place on a stack of factors, ``[K, ...]``, each clipped by itself."""
+        squared_norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
+        clip = self.clip(squared_norm).view(-1, *[1] * (gradient.ndim - 1))
+        self.move(factor, buffer.mul_(self.momentum).addcmul_(gradient, clip))
+
+    def move(self, factor: Tensor, buffer: Tensor) -> None:
+        """U <- U - lr * buf, in place."""
+        factor.add_(buffer, alpha=-self.lr)
 
 
 class Learner(ABC):
@@ -80,13 +106,11 @@ class Block(ABC):
 class KernelBlock(Block):
     """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
 
-    Args:
-        kernels: The parameters it covers.
-        dtype, device: Of the factors.
-        apply_dtype: Dtype of the products in ``apply``; default ``dtype``. The factors themselves learn in ``dtype``.
+    The factors are in ``dtype``, and so are the products of ``apply`` unless ``apply_dtype`` is given.
     """
 
-    learner_type: ClassVar[type[KernelLearner]]
+    learner_type: ClassVar[Callable[..., Learner]]
+    """Makes the learner from the block, its stacked gradient and the heavy ball."""
 
     def __init__(
         self,
@@ -130,13 +154,12 @@ class KernelBlock(Block):
 
     def gather(self, named: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> ``[K, n, m]``; parameters that are absent count as zero."""
-        dtype = self._blank.dtype
         return torch.cat(
             [
-                kernel.matrices(named[kernel.name].to(dtype))
-                if kernel.name in named
-                else self._blank.expand(kernel.parts, self.n, self.m)
-                for kernel in self._kernels
+                k.matrices(named[k.name].to(self._blank.dtype))
+                if k.name in named
+                else self._blank.expand(k.parts, self.n, self.m)
+                for k in self._kernels
             ]
         )
 
@@ -157,41 +180,20 @@ class KernelBlock(Block):
         return self._blank.new_ones(self.count, *shape)
 
 
-class KernelLearner(Learner):
-    """A learner of stacked kernels, started at the present factors of their block for a gradient ``[K, n, m]``."""
-
-    def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
-        self._block, self._descent = block, descent
-
-    @abstractmethod
-    def product(self) -> Tensor:
-        """U g under the present factors, stacked, in memory of its own."""
-
-    @abstractmethod
-    def step(self, c: Tensor) -> None:
-        """One heavy-ball step on J, given c stacked."""
-
-    def apply(self) -> Named:
-        return self._block.scatter(self.product())
-
-    def descend(self, c: Named) -> None:
-        self.step(self._block.gather(c))
-
-
-class FreeLearner(KernelLearner):
+class FreeLearner(Learner):
     """Heavy ball on explicit factors, whose gradients the block's ``pullback`` forms."""
 
     def __init__(self, block: FreeBlock, gradient: Tensor, descent: HeavyBall) -> None:
-        super().__init__(block, gradient, descent)
-        self._pullback, self._gradient = block.pullback, gradient
+        self._block, self._gradient, self._descent = block, gradient, descent
         self._factors = {name: factor.clone() for name, factor in block.factors.items()}
         self._buffers = {name: torch.zeros_like(factor) for name, factor in block.factors.items()}
 
-    def product(self) -> Tensor:
-        return self._block.product(self._factors, self._gradient)
+    def apply(self) -> Named:
+        return self._block.scatter(self._block.product(self._factors, self._gradient))
 
-    def step(self, c: Tensor) -> None:
-        for name, gradient in self._pullback(self._factors, self._gradient, c).items():
+    def descend(self, c: Named) -> None:
+        gradients = self._block.pullback(self._factors, self._gradient, self._block.gather(c))
+        for name, gradient in gradients.items():
             self._descent.step(self._factors[name], self._buffers[name], gradient)
 
     def factors(self) -> Factors:
@@ -219,10 +221,8 @@ class DiagKFAC(FreeBlock):
 
     def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
         cw = c * w
-        return {
-            "a": -torch.einsum("knm,kn->km", cw, factors["b"]),
-            "b": -torch.einsum("knm,km->kn", cw, factors["a"]),
-        }
+        a, b = torch.einsum("knm,kn->km", cw, factors["b"]), torch.einsum("knm,km->kn", cw, factors["a"])
+        return {"a": -a, "b": -b}
 
 
 class Dense(FreeBlock):

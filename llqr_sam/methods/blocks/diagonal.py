@@ -12,21 +12,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.blocks.block import Block, Factors, Learner
-from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.block import Block, Factors, HeavyBall, Learner
 from llqr_sam.methods.blocks.layout import Vector
 from llqr_sam.methods.named import Named
 
 
 class Diagonal(Block):
-    """U x = d * x for tensors of any shapes.
+    """U x = d * x for tensors of any shapes; d is ``[1, P]``, P the number of entries in all.
 
-    Args:
-        parameters: The tensors it covers.
-        joint: Whether it is the whole of U (structure diagonal). Then the tensors of a layer are clipped as one vector,
-            and entries stay at least ``floor``. Otherwise each tensor is clipped by itself, and entries may become
-            negative. In both cases a tensor of several parts is clipped part by part (authors' code).
-        dtype, device: Of the factor, ``[1, P]``, P the number of entries in all.
+    ``joint``: it is the whole of U (structure diagonal). Then the tensors of a layer are clipped as one vector, and
+    entries stay at least ``floor``. Otherwise each tensor is clipped by itself, and entries may become negative. In
+    both cases a tensor of several parts is clipped part by part (authors' code).
     """
 
     floor: ClassVar[float] = 1e-8
@@ -77,7 +73,7 @@ class Diagonal(Block):
         return DiagonalLearner(self, gradient, descent)
 
     def apply(self, named: Mapping[str, Tensor]) -> Named:
-        """d * x: one fused multiply over the tensors as they are."""
+        """One fused multiply over the tensors as they are."""
         scales, gradients = self._paired(named)
         if not gradients:
             return {}
@@ -117,8 +113,7 @@ class DiagonalLearner(Learner):
     """Heavy ball on d, dJ/dd = -g * c, with one vector of working memory for U g, c and the gradient in turn."""
 
     def __init__(self, block: Diagonal, gradient: Named, descent: HeavyBall) -> None:
-        self._descent, self._groups = descent, block.groups
-        self._group_count = block.group_count
+        self._descent, self._groups, self._group_count = descent, block.groups, block.group_count
         self._d = block.factors["d"].clone()
         self._buffer, self._work = torch.zeros_like(self._d), torch.empty_like(self._d)
         self._named_d, self._named_work = block.views(self._d), block.views(self._work)

@@ -71,7 +71,7 @@ class DivergenceCurvature:
             curvature = Curvature(chunks.gradient, chunks.product)
         self.matrix.comparing = False
         if unknown and self.matrix.complaint is not None:
-            warnings.warn(self.matrix.complaint, stacklevel=5)  # past this call, refresh and its two decorators
+            warnings.warn(self.matrix.complaint, stacklevel=4)  # past this call, refresh and its decorator
         return curvature
 
 

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llqr_sam.engine.records.record import Record
-from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
+from llqr_sam.report.figures.drawing import NoRecords, colour, label, legend_beside, tidy, write_figure
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.plan.plan import Cell, plan
 from llqr_sam.suite.status.status import Status
 
 TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # figure -> tables; the paper's Figure 1 shows Table 5 alone
+FIELDS = ("score", "test_loss", "seconds")  # of a record's curve, in the order of those of ``Curve``
 SCORE_LABELS = {"%": ("test accuracy, %", "best top-1, %"), "BLEU": ("validation BLEU", "best BLEU")}  # unit -> labels
 
 
@@ -36,11 +36,6 @@ class Curve:
     score: np.ndarray  # [seeds, evaluations]
     loss: np.ndarray  # [seeds, evaluations], test loss
     seconds: np.ndarray  # [seeds, evaluations], since the start of the run
-
-    @property
-    def network(self) -> tuple[str, str, float]:
-        """Data set, network and label noise: the row of the table."""
-        return self.cell.dataset, self.cell.arch, self.cell.label_noise
 
     @property
     def best(self) -> float:
@@ -76,14 +71,7 @@ def curves_of(status: Status) -> list[Curve]:
         if record is not None and record.status == "finished" and record.metrics.curve:
             records.setdefault(run.cell, []).append(record)
     return [
-        Curve(
-            cell,
-            unit=runs[0].metrics.curve[0].unit,
-            epochs=_stack(runs, "epoch")[0],
-            score=_stack(runs, "score"),
-            loss=_stack(runs, "test_loss"),
-            seconds=_stack(runs, "seconds"),
-        )
+        Curve(cell, runs[0].metrics.curve[0].unit, _stack(runs, "epoch")[0], *(_stack(runs, name) for name in FIELDS))
         for cell, runs in records.items()
     ]
 
@@ -102,12 +90,11 @@ def draw_curves(title: str, status: Status, path: Path) -> bool:
     axes = figure.add_subplot()
     for curve in curves:
         _line(axes, curve, curve.epochs, curve.score, f"{curve.best:.2f}  {method_label(curve.cell)}")
-    axes.set_title(f"{title}: mean over seeds, shaded from lowest to highest", loc="left", fontsize=11)
-    axes.set(xlabel="epoch", ylabel=axis, ylim=_limits(curves))
-    axes.set_xlim(min(curve.epochs[0] for curve in curves), max(curve.epochs[-1] for curve in curves))
+    label(axes, f"{title}: mean over seeds, shaded from lowest to highest", xlabel="epoch", ylabel=axis)
+    axes.set(xlim=(min(c.epochs[0] for c in curves), max(c.epochs[-1] for c in curves)), ylim=_limits(curves))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=best)
+    legend_beside(axes, best)
     write_figure(figure, path)
     return True
 
@@ -125,25 +112,30 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
         NoRecords: none of the runs is finished.
         UsageError: records of one data set are of different data.
     """
+    tables = TABLES[number]
     named = any(word.startswith("table=") for word in words)
-    tables = [table for table in TABLES[number] if table in groups()["table"]]
     rows: list[tuple[str, list[Curve]]] = []
     for chosen in [words] if named else [[f"table={table}", *words] for table in tables]:
         command = Command.of(*chosen)
         table = command.table
-        curves = curves_of(Status.of(plan(command), results))
         place = f"Table {table.number}" if table.number.isdigit() else table.title
-        for network in dict.fromkeys(curve.network for curve in curves):
-            of_network = [curve for curve in curves if curve.network == network]
+        for of_network in by_network(curves_of(Status.of(plan(command), results))):
             rows.append((f"{network_name(of_network[0].cell)} ({place})", of_network))
     if not rows:
-        known = " or ".join(TABLES[number])
-        raise NoRecords(f"no run of table {known} is finished; python train.py table={TABLES[number][0]}")
+        raise NoRecords(f"no run of table {' or '.join(tables)} is finished; python train.py table={tables[0]}")
     figure = Figure(figsize=(12.5, 0.4 + 4.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2, squeeze=False)
     for (title, curves), (by_epoch, by_time) in zip(rows, panels, strict=True):
         _draw_pair(by_epoch, by_time, title, curves)
     return [write_figure(figure, folder / f"figure_{int(number):02d}.png")]
+
+
+def by_network(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """The curves of each row of a table: data set, network and label noise."""
+    rows: dict[str, list[Curve]] = {}
+    for curve in curves:
+        rows.setdefault(network_name(curve.cell), []).append(curve)
+    return list(rows.values())
 
 
 def network_name(cell: Cell) -> str:
@@ -158,16 +150,16 @@ def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, curves: Sequence[Curve
     for curve in sorted(curves, key=lambda curve: -curve.best):
         _line(by_epoch, curve, curve.epochs, curve.error, curve.label)
         _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, curve.label)
-    by_epoch.set_title(title, loc="left", fontsize=11)
-    by_epoch.set(xlabel="epoch", ylabel=curves[0].error_label, xlim=(min(curve.epochs[0] for curve in curves), None))
-    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
-    by_time.set_title("Test loss against elapsed time", loc="left", fontsize=11)
-    by_time.set(xlabel=f"{name} of training, mean over seeds", ylabel="test cross-entropy", xlim=(0, None))
+    label(by_epoch, title, xlabel="epoch", ylabel=curves[0].error_label)
+    label(by_time, "Test loss against elapsed time", ylabel="test cross-entropy", xlim=(0, None))
+    by_time.set_xlabel(f"{name} of training, mean over seeds")
     low, high = _limits(curves)
-    by_epoch.set_ylim(*((100 - high, 100 - low) if curves[0].unit == "%" else (low, high)))
+    shown = (100 - high, 100 - low) if curves[0].unit == "%" else (low, high)
+    by_epoch.set(xlim=(min(curve.epochs[0] for curve in curves), None), ylim=shown)
+    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (by_epoch, by_time):
         tidy(axes)
-    by_time.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="best first")
+    legend_beside(by_time, "best first")
 
 
 def _stack(records: Sequence[Record], field: str) -> np.ndarray:

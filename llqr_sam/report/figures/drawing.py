@@ -38,10 +38,21 @@ def colour(method: str) -> str:
     return COLOURS.get(method, OTHER)
 
 
+def label(axes: Axes, title: str, fontsize: float = 11, **settings: object) -> None:
+    """Set the title, left, and further properties such as ``xlabel``."""
+    axes.set_title(title, loc="left", fontsize=fontsize)
+    axes.set(**settings)
+
+
 def tidy(axes: Axes) -> None:
     """Add a faint grid and remove the frame at the top and right."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_beside(axes: Axes, title: str) -> None:
+    """Add a legend to the right of the axes."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title=title)
 
 
 def write_figure(figure: Figure, path: Path) -> Path:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.curves import curves_of
 from llqr_sam.report.page.curves import charts
-from llqr_sam.report.page.section import CellSource, RunLink, Section
+from llqr_sam.report.page.page import CellSource, RunLink, Section
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
@@ -30,7 +30,7 @@ def accuracy_section(command: Command) -> Section:
         print_accuracy(table),
         sources=[_source(result.runs, status) for result in table.cells],
         charts=charts(curves_of(status)),
-        damage=list(status.damage()),
+        damage=status.damaged,
     )
 
 

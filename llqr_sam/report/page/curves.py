@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from llqr_sam.report.figures.curves import Curve, network_name
+from llqr_sam.report.figures.curves import Curve, by_network, network_name
 from llqr_sam.report.figures.drawing import colour
 
 WIDTH, HEIGHT = 460, 300  # of a panel, in pixels
@@ -29,7 +29,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """An entry of the legend."""
+    """How a method is named and drawn."""
 
     name: str
     colour: str
@@ -47,21 +47,16 @@ class Chart:
 
 def charts(curves: Sequence[Curve]) -> list[Chart]:
     """A chart for each network with finished runs: error against epoch, loss against time."""
-    networks = dict.fromkeys(curve.network for curve in curves)
-    return [_chart([curve for curve in curves if curve.network == network]) for network in networks]
+    return [_chart(of_network) for of_network in by_network(curves)]
 
 
 def _chart(curves: Sequence[Curve]) -> Chart:
     errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
     losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
-    methods = [
-        LegendEntry(
-            name=curve.label,
-            colour=INK if curve.cell.method == "sgdm" else colour(curve.cell.method),
-            dashes="6 3" if curve.cell.geometry == "newton" else "",
-        )
-        for curve in curves
-    ]
+    methods = []
+    for curve in curves:
+        ink = INK if curve.cell.method == "sgdm" else colour(curve.cell.method)
+        methods.append(LegendEntry(curve.label, ink, "6 3" if curve.cell.geometry == "newton" else ""))
     panels = _panel(errors, "epoch", curves[0].error_label), _panel(losses, "minutes", "test cross-entropy")
     return Chart(network_name(curves[0].cell), methods, panels)
 
@@ -80,13 +75,10 @@ def _panel(lines: Sequence[tuple[np.ndarray, np.ndarray]], x_label: str, y_label
     def y_pixel(y: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / (y_high - y_low)
 
-    points = [
-        " ".join(f"{x_pixel(float(a)):.1f},{y_pixel(float(b)):.1f}" for a, b in zip(x, y, strict=True))
-        for x, y in lines
-    ]
+    points = [" ".join(f"{x_pixel(a):.1f},{y_pixel(b):.1f}" for a, b in zip(x, y, strict=True)) for x, y in lines]
     return Panel(x_label, y_label, _ticks(0.0, x_high, x_pixel), _ticks(y_low, y_high, y_pixel), points)
 
 
 def _ticks(low: float, high: float, pixel: Callable[[float], float]) -> list[tuple[float, str]]:
-    values = [float(value) for value in MaxNLocator(5).tick_values(low, high)]
+    values = map(float, MaxNLocator(5).tick_values(low, high))
     return [(round(pixel(value), 1), f"{value:g}") for value in values if low <= value <= high]

@@ -1,104 +1,176 @@
-"""Collects the records of a table's runs into its cells."""
+"""Collects the records of a table's runs into its cells, beside the paper's values."""
 
 from __future__ import annotations
 
+import csv
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
+from typing import Literal
 
-from llqr_sam.report.tables.cell import BestOrLast, CellResult
-from llqr_sam.report.tables.paper_numbers import PaperValue, read_accuracy
+from llqr_sam.data.streams import Samples
+from llqr_sam.engine.records.record import Flatness, Record
+from llqr_sam.report.tables.labels import ARCH_LABELS, DATASET_LABELS
 from llqr_sam.report.tables.seed_statistics import Sample
+from llqr_sam.repository import PAPER
 from llqr_sam.suite.config.command import Command
+from llqr_sam.suite.config.schema import SCORES, TableConfig
 from llqr_sam.suite.plan.plan import Cell, Planned, plan
 from llqr_sam.suite.status.status import Status
 
+ACCURACY = PAPER / "accuracy.csv"
+BestOrLast = Literal["best", "last"]  # best score over training, which the paper prints, or the last epoch's
 # Words that say where and how runs are trained, not which runs.
 _HOW = ("paths.", "device=", "devices=", "logger", "launch", "dry_run=", "status=", "retry=", "stale_minutes=")
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    """Mean and standard deviation over seeds as printed in the paper, top-1 in percent or BLEU."""
+
+    mean: float
+    std: float
+
+
+PaperValues = Mapping[tuple[str, Cell], PaperValue]  # (table number, cell) -> value
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What the seeds of a cell reached, in percent or BLEU, and how many failed or diverged."""
+
+    runs: tuple[Planned, ...]  # one for each seed
+    finished: Mapping[int, Record]  # seed -> record
+    failed: int
+    diverged: int
+    paper: PaperValue | None
+    baseline: CellResult | None = None  # the cell of the row that the others are compared with, if the table has it
+
+    @property
+    def cell(self) -> Cell:
+        """Data set, network and method."""
+        return self.runs[0].cell
+
+    @property
+    def paper_is_outside(self) -> bool | None:
+        """Whether the paper's value is outside the t interval of our mean best; ``None`` without either."""
+        interval = self.scores("best").t_interval()
+        return None if self.paper is None or interval is None else not interval.low <= self.paper.mean <= interval.high
+
+    def sample(self, value: Callable[[Record], float | None]) -> Sample:
+        """A number of each finished run that has it."""
+        found = {seed: value(record) for seed, record in self.finished.items()}
+        return Sample({seed: number for seed, number in found.items() if number is not None})
+
+    def scores(self, kind: BestOrLast) -> Sample:
+        """Test top-1 or BLEU of the finished runs."""
+        return self.sample(lambda record: getattr(record.metrics, kind).score)
+
+    def epochs(self, kind: BestOrLast) -> Sample:
+        """The epochs in which the finished runs reached their scores."""
+        return self.sample(lambda record: getattr(record.metrics, kind).epoch)
+
+    def difference(self, kind: BestOrLast) -> Sample:
+        """Difference to the row's baseline at each seed that both have finished; empty for the baseline itself.
+
+        Runs of one seed start from the same weights and see the same batches, so the difference of a pair is less
+        noisy than the difference of two means.
+        """
+        if self.baseline is None or self.baseline.cell == self.cell:
+            return Sample({})
+        return self.scores(kind).minus(self.baseline.scores(kind))
+
+    def sharpness(self) -> dict[str, Sample]:
+        """Name -> how flat the training loss is where the runs that measured it ended.
+
+        ``m_sharpness`` is empty if it was measured at several radii: a mean over them has no meaning.
+        """
+
+        def sample(value: Callable[[Flatness], float | None]) -> Sample:
+            return self.sample(lambda record: value(record.sharpness) if record.sharpness else None)
+
+        return {
+            "hessian_top": sample(lambda flat: flat.eigenvalues[0] if flat.eigenvalues else None),
+            "hessian_trace": sample(lambda flat: flat.trace),
+            "m_sharpness": sample(lambda flat: flat.m_sharpness if len(self.radii) == 1 else None),
+        }
+
+    @property
+    def radii(self) -> set[float]:
+        """Radii at which the finished runs measured m-sharpness."""
+        return {record.sharpness.rho for record in self.finished.values() if record.sharpness is not None}
+
+    @property
+    def samples(self) -> set[Samples]:
+        """Numbers of training and test images of the finished runs. Older records do not have them."""
+        return {record.samples for record in self.finished.values() if record.samples is not None}
+
+    @property
+    def evaluations(self) -> set[int]:
+        """How many evaluations the best of each finished run was chosen from."""
+        return {record.metrics.scored for record in self.finished.values()}
 
 
 @dataclass(frozen=True)
 class AccuracyTable:
     """A table laid out as in the paper: a row is a data set, network and label noise; a column is a method."""
 
-    number: str
-    title: str
+    config: TableConfig
     command: str  # that trains its runs
     kind: BestOrLast
-    metric: str  # top1 or val_bleu
     rows: tuple[tuple[CellResult, ...], ...]
-    baseline: str = "sgdm"  # optimizer
 
     @property
     def cells(self) -> list[CellResult]:
         """All cells, row by row."""
         return [result for row in self.rows for result in row]
 
-    def best(self, row: Sequence[CellResult]) -> float | None:
-        """The highest mean of a row, rounded to two decimals as printed; ``None`` if fewer than two have a mean."""
-        means = [round(mean, 2) for result in row if (mean := result.scores(self.kind).mean) is not None]
-        return max(means) if len(means) > 1 else None
 
-    def baseline_of(self, row: Sequence[CellResult]) -> CellResult | None:
-        """The cell of a row that the others are compared with, if the table has that column."""
-        return next((result for result in row if result.cell.method == self.baseline), None)
-
-    def difference(self, result: CellResult, row: Sequence[CellResult]) -> Sample:
-        """Difference to the row's baseline at each seed that both have finished; empty for the baseline itself.
-
-        Runs of one seed start from the same weights and see the same batches, so the difference of a pair is less
-        noisy than the difference of two means.
-        """
-        baseline = self.baseline_of(row)
-        if baseline is None or baseline is result:
-            return Sample({})
-        return result.scores(self.kind).minus(baseline.scores(self.kind))
-
-
-def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, AccuracyTable]:
+def collect(
+    command: Command, kind: BestOrLast = "best", paper: PaperValues | None = None
+) -> tuple[Status, AccuracyTable]:
     """Read the records of a table's runs.
 
     Args:
         command: Names the table.
         kind: Which score of a run.
+        paper: What is beside them; ``None``: what the paper prints.
 
     Raises:
         UsageError: records of one data set are of different data.
     """
-    table = command.table
+    table, paper = command.table, read_accuracy() if paper is None else paper
     status = Status.under(plan(command), command.config)
-    typed = shlex.join(["python", "train.py", *(word for word in command.words if not word.startswith(_HOW))])
-    return status, build_table(
-        table.number, table.title, typed, status, read_accuracy(), kind, baseline=table.baseline, metric=table.metric
-    )
-
-
-def build_table(
-    number: str,
-    title: str,
-    command: str,
-    status: Status,
-    paper: Mapping[tuple[str, Cell], PaperValue],
-    kind: BestOrLast = "best",
-    baseline: str = "sgdm",
-    metric: str = "top1",
-) -> AccuracyTable:
-    """Gather the records of a plan into the cells of its table.
-
-    Raises:
-        UsageError: records of one data set are of different data.
-    """
     status.check_mixtures()
     cells: dict[Cell, list[Planned]] = {}
     for run in status.runs:
         cells.setdefault(run.cell, []).append(run)
-    results = [_result(runs, status, paper.get((number, cell))) for cell, runs in cells.items()]
-    rows = groupby(results, key=lambda result: (result.cell.dataset, result.cell.arch, result.cell.label_noise))
-    return AccuracyTable(number, title, command, kind, metric, tuple(tuple(row) for _, row in rows), baseline)
+    results = [_result(runs, status, paper.get((table.number, cell))) for cell, runs in cells.items()]
+    rows = []
+    for _, row in groupby(results, key=lambda result: (result.cell.dataset, result.cell.arch, result.cell.label_noise)):
+        in_row = list(row)
+        baseline = next((result for result in in_row if result.cell.method == table.baseline), None)
+        rows.append(tuple(replace(result, baseline=baseline) for result in in_row))
+    typed = shlex.join(["python", "train.py", *(word for word in command.words if not word.startswith(_HOW))])
+    return status, AccuracyTable(table, typed, kind, tuple(rows))
 
 
-def _result(runs: Sequence[Planned], status: Status, paper: PaperValue | None) -> CellResult:
+def read_accuracy(path: Path = ACCURACY) -> dict[tuple[str, Cell], PaperValue]:
+    """The paper's top-1 and BLEU values by table number and cell."""
+    datasets, archs = ({label: name for name, label in labels.items()} for labels in (DATASET_LABELS, ARCH_LABELS))
+    values = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] in SCORES:
+                network = datasets[row["dataset"]], archs[row["arch"]], float(row["label_noise"] or 0)
+                cell = Cell(*network, row["method"], row["geometry"] or None)
+                values[row["table"], cell] = PaperValue(float(row["mean"]), float(row["std"]))
+    return values
+
+
+def _result(runs: list[Planned], status: Status, paper: PaperValue | None) -> CellResult:
     records = {run.settings.seed: status.records[run.run_id] for run in runs if run.run_id in status.records}
     return CellResult(
         runs=tuple(runs),

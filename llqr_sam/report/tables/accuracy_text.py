@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import astuple
 from itertools import count
 
 from llqr_sam.data.registry import DATASETS as IMAGES
 from llqr_sam.data.registry import info
-from llqr_sam.report.tables.accuracy_table import AccuracyTable
-from llqr_sam.report.tables.cell import BestOrLast, CellResult
+from llqr_sam.report.tables.accuracy_table import AccuracyTable, BestOrLast, CellResult
 from llqr_sam.report.tables.labels import METHOD_LABELS, arch_label, dataset_label, method_label
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.report.tables.seed_statistics import Interval, Sample
@@ -23,24 +22,25 @@ _SHARPNESS = {"hessian_top": "top", "hessian_trace": "trace", "m_sharpness": "m"
 
 def print_accuracy(table: AccuracyTable) -> PrintedTable:
     """The table as a reader sees it. Cells are numbered row by row: the n-th is made from the page's n-th source."""
-    noisy = any(result.cell.label_noise for result in table.cells)
+    config, cells, kind = table.config, table.cells, table.kind
+    noisy = any(result.cell.label_noise for result in cells)
     numbers = count()
     rows = []
     for row in table.rows:
         cell = row[0].cell
         labels = [dataset_label(cell.dataset), arch_label(cell.arch)] + [f"{cell.label_noise:g}"] * noisy
-        rows.append(PrintedRow(labels, [_printed(table, result, row, next(numbers)) for result in row]))
+        means = [round(mean, 2) for result in row if (mean := result.scores(kind).mean) is not None]
+        best = max(means) if len(means) > 1 else None
+        rows.append(PrintedRow(labels, [_printed(result, kind, best, next(numbers)) for result in row]))
     heads = ["Data set", "Network"] + ["Label noise"] * noisy
-    said = caption(table, {label for row in rows for cell in row.cells for label in cell.lines})
-    planned = sum(len(result.runs) for result in table.cells)
-    finished = sum(len(result.finished) for result in table.cells)
-    failed = sum(result.failed for result in table.cells)
-    diverged = sum(result.diverged for result in table.cells)
+    caption = _caption(table, {label for row in rows for cell in row.cells for label in cell.lines})
+    planned, finished = sum(len(result.runs) for result in cells), sum(len(result.finished) for result in cells)
+    failed, diverged = sum(result.failed for result in cells), sum(result.diverged for result in cells)
     return PrintedTable(
-        number=table.number,
-        title=f"Table {table.number}: {table.title}" if table.number.isdigit() else table.title,
-        caption=said,
-        markdown_caption=f"{said} **Bold**: best of the row among ours.",
+        number=config.number,
+        title=f"Table {config.number}: {config.title}" if config.number.isdigit() else config.title,
+        caption=caption,
+        markdown_caption=f"{caption} **Bold**: best of the row among ours.",
         heads=[*heads, *(method_label(result.cell) for result in table.rows[0])],
         alignment="l" * len(heads) + "c" * len(table.rows[0]),
         groups=[RowGroup(rows)],
@@ -49,27 +49,21 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
         done=finished + diverged,
         planned=planned,
         unit="runs",
-        csv=csv_text([_csv_row(table, result, row) for row in table.rows for result in row]),
+        csv=csv_text([_csv_row(table, result) for result in cells]),
         notes=list(_selected(table)),
-        latex_lines=(OTHER[table.kind], DELTA, FLAT, "paper"),
+        latex_lines=(OTHER[kind], DELTA, FLAT, "paper"),
     )
 
 
-def caption(table: AccuracyTable, labels: Collection[str]) -> str:
-    """What the lines of the cells mean.
-
-    Args:
-        table: The table.
-        labels: Of the further lines that its cells have.
-    """
-    other = OTHER[table.kind]
-    what = f"{SCORE_TEXT[table.metric]}, {KIND_TEXT[table.kind]}"
-    said = [f"{what}{_best_of(table)}: mean ± sample standard deviation (finished of planned seeds)."]
-    said += _partial_data(table)
+def _caption(table: AccuracyTable, labels: Collection[str]) -> str:
+    """What the lines of the cells mean; ``labels`` are those of the further lines that its cells have."""
+    other, config = OTHER[table.kind], table.config
+    what = f"{SCORE_TEXT[config.metric]}, {KIND_TEXT[table.kind]}{_best_of(table)}"
+    said = [f"{what}: mean ± sample standard deviation (finished of planned seeds).", *_partial_data(table)]
     if other in labels:
         said.append(f'"{other}": {KIND_TEXT[other]}.')
     if DELTA in labels:
-        baseline = METHOD_LABELS.get(table.baseline, table.baseline)
+        baseline = METHOD_LABELS.get(config.baseline, config.baseline)
         said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
     if FLAT in labels:
         said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
@@ -114,14 +108,16 @@ def _selected(table: AccuracyTable) -> Iterator[str]:
     return (f"{value}: {', '.join(names)}." for value, names in rows.items())
 
 
-def _printed(table: AccuracyTable, result: CellResult, row: Sequence[CellResult], source: int) -> PrintedCell:
-    sample, other = result.scores(table.kind), result.scores(OTHER[table.kind])
-    difference, best = table.difference(result, row), table.best(row)
+def _printed(result: CellResult, kind: BestOrLast, best: float | None, source: int) -> PrintedCell:
+    sample, other, difference = result.scores(kind), result.scores(OTHER[kind]), result.difference(kind)
     lines: dict[str, str] = {}
     if other.values:
-        lines[OTHER[table.kind]] = _mean(other)
-    if difference.values:
-        lines[DELTA] = _signed(difference) + _fewer(difference, result)
+        lines[OTHER[kind]] = _mean(other)
+    if seeds := len(difference.values):
+        interval = difference.bootstrap_interval()
+        ends = f" [{_signed(interval.low)}, {_signed(interval.high)}]" if interval else ""
+        fewer = f" over {seeds} seed{'s' * (seeds != 1)}" if seeds < len(result.finished) else ""
+        lines[DELTA] = f"{_signed(difference.mean or 0.0)}{ends}{fewer}"
     flat = [(_SHARPNESS[name], measured.mean) for name, measured in result.sharpness().items()]
     if known := ", ".join(f"{name} {mean:.3g}" for name, mean in flat if mean is not None):
         lines[FLAT] = known
@@ -134,9 +130,8 @@ def _printed(table: AccuracyTable, result: CellResult, row: Sequence[CellResult]
     if sample.values:
         facts.append("seeds: " + ", ".join(f"{seed}: {value:.2f}" for seed, value in sample.by_seed.items()))
     facts += [f"{label}: {line}" for label, line in lines.items()]
-    to_paper, tone = _to_paper(result, sample)
     is_best = best is not None and sample.mean is not None and round(sample.mean, 2) == best
-    return PrintedCell(_ours(result, sample), lines, is_best, to_paper, tone, tuple(facts), source)
+    return PrintedCell(_ours(result, sample), lines, is_best, *_to_paper(result, sample), tuple(facts), source)
 
 
 def _to_paper(result: CellResult, sample: Sample) -> tuple[str, str]:
@@ -167,30 +162,17 @@ def _mean(sample: Sample) -> str:
     return f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
 
 
-def _signed(difference: Sample) -> str:
-    """``+0.69 [-0.05, +1.41]``."""
-    interval = difference.bootstrap_interval()
-    ends = f" [{_plus(interval.low)}, {_plus(interval.high)}]" if interval else ""
-    return f"{_plus(difference.mean or 0.0)}{ends}"
-
-
-def _plus(value: float) -> str:
+def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
-def _fewer(difference: Sample, result: CellResult) -> str:
-    """The number of seeds of a difference, if it is smaller than that of the cell."""
-    seeds = len(difference.values)
-    return f" over {seeds} seed{'s' * (seeds != 1)}" if seeds < len(result.finished) else ""
-
-
-def _csv_row(table: AccuracyTable, result: CellResult, row: Sequence[CellResult]) -> dict[str, object]:
+def _csv_row(table: AccuracyTable, result: CellResult) -> dict[str, object]:
     """One line a cell: the names as on the command line, empty where there is no number."""
     cell, paper, outside = result.cell, result.paper, result.paper_is_outside
     ours, best, last = result.scores(table.kind), result.scores("best"), result.scores("last")
-    difference, has_baseline = table.difference(result, row), table.baseline_of(row) is not None
+    difference, baseline = result.difference(table.kind), result.baseline
     return {
-        "table": table.number,
+        "table": table.config.number,
         "dataset": cell.dataset,
         "arch": cell.arch,
         "label_noise": cell.label_noise,
@@ -212,8 +194,8 @@ def _csv_row(table: AccuracyTable, result: CellResult, row: Sequence[CellResult]
         "last_mean": _number(last.mean),
         "last_std": _number(last.std),
         "last_epoch": _number(result.epochs("last").mean),
-        "baseline": table.baseline if has_baseline else "",
-        "common_seeds": len(difference.values) if has_baseline else "",
+        "baseline": baseline.cell.method if baseline else "",
+        "common_seeds": len(difference.values) if baseline else "",
         "difference": _number(difference.mean),  # to the baseline, mean over common seeds
         **_ends("difference", difference.bootstrap_interval()),
         "paper_outside": "" if outside is None else "yes" if outside else "no",  # of the t interval of best_mean

@@ -80,11 +80,10 @@ class PrintedTable:
 
 def write_table(table: PrintedTable, output: Path, formats: Iterable[str] = ("md", "csv", "tex")) -> list[Path]:
     """Write ``output`` with the suffix of each format, atomically; returns the paths."""
-    paths = []
-    for suffix in formats:
-        paths.append(output.with_name(f"{output.name}.{suffix}"))
-        with replacing(paths[-1]) as file:
-            file.write(RENDERERS[suffix](table).encode())
+    paths = [output.with_name(f"{output.name}.{suffix}") for suffix in formats]
+    for path in paths:
+        with replacing(path) as file:
+            file.write(RENDERERS[path.suffix[1:]](table).encode())
     return paths
 
 
@@ -95,18 +94,15 @@ def to_markdown(table: PrintedTable) -> str:
         if group.title:
             lines += [f"## {group.title}", "", f"{group.note[0].upper()}{group.note[1:]}.", ""]
         if group.rows:
-            lines += [
-                *markdown_rows(table.heads, ([*row.labels, *map(_markdown, row.cells)] for row in group.rows)),
-                "",
-            ]
+            rows = ([*row.labels, *map(_markdown, row.cells)] for row in group.rows)
+            lines += [*markdown_rows(table.heads, rows), ""]
     lines += [f"{table.progress} Command: `{table.command}`.", ""]
     lines += [f"- {note}" for note in table.notes] + [""] * bool(table.notes)
     return "\n".join(lines)
 
 
-def markdown_rows(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+def markdown_rows(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
     """The lines of a Markdown table."""
-    heads = list(heads)
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 
@@ -121,7 +117,7 @@ def to_latex(table: PrintedTable) -> str:
             title = latex(f"{group.title}: {group.note}")
             lines += [rf"\multicolumn{{{len(table.heads)}}}{{l}}{{{title}}} \\", r"\midrule"]
         for row in group.rows:
-            ours = [rf"\textbf{{{latex(cell.ours)}}}" if cell.best else latex(cell.ours) for cell in row.cells]
+            ours = (rf"\textbf{{{latex(cell.ours)}}}" if cell.best else latex(cell.ours) for cell in row.cells)
             lines.append(_latex_row([*map(latex, row.labels), *ours]))
             for label in table.latex_lines:
                 if any(label in cell.lines for cell in row.cells):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,15 +21,11 @@ EXACT = 6  # up to this many seeds, all n^n resamples are taken
 DRAWS = 20_000  # random resamples for more seeds
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A closed interval."""
 
     low: float
     high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,7 @@ class Sample:
 
     def minus(self, other: Sample) -> Sample:
         """Differences at the seeds that both samples have."""
-        return Sample(
-            {seed: value - other.by_seed[seed] for seed, value in self.by_seed.items() if seed in other.by_seed}
-        )
+        return Sample({seed: x - other.by_seed[seed] for seed, x in self.by_seed.items() if seed in other.by_seed})
 
     def t_interval(self) -> Interval | None:
         """mean -+ t std / sqrt(n); ``None`` for fewer than two values."""

@@ -9,29 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.run.faults import how_it_ended
+from llqr_sam.suite.run.attempt import how_it_ended
 
 GRACE = 30.0  # seconds between SIGTERM, on which a run saves its checkpoint, and SIGKILL
 POLL = 0.1  # seconds between two looks at the clock and at the signals received
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """How a process ended."""
 
-    status: int  # exit status; negative: the signal that ended it
+    cause: str  # its exit status, or the signal that ended it, in words
+    succeeded: bool
     output: str | None  # its standard output; None if that went to a file
     stopped: bool  # it was asked to end, by the time limit or by a signal
-
-    @property
-    def cause(self) -> str:
-        """The exit status, or the signal's name."""
-        return how_it_ended(self.status)
 
 
 class ProcessRunner:
@@ -66,18 +60,15 @@ class ProcessRunner:
             stderr: Where its standard error goes; ``None``: where that of this process goes.
         """
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
         process = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-            start_new_session=True,
+            command, stdout=stdout, stderr=stderr, text=True, env=environment, start_new_session=True
         )
         end, stopped = time.monotonic() + seconds, False
         while True:
             try:
                 output, _ = process.communicate(timeout=POLL)
+                break
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
                 end = min(end, now) if self.signals else end
@@ -86,11 +77,9 @@ class ProcessRunner:
                 elif now >= end and not stopped:
                     _send(process, signal.SIGTERM)
                     stopped = True
-            else:
-                break
         if stopped:
             _send(process, signal.SIGKILL)  # to children that outlive it
-        return Finished(process.returncode, output, stopped)
+        return Finished(how_it_ended(process.returncode), process.returncode == 0, output, stopped)
 
 
 def _send(process: subprocess.Popen[str], signum: int) -> None:

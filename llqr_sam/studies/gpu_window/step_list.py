@@ -1,16 +1,16 @@
 """A list of steps in YAML: does what is missing of it, in order, for as long as there is time.
 
-    words: [dataset=cifar100, ...]        train.py's, for every run and output; given words replace them
+    words: [dataset=cifar100, ...]        train.py's, for every run and {words}; given words replace them
     parts:
       - title: Cost of a step             heading in messages
         seconds: 60                       time limit of each step; absent: none
-        outputs: {name: command}          scripts; {words} and {device} are filled in
-        timings: {name: words}            tables of times, by their words of train.py
+        outputs: {name: command}          scripts; {words}, {device} and {where} are filled in
         table: epochs_15                  the runs of a table
         runs: [optim=sgdm, optim=sam]     runs, by their words beside those above
         seeds: [1, 2]                     of those runs; absent: 0
 
-Within a part the order is outputs, timings, the table's runs, runs.
+{where} is for tables of times: the given words that begin with device=, paths.results= or table.timing. Within a part
+the order is outputs, the table's runs, runs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug
 from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.command_line import merged
+from llqr_sam.suite.config.command_line import keys, merged, unknown
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.status.same_data import Comparison, check_paths
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.status.status import Comparison, Status
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,34 @@ class StepList:
 
     Args:
         path: The YAML file.
-        words: ``key=value`` words of train.py; they replace the list's own of the same key. Those that begin with
-            ``table.`` are for the runs of tables alone, with ``table.timing.`` for tables of times.
-        parts: Numbers of the parts to take, from 1; empty: all.
+        arguments: Words ``key=value``: ``minutes=``, ``parts=`` (numbers from 1), the script's other ones, and
+            train.py's, which replace the list's own of the same key. Those that begin with ``table.`` are for the runs
+            of tables alone, with ``table.timing.`` for tables of times.
+        others: Further keys of the script.
+
+    Attributes:
+        own: The script's own words; empty where they were not given.
+        config: What the words of train.py mean.
+        parts: Those that were asked for.
 
     Raises:
-        UsageError: an impossible word or part.
+        UsageError: an impossible word.
     """
 
-    def __init__(self, path: Path, words: Sequence[str] = (), parts: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path, arguments: Sequence[str] = (), others: Sequence[str] = ()) -> None:
+        self.own, words = dict.fromkeys(("minutes", "parts", *others), ""), []
+        for word in arguments:
+            key, equals, value = word.partition("=")
+            if key in self.own:
+                self.own[key] = value
+            elif equals and key.isidentifier() and key not in keys():
+                raise UsageError(unknown(key, self.own))
+            else:
+                words.append(word)
+        self._minutes = _minutes(self.own["minutes"])
         tree: Any = OmegaConf.to_container(OmegaConf.load(path))
-        count = len(tree["parts"])
-        if not set(parts) <= set(range(1, count + 1)):
-            raise UsageError(f"parts={','.join(map(str, parts))} is not possible: the list has parts 1 to {count}.")
-        self._folder, self._given, self._own = path.stem, list(words), tree["words"]
+        numbers = _numbers(self.own["parts"], len(tree["parts"]))
+        self._folder, self._given, self._own = path.stem, words, tree["words"]
         self._plain = [word for word in words if not word.startswith("table.")]
         self.config = Command.of(*merged(self._own, self._plain)).config
         if self.config.table is not None:
@@ -78,7 +91,18 @@ class StepList:
             raise UsageError(f"launch={self.config.launch.name} has no use here: runs take turns. Use launch=inline.")
         if self.config.devices != 1:
             raise UsageError(f"devices={self.config.devices} has no use here: a run has one. Use devices=1.")
-        self.parts = [self._part(part) for number, part in enumerate(tree["parts"], 1) if not parts or number in parts]
+        self.parts = [self._part(part) for number, part in enumerate(tree["parts"], 1) if number in numbers]
+
+    @property
+    def shows(self) -> bool:
+        """Whether the list is to be shown and not begun."""
+        return self.config.dry_run or self.config.status
+
+    def carry_out(self, after_step: Callable[[], None] = lambda: None) -> int:
+        """Do what is missing, unless the list is only to be shown, and print what is left; returns the exit status."""
+        status = 0 if self.shows else self.run(self._minutes, after_step)
+        print(*self.lines(), sep="\n")
+        return status
 
     def run(self, minutes: float = math.inf, after_step: Callable[[], None] = lambda: None) -> int:
         """Do what is missing until it is done or the time is up; at least one step, however short the time.
@@ -96,7 +120,6 @@ class StepList:
         runs = [training.run for part in self.parts for training in part.trainings]
         check_device(self.config, [run.settings for run in runs])
         check_folders(self.config)
-        check_paths([run.data_path for run in runs], self.config)
         Comparison.of(Status.under(runs, self.config), self.config).check()
         end, runner, status = time.monotonic() + 60 * minutes, ProcessRunner(), 0
         with runner.on_signals():
@@ -142,9 +165,6 @@ class StepList:
 
     def _part(self, part: dict[str, Any]) -> Part:
         steps: list[Step] = [self._output(name, command) for name, command in part.get("outputs", {}).items()]
-        where = [word for word in self._given if word.startswith(("device=", "paths.results=", "table.timing."))]
-        for name, words in part.get("timings", {}).items():
-            steps.append(self._output(name, shlex.join(["train.py", *merged(words.split(), where)])))
         if "table" in part:
             steps += self._of_table(part["table"])
         for seed in part.get("seeds", [0]):
@@ -152,31 +172,50 @@ class StepList:
         return Part(part["title"], tuple(steps), part.get("seconds", math.inf))
 
     def _output(self, name: str, command: str) -> Output:
-        words = merged(self._own, self._plain)
-        words = [word for word in words if word.partition("=")[0] not in ("retry", "dry_run", "status")]
-        filled: list[str] = []
+        words, places = merged(self._own, self._plain), ("device=", "paths.results=", "table.timing.")
+        filled = {
+            "{words}": [word for word in words if word.partition("=")[0] not in ("retry", "dry_run", "status")],
+            "{where}": [word for word in self._given if word.startswith(places)],
+        }
+        said: list[str] = []
         for word in shlex.split(command):
-            filled += words if word == "{words}" else [word.replace("{device}", self.config.device)]
-        suffix = "json" if "--json" in filled else "txt"
-        place = device_slug(_device_name(self.config.device))
-        return Output(name, tuple(filled), self.config.paths.results / "bench" / f"{name}-{place}.{suffix}")
+            said += filled.get(word, [word.replace("{device}", self.config.device)])
+        try:
+            place = device_name(find_device(self.config.device))
+        except DeviceError:
+            place = self.config.device
+        suffix = "json" if "--json" in said else "txt"
+        folder = self.config.paths.results / "bench"
+        return Output(name, tuple(said), folder / f"{name}-{device_slug(place)}.{suffix}")
 
     def _of_table(self, number: str) -> Iterator[Training]:
         given = [word for word in self._given if not word.startswith("table.timing.")]
-        words = merged([f"table={number}"], given)
-        for run in plan(Command.of(*words)):
+        for run in plan(Command.of(*merged([f"table={number}"], given))):
             cell = f"optim={run.cell.method}" + (f" geometry={run.cell.geometry}" if run.cell.geometry else "")
             yield Training(f"table={number} {cell} seed={run.settings.seed}", run, self.config)
 
     def _training(self, label: str) -> Training:
-        words = merged([*self._own, *label.split()], self._plain)
-        (run,) = plan(Command.of(*words))
+        (run,) = plan(Command.of(*merged([*self._own, *label.split()], self._plain)))
         return Training(label, replace(run, folder=self._folder), self.config)
 
 
-def _device_name(device: str) -> str:
-    """The model of a device; the word itself where there is no such device."""
+def _minutes(text: str) -> float:
     try:
-        return device_name(find_device(device))
-    except DeviceError:
-        return device
+        minutes = float(text or "inf")
+    except ValueError:
+        minutes = math.nan
+    if not minutes > 0:
+        raise UsageError(f"minutes={text} must be a number > 0.")
+    return minutes
+
+
+def _numbers(text: str, count: int) -> set[int]:
+    """The parts that are asked for, of ``count``."""
+    everything = set(range(1, count + 1))
+    try:
+        numbers = {int(number) for number in text.split(",")} if text else everything
+    except ValueError as error:
+        raise UsageError(f"parts={text} must be numbers of parts, like parts=1,3.") from error
+    if not numbers <= everything:
+        raise UsageError(f"parts={text} is not possible: the list has parts 1 to {count}.")
+    return numbers

@@ -1,10 +1,14 @@
-"""The steps of a list: runs to train, and scripts whose output is kept. Each runs in a process of its own."""
+"""The steps of a list: runs to train, and scripts whose output is kept. Each is done in a process of its own.
+
+python -m llqr_sam.studies.gpu_window.steps JOB        trains the run of a ``Job``, JSON; prints its ``Reply`` as JSON
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llqr_sam.repository import ROOT
@@ -13,7 +17,8 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.worker import Reply
+from llqr_sam.suite.run.attempt import Reply
+from llqr_sam.suite.run.worker import carry_out
 from llqr_sam.suite.status.status import Status
 
 
@@ -23,17 +28,11 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True)
 class Training:
-    """A run.
+    """A run."""
 
-    Args:
-        label: What the list calls it.
-        run: The run.
-        config: Of the list: paths, device, and whether failed runs are tried again.
-    """
-
-    label: str
+    label: str  # what the list calls it
     run: Planned
-    config: Config
+    config: Config  # of the list: paths, device, and whether failed runs are tried again
 
     unfinished = False  # a run continues from its checkpoint, so it keeps its place in the list
 
@@ -65,7 +64,7 @@ class Training:
             UsageError: the data are not those of the run's checkpoint.
         """
         job = make_job(self.run, self._status(), self.config, Path())
-        finished = runner.run(["-P", "-m", "llqr_sam.studies.gpu_window.one_run", job.to_json()], seconds)
+        finished = runner.run(["-P", "-m", "llqr_sam.studies.gpu_window.steps", job.to_json()], seconds)
         if finished.output:
             reply = Reply(**json.loads(finished.output))
         else:
@@ -84,17 +83,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Output:
-    """A script whose standard output is kept.
-
-    Args:
-        name: Of the step.
-        command: A file of the repository with its arguments, or ``-m`` and a module with its own.
-        path: Gets the standard output when the script succeeds; ``<path>.part`` has it until then, ``<path>.log`` has
-            standard error.
-    """
+    """A script whose standard output is kept."""
 
     name: str
-    command: tuple[str, ...]
+    command: tuple[str, ...]  # a file of the repository with its arguments, or ``-m`` and a module with its own
+    # Gets the output when the script succeeds; <path>.part has it until then, and <path>.log has standard error.
     path: Path
 
     @property
@@ -128,7 +121,7 @@ class Output:
         arguments = [str(ROOT / word) if (ROOT / word).exists() else word for word in self.command]
         with part.open("wb") as out, log.open("wb") as errors:
             finished = runner.run(arguments, seconds, out, errors)
-        if finished.status == 0:
+        if finished.succeeded:
             os.replace(part, self.path)
             return ""
         if finished.stopped:
@@ -141,3 +134,6 @@ class Output:
 
 
 Step = Training | Output
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(carry_out(sys.argv[1]))))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llqr_sam.engine.measurements.rounds import exponent
-from llqr_sam.report.figures.drawing import NoRecords, colour, tidy, write_figure
+from llqr_sam.report.figures.drawing import NoRecords, colour, label, tidy, write_figure
 from llqr_sam.studies.table_10.table import LABELS, NAMES, NetworkTimes, Spread, cadence
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
@@ -30,16 +31,16 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
     """
     table = Command.of(f"table={TABLE}").table
     networks = [network for network in cadence(table, _timings(results)) if network.timing is not None]
-    columns = min(2, len(networks))
+    columns, times = min(2, len(networks)), table.require_timing()
     rows = -(-len(networks) // columns)
     figure = Figure(figsize=(6.4 * columns, 0.5 + 4.4 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, network in zip(panels, networks, strict=False):
-        _draw_cadence(axes, network, list(table.require_timing().intervals))
-    for axes in panels[len(networks) :]:
-        axes.remove()
-    steps = f"{table.require_timing().steps_per_epoch:,} steps"
-    figure.suptitle(f"Epochs of {steps}, composed; bars: lowest to highest round", fontsize=11)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, network in zip_longest(panels, networks):
+        if network is None:
+            axes.remove()
+        else:
+            _draw_cadence(axes, network, times.intervals)
+    figure.suptitle(f"Epochs of {times.steps_per_epoch:,} steps, composed; bars: lowest to highest round", fontsize=11)
     return [write_figure(figure, folder / "figure_05.png")]
 
 
@@ -49,33 +50,31 @@ def figure_06(results: Path, folder: Path) -> list[Path]:
     Raises:
         NoRecords: nothing was measured.
     """
-    groups: defaultdict[tuple[str, ...], list[Timing]] = defaultdict(list)
-    for timing in _timings(results):
-        if timing.refresh is not None and timing.measurable:
-            what = (timing.refresh.structure, timing.refresh.divergence, f"batch {timing.batch}", timing.device)
-            groups[what].append(timing)
-    if not groups:
-        raise NoRecords(f"no refresh was measured whole or can be composed; python train.py table={TABLE}")
+    timings = _timings(results)
+    refreshes: defaultdict[str, list[tuple[int, list[float]]]] = defaultdict(list)  # label -> parameters, seconds
+    steps: defaultdict[str, dict[int, list[float]]] = defaultdict(dict)  # one for each size
+    for timing in timings:
+        place = f"batch {timing.batch}, {timing.device}"
+        if refresh := timing.refresh:
+            name = f"refresh: {refresh.structure}, {refresh.divergence}, {place}"
+            refreshes[name].append((timing.parameters, refresh.seconds))
+        if step := timing.seconds_of("sgdm"):
+            steps[f"SGD step: {place}"][timing.parameters] = step
+    if not refreshes:
+        raise NoRecords(f"no refresh was measured; python train.py table={TABLE}")
     figure = Figure(figsize=(8.6, 5.6), layout="constrained")
     axes = figure.add_subplot()
     inks = [colour(method) for method in ("llqr_sam", "llqr_f_sam", "fisher_sam", "f_sam", "llqr")]
-    for number, (names, timings) in enumerate(groups.items()):
-        refreshes = [Spread.of(t.refresh.seconds) for t in timings if t.refresh and t.refresh.seconds]
-        ink, marker = inks[number % len(inks)], MARKERS[number % len(MARKERS)]
-        _draw_sizes(axes, timings, refreshes, f"refresh: {', '.join(names)}", ink, marker)
-    for batch, device in dict.fromkeys((timing.batch, timing.device) for timing in _timings(results)):
-        here = {t.arch: t for t in _timings(results) if (t.batch, t.device) == (batch, device) and t.of("sgdm")}
-        steps = [Spread.of(step.seconds) for timing in here.values() if (step := timing.of("sgdm"))]
-        _draw_sizes(axes, list(here.values()), steps, f"SGD step: batch {batch}, {device}", "#555555", "x")
-    named = {timing.parameters: NAMES[timing.arch] for timing in _timings(results)}
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(list(named), [f"{name}\n{size / 1e6:.1f}M" for size, name in named.items()])
-    axes.minorticks_off()
-    _plain_ticks(axes)
-    axes.set(xlabel="parameters P", ylabel="seconds, median of the rounds")
+    for number, (name, found) in enumerate(refreshes.items()):
+        _draw_sizes(axes, found, name, inks[number % len(inks)], MARKERS[number % len(MARKERS)])
+    for name, by_size in steps.items():
+        _draw_sizes(axes, list(by_size.items()), name, "#555555", "x")
+    named = {timing.parameters: NAMES[timing.arch] for timing in timings}
+    ticks = {size: f"{name}\n{size / 1e6:.1f}M" for size, name in named.items()}
+    _logarithmic(axes, ticks)
     axes.margins(x=0.15)
-    axes.set_title(f"Time of one refresh; the paper fits a power of {PAPER_EXPONENT}", loc="left", fontsize=11)
+    title = f"Time of one refresh; the paper fits a power of {PAPER_EXPONENT}"
+    label(axes, title, xlabel="parameters P", ylabel="seconds, median of the rounds")
     tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9)
     return [write_figure(figure, folder / "figure_06.png")]
@@ -94,47 +93,45 @@ def _draw_cadence(axes: Axes, network: NetworkTimes, intervals: Sequence[int]) -
         spreads = [row.ours["epoch_seconds"] for row in rows]
         if not rows:
             continue
-        ink, label = colour(method), LABELS[method]
+        ink, name = colour(method), LABELS[method]
         if rows[0].interval is None:
             style = ":" if method == "adamw" else "--"  # often on top of SGD's line
-            axes.axhline(spreads[0].median, color=ink, linestyle=style, linewidth=1.8, label=label)
+            axes.axhline(spreads[0].median, color=ink, linestyle=style, linewidth=1.8, label=name)
             axes.axhspan(spreads[0].low, spreads[0].high, color=ink, alpha=0.12, linewidth=0)
-            continue
-        places = [row.interval or 0 for row in rows]
-        _draw_spreads(axes, places, spreads, label, ink, "o")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(intervals, [str(interval) for interval in intervals])
-    axes.minorticks_off()
-    _plain_ticks(axes)
-    axes.set(xlabel="optimizer steps between refreshes", ylabel="seconds an epoch")
+        else:
+            _draw_spreads(axes, [row.interval or 0 for row in rows], spreads, name, ink, "o")
+    _logarithmic(axes, {interval: str(interval) for interval in intervals})
     timing = network.timing
     assert timing is not None
     of = f"{timing.refresh.structure}, " if timing.refresh else ""
-    axes.set_title(f"{network.name}, {of}batch {timing.batch}, {timing.device}", loc="left", fontsize=10.5)
+    title = f"{network.name}, {of}batch {timing.batch}, {timing.device}"
+    label(axes, title, 10.5, xlabel="optimizer steps between refreshes", ylabel="seconds an epoch")
     tidy(axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=9, ncols=5)
 
 
-def _draw_sizes(
-    axes: Axes, timings: Sequence[Timing], spreads: Sequence[Spread], label: str, ink: str, marker: str
-) -> None:
-    sizes = [timing.parameters for timing in timings]
+def _draw_sizes(axes: Axes, found: Sequence[tuple[int, list[float]]], name: str, ink: str, marker: str) -> None:
+    """Draw seconds by round against the number of parameters, with the fitted power in the legend."""
+    sizes, spreads = [size for size, _ in found], [Spread.of(seconds) for _, seconds in found]
     if len(set(sizes)) > 1:
-        label += f", grows with P^{exponent(sizes, [spread.median for spread in spreads]):.2f}"
-    _draw_spreads(axes, sizes, spreads, label, ink, marker)
+        name += f", grows with P^{exponent(sizes, [spread.median for spread in spreads]):.2f}"
+    _draw_spreads(axes, sizes, spreads, name, ink, marker)
 
 
 def _draw_spreads(
-    axes: Axes, places: Sequence[float], spreads: Sequence[Spread], label: str, ink: str, marker: str
+    axes: Axes, places: Sequence[float], spreads: Sequence[Spread], name: str, ink: str, marker: str
 ) -> None:
     medians = [spread.median for spread in spreads]
     bars = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-    axes.errorbar(places, medians, bars, color=ink, marker=marker, markersize=5, linewidth=1.6, capsize=3, label=label)
+    axes.errorbar(places, medians, bars, color=ink, marker=marker, markersize=5, linewidth=1.6, capsize=3, label=name)
 
 
-def _plain_ticks(axes: Axes) -> None:
-    """Label a logarithmic axis at 1, 2, 3 and 5 times the powers of ten, in plain numbers."""
+def _logarithmic(axes: Axes, x_ticks: dict[int, str]) -> None:
+    """Make both axes logarithmic; label y at 1, 2, 3 and 5 times the powers of ten, in plain numbers."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(x_ticks), list(x_ticks.values()))
+    axes.minorticks_off()
     low, high = axes.get_ylim()
     ticks = [mantissa * 10.0**power for power in range(-5, 7) for mantissa in (1, 2, 3, 5)]
     ticks = [tick for tick in ticks if low <= tick <= high]

@@ -8,6 +8,7 @@ with ``arch=`` or ``table.archs=`` are measured anyway.
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,8 @@ from llqr_sam.data.registry import info
 from llqr_sam.engine.devices.device import device_name, find_device
 from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timing import (
-    SCHEMA_VERSION,
-    Effort,
-    Timing,
-    time_network,
-    timing_name,
-    timings_folder,
-)
+from llqr_sam.engine.tasks.registry import task_for
+from llqr_sam.studies.table_10.timing import FOLDER, SCHEMA_VERSION, Busy, Effort, Timing, time_network, timing_name
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
@@ -41,6 +35,7 @@ ATTEMPTS = 3  # at measuring a network, before the machine counts as too busy
 class Network:
     """A network of the table on this device."""
 
+    device: torch.device
     runs: tuple[RunSettings, ...]  # its methods
     effort: Effort
     path: Path  # of its record
@@ -53,8 +48,8 @@ class Network:
 
     @property
     def is_measured(self) -> bool:
-        """Whether it has a record. One whose refresh cannot be composed does not count and is replaced."""
-        return self.path.exists() and all(t.measurable for t in read_all(Timing, [self.path], SCHEMA_VERSION)[0])
+        """Whether it has a record that can be read."""
+        return bool(read_all(Timing, [self.path], SCHEMA_VERSION)[0])
 
     @property
     def state(self) -> str:
@@ -63,57 +58,50 @@ class Network:
             return f"measured: {self.path}"
         return f"left out: {self.reason}" if self.reason else "not measured"
 
-    def measure(self, device: torch.device) -> str | None:
+    def measure(self) -> str | None:
         """Measure it and write its record; returns ``None``, or why that was not possible."""
-        try:
-            for _ in range(ATTEMPTS):
-                timing = time_network(self.runs, info(self.runs[0].dataset.name), self.effort, device)
-                if timing.measurable:
-                    timing.write(self.path)
-                    return None
-        except torch.OutOfMemoryError:
-            return f"out of memory at table.timing.batch={self.effort.batch}"
-        return (
-            f"in {ATTEMPTS} measurements a refresh of {self.effort.inner_steps} inner steps took no longer than one of "
-            "1; try again when the machine is less busy"
-        )
+        for _ in range(ATTEMPTS):
+            try:
+                time_network(self.runs, info(self.runs[0].dataset.name), self.effort, self.device).write(self.path)
+                return None
+            except Busy as busy:
+                obstacle = f"in {ATTEMPTS} measurements {busy}; try again when the machine is less busy"
+            except torch.OutOfMemoryError:
+                return f"out of memory at table.timing.batch={self.effort.batch}"
+        return obstacle
 
 
-@dataclass(frozen=True)
-class Networks:
-    """The networks of a table on one device."""
-
-    device: torch.device
-    networks: tuple[Network, ...]
-
-    def lines(self) -> Iterator[str]:
-        """A line for each network."""
-        first = self.networks[0]
-        yield f"on {device_name(self.device)}, batch {first.effort.batch}:"
-        width = max(len(network.arch) for network in self.networks)
-        yield from (f"{network.arch:{width}}  {network.state}" for network in self.networks)
-
-    def measure(self) -> int:
-        """Measure what is missing, smallest first; a line for each on standard error.
-
-        Returns:
-            Exit status: 1 if a network did not fit into the device's memory, or the machine was too busy.
-        """
-        status = 0
-        for network in self.networks:
-            if not network.is_measured and not network.reason:
-                say(f"{network.arch}: measuring")
-                obstacle = network.measure(self.device)
-                _free_memory(self.device)
-                if obstacle:
-                    say(f"{network.arch}: not measured: {obstacle}")
-                    status = 1
-                    continue
-            say(f"{network.arch}: {network.state}")
-        return status
+def state_lines(networks: Sequence[Network]) -> Iterator[str]:
+    """A line for each network."""
+    first = networks[0]
+    yield f"on {device_name(first.device)}, batch {first.effort.batch}:"
+    width = max(len(network.arch) for network in networks)
+    yield from (f"{network.arch:{width}}  {network.state}" for network in networks)
 
 
-def networks_here(command: Command) -> Networks:
+def measure_missing(networks: Sequence[Network]) -> int:
+    """Measure what is missing, smallest first; a line for each on standard error.
+
+    Returns:
+        Exit status: 1 if a network did not fit into the device's memory, or the machine was too busy.
+    """
+    status = 0
+    for network in networks:
+        if not network.is_measured and not network.reason:
+            say(f"{network.arch}: measuring")
+            obstacle = network.measure()
+            gc.collect()  # of the last network
+            if network.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if obstacle:
+                say(f"{network.arch}: not measured: {obstacle}")
+                status = 1
+                continue
+        say(f"{network.arch}: {network.state}")
+    return status
+
+
+def networks_here(command: Command) -> list[Network]:
     """The networks that a command with a table of times asks for, on this device.
 
     Raises:
@@ -127,57 +115,37 @@ def networks_here(command: Command) -> Networks:
     check_code()
     planned = plan(command)
     check_device(config, [run.settings for run in planned])
-    device = find_device(config.device)
-    timing = table.require_timing()
+    device, timing = find_device(config.device), table.require_timing()
     kind = timing.gpu if device.type == "cuda" else timing.cpu
     named = any(word.partition("=")[0] in ("arch", "table.archs") for word in command.words)
-    by_arch: dict[str, list[RunSettings]] = {}
-    for run in planned:
-        by_arch.setdefault(run.settings.arch.name, []).append(run.settings)
-    folder = timings_folder(config.paths.results)
     networks = []
-    for runs in by_arch.values():
+    for arch in dict.fromkeys(run.cell.arch for run in planned):
+        runs = tuple(run.settings for run in planned if run.cell.arch == arch)
         effort = _effort(timing, kind, runs)
+        path = config.paths.results / FOLDER / f"{timing_name(runs, effort, device)}.json"
         reason = None if named else _too_large(runs[0], kind.bytes_per_parameter)
-        networks.append(Network(tuple(runs), effort, folder / f"{timing_name(runs, effort, device)}.json", reason))
-    return Networks(device, tuple(networks))
+        networks.append(Network(device, runs, effort, path, reason))
+    return networks
 
 
 def _effort(timing: TimingConfig, kind: EffortConfig, runs: Sequence[RunSettings]) -> Effort:
-    batch, rounds = timing.batch or kind.batch, timing.rounds
     most = max((run.optim.llqr.inner_steps for run in runs if run.optim.llqr), default=0)
-    inner = min(timing.inner_steps or kind.inner_steps, most) if most else 0
-    for key, value, least in (
-        ("batch", batch, runs[0].precision.accumulate),
-        ("rounds", rounds, 1),
-        ("inner_steps", inner, min(2, most)),
-    ):
-        if value < least:
-            raise UsageError(f"table.timing.{key}={value} must be >= {least}.")
-    return Effort(batch=batch, rounds=rounds, steps=kind.steps, inner_steps=inner)
+    batch, inner = timing.batch or kind.batch, min(timing.inner_steps or kind.inner_steps, most)
+    least = {"batch": runs[0].precision.accumulate, "rounds": 1, "inner_steps": min(2, most)}
+    for (key, minimum), value in zip(least.items(), (batch, timing.rounds, inner), strict=True):
+        if value < minimum:
+            raise UsageError(f"table.timing.{key}={value} must be >= {minimum}.")
+    return Effort(batch, timing.rounds, kind.steps, inner)
 
 
 def _too_large(run: RunSettings, bytes_per_parameter: int) -> str | None:
     """Why a network does not fit into the free memory, if so."""
     if not bytes_per_parameter or not MEMORY.exists():
         return None
-    known = info(run.dataset.name)
-    with torch.device("meta"):
-        model = build(run.arch.name, classes=known.classes, image_size=known.image_size, channels=known.channels)
+    model, _ = task_for(run.dataset.name).shapes(run.arch.name, run.dataset.name, None)
     needed = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters()) / 2**30
-    free = _free_gib()
+    (available,) = re.findall(r"MemAvailable: *(\d+) kB", MEMORY.read_text())
+    free = int(available) / 2**20
     if needed <= free:
         return None
     return f"taken to need {needed:.0f} GiB, {free:.0f} GiB are free; arch={run.arch.name} measures it anyway"
-
-
-def _free_gib() -> float:
-    (line,) = [line for line in MEMORY.read_text().splitlines() if line.startswith("MemAvailable")]
-    return int(line.split()[1]) / 2**20
-
-
-def _free_memory(device: torch.device) -> None:
-    """Return the memory of the last network."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

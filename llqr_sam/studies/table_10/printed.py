@@ -8,13 +8,12 @@ from itertools import count
 
 from omegaconf import OmegaConf
 
-from llqr_sam.report.page.section import CellSource, Section
+from llqr_sam.report.page.page import CellSource, Section
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.studies.table_10.table import LABELS, NUMBERS, RATIOS, CadenceRow, NetworkTimes
 from llqr_sam.studies.table_10.timing import Timing
 from llqr_sam.suite.config.schema import TableConfig
 
-BUSY = "not measurable: machine busy"
 HEADS = ("Method", "Interval", "Updates", "Epoch, s", "vs. SGD", "vs. SAM", "Update, s")
 
 
@@ -69,7 +68,7 @@ def _cell(row: CadenceRow, column: str, network: NetworkTimes, source: int | Non
     lines = {} if paper is None else {"paper": _number(paper)}
     if ours is None or network.timing is None:
         has_no_refresh = column == "steady_update_seconds" and row.interval is None
-        return PrintedCell("-" if has_no_refresh else "not measured" if row.measurable else BUSY, lines)
+        return PrintedCell("-" if has_no_refresh else "not measured", lines)
     difference = tone = ""
     if paper is not None and column in RATIOS:
         difference = f"{ours.median - paper:+.2f}"

@@ -51,7 +51,6 @@ class CadenceRow:
     updates: int | None  # refreshes in an epoch
     ours: Mapping[str, Spread]  # column of NUMBERS -> what was measured
     paper: Mapping[str, float]  # column of NUMBERS -> what the paper prints
-    measurable: bool = True  # False if the machine was too busy to measure a refresh
 
 
 @dataclass(frozen=True)
@@ -131,27 +130,25 @@ def _rows(table: TableConfig, arch: str, timing: Timing | None, paper: Paper) ->
                 updates=updates,
                 ours=_measured(timing, method.optim, times.steps_per_epoch, updates) if timing else {},
                 paper=paper.get((NAMES.get(arch, arch), LABELS[method.optim], interval), {}),
-                measurable=timing is None or interval is None or timing.measurable,
             )
 
 
 def _measured(timing: Timing, method: str, steps: int, updates: int | None) -> dict[str, Spread]:
     """The columns that a measurement gives."""
-    rounds: dict[str, list[float] | None] = {"epoch_seconds": _epoch(timing, method, steps, updates)}
+    epoch = _epoch(timing, method, steps, updates)
+    rounds = {"epoch_seconds": epoch}
     for column, unit in RATIOS.items():
-        epoch, base = rounds["epoch_seconds"], _epoch(timing, unit, steps)
-        rounds[column] = [a / b for a, b in zip(epoch, base, strict=True)] if epoch and base else None
+        if epoch and (base := _epoch(timing, unit, steps)):
+            rounds[column] = [a / b for a, b in zip(epoch, base, strict=True)]
     if updates and timing.refresh:
         rounds["steady_update_seconds"] = timing.refresh.seconds
     return {column: Spread.of(found) for column, found in rounds.items() if found}
 
 
-def _epoch(timing: Timing, method: str, steps: int, updates: int | None = None) -> list[float] | None:
-    """Seconds of an epoch by round; ``None`` if its step was not measured or its refresh cannot be composed."""
-    step = timing.of(method)
-    if step is None:
-        return None
+def _epoch(timing: Timing, method: str, steps: int, updates: int | None = None) -> list[float]:
+    """Seconds of an epoch by round; empty if its step or its refresh was not measured."""
+    step = timing.seconds_of(method)
     if not updates:
-        return [steps * seconds for seconds in step.seconds]
-    refresh = timing.refresh.seconds if timing.refresh else None
-    return [steps * s + updates * r for s, r in zip(step.seconds, refresh, strict=True)] if refresh else None
+        return [steps * seconds for seconds in step]
+    refresh = timing.refresh.seconds if timing.refresh else []
+    return [steps * s + updates * r for s, r in zip(step, refresh, strict=False)]

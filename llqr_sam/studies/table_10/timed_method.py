@@ -10,8 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.settings.run_settings import PrecisionSettings

@@ -4,7 +4,8 @@ All methods of a network take turns, so that a slow spell of the machine reaches
 not timed: it loads, tunes or compiles. All methods evaluate the same gradient, so with CUDA graphs they share one.
 
 A refresh with T inner steps costs a + b T. It is timed with 1 and with n of them, from which the time for any T is
-composed; with n = T it is timed directly.
+composed; with n = T it is timed directly. On a busy machine the longer refresh may be no slower: nothing can be
+composed, and there is no such ``RefreshTime``.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.typed_json import read_all, to_json
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.methods.settings import LLQRSettings, MethodSettings
+from llqr_sam.methods.settings import LLQRSettings
 from llqr_sam.models.registry import build
 from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
 
 SCHEMA_VERSION = 1
+FOLDER = "timings"  # of the records, below the results
+
+
+class Busy(ValueError):
+    """A longer refresh took no more time than a shorter one."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,17 @@ class RefreshTime:
     longer: list[float]  # with n
     peak_mib: float | None
 
+    def __post_init__(self) -> None:
+        if self.timed != self.inner_steps and min(self.longer) <= min(self.first):
+            raise Busy(f"a refresh of {self.timed} inner steps took no longer than one of 1")
+
     @property
-    def seconds(self) -> list[float] | None:
+    def seconds(self) -> list[float]:
         """With all T inner steps: the longer refresh and T - n further steps.
 
         A disturbance only adds time, so the cost of an inner step is taken from the quickest refresh of each length.
-        ``None`` if the longer one was no slower, as on a busy machine: then the cost of an inner step is not known.
         """
-        if self.timed == self.inner_steps:
-            return self.longer
         step = (min(self.longer) - min(self.first)) / max(1, self.timed - 1)
-        if step <= 0:
-            return None
         return [longer + (self.inner_steps - self.timed) * step for longer in self.longer]
 
 
@@ -105,14 +110,9 @@ class Timing:
         with replacing(path) as file:
             file.write(to_json(self).encode())
 
-    @property
-    def measurable(self) -> bool:
-        """Whether the refresh, if the methods have one, can be composed."""
-        return self.refresh is None or self.refresh.seconds is not None
-
-    def of(self, method: str) -> StepTime | None:
-        """The step of a method, if it was measured."""
-        return next((step for step in self.steps if step.method == method), None)
+    def seconds_of(self, method: str) -> list[float]:
+        """Of a step of the method; empty if it was not measured."""
+        return next((step.seconds for step in self.steps if step.method == method), [])
 
 
 def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.device) -> str:
@@ -120,8 +120,8 @@ def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.devic
 
     ``<arch>-<device>-b<batch>[-<divergence>-<structure>]-<8 hex digits of the hash of all of it>``
     """
-    learner = _learner(runs)
-    what = [learner.llqr.divergence, learner.llqr.structure] if learner and learner.llqr else []
+    learned = _learned(runs)
+    what = [learned[1].divergence, learned[1].structure] if learned else []
     content = [[run.as_dict() for run in runs], asdict(effort), device_name(device), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     place = device_slug(device_name(device))
@@ -132,6 +132,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
     """Time the methods of ``runs``, which differ in nothing else, on random images of a data set's size.
 
     Raises:
+        Busy: the machine was too busy to measure a refresh.
         ValueError: the precision asks for CUDA graphs, and the device has none.
         torch.OutOfMemoryError: the network does not fit into the device's memory.
     """
@@ -145,9 +146,10 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
         problem = Problem(model, shape, info.classes, device, precision, smoothing)
         methods = {run.optim.name: TimedMethod(run.optim, problem) for run in runs}
         steps = [Workload(name, method.step, repeats=effort.steps) for name, method in methods.items()]
-        learner = _learner(runs)
-        counts = (1, effort.inner_steps) if learner else ()
-        refreshes = [Workload("refresh", partial(methods[learner.name].refresh, count)) for count in counts if learner]
+        refreshes = []
+        if learned := _learned(runs):
+            refresh = methods[learned[0]].refresh
+            refreshes = [Workload("refresh", partial(refresh, count)) for count in (1, effort.inner_steps)]
         time_in_rounds([*steps, *refreshes], effort.rounds, device)
     return Timing(
         schema=SCHEMA_VERSION,
@@ -164,34 +166,21 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
         packages=provenance.packages(),
         started=started,
         steps=[StepTime(step.name, step.seconds, None if precision.cuda_graphs else step.peak_mib) for step in steps],
-        refresh=_refresh_time(learner.llqr, refreshes, effort.inner_steps) if learner and learner.llqr else None,
+        refresh=_refresh_time(learned[1], effort.inner_steps, *refreshes) if learned else None,
     )
-
-
-def timings_folder(results: Path) -> Path:
-    """Where the records of measurements are."""
-    return results / "timings"
 
 
 def read_timings(results: Path) -> tuple[list[Timing], list[str]]:
     """Every measurement, by number of parameters; and a line for each file that cannot be read."""
-    timings, damaged = read_all(Timing, sorted(timings_folder(results).glob("*.json")), SCHEMA_VERSION)
+    timings, damaged = read_all(Timing, sorted((results / FOLDER).glob("*.json")), SCHEMA_VERSION)
     return sorted(timings, key=lambda timing: timing.parameters), damaged
 
 
-def _refresh_time(llqr: LLQRSettings, workloads: Sequence[Workload], timed: int) -> RefreshTime:
-    first, longer = workloads
-    return RefreshTime(
-        divergence=llqr.divergence,
-        structure=llqr.structure,
-        inner_steps=llqr.inner_steps,
-        timed=timed,
-        first=first.seconds,
-        longer=longer.seconds,
-        peak_mib=longer.peak_mib,
-    )
+def _refresh_time(llqr: LLQRSettings, timed: int, first: Workload, longer: Workload) -> RefreshTime:
+    seconds, peak = (first.seconds, longer.seconds), longer.peak_mib
+    return RefreshTime(llqr.divergence, llqr.structure, llqr.inner_steps, timed, *seconds, peak)
 
 
-def _learner(runs: Sequence[RunSettings]) -> MethodSettings | None:
-    """The first method with a metric: a refresh costs the same in all of them."""
-    return next((run.optim for run in runs if run.optim.llqr), None)
+def _learned(runs: Sequence[RunSettings]) -> tuple[str, LLQRSettings] | None:
+    """The first method with a metric, and the metric's settings: a refresh costs the same in all of them."""
+    return next(((run.optim.name, run.optim.llqr) for run in runs if run.optim.llqr), None)

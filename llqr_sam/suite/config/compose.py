@@ -24,12 +24,7 @@ from llqr_sam.suite.config.schema import register
 
 
 def compose(words: Sequence[str]) -> DictConfig:
-    """Composes what ``python train.py <words>`` runs; the result is the caller's own.
-
-    Raises:
-        UsageError: a group, key or choice that does not exist.
-        HydraException: a value of the wrong type.
-    """
+    """Composes what ``python train.py <words>`` runs; the result is the caller's own."""
     to_hydra: list[str] = []
     files: dict[str, str] = {}
     values: list[Override] = []

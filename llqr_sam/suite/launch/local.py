@@ -1,19 +1,14 @@
 """A queue of runs on the workers of this machine: one for each GPU, or a few that share the cores.
 
 Workers are processes that are started once and train run after run: Python starts as often as there are workers, and a
-worker that dies takes one run with it. They are in sessions of their own, so Ctrl-C reaches only the launcher, which
-asks each worker to save its run and end.
+worker that dies takes one run with it. Ctrl-C reaches the launcher alone, which asks each worker to save its run.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import select
 import signal
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,60 +17,10 @@ from types import FrameType
 import torch
 
 from llqr_sam.engine.loop.interruption import handled
+from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.faults import how_it_ended
 from llqr_sam.suite.run.job import Job
-from llqr_sam.suite.run.worker import Reply
-
-PATIENCE = 10.0  # seconds that an idle worker may take to end
-
-
-class Worker:
-    """One process of ``llqr_sam.suite.run.worker``.
-
-    Args:
-        variables: Added to this process's environment.
-    """
-
-    def __init__(self, variables: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "llqr_sam.suite.run.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | variables,
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.job: Job | None = None
-
-    def give(self, job: Job) -> None:
-        """Hand over a run; if the worker has died, ``reply`` says so."""
-        self.job = job
-        with contextlib.suppress(BrokenPipeError):
-            self.stdin.write(job.to_json() + "\n")
-            self.stdin.flush()
-
-    def reply(self) -> Reply:
-        """Wait for the end of the run; returns what became of it."""
-        self.job = None
-        if line := self.stdout.readline():
-            return Reply(**json.loads(line))
-        how = how_it_ended(self.process.wait())
-        return Reply("killed", f"its worker ended with {how}; the next launch continues it", ends=True)
-
-    def close(self) -> None:
-        """End the process, after ``PATIENCE`` seconds by force; a run that is training is saved first."""
-        with contextlib.suppress(BrokenPipeError):
-            self.stdin.close()
-        self.stdout.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+from llqr_sam.suite.run.processes import Worker
 
 
 class Pool:
@@ -114,7 +59,8 @@ class Pool:
     def stop(self) -> None:
         """Start no more runs; those that are training save themselves and end."""
         self._stopping = True
-        self._signal(signal.SIGTERM)
+        for worker in filter(None, self._workers):
+            worker.stop()
 
     def _hand_out(self, waiting: deque[Job]) -> list[Worker]:
         """Give each idle worker a run, starting workers where needed; returns the busy ones."""
@@ -137,11 +83,8 @@ class Pool:
         if signum != signal.SIGINT or not self._stopping:
             return self.stop()
         self._killed = True
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, signum: int) -> None:
         for worker in filter(None, self._workers):
-            worker.process.send_signal(signum)
+            worker.process.kill()
 
 
 def worker_environments(workers: int | None, device: str, devices: int = 1) -> list[dict[str, str]]:

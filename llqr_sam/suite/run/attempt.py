@@ -1,21 +1,83 @@
-"""One attempt at a run, wherever it happens: locked, watched, and noted if it fails."""
+"""One attempt at a run, wherever it happens: locked, watched, and noted if it fails.
+
+What ends a run from outside has an exception of its own, in one line: a process it needs is gone, its GPU fails, its
+data are missing.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from llqr_sam.engine.devices.team import ALONE, Team
+import torch
+
+from llqr_sam.data.streams import MissingDataError
+from llqr_sam.engine.devices.team import ALONE, Team, is_loss
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
+from llqr_sam.engine.loop.trainer import CheckpointMismatchError
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
-from llqr_sam.engine.records.record import Record
-from llqr_sam.suite.run.faults import RankLost, explained
+from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
-from llqr_sam.suite.run.run_folder import ProgressFile, failure_path, note_failure
+from llqr_sam.suite.run.run_folder import ProgressFile, failure_path, note_failure, reason_of
+
+# The data are missing, or are not those that the run began with: every run of the command would fail like this.
+WRONG_DATA = (MissingDataError, CheckpointMismatchError)
+_CUDA_ERRORS = ("CUDA error", "Triton Error [CUDA]")  # not "CUDA out of memory": a process survives that
+
+
+class ProcessLost(RuntimeError):
+    """A process of the run has ended; the message is one line, and a traceback would say no more."""
+
+
+class RankLost(ProcessLost):
+    """One of the run's ranks; the next launch continues the run."""
+
+
+class LoaderLost(ProcessLost):
+    """A process that reads the data set."""
+
+
+class DeviceLost(RuntimeError):
+    """CUDA refuses all further work in this process, for example after an illegal memory access."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a run."""
+
+    kind: Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
+    reason: str = ""  # one line
+    ends: bool = False  # the process that trained it must end and takes no other run
+
+
+def attempted(job: Job, team: Team = ALONE) -> Reply:
+    """What became of an attempt; a bug in the only run of a command is raised, for its traceback."""
+    mistakes = (*WRONG_DATA, ValueError) if job.alone else WRONG_DATA
+    try:
+        record = attempt(job, mistakes, team)
+    except LeftAlone as reason:
+        return Reply("left", str(reason))
+    except Interrupted as interruption:
+        return Reply("interrupted", str(interruption), ends=True)
+    except RankLost as loss:
+        return Reply("killed", str(loss), ends=True)
+    except mistakes as error:
+        return Reply("mistake", str(error))
+    except Exception as error:
+        if job.alone and not isinstance(error, ProcessLost):
+            raise
+        return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
+    best = record.metrics.best
+    score = "" if best.score is None else f"best {best.words} (epoch {epoch_words(best.epoch)})"
+    return Reply(record.status, ", ".join(filter(None, [score, record.error])))
 
 
 def attempt(
@@ -56,11 +118,7 @@ def attempt(
 
 
 def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
-    """Take the lock for as long as ``held`` is open and return the observers; every rank learns whether to train.
-
-    Raises:
-        LeftAlone: see ``attempt``.
-    """
+    """Take the lock for as long as ``held`` is open and return the observers; every rank learns whether to train."""
     watchers: list[Observer] = []
     refusal = None
     if team.is_first:
@@ -78,3 +136,23 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
     if refusal is not None:
         raise LeftAlone(refusal)
     return watchers
+
+
+def explained(error: Exception) -> Exception:
+    """The fault behind ``error``, or ``error`` itself if it is none of these faults."""
+    if is_loss(error):
+        return RankLost("another rank of the run is gone or does not answer; the next launch continues the run")
+    if not isinstance(error, RuntimeError):
+        return error
+    # torch gives these errors no type of their own (AcceleratorError, a RuntimeError, since torch 2.8).
+    if found := re.match(r"DataLoader worker \(pid\S* ([\d, ]+)\)(.*)", str(error)):
+        fate = found[2].strip().rstrip(". ")
+        return LoaderLost(f"process {found[1]}, which reads the data set, {fate}; retry=failed continues the run")
+    if isinstance(error, getattr(torch, "AcceleratorError", ())) or str(error).startswith(_CUDA_ERRORS):
+        return DeviceLost(f"{str(error).splitlines()[0]}; the next run needs a new process")
+    return error
+
+
+def how_it_ended(status: int) -> str:
+    """A process's exit status in words."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from llqr_sam.engine.loop.run import RunOptions
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.run_folder import failure_path, find_record, record_files
 
 
@@ -26,6 +25,7 @@ class Job:
     wandb: dict[str, Any] | None  # arguments of WandbLogger; None: no such logging
     stale_minutes: float
     retries: str | None = None  # hash of the failed result that this job retries (``outcome``); a newer result wins
+    alone: bool = False  # the only run of a command, trained by it: a ValueError is a mistake of the command
 
     @property
     def run_id(self) -> str:
@@ -38,11 +38,7 @@ class Job:
         return self.options.workspace / self.run_id
 
     def outcome(self) -> str | None:
-        """Hash of the run's record, or else of its failure; ``None`` while it has neither.
-
-        Raises:
-            UnreadableRecordError: see ``find_record``.
-        """
+        """Hash of the run's record, or else of its failure; ``None`` while it has neither."""
         return file_hash(self.record_file() or failure_path(self.folder))
 
     def record_file(self) -> Path | None:

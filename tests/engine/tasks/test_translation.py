@@ -14,9 +14,9 @@ from torch import Tensor
 from llqr_sam.data.streams import Samples
 from llqr_sam.data.translation import IGNORED, Corpus, load_corpus
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.records.record import read_record
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.translation import smoothed_loss
 from llqr_sam.methods.curvature.likelihoods import Categorical
 from llqr_sam.methods.curvature.point import point_of

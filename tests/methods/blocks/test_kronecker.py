@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.block import HeavyBall
 from llqr_sam.methods.blocks.kronecker import EKFAC, KFAC
 from llqr_sam.methods.blocks.layout import Kernel
 
@@ -20,7 +20,7 @@ def _product(kind, f, w):
 
 
 def _block(kind, n, m, count=3):
-    block = kind([Kernel(f"w{i}", torch.Size([n, m]), 1, n, m) for i in range(count)], **F64)
+    block = kind([Kernel(f"w{i}", torch.Size([n, m]), n=n, m=m) for i in range(count)], **F64)
     for factor in block.factors.values():
         factor.add_(0.3 * torch.randn_like(factor))
     return block
@@ -51,14 +51,14 @@ def test_learner_equals_the_plain_loop(kind, n, m, clip_norm):
     w = torch.randn(3, n, m, dtype=torch.float64)
     costates = torch.randn(10, 3, n, m, dtype=torch.float64)
     start = {name: f.clone() for name, f in block.factors.items()}
-    learner = block.learner_type(block, w, descent)
-    torch.testing.assert_close(learner.product(), _product(kind, start, w), rtol=1e-10, atol=1e-11)
+    learner = block.learner(block.scatter(w), descent)
+    torch.testing.assert_close(block.gather(learner.apply()), _product(kind, start, w), rtol=1e-10, atol=1e-11)
     for c in costates:
-        learner.step(c)
+        learner.descend(block.scatter(c))
     expected = _plain_loop(kind, start, w, costates, descent)
     for name, factor in learner.factors().items():
         torch.testing.assert_close(factor, expected[name], rtol=1e-10, atol=1e-11)
-    torch.testing.assert_close(learner.product(), _product(kind, expected, w), rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(block.gather(learner.apply()), _product(kind, expected, w), rtol=1e-10, atol=1e-11)
     assert all(torch.equal(f, start[name]) for name, f in block.factors.items()), "the stored U moved"
 
 
@@ -72,7 +72,7 @@ def test_apply_is_the_definition(kind, n, m):
 
 @pytest.mark.parametrize("kind", [KFAC, EKFAC])
 def test_identity_is_exact_in_float32(kind):
-    block = kind([Kernel("w", torch.Size([6, 9]), 1, 6, 9)], dtype=torch.float32, device=torch.device("cpu"))
+    block = kind([Kernel("w", torch.Size([6, 9]), n=6, m=9)], dtype=torch.float32, device=torch.device("cpu"))
     w = torch.randn(6, 9)
     assert torch.equal(block.apply({"w": w})["w"], w)
 
@@ -80,7 +80,7 @@ def test_identity_is_exact_in_float32(kind):
 @pytest.mark.parametrize("kind", [KFAC, EKFAC])
 def test_products_may_be_rounded_and_follow_the_factors(kind):
     """bfloat16 products stay within its precision of the exact ones, also after the factors have changed."""
-    kernel = Kernel("w", torch.Size([6, 9]), 1, 6, 9)
+    kernel = Kernel("w", torch.Size([6, 9]), n=6, m=9)
     options = {"dtype": torch.float32, "device": torch.device("cpu")}
     exact, rounded = kind([kernel], **options), kind([kernel], **options, apply_dtype=torch.bfloat16)
     w = torch.randn(6, 9)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from llqr_sam.methods.blocks.kronecker import VocabularyEKFAC, VocabularyKFAC
 from llqr_sam.methods.blocks.layout import Kernel, layout
-from llqr_sam.methods.blocks.vocabulary import VocabularyEKFAC, VocabularyKFAC
 from llqr_sam.methods.llqr import LLQR
 
 BLOCKS = {"kfac": VocabularyKFAC, "ekfac": VocabularyEKFAC}
@@ -32,7 +32,7 @@ class TiedWords(nn.Module):
 
 
 def block_of(structure: str) -> VocabularyKFAC | VocabularyEKFAC:
-    kernels = [Kernel(name, torch.Size((7, 3)), 1, 7, 3, vocabulary=True) for name in ("source", "target")]
+    kernels = [Kernel(name, torch.Size((7, 3)), n=7, m=3, vocabulary=True) for name in ("source", "target")]
     return BLOCKS[structure](kernels, dtype=torch.float64, device=torch.device("cpu"))
 
 

@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.report.tables.accuracy_table import AccuracyTable, build_table
-from llqr_sam.report.tables.paper_numbers import PaperValue
+from llqr_sam.report.tables.accuracy_table import (
+    ACCURACY,
+    AccuracyTable,
+    BestOrLast,
+    PaperValue,
+    collect,
+    read_accuracy,
+)
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.plan.plan import Cell
 from llqr_sam.suite.run.run_folder import note_failure
-from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
@@ -17,9 +24,10 @@ RUNS = plan_of("table=demo")
 SGDM, LLQR = RUNS[:3], RUNS[3:6]
 
 
-def table(results: Path, kind: str = "best") -> AccuracyTable:
-    paper = {("demo", SGDM[0].cell): PaperValue(1.0, 2.0)}
-    return build_table("demo", "Demo", "command", Status.of(RUNS, results), paper, kind)  # type: ignore[arg-type]
+def table(results: Path, kind: BestOrLast = "best", number: str = "demo", paper: float = 1.0) -> AccuracyTable:
+    """From the records in ``results``; the paper has a value for SGDM of the demo."""
+    command = Command.of(f"table={number}", f"paths.results={results}", f"paths.workspace={results}/w")
+    return collect(command, kind, {("demo", SGDM[0].cell): PaperValue(paper, 2.0)})[1]
 
 
 def test_mean_and_sample_deviation(tmp_path):
@@ -49,7 +57,7 @@ def test_failed_runs_are_counted(tmp_path):
     for run in SGDM[:2]:
         note_failure(run.run_id, tmp_path / "w" / run.run_id, RuntimeError("boom"))
     write_record(tmp_path, SGDM[1], [90.0])  # the retry went well
-    (entry, *_) = build_table("demo", "Demo", "command", Status.of(SGDM, tmp_path, tmp_path / "w"), {}).cells
+    entry = table(tmp_path).cells[0]
     assert (len(entry.finished), entry.failed, entry.diverged, len(entry.runs)) == (1, 1, 0, 3)
 
 
@@ -59,19 +67,18 @@ def test_differences_are_paired_by_seed(tmp_path):
         write_record(tmp_path, run, [best, 50.0])
     found = table(tmp_path)
     (row,) = found.rows
-    assert dict(found.difference(row[1], row).by_seed) == {1: 1.5}
-    assert found.difference(row[0], row).values == ()  # the baseline itself
-    assert found.difference(row[2], row).values == ()  # nothing finished
-    assert dict(table(tmp_path, "last").difference(row[1], row).by_seed) == {1: 0.0}
+    assert dict(row[1].difference("best").by_seed) == {1: 1.5}
+    assert row[0].difference("best").values == ()  # the baseline itself
+    assert row[2].difference("best").values == ()  # nothing finished
+    assert dict(row[1].difference("last").by_seed) == {1: 0.0}
 
 
 def test_a_table_without_the_baselines_column_has_no_differences(tmp_path):
-    runs = plan_of("table=7")
-    for run in runs:
+    for run in plan_of("table=7"):
         write_record(tmp_path, run, [80.0])
-    found = build_table("7", "Probe", "command", Status.of(runs, tmp_path), {})
-    assert found.baseline_of(found.rows[0]) is None
-    assert all(found.difference(entry, found.rows[0]).values == () for entry in found.cells)
+    found = table(tmp_path, number="7")
+    assert found.rows[0][0].baseline is None
+    assert all(entry.difference("best").values == () for entry in found.cells)
 
 
 @pytest.mark.parametrize(("paper", "outside"), [(92.0, False), (86.0, False), (85.0, True), (99.0, True)])
@@ -79,10 +86,8 @@ def test_the_papers_value_against_the_interval_of_our_best(tmp_path, paper, outs
     """90, 91 and 95: t interval 92 -+ 4.303 x 2.646 / sqrt(3) = [85.4, 98.6]; the last epochs do not matter."""
     for run, best in zip(SGDM, (90.0, 91.0, 95.0), strict=True):
         write_record(tmp_path, run, [best, 10.0])
-    for kind in ("best", "last"):
-        value = {("demo", SGDM[0].cell): PaperValue(paper, 0.1)}
-        found = build_table("demo", "Demo", "command", Status.of(RUNS, tmp_path), value, kind)
-        assert found.cells[0].paper_is_outside is outside
+    assert table(tmp_path, "best", paper=paper).cells[0].paper_is_outside is outside
+    assert table(tmp_path, "last", paper=paper).cells[0].paper_is_outside is outside
 
 
 def test_one_seed_judges_no_paper(tmp_path):
@@ -91,20 +96,10 @@ def test_one_seed_judges_no_paper(tmp_path):
 
 
 def test_rows_and_columns_are_those_of_the_paper(tmp_path):
-    status = Status.of(plan_of("table=8"), tmp_path)
-    rows = build_table("8", "Noise", "command", status, {}).rows
+    rows = table(tmp_path, number="8").rows
     assert [len(row) for row in rows] == [5] * 4
     assert [row[0].cell.label_noise for row in rows] == [0.2, 0.6, 0.7, 0.8]
     assert [entry.cell.method for entry in rows[0]] == ["sgdm", "adam", "llqr", "sam", "llqr_sam"]
-
-
-def test_best_of_a_row_needs_two(tmp_path):
-    write_record(tmp_path, SGDM[0], [90.0])
-    alone = table(tmp_path)
-    assert alone.best(alone.rows[0]) is None
-    write_record(tmp_path, LLQR[0], [91.0])
-    both = table(tmp_path)
-    assert both.best(both.rows[0]) == 91.0
 
 
 def test_records_of_different_data_are_not_pooled(tmp_path):
@@ -116,3 +111,17 @@ def test_records_of_different_data_are_not_pooled(tmp_path):
     for results in (tmp_path / "cell", tmp_path / "row"):
         with pytest.raises(UsageError, match="the records of dataset=digits are of different data"):
             table(results)
+
+
+def test_the_papers_numbers_are_the_published_ones(shared: Path):
+    """results/paper/ holds the numbers as they were read from the paper, byte for byte."""
+    for name in ("accuracy.csv", "table9_storage.csv", "table10_cadence.csv"):
+        assert (ACCURACY.parent / name).read_bytes() == (shared / "paper" / name).read_bytes()
+
+
+def test_read_accuracy():
+    values = read_accuracy()
+    assert len(values) == 133
+    assert values["2", Cell("cifar100", "resnet18", 0.0, "llqr_sam", "ngd")] == PaperValue(81.82, 0.14)
+    assert values["6", Cell("iwslt14", "transformer_iwslt", 0.0, "llqr_sam", "ngd")] == PaperValue(34.57, 0.09)
+    assert values["8", Cell("cifar100", "resnet18", 0.7, "adam", None)] == PaperValue(4.16, 0.52)

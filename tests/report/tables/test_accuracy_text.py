@@ -4,19 +4,17 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llqr_sam.data.registry import info
 from llqr_sam.data.streams import Samples
 from llqr_sam.engine.records.record import Flatness
-from llqr_sam.report.tables.accuracy_table import build_table
+from llqr_sam.report.tables.accuracy_table import BestOrLast, collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
-from llqr_sam.report.tables.paper_numbers import read_accuracy
 from llqr_sam.report.tables.printed_table import PrintedTable, to_latex, to_markdown, write_table
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.run.run_folder import note_failure
-from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of
 from tests.suite.records import record_of, write_record
 
@@ -29,9 +27,10 @@ COLUMNS = (  # a contract: others read the files
 )
 
 
-def printed(*table: Any, **settings: Any) -> PrintedTable:
-    """As a reader sees it."""
-    return print_accuracy(build_table(*table, **settings))
+def printed(results: Path, *words: str, kind: BestOrLast = "best") -> PrintedTable:
+    """Table 7 as a reader sees it."""
+    places = f"paths.results={results}", f"paths.workspace={results}/w"
+    return print_accuracy(collect(Command.of("table=7", *places, *words), kind)[1])
 
 
 def table(results: Path) -> PrintedTable:
@@ -40,8 +39,7 @@ def table(results: Path) -> PrintedTable:
     write_record(results, RUNS[1], [70.0, 81.0])
     write_record(results, RUNS[5], [80.25])
     write_record(results, RUNS[6], [1.0], status="diverged")
-    command = "python train.py table=7"
-    return printed("7", "Probe alone", command, Status.of(RUNS, results), read_accuracy())
+    return printed(results)
 
 
 def compared(results: Path) -> PrintedTable:
@@ -51,8 +49,7 @@ def compared(results: Path) -> PrintedTable:
     for run, top1 in zip([*RUNS[5:7], RUNS[10], RUNS[13]], (82.0, 80.0, 80.0, 85.0), strict=True):
         write_record(results, run, [top1])
     note_failure(RUNS[14].run_id, results / "w" / RUNS[14].run_id, RuntimeError("boom"))
-    status = Status.of(RUNS, results, results / "w")
-    return printed("7", "Probe alone", "command", status, read_accuracy(), baseline="fisher_sam")
+    return printed(results, "table.baseline=fisher_sam")
 
 
 def test_csv(tmp_path):
@@ -89,7 +86,7 @@ def test_csv_of_differences(tmp_path):
 
 def test_markdown(tmp_path):
     text = to_markdown(table(tmp_path))
-    assert "# Table 7: Probe alone" in text
+    assert text.startswith("# Table 7: ")
     assert "| Data set | Network | FisherSAM | LLQR^Δ+SAM (NGD) | LLQR+SAM (NGD) |" in text
     assert "**80.50 ± 0.71 (2 of 5)**<br>last 80.00 ± 1.41<br>paper 80.89 ± 0.31 |" in text
     assert "80.25 (1 of 5, 1 diverged)<br>last 80.25<br>paper 81.23 ± 0.14" in text
@@ -110,7 +107,7 @@ def test_differences_failures_and_papers_outside(tmp_path):
 def test_a_paper_value_outside_our_interval_is_marked(tmp_path):
     for run, top1 in zip(RUNS[:3], (90.0, 90.1, 90.2), strict=True):
         write_record(tmp_path, run, [top1])
-    found = printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
+    found = printed(tmp_path)
     assert "paper 80.89 ± 0.31 †" in to_markdown(found)
     assert "†: it is outside the 95 % t interval" in to_markdown(found)
     assert r"80.89 $\pm$ 0.31 $^\dagger$" in to_latex(found)
@@ -121,7 +118,7 @@ def of_samples(results: Path, *found: Samples | None) -> PrintedTable:
     """Of FisherSAM's first seeds, trained on so many images."""
     for run, samples in zip(RUNS, found, strict=False):
         record_of(run, [80.0], samples=samples).write(results / "runs" / run.folder / f"{run.run_id}.json")
-    return printed("7", "Probe alone", "command", Status.of(RUNS, results), read_accuracy())
+    return printed(results)
 
 
 @pytest.mark.parametrize("found", [(), (None, None), (WHOLE, WHOLE, None)])
@@ -164,7 +161,7 @@ def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
     path = tmp_path / "runs" / RUNS[0].folder / f"{RUNS[0].run_id}.json"
     dataclasses.replace(record_of(RUNS[0], [80.0]), sharpness=flat).write(path)
     write_record(tmp_path, RUNS[1], [81.0])
-    found = printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), read_accuracy())
+    found = printed(tmp_path)
     assert "<br>sharpness top 12.5, trace 40, m 0.0125<br>paper" in to_markdown(found)
     assert '"sharpness": of the training loss at the end' in to_markdown(found)
     assert r" & sharpness & top 12.5, trace 40, m 0.0125 &  &  \\" in to_latex(found)
@@ -172,7 +169,7 @@ def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
     keys = ("hessian_top", "hessian_trace", "m_sharpness")
     assert [[row[key] for key in keys] for row in rows[:2]] == [["12.5000", "40.0000", "0.0125"], ["", "", ""]]
     write_record(tmp_path / "other", RUNS[1], [81.0])
-    other = printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path / "other"), read_accuracy())
+    other = printed(tmp_path / "other")
     assert "sharpness" not in to_markdown(other)
 
 
@@ -182,8 +179,8 @@ def test_m_sharpness_at_different_radii_is_not_averaged(tmp_path):
         flat = Flatness(eigenvalues=[12.5], trace=40.0, m_sharpness=rho, rho=rho, m=128, samples=1024, seconds=1.0)
         path = tmp_path / "runs" / run.folder / f"{run.run_id}.json"
         dataclasses.replace(record_of(run, [80.0]), sharpness=flat).write(path)
-    text = to_markdown(printed("7", "Probe alone", "command", Status.of(RUNS, tmp_path), {}))
-    assert "<br>sharpness top 12.5, trace 40 |" in text
+    text = to_markdown(printed(tmp_path))
+    assert "<br>sharpness top 12.5, trace 40<br>paper" in text
     assert "m-sharpness is left out where seeds measured it at different radii." in text
 
 
@@ -214,16 +211,25 @@ def test_equal_records_give_equal_bytes(tmp_path):
     assert [path.read_bytes() for path in paths] == first
 
 
+def test_the_best_of_a_row_is_marked_where_there_are_two(tmp_path):
+    write_record(tmp_path, RUNS[0], [90.0])
+    assert "**90.00" not in to_markdown(printed(tmp_path))
+    write_record(tmp_path, RUNS[5], [91.0])
+    text = to_markdown(printed(tmp_path))
+    assert "**91.00 (1 of 5)**" in text
+    assert "**90.00" not in text
+
+
 def test_of_how_many_evaluations_a_best_is_the_best(tmp_path):
     """Said of the table as a whole, and in the CSV of each cell; of nothing finished, nothing."""
-    empty = printed("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    empty = printed(tmp_path)
     assert "evaluation" not in to_markdown(empty)
     write_record(tmp_path, RUNS[0], [80.0, 81.0])
     write_record(tmp_path, RUNS[1], [80.0, 81.0])
-    first = printed("7", "Title", "command", Status.of(RUNS, tmp_path), {})
+    first = printed(tmp_path)
     assert "best over training (of 2 evaluations): mean" in to_markdown(first)
     write_record(tmp_path, RUNS[5], [80.0] * 40, epochs=[5 * number for number in range(1, 41)])
-    last = printed("7", "Title", "command", Status.of(RUNS, tmp_path), {}, "last")
+    last = printed(tmp_path, kind="last")
     assert "last epoch (best of 2 to 40 evaluations): mean" in to_markdown(last)
     rows = csv.DictReader(io.StringIO(last.csv))
     assert [row["best_of"] for row in rows] == ["2", "40", ""]

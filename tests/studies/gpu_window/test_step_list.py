@@ -18,7 +18,7 @@ from llqr_sam.studies.gpu_window import process_runner
 from llqr_sam.studies.gpu_window.process_runner import Finished, ProcessRunner
 from llqr_sam.studies.gpu_window.step_list import StepList
 from llqr_sam.studies.gpu_window.steps import StepFailed, Training
-from llqr_sam.studies.table_10.networks import networks_here
+from llqr_sam.studies.table_10.networks import measure_missing, networks_here
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.run_folder import note_failure
@@ -90,7 +90,7 @@ def test_the_list_is_the_issues():
 
 
 def test_a_run_of_the_list_is_the_run_of_its_words():
-    run = StepList(REPRODUCTION, parts=[5]).parts[0].trainings[0].run
+    run = StepList(REPRODUCTION, ["parts=5"]).parts[0].trainings[0].run
     words = "dataset=cifar100 precision=fast precision.deterministic=true optim=llqr_sam optim.norm=euclidean"
     assert run.run_id == settings_of(*words.split()).run_id
     assert run.folder == "reproduction"
@@ -111,8 +111,8 @@ def test_the_runs_of_a_table_are_the_tables(tmp_path):
 
 @pytest.mark.slow
 def test_it_stops_when_the_time_is_up_and_ends_with_the_same_weights(tmp_path):
-    words = [*TINY[:4], "protocol.epochs=40", *TINY[5:]]
-    whole, pieces = (StepList(REPRODUCTION, [*words, *places(tmp_path / name)], [5]) for name in ("whole", "pieces"))
+    words = [*TINY[:4], "protocol.epochs=40", *TINY[5:], "parts=5"]
+    whole, pieces = (StepList(REPRODUCTION, [*words, *places(tmp_path / name)]) for name in ("whole", "pieces"))
     assert whole.run() == 0
     calls = 0
     while len(records(tmp_path / "pieces")) < 3:
@@ -217,8 +217,8 @@ TIMES += " table.timing.batch=2 table.timing.rounds=1 table.timing.inner_steps=1
 
 def test_the_list_measures_table_10():
     """In a precision that its measurement uses whole, with the metric that the part names."""
-    given = ["device=cpu", "table.timing.rounds=1", "table.archs=[vgg16_bn]", "seed=3"]
-    steps = {step.name: step for step in StepList(REPRODUCTION, given, [3]).parts[0].steps}
+    given = ["device=cpu", "table.timing.rounds=1", "table.archs=[vgg16_bn]", "seed=3", "parts=3"]
+    steps = {step.name: step for step in StepList(REPRODUCTION, given).parts[0].steps}
     command = steps["table_10"].command
     assert command[0] == "train.py"
     assert {"protocol.methods.structure=diagonal", "precision=bfloat16"} < set(command)
@@ -230,10 +230,11 @@ def test_the_list_measures_table_10():
 @pytest.mark.slow
 def test_networks_measured_are_kept_and_the_rest_begins_anew_when_cut_off(tmp_path, capfd):
     """Another table of times, of two small networks; an earlier call has measured the first."""
-    path = written(tmp_path, {"title": "Times", "timings": {"small": TIMES}}, words=("precision=deterministic",))
+    outputs = {"small": f"train.py {TIMES} {{where}}"}
+    path = written(tmp_path, {"title": "Times", "outputs": outputs}, words=("precision=deterministic",))
     words = ["device=cpu", *places(tmp_path)]
     chosen = [*TIMES.split(), "arch=resnet18", "device=cpu", *places(tmp_path)[:1]]
-    assert networks_here(Command.of(*chosen)).measure() == 0
+    assert measure_missing(networks_here(Command.of(*chosen))) == 0
     (first,) = (tmp_path / "results/timings").iterdir()
     written_at = first.stat().st_mtime_ns
     listed = StepList(path, words)
@@ -300,15 +301,15 @@ def test_a_run_that_fails_or_is_killed_leaves_its_reason_and_the_next_goes_on(tm
 
 
 def test_it_does_not_go_on_with_other_data_than_its_records(scripted, tmp_path):
-    words = [*TINY, *places(tmp_path)]
-    run = StepList(REPRODUCTION, words, [5]).parts[0].trainings[0].run
+    words = [*TINY, *places(tmp_path), "parts=5"]
+    run = StepList(REPRODUCTION, words).parts[0].trainings[0].run
     write_record(tmp_path / "results", run, [50.0], data="a" * 64)
     with pytest.raises(
         UsageError, match=f"^dataset=digits has the data .*, the records are of a{{12}} .{run.run_id}.: "
     ):
-        StepList(REPRODUCTION, words, [5]).run()
+        StepList(REPRODUCTION, words).run()
     with pytest.raises(UsageError, match=r"^dataset\.path=gone\.npz does not exist"):
-        StepList(REPRODUCTION, [*words, "dataset.path=gone.npz"], [5]).run()
+        StepList(REPRODUCTION, [*words, "dataset.path=gone.npz"]).run()
 
 
 def test_a_precision_that_the_device_cannot_do_is_refused():

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from llqr_sam.engine.records import provenance
 from llqr_sam.studies.table_10 import networks as module
-from llqr_sam.studies.table_10.networks import Networks, networks_here
-from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.studies.table_10.networks import Network, measure_missing, networks_here, state_lines
+from llqr_sam.studies.table_10.timing import Busy, read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
+from tests.studies.table_10.timings import busy
 
 pytestmark = pytest.mark.slow
 
 
-def of(*words: str) -> Networks:
+def of(*words: str) -> list[Network]:
     chosen = ["table=10", "device=cpu", *words]
     return networks_here(Command.of(*chosen))
 
@@ -31,18 +32,17 @@ def small_machine(monkeypatch, tmp_path):
 
 
 def test_a_cpu_takes_the_networks_that_fit(small_machine):
-    assert [(n.arch, n.reason is None) for n in of().networks] == [
+    assert [(n.arch, n.reason is None) for n in of()] == [
         *(("vit_tiny", True), ("vit_small", True), ("vit_base", False), ("vit_large", False))
     ]
-    assert "left out: taken to need 32 GiB, 10 GiB are free; arch=vit_base measures it anyway" in "\n".join(
-        of().lines()
-    )
-    (large,) = of("arch=vit_large").networks
+    lines = "\n".join(state_lines(of()))
+    assert "left out: taken to need 32 GiB, 10 GiB are free; arch=vit_base measures it anyway" in lines
+    (large,) = of("arch=vit_large")
     assert large.reason is None
 
 
 def test_words_choose_methods_batch_and_structure():
-    (network,) = of("arch=vit_tiny", "optim=llqr", "table.timing.batch=7", "protocol.methods.structure=kfac").networks
+    (network,) = of("arch=vit_tiny", "optim=llqr", "table.timing.batch=7", "protocol.methods.structure=kfac")
     assert [run.optim.name for run in network.runs] == ["llqr"]
     assert network.effort.batch == 7
     assert network.path.name.startswith("vit_tiny-")
@@ -74,7 +74,7 @@ def test_a_commit_that_no_record_can_have_is_named(monkeypatch):
         of()
 
 
-def small(folder: Path) -> Networks:
+def small(folder: Path) -> list[Network]:
     """Another table of the same kind: ResNet-18, four channels wide, on CIFAR-10's images; all T inner steps timed."""
     words = ("table.datasets=[cifar10]", "table.archs=[resnet18]", "arch.width=4", f"paths.results={folder}")
     effort = ("table.timing.batch=2", "table.timing.rounds=1", "optim.inner_steps=2", "optim=llqr")
@@ -82,10 +82,10 @@ def small(folder: Path) -> Networks:
 
 
 def test_measures_once(tmp_path, capsys):
-    assert small(tmp_path).measure() == 0
+    assert measure_missing(small(tmp_path)) == 0
     (path,) = (tmp_path / "timings").iterdir()
     written = path.stat().st_mtime_ns
-    assert small(tmp_path).measure() == 0
+    assert measure_missing(small(tmp_path)) == 0
     assert path.stat().st_mtime_ns == written
     assert capsys.readouterr().err.splitlines() == [
         *("resnet18: measuring", f"resnet18: measured: {path}", f"resnet18: measured: {path}")
@@ -93,17 +93,17 @@ def test_measures_once(tmp_path, capsys):
 
 
 @pytest.fixture
-def busy(monkeypatch):
-    """``busy(n)``: in the next n measurements a refresh of 5 inner steps is no longer than one of 1, of T = 50."""
+def disturbed(monkeypatch):
+    """``disturbed(n)``: in the next n measurements the machine is busy."""
     left = 0
     measure = module.time_network
 
     def measured(*arguments):
         nonlocal left
         left -= 1
-        found = measure(*arguments)
-        disturbed = dataclasses.replace(found.refresh, inner_steps=50, timed=5, first=[2.0], longer=[1.0])
-        return found if left < 0 else dataclasses.replace(found, refresh=disturbed)
+        if left >= 0:
+            raise Busy("a refresh of 2 inner steps took no longer than one of 1")
+        return measure(*arguments)
 
     def disturb(count):
         nonlocal left
@@ -113,28 +113,26 @@ def busy(monkeypatch):
     return disturb
 
 
-def test_what_a_busy_machine_hides_is_measured_again(busy, tmp_path):
-    busy(2)
-    assert small(tmp_path).measure() == 0
+def test_what_a_busy_machine_hides_is_measured_again(disturbed, tmp_path):
+    disturbed(2)
+    assert measure_missing(small(tmp_path)) == 0
     ((found,), _) = read_timings(tmp_path)
-    assert found.measurable
+    assert found.refresh is not None
 
 
-def test_a_machine_that_stays_busy_is_refused_with_one_line(busy, tmp_path, capsys):
-    busy(3)
-    assert small(tmp_path).measure() == 1
+def test_a_machine_that_stays_busy_is_refused_with_one_line(disturbed, tmp_path, capsys):
+    disturbed(3)
+    assert measure_missing(small(tmp_path)) == 1
     assert not (tmp_path / "timings").exists()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("resnet18: not measured: in 3 measurements a refresh of 2 inner steps took no longer than ")
     assert last.endswith("; try again when the machine is less busy")
 
 
-def test_an_old_record_that_cannot_be_composed_is_replaced(busy, tmp_path):
-    assert small(tmp_path).measure() == 0
-    ((found,), _) = read_timings(tmp_path)
-    (network,) = small(tmp_path).networks
-    disturbed = dataclasses.replace(found.refresh, inner_steps=50, timed=5, first=[2.0], longer=[1.0])
-    dataclasses.replace(found, refresh=disturbed).write(network.path)
+def test_a_record_that_cannot_be_composed_is_replaced(tmp_path):
+    assert measure_missing(small(tmp_path)) == 0
+    (network,) = small(tmp_path)
+    network.path.write_text(json.dumps(busy(network.path)))
     assert network.state == "not measured"
-    assert small(tmp_path).measure() == 0
+    assert measure_missing(small(tmp_path)) == 0
     assert network.state == f"measured: {network.path}"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import re
 
 import pytest
 
 from llqr_sam.report.tables.printed_table import to_latex, to_markdown, write_table
 from llqr_sam.studies.table_10.printed import print_cadence
 from llqr_sam.studies.table_10.table import CADENCE, NUMBERS, NetworkTimes, Spread, cadence, overview, read_paper
-from llqr_sam.studies.table_10.timing import RefreshTime
 from llqr_sam.suite.config.command import Command
 from tests.studies.table_10.timings import timing_of
 
@@ -52,23 +50,6 @@ def test_every_row_of_the_paper_stands_beside_ours(networks):
         assert len(read_paper()) == len(list(csv.DictReader(file)))
     shown = [row.paper for network in networks for row in network.rows if row.paper]
     assert sorted(map(repr, shown)) == sorted(map(repr, read_paper().values()))
-
-
-def test_what_cannot_be_composed_is_said_and_never_printed():
-    """A record of a busy machine: two refreshes of 5 inner steps, both quicker than those of one."""
-    timing = timing_of("vit_base", 86_567_656)
-    refresh = RefreshTime("ngd", "diagonal", 50, 5, [100.0, 200.0], [90.0, 180.0], None)
-    networks = cadence(TABLE, [dataclasses.replace(timing, refresh=refresh)])
-    table = print_cadence(TABLE, networks)
-    text = to_markdown(table)
-    assert "| LLQR | 50 | 32 | not measurable: machine busy<br>paper " in text
-    assert "not measurable: machine busy" in to_latex(table)
-    printed = [text, to_latex(table), table.csv, *overview(networks)]
-    assert not re.search(r"(?<!\d)-\d", "\n".join(printed)), "a negative number"
-    (base,) = [network for network in networks if network.timing]
-    for row in base.rows:
-        known = row.interval is None
-        assert [name in row.ours for name in NUMBERS] == [known] * 3 + [False]
 
 
 def test_csv_opens_with_the_columns_of_the_papers_file(networks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from llqr_sam.data.registry import info
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.methods import factory
 from llqr_sam.methods.factory import Method
-from llqr_sam.studies.table_10.timing import Effort, RefreshTime, Timing, read_timings, time_network, timing_name
+from llqr_sam.studies.table_10.timing import Busy, Effort, RefreshTime, Timing, read_timings, time_network, timing_name
+from tests.studies.table_10.timings import busy
 from tests.suite.plans import settings_of
 
 CPU = torch.device("cpu")
@@ -46,8 +48,8 @@ def test_every_method_is_timed_in_every_round(timing: Timing) -> None:
 def test_methods_without_a_metric_need_no_refresh() -> None:
     timing = time_network(RUNS[:1], info("cifar10"), dataclasses.replace(EFFORT, rounds=1, inner_steps=0), CPU)
     assert timing.refresh is None
-    assert timing.of("sgdm") == timing.steps[0]
-    assert timing.of("sam") is None
+    assert timing.seconds_of("sgdm") == timing.steps[0].seconds
+    assert timing.seconds_of("sam") == []
 
 
 def with_precision(*words: str) -> list[RunSettings]:
@@ -172,12 +174,21 @@ def test_a_refresh_is_composed_linearly_in_its_inner_steps() -> None:
 
 
 @pytest.mark.parametrize("longer", [3.0, 2.5], ids=["no longer", "shorter"])
-def test_what_a_busy_machine_hides_is_not_composed(longer: float, timing: Timing) -> None:
+def test_what_a_busy_machine_hides_is_not_composed(longer: float) -> None:
     """The slope between 1 and n inner steps would be zero or negative. Timed whole there is nothing to compose."""
-    assert refresh_time(5, [3.0, 4.0], [longer, 9.0]).seconds is None
+    with pytest.raises(Busy, match="5 inner steps took no longer than one of 1"):
+        refresh_time(5, [3.0, 4.0], [longer, 9.0])
     assert refresh_time(50, [3.0, 4.0], [longer, 9.0]).seconds == [longer, 9.0]
-    assert not dataclasses.replace(timing, refresh=refresh_time(5, [3.0], [longer])).measurable
-    assert dataclasses.replace(timing, refresh=None).measurable
+
+
+def test_a_record_of_a_busy_machine_does_not_count(timing: Timing, tmp_path: Path) -> None:
+    path = tmp_path / "timings" / "a.json"
+    timing.write(path)
+    path.write_text(json.dumps(busy(path)))
+    found, (line,) = read_timings(tmp_path)
+    assert found == []
+    assert line.startswith(f"{path}: ")
+    assert "took no longer than one of 1" in line
 
 
 def test_a_disturbed_round_changes_its_own_figure_alone() -> None:

@@ -12,6 +12,7 @@ from llqr_sam.engine.records.record import read_record
 from llqr_sam.repository import ROOT
 from llqr_sam.suite.launch import local
 from llqr_sam.suite.launch.local import Pool, worker_environments
+from llqr_sam.suite.run import processes
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import read_progress
 from tests.suite.jobs import jobs_of, start, words_in
@@ -36,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[local.Worker]:
             workers.append(self)
 
     monkeypatch.setattr(local, "Worker", Recording)
-    monkeypatch.setattr(local, "PATIENCE", PATIENCE)  # none is killed because the machine is busy
+    monkeypatch.setattr(processes, "PATIENCE", PATIENCE)  # none is killed because the machine is busy
     return workers
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from llqr_sam.data import registry
@@ -19,14 +20,12 @@ from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import read_record
-from llqr_sam.engine.tasks import classification
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.faults import DeviceLost, LoaderLost, RankLost, explained
+from llqr_sam.suite.run.attempt import DeviceLost, LoaderLost, RankLost, attempt, explained
 from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.run_folder import read_failure
 from llqr_sam.suite.status.status import Status
@@ -118,12 +117,14 @@ def test_an_interrupted_run_leaves_no_reader_behind(tmp_path, words):
 def test_a_failed_evaluation_leaves_no_reader_behind(tmp_path, words, monkeypatch, channels_last):
     """Here a reader of test images, and the traceback is kept."""
 
-    def failing(model, batches, *_, **__):
-        next(iter(batches))
+    def failing(outputs, targets, **options):
+        if "reduction" not in options:  # in training
+            return cross_entropy(outputs, targets, **options)
         assert multiprocessing.active_children()
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(classification, "evaluate", failing)
+    cross_entropy = F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
         attempt(job_of(tmp_path, [*words, f"precision.channels_last={channels_last}"]))
     assert not multiprocessing.active_children()

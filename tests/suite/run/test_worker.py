@@ -14,9 +14,10 @@ import pytest
 
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import read_record
+from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock, holder
 from llqr_sam.suite.run.run_folder import read_failure, read_progress
-from llqr_sam.suite.run.worker import Reply, SlurmRun, carry_out
+from llqr_sam.suite.run.worker import SlurmRun, carry_out
 from tests.suite.jobs import REPOSITORY, jobs_of, start
 from tests.waiting import PATIENCE, wait_for
 

@@ -16,8 +16,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run.run_folder import read_failure
-from llqr_sam.suite.status.same_data import NOT_DECODED, NOT_HERE, NOT_SAID, Comparison
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.status.status import NOT_DECODED, NOT_HERE, NOT_SAID, Comparison, Status
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, words_in
 from tests.suite.records import write_record

@@ -215,12 +215,7 @@ def _draw_distances(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], 
 
 
 def _draw_losses(
-    axes: Axes,
-    landscape: SharpRing,
-    runs: dict[str, Tensor],
-    steps: int,
-    place: str | tuple[float, float],
-    title: str,
+    axes: Axes, landscape: SharpRing, runs: dict[str, Tensor], steps: int, place: str | tuple[float, float], title: str
 ) -> None:
     """Median loss of runs ``[steps + 1, runs, 2]``, with a band from 10 to 90 %."""
     for method, run in runs.items():

@@ -13,14 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llqr_sam.studies.theory.potholes.landscape import (
-    METHODS,
-    PROBING,
-    Learning,
-    Setting,
-    SharpRing,
-    run_together,
-)
+from llqr_sam.studies.theory.potholes.landscape import METHODS, PROBING, Learning, Setting, SharpRing, run_together
 
 FATES = ("flat", "between", "ring", "away")
 """Ends of a run: in the flat basin, between it and the ring, in the ring, or outside the ring.

@@ -2,8 +2,7 @@
 
 Everything happens under a lock file and under temporary names, so that two jobs may start at once and an interrupted
 one leaves nothing half-made; a download continues where it stopped. No code from an archive is run: tar members are
-read without unpacking them, CIFAR's pickles pass an unpickler that builds arrays and nothing else, and zip members are
-checked before they are written.
+read without unpacking them, CIFAR's pickles pass an unpickler that builds arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import http.client
+import io
 import os
 import pickle
 import shutil
-import stat
 import sys
 import tarfile
 import urllib.error
@@ -23,11 +22,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
@@ -51,23 +50,8 @@ class Source:
             return hashlib.file_digest(file, self.algorithm.replace("-", "")).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Preparation:
-    """A data set: its archive, the name it gets, and ``convert(archive, made)``, which writes it to a scratch path."""
-
-    source: Source
-    target: str
-    convert: Callable[[Path, Path], None]
-
-
-def prepare(
-    name: str,
-    root: Path,
-    *,
-    archive: Path | None = None,
-    source: Source | None = None,
-) -> tuple[Path, bool]:
-    """Make a data set under ``root`` unless it is there.
+def prepare(name: str, root: Path, archive: Path | None = None, source: Source | None = None) -> tuple[Path, bool]:
+    """Make a data set under ``root`` unless it is there; returns its place, and whether this call made it.
 
     Args:
         name: One of ``PREPARABLE``.
@@ -75,30 +59,22 @@ def prepare(
         archive: A local copy of the official archive, instead of a download.
         source: Another place and checksum than the official ones.
 
-    Returns:
-        Where the data set is, and whether this call made it.
-
     Raises:
         PreparationError: The download failed, the checksum is wrong, or the archive has other contents.
     """
-    if name not in _PREPARATIONS:
-        raise PreparationError(f"{name} is not a data set to prepare. Choose from: {', '.join(PREPARABLE)}.")
-    preparation = _PREPARATIONS[name]
-    source = source or preparation.source
-    target = root / preparation.target
+    published, final_name, convert = _PREPARATIONS[name]
+    target, scratch = root / final_name, root / f".{name}.partial"
     if target.exists():
         return target, False
-    root.mkdir(parents=True, exist_ok=True)
     with locked(root / f".{name}.lock"):
         if target.exists():  # another process made it while this one waited
             return target, False
-        scratch = root / f".{name}.partial"
         shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
         scratch.mkdir()
         try:
-            with official(source, root, archive) as file:
-                preparation.convert(file, scratch / target.name)
-                os.replace(scratch / target.name, target)
+            with official(source or published, root, archive) as file:
+                convert(file, scratch / final_name)
+                os.replace(scratch / final_name, target)
         except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
             raise PreparationError(f"the archive of {name} is not the official one: {error}.") from error
         finally:
@@ -108,7 +84,8 @@ def prepare(
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file. The system releases the lock when the process dies, so the file itself may stay."""
+    """Hold a lock file, whose folder is made. The system releases it when the process dies, so the file may stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -120,50 +97,38 @@ def official(
 ) -> Iterator[Path]:
     """The verified archive: a local copy, or a download that is deleted when the block ends well.
 
-    Args:
-        source: Where it is published, and its checksum.
-        root: Folder for the download, which continues an interrupted one.
-        archive: The local copy; None: download.
-        is_known: Whether the content of a download without a checksum is right.
+    A download goes to ``root`` and continues an interrupted one. If no checksum is published, ``is_known`` says whether
+    its content is right.
 
     Raises:
-        PreparationError: There is no such copy, the download failed, the checksum is wrong, or there is none and the
-            content is not known.
+        PreparationError: There is no such copy, the download failed, or its checksum or content is wrong.
     """
-    if archive is not None:
-        if not archive.is_file():
-            raise PreparationError(f"the archive {archive} does not exist.")
-        if wrong := _mismatch(archive, str(archive), source):
-            raise PreparationError(f"{wrong}: it is not the official archive.")
-        yield archive
-        return
-    part = root / f".{PurePosixPath(source.url).name}.part"
-    if not part.exists() or source.digest(part) != source.checksum:
+    file = archive or root / f".{PurePosixPath(source.url).name}.part"
+    if archive and not archive.is_file():
+        raise PreparationError(f"the archive {archive} does not exist.")
+    if not archive and not (file.exists() and source.digest(file) == source.checksum):
         try:
-            _download(source.url, part)
+            _download(source.url, file)
         except (OSError, http.client.HTTPException) as error:
             raise PreparationError(
                 f"{source.url} could not be downloaded ({error}); run the command again to go on, "
                 "or give a local copy with --archive."
             ) from error
-    if wrong := _mismatch(part, source.url, source):
-        part.unlink()
-        raise PreparationError(f"{wrong}; the download was deleted, nothing was unpacked.")
-    if source.checksum is None and not is_known(part):
-        found = source.digest(part)
+    found = source.digest(file)
+    if source.checksum not in (None, found):
+        if not archive:
+            file.unlink()
+        wrong = f"{archive or source.url} has {source.algorithm} {found} instead of {source.checksum}"
+        end = ": it is not the official archive." if archive else "; the download was deleted, nothing was unpacked."
+        raise PreparationError(wrong + end)
+    if not archive and source.checksum is None and not is_known(file):
         raise PreparationError(
             f"{source.url} is downloaded, but its content is not what is expected there. It has {source.algorithm} "
             f"{found}: compare that with a copy you trust, then run the command again with --sha256 {found}"
         )
-    yield part
-    part.unlink()
-
-
-def _mismatch(file: Path, called: str, source: Source) -> str:
-    """What is wrong with the checksum of a file, or nothing."""
-    found = source.digest(file)
-    right = source.checksum in (None, found)
-    return "" if right else f"{called} has {source.algorithm} {found} instead of {source.checksum}"
+    yield file
+    if not archive:
+        file.unlink()
 
 
 def _download(url: str, part: Path) -> None:
@@ -183,8 +148,7 @@ def _download(url: str, part: Path) -> None:
         total = done + int(length) if length else None
         with part.open("ab" if continued else "wb") as file:
             while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                done += len(chunk)
+                done += file.write(chunk)
                 if sys.stderr.isatty():  # one line, rewritten
                     share = f" of {total / 1e6:.0f}" if total else ""
                     end = "\n" if done == total else ""
@@ -193,10 +157,8 @@ def _download(url: str, part: Path) -> None:
         raise ConnectionError("the connection ended early")
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
 _ARRAY_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 1 calls it
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,  # as NumPy 2 calls it
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # by the name it had when these were made
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
@@ -211,63 +173,46 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ARRAY_GLOBALS[module, name]
 
 
-def _cifar(train: list[str], test: list[str], label_key: str) -> Callable[[Path, Path], None]:
-    """Convert a CIFAR archive to an ``.npz``, given the names of the pickled batches of each split."""
-
-    def convert(archive: Path, made: Path) -> None:
-        with tarfile.open(archive, "r:gz") as tar:
-            x_train, y_train = _read_batches(tar, train, label_key)
-            x_test, y_test = _read_batches(tar, test, label_key)
-        np.savez(made, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-
-    return convert
-
-
-def _read_batches(
-    tar: tarfile.TarFile, members: list[str], label_key: str
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images ``[N, 32, 32, 3]`` and labels ``[N]`` of several pickled batches, one after another."""
-    images, labels = [], []
-    for member in members:
-        file = tar.extractfile(member)
-        if file is None:
-            raise KeyError(f"{member} is not a file")
-        batch = _ArrayUnpickler(file, encoding="latin1").load()  # written by Python 2
-        pixels, numbers = batch["data"], np.asarray(batch[label_key], dtype=np.int64)
-        if pixels.dtype != np.uint8 or pixels.shape != (len(numbers), 3072):
-            raise pickle.UnpicklingError(f"a batch has images of {pixels.dtype} and shape {list(pixels.shape)}")
-        images.append(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.append(numbers)
-    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
+def _convert_cifar(archive: Path, made: Path, *, train: list[str], test: list[str], labels: str) -> None:
+    """Write the pickled batches of a CIFAR archive as an ``.npz``; ``labels`` is their key in a batch."""
+    arrays: dict[str, Any] = {}
+    with tarfile.open(archive, "r:gz") as tar:
+        for split, members in (("train", train), ("test", test)):
+            # Written by Python 2, whose strings are read as text here.
+            files = [tar.extractfile(name) or io.BytesIO() for name in members]
+            batches = [_ArrayUnpickler(file, encoding="latin1").load() for file in files]
+            pixels = np.concatenate([batch["data"] for batch in batches])
+            arrays[f"y_{split}"] = np.concatenate([np.asarray(batch[labels], np.int64) for batch in batches])
+            if pixels.dtype != np.uint8 or pixels.shape != (len(arrays[f"y_{split}"]), 3072):
+                raise ValueError(f"it has images of {pixels.dtype} and shape {list(pixels.shape)}")
+            arrays[f"x_{split}"] = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    np.savez(made, **arrays)
 
 
 def _unzip(archive: Path, made: Path) -> None:
-    """Unpack a zip whose members all lie in a folder named like the data set."""
+    """Unpack beside ``made``, which the archive holds. zipfile keeps every member inside and makes no links."""
     with zipfile.ZipFile(archive) as zipped:
-        for member in zipped.infolist():
-            path = PurePosixPath(member.filename)
-            is_link = stat.S_ISLNK(member.external_attr >> 16)
-            if path.is_absolute() or ".." in path.parts or path.parts[:1] != (made.name,) or is_link:
-                raise zipfile.BadZipFile(f"member {member.filename!r} does not stay in {made.name}/")
         zipped.extractall(made.parent)
 
 
-_PREPARATIONS = {
-    "cifar10": _Preparation(
+# Where the archive is, the name of the data set, and ``convert(archive, made)``, which writes it to a scratch path.
+_PREPARATIONS: dict[str, tuple[Source, str, Callable[[Path, Path], None]]] = {
+    "cifar10": (
         Source("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
         "cifar10.npz",
-        _cifar(
-            [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)],
-            ["cifar-10-batches-py/test_batch"],
-            "labels",
+        partial(
+            _convert_cifar,
+            train=[f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)],
+            test=["cifar-10-batches-py/test_batch"],
+            labels="labels",
         ),
     ),
-    "cifar100": _Preparation(
+    "cifar100": (
         Source("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
         "cifar100.npz",
-        _cifar(["cifar-100-python/train"], ["cifar-100-python/test"], "fine_labels"),
+        partial(_convert_cifar, train=["cifar-100-python/train"], test=["cifar-100-python/test"], labels="fine_labels"),
     ),
-    "tinyimagenet": _Preparation(
+    "tinyimagenet": (
         Source("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
         "tiny-imagenet-200",
         _unzip,

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from llqr_sam.data.download import Source
+from data_preparation.download import Source
 
 
 class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]

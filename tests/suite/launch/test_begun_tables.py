@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.status.begun_tables import begun_tables
+from llqr_sam.suite.launch.dispatch import begun_tables
+from tests.suite.conftest import RUNS
 from tests.suite.plans import plan_of
-from tests.suite.status.conftest import RUNS
 
 
 def begun(words: Sequence[str], folder: Path) -> list[str]:

@@ -13,17 +13,18 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
+from contextlib import AbstractContextManager, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from data_preparation.download import Source, locked, official
 from llqr_sam.data.bitext import LANGUAGES, SPLITS, Bitext, BitextError, holds_iwslt14, read_archive, read_folder
-from llqr_sam.data.download import Source, locked, official
+from llqr_sam.data.translation import MAX_POSITIONS
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 ARCHIVE_URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"  # fairseq's prepare-iwslt14.sh
-LONGEST = 1024 - 1  # subwords of a sentence: fairseq's max_positions less the end of the sentence
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,9 @@ class Recipe:
 
 
 def prepare_archive(
-    target: Path,
-    *,
-    merges: int,
-    archive: Path | None = None,
-    sha256: str | None = None,
-    url: str = ARCHIVE_URL,
+    target: Path, *, merges: int, archive: Path | None = None, sha256: str | None = None, url: str = ARCHIVE_URL
 ) -> bool:
-    """Make ``target`` from the IWSLT14 archive, as fairseq's recipe does.
+    """Make ``target`` from the IWSLT14 archive as fairseq's recipe does; returns False if it was there already.
 
     Args:
         target: Folder of the data set.
@@ -61,9 +57,6 @@ def prepare_archive(
         sha256: Checksum of the archive. None is published; without it, a download is accepted if its test sentences
             are those of IWSLT14 (``holds_iwslt14``), and else refused with its checksum.
         url: Where it is downloaded from.
-
-    Returns:
-        Whether this call made it; False: it was there.
 
     Raises:
         BitextError, PreparationError, OSError: The archive or the download is wrong, or ``target`` was made from other
@@ -83,7 +76,7 @@ def prepare_archive(
 def prepare_folder(
     target: Path, folder: Path, *, merges: int, train: str | None = None, tokenised: bool = False
 ) -> bool:
-    """Make ``target`` from a folder of text files (``read_folder``), every line of which is used.
+    """Make ``target`` from every line of a folder of text (``read_folder``); returns False if it was there already.
 
     Args:
         target: Folder of the data set.
@@ -91,9 +84,6 @@ def prepare_folder(
         merges: Operations of the byte-pair encoding.
         train: Stem of the training files, if it is not ``train``.
         tokenised: The text is tokenised already, and not tokenised again; subwords joined by ``@@`` are put together.
-
-    Returns:
-        Whether this call made it; False: it was there.
 
     Raises:
         BitextError: The text is invalid, or ``target`` was made from other text or settings.
@@ -108,11 +98,8 @@ def prepare_folder(
         return _prepare(target, Recipe(digest.hexdigest(), merges, tokenised, cleaned=False), lambda: splits)
 
 
-@contextmanager
-def _lock_of(target: Path) -> Iterator[None]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / f".{target.name}.lock"):
-        yield
+def _lock_of(target: Path) -> AbstractContextManager[None]:
+    return locked(target.with_name(f".{target.name}.lock"))
 
 
 def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> bool:
@@ -120,14 +107,15 @@ def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]
     if target.exists():
         return _is_made(target, recipe)
     scratch = target.with_name(f".{target.name}.partial")
-    if scratch.exists() and Recipe.of_folder(scratch) != recipe:
-        shutil.rmtree(scratch)
-    scratch.mkdir(exist_ok=True)
-    with _finished(scratch / "recipe.json") as path:
-        path.write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    text = _text(scratch / "text", recipe, read)
-    code = _code(scratch, text["train"], recipe.merges)
-    _cut(scratch / "subwords", code, text)
+    if Recipe.of_folder(scratch) != recipe:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        (scratch / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    text = scratch / "text.json"
+    _step(text, lambda path: path.write_text(json.dumps(_text(recipe, read()))))
+    splits = {split: Bitext(**stored) for split, stored in json.loads(text.read_bytes()).items()}
+    _step(scratch / "code", lambda path: _learn(path, splits["train"], recipe.merges))
+    _step(scratch / "subwords", lambda path: _cut(path, scratch / "code", splits))
     _binarise(scratch)
     os.replace(scratch, target)
     return True
@@ -140,25 +128,26 @@ def _is_made(target: Path, recipe: Recipe) -> bool:
     return False
 
 
-def _text(folder: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> dict[str, Bitext]:
-    """Tokenise, clean and split if the recipe says so, and lower-case."""
-    if not folder.exists():
-        print("tokenising")
-        change = _joined_subwords if recipe.tokenised else _moses()
-        splits = {split: bitext.mapped(change) for split, bitext in read().items()}
-        if recipe.cleaned:
-            pairs = len(splits["train"])
-            splits["train"], splits["valid"] = splits["train"].cleaned().split()
-            kept = len(splits["train"]) + len(splits["valid"])
-            print(f"{pairs} training pairs, {pairs - kept} dropped as too long, empty or too unlike in length")
-        with _finished(folder) as unfinished:
-            unfinished.mkdir()
-            for split in SPLITS:
-                bitext = splits[split].mapped(lambda line, _: line.lower())
-                _write(unfinished, split, bitext)
-                origin = {"files": bitext.files, "numbers": bitext.numbers}
-                (unfinished / f"{split}.json").write_text(json.dumps(origin))
-    return {split: _read(folder, split) for split in SPLITS}
+def _step(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or folder unless an earlier call has; it gets its name when it is complete."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    if not path.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make(unfinished)
+        os.replace(unfinished, path)
+
+
+def _text(recipe: Recipe, splits: dict[str, Bitext]) -> dict[str, dict[str, Any]]:
+    """Tokenise, clean and split if the recipe says so, and lower-case; the fields of each split."""
+    print("tokenising")
+    change = _joined_subwords if recipe.tokenised else _moses()
+    splits = {split: bitext.mapped(change) for split, bitext in splits.items()}
+    if recipe.cleaned:
+        pairs = len(splits["train"])
+        splits["train"], splits["valid"] = splits["train"].cleaned().split()
+        kept = len(splits["train"]) + len(splits["valid"])
+        print(f"{pairs} training pairs, {pairs - kept} dropped as too long, empty or too unlike in length")
+    return {split: asdict(bitext.mapped(lambda line, _: line.lower())) for split, bitext in splits.items()}
 
 
 def _moses() -> Callable[[str, str], str]:
@@ -174,38 +163,29 @@ def _joined_subwords(line: str, _: str) -> str:
     return f"{line} ".replace("@@ ", "").rstrip()
 
 
-def _code(folder: Path, train: Bitext, merges: int) -> Path:
+def _learn(code: Path, train: Bitext, merges: int) -> None:
     """Learn the byte-pair encoding on both sides of the training text."""
-    code = folder / "code"
-    if not code.exists():
-        from subword_nmt.learn_bpe import learn_bpe
+    from subword_nmt.learn_bpe import learn_bpe
 
-        print(f"learning {merges} merges")
-        lines = (f"{line}\n" for side in train.sides for line in side)
-        with (
-            _finished(code) as unfinished,
-            unfinished.open("w", encoding="utf-8", newline="\n") as file,
-            redirect_stderr(io.StringIO()),  # hides a progress bar that would fill a log file
-        ):
-            learn_bpe(lines, file, merges)
-    return code
+    print(f"learning {merges} merges")
+    lines = (f"{line}\n" for side in train.sides for line in side)
+    with code.open("w", encoding="utf-8", newline="\n") as file, redirect_stderr(io.StringIO()):  # no progress bar
+        learn_bpe(lines, file, merges)
 
 
-def _cut(folder: Path, code: Path, text: dict[str, Bitext]) -> None:
+def _cut(folder: Path, code: Path, splits: dict[str, Bitext]) -> None:
     """Cut the text into subwords; BitextError for a sentence that is too long for a network."""
-    if folder.exists():
-        return
     from subword_nmt.apply_bpe import BPE
 
     print("cutting into subwords")
     with code.open(encoding="utf-8", newline="\n") as file:
         encoding = BPE(file)
-    with _finished(folder) as unfinished:
-        unfinished.mkdir()
-        for split, bitext in text.items():
-            cut = bitext.mapped(lambda line, _: str(encoding.process_line(line)))
-            cut.check_lengths(LONGEST)
-            _write(unfinished, split, cut)
+    folder.mkdir()
+    for split, bitext in splits.items():
+        cut = bitext.mapped(lambda line, _: str(encoding.process_line(line)))
+        cut.check_lengths(MAX_POSITIONS - 1)  # the end of the sentence is a token too
+        for side, language in zip(cut.sides, LANGUAGES, strict=True):
+            (folder / f"{split}.{language}").write_bytes("".join(f"{line}\n" for line in side).encode())
 
 
 def _binarise(folder: Path) -> None:
@@ -229,27 +209,3 @@ def _binarise(folder: Path) -> None:
             )
             counts = f"{summary.num_seq} sentences, {summary.num_tok} tokens, {summary.replaced_percent:.2f} % unknown"
             print(f"{split}.{language}: {counts}; {len(dictionary)} words")
-
-
-def _write(folder: Path, split: str, bitext: Bitext) -> None:
-    for side, language in zip(bitext.sides, LANGUAGES, strict=True):
-        (folder / f"{split}.{language}").write_bytes("".join(f"{line}\n" for line in side).encode())
-
-
-def _read(folder: Path, split: str) -> Bitext:
-    """A split written by ``_text``."""
-    origin = json.loads((folder / f"{split}.json").read_text())
-    texts = ((folder / f"{split}.{language}").read_text("utf-8").removesuffix("\n") for language in LANGUAGES)
-    source, target = (text.split("\n") for text in texts)
-    return Bitext((source, target), tuple(origin["files"]), origin["numbers"])
-
-
-@contextmanager
-def _finished(path: Path) -> Iterator[Path]:
-    """A scratch path that is renamed to ``path`` when the block ends well."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    if unfinished.is_dir():
-        shutil.rmtree(unfinished)
-    unfinished.unlink(missing_ok=True)
-    yield unfinished
-    os.replace(unfinished, path)

@@ -1,7 +1,7 @@
-"""One gradient evaluation as a CUDA graph: a few hundred kernels started by one call.
+"""Two ways to spend less time on starting kernels: a compiled network, and a gradient evaluation as a CUDA graph.
 
-The forward and backward pass are captured once, on a minibatch in fixed memory, and replayed on each minibatch copied
-there. The graph reads the parameters and updates the batch-norm statistics in place, so both passes of a
+The graph's forward and backward pass are captured once, on a minibatch in fixed memory, and replayed by one call on
+each minibatch copied there. It reads the parameters and updates the batch-norm statistics in place, so both passes of a
 sharpness-aware step replay the same graph. Perturbation, transport and update stay outside, because they keep counts in
 Python. The steps follow PyTorch's notes on CUDA graphs: warm up on a side stream, clear the gradients, capture.
 """
@@ -9,6 +9,8 @@ Python. The steps follow PyTorch's notes on CUDA graphs: warm up on a side strea
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,31 +19,45 @@ from llqr_sam.data.streams import Inputs
 from llqr_sam.engine.devices.device import random_state, set_random_state
 
 WARM_UPS = 3  # evaluations before the capture, in which cuDNN and the compiler choose their kernels
+# Whether Inductor chooses kernels by timing them in deterministic runs, too, to measure what the choice by rule costs.
+# What is compiled so may give other bits elsewhere.
+times_kernels = ContextVar("times_kernels", default=False)
+
+
+def compiled(model: nn.Module, *, deterministic: bool) -> nn.Module:
+    """``model`` with its forward pass compiled, at the first call in training and the first in inference mode.
+
+    Shapes are static: a smaller last test minibatch is compiled once more, and nothing after the first epoch. A network
+    that is not one graph, or that would be recompiled repeatedly, raises instead of running uncompiled.
+
+    Args:
+        model: The network, not changed; what is returned shares its weights and its mode.
+        deterministic: Choose kernels by rule instead of by timing, so that another process chooses the same, if this
+            version of PyTorch can.
+    """
+    torch.compiler.reset()  # the graphs of earlier runs in this process would count towards the limit
+    options: dict[str, Any] = {}
+    if deterministic and not times_kernels.get() and "deterministic" in torch._inductor.list_options():
+        options["deterministic"] = True
+    return cast("nn.Module", torch.compile(model, fullgraph=True, dynamic=False, options=options or None))
 
 
 class CudaGraph:
-    """Captures the first evaluation that it is given, and replays it from then on.
+    """Captures the first evaluation of ``model`` that it is given, and replays it from then on.
 
-    Args:
-        model: The network that is evaluated. Its parameters and buffers must stay where they are in memory.
-        device: Where it is.
-
-    Raises:
-        ValueError: not a CUDA device.
-
-    There is no fallback: what cannot be captured raises, from PyTorch, at the first step.
+    Parameters and buffers must stay where they are in memory. There is no fallback: what cannot be captured raises,
+    from PyTorch, at the first step; another device than CUDA raises ValueError.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         if device.type != "cuda":
             raise ValueError(f"precision.cuda_graphs=true needs a CUDA device, not device={device}.")
-        self._model = model
-        self._device = device
+        self._model, self._device = model, device
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, evaluate: Callable[[Inputs, Tensor], Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
-        """Evaluate a minibatch.
+        """Evaluate a minibatch; the gradient is then in ``.grad``, in memory that the next call overwrites.
 
         Args:
             evaluate: Returns the loss, 0-d and detached, and adds its gradient to ``.grad``.
@@ -49,7 +65,7 @@ class CudaGraph:
             targets: ``[B, ...]``, of the captured shape.
 
         Returns:
-            A copy of the loss. The gradient is in ``.grad``, in memory that the next call overwrites.
+            A copy of the loss.
 
         Raises:
             ValueError: the minibatch has another shape than the captured one, or is not one tensor of inputs.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from data_preparation import subwords
+from data_preparation.download import PreparationError
+from data_preparation.subwords import prepare_archive, prepare_folder
 
-from llqr_sam.data import subwords
-from llqr_sam.data.bitext import BitextError
-from llqr_sam.data.download import PreparationError
-from llqr_sam.data.subwords import prepare_archive, prepare_folder
+from llqr_sam.data.bitext import Bitext, BitextError
 from tests.data.test_bitext import TESTS, iwslt14, real_tests, write
 
 pytestmark = pytest.mark.nmt
@@ -71,7 +72,7 @@ def test_a_second_call_finds_it_and_other_text_is_refused(source: Path, tmp_path
     assert contents(target) == before
 
 
-@pytest.mark.parametrize("step", ["_text", "_code", "_cut", "_binarise"])
+@pytest.mark.parametrize("step", ["_text", "_learn", "_cut", "_binarise"])
 def test_interrupted_in_any_step_it_goes_on(
     step: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,22 +95,27 @@ def test_interrupted_in_any_step_it_goes_on(
 
 
 def test_half_a_step_is_done_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine stops while the second of six files is written."""
+    """The machine stops when a third of the subwords is written."""
     whole, target = tmp_path / "whole", tmp_path / "multi30k"
     prepare_folder(whole, source, merges=50)
-    write_split, calls = subwords._write, []
+    calls = []
 
-    def failing(*arguments: object) -> None:
-        calls.append(arguments)
+    def failing(text: Bitext, longest: int) -> None:
+        calls.append(text)
         if len(calls) == 2:
             raise OSError("no space left on device")
-        write_split(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr(subwords, "_write", failing)
+        patched.setattr(Bitext, "check_lengths", failing)
         prepare_folder(target, source, merges=50)
     prepare_folder(target, source, merges=50)
     assert contents(target) == contents(whole)
+
+
+def text_of(target: Path, split: str) -> tuple[list[str], list[str]]:
+    """Both sides of a split before they are cut into subwords."""
+    source, translation = json.loads((target / "text.json").read_text())[split]["sides"]
+    return source, translation
 
 
 def test_text_that_is_cut_already(source: Path, tmp_path: Path) -> None:
@@ -117,8 +123,7 @@ def test_text_that_is_cut_already(source: Path, tmp_path: Path) -> None:
     line = "it &apos;s a li@@ ttle hou@@ se\n"
     write(source, valid_de=line * 5, valid_en=line * 5)
     prepare_folder(tmp_path / "data", source, merges=50, tokenised=True)
-    words = (tmp_path / "data" / "text" / "valid.de").read_text().split("\n")[0]
-    assert words == "it &apos;s a little house"
+    assert text_of(tmp_path / "data", "valid")[0][0] == "it &apos;s a little house"
 
 
 def test_a_line_beyond_max_positions_is_named(source: Path, tmp_path: Path) -> None:
@@ -137,11 +142,9 @@ def test_the_archive_from_a_local_copy_and_by_download(tmp_path: Path, capsys: p
     heard = capsys.readouterr().out.splitlines()
     assert f"{archive}: SHA-256 {digest}" in heard
     assert "90 training pairs, 0 dropped as too long, empty or too unlike in length" in heard
-    counts = {
-        s: len((tmp_path / f"a/iwslt14/text/{s}.de").read_text().splitlines()) for s in ("train", "valid", "test")
-    }
-    assert counts == {"train": 87, "valid": 3, "test": 5}
-    assert (tmp_path / "a/iwslt14/text/test.en").read_text().startswith(f"it &apos;s {TESTS[0].lower()}")
+    sizes = {split: len(text_of(tmp_path / "a" / "iwslt14", split)[0]) for split in ("train", "valid", "test")}
+    assert sizes == {"train": 87, "valid": 3, "test": 5}
+    assert text_of(tmp_path / "a" / "iwslt14", "test")[1][0].startswith(f"it &apos;s {TESTS[0].lower()}")
 
     target, url = tmp_path / "b" / "iwslt14", archive.as_uri()
     with pytest.raises(PreparationError, match=f"its content is not what is expected .* SHA-256 {digest}:") as caught:
