@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,8 @@ from llqr_sam.methods.curvature.point import WHOLE, Point, UnsupportedModuleErro
 def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
     """Raises RuntimeError where J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
 
-    Args:
-        values, leaves: z and x.
-        eps: Relative spacing of the numbers that z was computed with, where it is coarser than its dtype's.
+    ``values`` are z and ``leaves`` x; ``eps`` is the relative spacing of the numbers behind z, where it is coarser than
+    its dtype's.
     """
     values = [z for z in values if z.requires_grad]
     leaves = [x for x in leaves if x.requires_grad]
@@ -77,17 +77,14 @@ def _first_failing(point: Point) -> tuple[str, str]:
     """What fails by itself, and the remedy: the first module, innermost first, else the loss, else two empty texts."""
     model, failing = point.model, list[str]()
 
-    def watch(name: str, module: nn.Module) -> Any:
-        def probe(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-            if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
-                failing.append(name)
-
-        return module.register_forward_hook(probe, with_kwargs=True)
+    def probe(name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
+            failing.append(name)
 
     found: Tensor | None = None
     with contextlib.ExitStack() as hooks, differentiable_inference(model), contextlib.suppress(RuntimeError):
         for name, module in model.named_modules():
-            hooks.enter_context(watch(name, module))
+            hooks.enter_context(module.register_forward_hook(partial(probe, name), with_kwargs=True))
         found = point.outputs()
     if failing:
         module = model.get_submodule(failing[0])

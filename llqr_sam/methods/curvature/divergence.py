@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from llqr_sam.methods.curvature.agreement import at_outputs
 from llqr_sam.methods.curvature.inference import differentiable_inference
 from llqr_sam.methods.curvature.likelihoods import Likelihood
-from llqr_sam.methods.curvature.point import WHOLE, LossFunction, Made, Point, Precision, point_of
+from llqr_sam.methods.curvature.point import WHOLE, LossFunction, Made, Point, Precision, mapped, point_of, tensors
 from llqr_sam.methods.curvature.products import Curvature, Divergence, Fisher, Hessian, Reduction
-from llqr_sam.methods.curvature.trees import mapped, tensors
 from llqr_sam.methods.named import Named
 
 

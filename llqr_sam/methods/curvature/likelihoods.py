@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.curvature.trees import tensors
+from llqr_sam.methods.curvature.point import tensors
 
 OutputFisher = Callable[[Tensor], Tensor]
 Mask = Callable[[Tensor, Any], Tensor]

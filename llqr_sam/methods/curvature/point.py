@@ -11,7 +11,8 @@ or TF32 do. U itself is always float32 or float64.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from llqr_sam.methods.curvature.inference import enter_inference, unchanged_attributes
-from llqr_sam.methods.curvature.trees import mapped
 from llqr_sam.methods.named import HALF, Named
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -39,24 +39,11 @@ class UnsupportedModuleError(RuntimeError):
 
 @dataclass(frozen=True)
 class Precision:
-    """The parameters' own precision, float32 or float64, or a lower one.
+    """The parameters' own precision, float32 or float64, or a lower one; the loss is float32 at least."""
 
-    Attributes:
-        autocast: The network is called under autocast to this dtype, as in training. The loss is float32.
-        tf32: Float32 matrix products and convolutions may keep 10 bits of 23 (TF32). No effect on a CPU.
-        eps: Relative spacing of the numbers in products; 0 is that of the parameters.
-    """
-
-    autocast: torch.dtype | None = None
-    tf32: bool = False
-    eps: float = 0.0
-
-    def network(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        """Context for the call of the network."""
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        # Cast weights are not cached: a trace would find those of another call.
-        return torch.autocast(device.type, self.autocast, cache_enabled=False)
+    autocast: torch.dtype | None = None  # the network is called under autocast to this dtype, as in training
+    tf32: bool = False  # float32 matrix products and convolutions may keep 10 bits of 23 (TF32), on a GPU
+    eps: float = 0.0  # relative spacing of the numbers in products; 0 is that of the parameters
 
     @contextlib.contextmanager
     def products(self, device: torch.device) -> Iterator[None]:
@@ -81,50 +68,37 @@ WHOLE = Precision()
 def precision_of(curvature_dtype: CurvatureDtype, dtype_of_factors: torch.dtype) -> Precision:
     """The precision that ``LLQR(curvature_dtype=...)`` names, for a U of that dtype.
 
-    Raises:
-        ValueError: the name is unknown, or the model is in double precision, which neither autocast nor TF32 lowers.
+    Raises ValueError for an unknown name, and for a model in double precision, which neither autocast nor TF32 lowers.
     """
-    if curvature_dtype is None:
-        return WHOLE
-    if curvature_dtype not in ("tf32", torch.bfloat16):
+    known = {
+        None: WHOLE,
+        "tf32": Precision(tf32=True, eps=2.0**-10),
+        torch.bfloat16: Precision(torch.bfloat16, eps=torch.finfo(torch.bfloat16).eps),
+    }
+    if curvature_dtype not in known:
         raise ValueError(f"curvature_dtype={curvature_dtype} is not known. Choose from: None, tf32, torch.bfloat16.")
-    if dtype_of_factors == torch.float64:
+    if curvature_dtype is not None and dtype_of_factors == torch.float64:
         raise ValueError(
             f"curvature_dtype={curvature_dtype} lowers float32, and this model is in float64; leave it out."
         )
-    if curvature_dtype == "tf32":
-        return Precision(tf32=True, eps=2.0**-10)
-    return Precision(autocast=torch.bfloat16, eps=torch.finfo(torch.bfloat16).eps)
+    return known[curvature_dtype]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A network at its present parameters on a minibatch, with the loss where that is differentiated too.
-
-    Attributes:
-        model: The network; it is called in inference mode.
-        parameters: Its trainable parameters, the coordinates: name -> leaf.
-        frozen: Its other parameters.
-        buffers: Its buffers; each call gets copies, which it may write to.
-        inputs: A tensor, a tuple of positional arguments or a dictionary of keywords.
-        replaced: The model's own parameters where ``parameters`` has another leaf.
-        targets: Whatever ``loss_fn`` takes.
-        loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d. ``None``: the outputs are what is differentiated.
-        precision: Precision of the call; the outputs are float32 at least.
-    """
+    """A network at its present parameters on a minibatch, with the loss where that is differentiated too."""
 
     varying: ClassVar[tuple[str, ...]] = ("parameters", "frozen", "buffers", "inputs", "targets")
-    """Fields that differ from point to point."""
 
-    model: nn.Module
-    parameters: Named
-    frozen: Named
-    buffers: Named
-    inputs: Any
-    replaced: Named
-    targets: Any = None
-    loss_fn: LossFunction | None = None
-    precision: Precision = WHOLE
+    model: nn.Module  # it is called in inference mode
+    parameters: Named  # its trainable parameters, the coordinates: name -> leaf
+    frozen: Named  # its other parameters
+    buffers: Named  # each call gets copies, which it may write to
+    inputs: Any  # a tensor, a tuple of positional arguments or a dictionary of keywords
+    replaced: Named  # the model's own parameters where ``parameters`` has another leaf
+    targets: Any = None  # whatever ``loss_fn`` takes
+    loss_fn: LossFunction | None = None  # outputs, targets -> the mean loss; None: the outputs are differentiated
+    precision: Precision = WHOLE  # of the call; the outputs are float32 at least
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +126,9 @@ class Point:
 
         def call() -> Made:
             enter_inference(self.model)
-            with self.precision.network(self.device):
+            autocast = self.precision.autocast
+            # Cast weights are not cached: a trace would find those of another call.
+            with torch.autocast(self.device.type, autocast, autocast is not None, cache_enabled=False):
                 outputs = self.model(*arguments, **keywords)
             if not isinstance(outputs, Tensor):
                 raise TypeError(
@@ -217,17 +193,10 @@ def point_of(
     precision: Precision = WHOLE,
 ) -> Point:
     """The model as it stands, its tensors in float32 at least."""
-    parameters: Named = {}
-    frozen: Named = {}
-    replaced: Named = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            frozen[name] = _ordinary(parameter.detach())
-        elif parameter.dtype in HALF or parameter._backward_hooks:
-            parameters[name] = _ordinary(parameter.detach()).requires_grad_()
-            replaced[name] = parameter
-        else:
-            parameters[name] = parameter
+    own: Named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    frozen = {name: _ordinary(p.detach()) for name, p in model.named_parameters() if not p.requires_grad}
+    replaced = {name: p for name, p in own.items() if p.dtype in HALF or p._backward_hooks}
+    parameters = own | {name: _ordinary(p.detach()).requires_grad_() for name, p in replaced.items()}
     buffers = {name: _ordinary(buffer) for name, buffer in model.named_buffers()}
     inputs = mapped(_ordinary, dict(inputs) if isinstance(inputs, Mapping) else inputs)
     targets = mapped(_ordinary, targets)
@@ -271,3 +240,29 @@ def _ordinary(tensor: Tensor) -> Tensor:
     """Casts half precision to float32, and copies a tensor of inference mode; returns others as they are."""
     tensor = tensor.clone() if tensor.is_inference() else tensor
     return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor of nested tuples, lists and mappings, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list, Mapping)):
+        for branch in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from tensors(branch)
+
+
+def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The same tree with ``function(tensor)`` in place of each tensor; everything else as it is."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        changed = {key: mapped(function, branch) for key, branch in tree.items()}
+        if not isinstance(tree, MutableMapping):
+            return changed
+        same_kind = copy.copy(tree)  # its readers may rely on the class of the mapping
+        same_kind.update(changed)
+        return same_kind
+    if isinstance(tree, (tuple, list)):
+        branches = [mapped(function, branch) for branch in tree]
+        return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
+    return tree

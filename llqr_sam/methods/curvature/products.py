@@ -49,15 +49,10 @@ Reduction = Literal["sum", "mean"]
 
 @dataclass
 class Curvature:
-    """The loss to second order at one point.
+    """The loss to second order at one point."""
 
-    Attributes:
-        gradient: g, the gradient of the mean loss.
-        product: v -> H v, shaped like v.
-    """
-
-    gradient: Named
-    product: Callable[[Named], Named]
+    gradient: Named  # g, the gradient of the mean loss
+    product: Callable[[Named], Named]  # v -> H v, shaped like v
 
 
 class Fisher:
@@ -112,7 +107,8 @@ class Fisher:
             self._tested = True
         (u,) = _random_like([outputs])  # not 0, where some backward passes, linear as they are, take a logarithm
         u.requires_grad_()
-        return _through(dict(zip(point.parameters, _pull(point, outputs, u, create_graph=True), strict=True)), [u])
+        pulled = _pull(point, outputs, u, create_graph=True)
+        return lambda v: vjp(pulled, [u], [v[name] for name in point.parameters], retain_graph=True)
 
     def _verified(self, point: Point, outputs: Tensor, trace: ForwardTrace, replayed: Linearization) -> bool:
         """Whether J' u of the trace is the network's, and once for each trace whether its J v is of the same J."""
@@ -185,14 +181,10 @@ class Hessian:
 
 def _reverse_over_reverse(point: Point) -> tuple[Named, Push]:
     """g, and v -> H v by a backward pass through g."""
-    gradient = point.gradient_of(point.loss(), create_graph=True)
-    push = _through(gradient, list(point.parameters.values()))
-    return {name: g.detach() for name, g in gradient.items()}, push
-
-
-def _through(linear: Named, leaves: Sequence[Tensor]) -> Push:
-    """v -> the backward pass of v through tensors that have a graph, to ``leaves``."""
-    return lambda v: vjp(list(linear.values()), leaves, [v[name] for name in linear], retain_graph=True)
+    gradient, leaves = point.gradient_of(point.loss(), create_graph=True), list(point.parameters.values())
+    return {name: g.detach() for name, g in gradient.items()}, lambda v: vjp(
+        list(gradient.values()), leaves, [v[name] for name in gradient], retain_graph=True
+    )
 
 
 def _pull(point: Point, outputs: Tensor, u: Tensor, *, create_graph: bool = False) -> list[Tensor]:

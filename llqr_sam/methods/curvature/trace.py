@@ -34,9 +34,6 @@ Verify = Callable[["ForwardTrace", "Linearization"], bool]
 KEPT = 8
 """Traces of one network that are kept, the latest used: a stream of minibatches has few shapes."""
 
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
-"""Types of inputs, other than tensors, that a trace can be kept for."""
-
 _REPLACED: Mapping[Any, Callable[..., Any]] = {
     # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
     aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
@@ -52,28 +49,18 @@ class UntraceableError(RuntimeError):
 
 
 class TraceCache:
-    """Traces of one network by signature.
-
-    Args:
-        disabled: Why nothing is traced; empty where something is.
-
-    Attributes:
-        refusal: Why the latest point was not replayed; empty where it was.
-        traces: The kept traces, the latest used last.
-    """
+    """Traces of one network by signature; ``disabled`` says why nothing is traced, and is empty where something is."""
 
     def __init__(self, disabled: str = "") -> None:
-        self.refusal = self._disabled = disabled
-        self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()
+        self.refusal = self._disabled = disabled  # why the latest point was not replayed; empty where it was
+        self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()  # the latest used last
         self._refused: OrderedDict[Signature, str] = OrderedDict()
 
     def at(self, point: Point, values: Sequence[Tensor], verify: Verify) -> Linearization | None:
         """Replays the network at a point, or returns ``None`` where it cannot be replayed (``refusal`` says why).
 
-        Args:
-            point: The point.
-            values: ``point.values`` there, computed without a trace.
-            verify: Says whether the derivative of a trace is the network's.
+        ``values`` are ``point.values`` there, computed without a trace; ``verify`` says whether the derivative of a
+        trace is the network's.
         """
         self.known(point)
         while not self.refusal:
@@ -113,18 +100,13 @@ class TraceCache:
 class ForwardTrace:
     """``Point.values`` and their derivative, for all points of one signature.
 
-    Args:
-        point: Where the trace is made.
-
-    Raises:
-        UntraceableError: the shape of an intermediate result depends on the data.
-        RuntimeError, NotImplementedError: torch cannot trace the network, or differentiate it in forward mode.
+    Making one raises UntraceableError where the shape of an intermediate result depends on the data, and whatever torch
+    raises where it cannot trace the network or differentiate it in forward mode.
     """
 
     def __init__(self, point: Point) -> None:
         leaves, structure = _leaves(point)
-        self.verified_for: Any = None
-        """What the derivative has been compared with the network's for; set by the caller."""
+        self.verified_for: Any = None  # what its derivative was compared with the network's for; the caller's
         names, tangents = list(point.parameters), [torch.zeros_like(p) for p in point.parameters.values()]
         self._strides = {name: t.stride() for name, t in zip(names, tangents, strict=True)}
 
@@ -160,15 +142,10 @@ class ForwardTrace:
 
 @dataclass(frozen=True)
 class Linearization:
-    """``Point.values`` at one point, computed by a trace, and their derivative J there.
-
-    Attributes:
-        values: The values.
-        push: v -> J v, one tensor for each value.
-    """
+    """``Point.values`` at one point, computed by a trace, and their derivative J there."""
 
     values: list[Tensor]
-    push: Push
+    push: Push  # v -> J v, one tensor for each value
 
     def pull(self, us: Sequence[Tensor], like: Named) -> list[Tensor]:
         """J' u for one u for each value, by a backward pass through ``push``; one tensor for each entry of ``like``."""
@@ -201,7 +178,7 @@ def signature(point: Point) -> Signature:
     leaves, structure = _leaves(point)
     kinds: list[Any] = []
     for x in leaves:
-        if not isinstance(x, (Tensor, *_PLAIN)):
+        if not isinstance(x, (Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)):
             raise UntraceableError(f"an input of type {type(x).__name__} is no tensor")
         kinds.append((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x)
     return str(structure), *kinds
@@ -229,28 +206,30 @@ def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.G
     *nodes, end = whole.graph.nodes
     results: Sequence[fx.Node] = end.args[0]
     values, pushed = results[: len(results) // 2], results[len(results) // 2 :]
-    moving = {node for node in nodes if node.op == "placeholder"} - set(nodes[:point_inputs])
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    leaves, tangents = placeholders[:point_inputs], placeholders[point_inputs:]
+    moving = set(tangents)
     for node in nodes:
         if not moving.isdisjoint(node.all_input_nodes):
             moving.add(node)
     still = [node for node in nodes if node not in moving]
     kept = [node for node in still if node in pushed or not moving.isdisjoint(node.users)]
+    at_point = _part(whole, leaves, still, [*values, *kept])
+    return at_point, _part(whole, [*kept, *tangents], [node for node in nodes if node in moving], pushed), len(values)
 
-    first = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in still:
-        copies[node] = first.node_copy(node, copies.__getitem__)
-    first.output(tuple(copies[node] for node in (*values, *kept)))
 
-    second = fx.Graph()
-    copies = {node: second.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
+def _part(
+    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]
+) -> fx.GraphModule:
+    """The operations ``nodes`` alone, by which the outputs follow from the inputs."""
+    part = fx.Graph()
+    copies = {node: part.placeholder(f"input_{i}") for i, node in enumerate(inputs)}
     for node in nodes:
-        if node in moving:
-            copies[node] = second.node_copy(node, copies.__getitem__)
-    second.output(tuple(copies[node] for node in pushed))
-    for graph in (first, second):
-        graph.eliminate_dead_code()
-    return fx.GraphModule(whole, first), fx.GraphModule(whole, second), len(values)
+        if node not in copies:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in outputs))
+    part.eliminate_dead_code()
+    return fx.GraphModule(whole, part)
 
 
 def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
