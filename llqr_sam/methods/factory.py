@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from llqr_sam.methods.curvature.precision import CurvatureDtype
+from llqr_sam.methods.curvature.point import CurvatureDtype
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import Adaptive, FisherDiagonal, GradientNoise, Metric

@@ -23,12 +23,10 @@ from torch import Tensor, nn
 
 from llqr_sam.methods.blocks.assembly import Parameters, Structure, assemble
 from llqr_sam.methods.blocks.block import Factors, HeavyBall
-from llqr_sam.methods.curvature.agreement import Compared
 from llqr_sam.methods.curvature.divergence import DivergenceCurvature
 from llqr_sam.methods.curvature.inference import ordinary_tensors
 from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
-from llqr_sam.methods.curvature.point import LossFunction
-from llqr_sam.methods.curvature.precision import CurvatureDtype, precision_of
+from llqr_sam.methods.curvature.point import CurvatureDtype, LossFunction, precision_of
 from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
@@ -144,7 +142,6 @@ class LLQR(Metric):
         self.divergence, self.structure, self.reduction = divergence, structure, reduction
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
         self.likelihood, self.chunk_size = likelihood_of(likelihood), chunk_size
-        self._compared = Compared(self.likelihood)
         self.steps = self._failures_in_a_row = self._reported_fallbacks = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
@@ -200,9 +197,7 @@ class LLQR(Metric):
                 torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
             start = time.perf_counter()
             self._parameters.require_unchanged()
-            with self._compared.against(loss_fn):
-                curvature = self._curvature.at(inputs, targets, loss_fn)
-            self._compared.warn_once(stacklevel=3)  # of whoever called refresh, past its decorator
+            curvature = self._curvature.at(inputs, targets, loss_fn)
             if not curvature.gradient:
                 raise ValueError("the preconditioner minibatch is empty.")
             curvature.gradient = self._ranks.summed(curvature.gradient, 1.0 / self._ranks.size)
@@ -317,7 +312,7 @@ class LLQR(Metric):
     @functools.cached_property
     def _curvature(self) -> DivergenceCurvature:
         return DivergenceCurvature(
-            self.model, self.divergence, self.reduction, self._compared, self.chunk_size, self._precision
+            self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size, self._precision
         )
 
     @contextlib.contextmanager
@@ -335,7 +330,7 @@ class LLQR(Metric):
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
         """Returns c = g + (H + lambda I) delta, the gradient of J with respect to delta."""
-        g, scale = curvature.gradient, 1.0 if self._curvature.summed else 1.0 / self._ranks.size
+        g, scale = curvature.gradient, 1.0 if self._curvature.matrix.summed else 1.0 / self._ranks.size
         h_delta = self._ranks.summed(curvature.product(delta), scale)
         c = torch._foreach_add([g[name] for name in h_delta], list(h_delta.values()))
         if self.damping:
