@@ -14,12 +14,11 @@ from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
-from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.attempt import Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
-from llqr_sam.suite.run.processes import train
+from llqr_sam.suite.run.processes import Pool, train, worker_environments
 from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Comparison, Status, result
 
@@ -63,7 +62,14 @@ def launch(status: Status, config: Config) -> int:
         return _inline([replace(make_job(run, status, config, Path()), alone=alone) for run in chosen])
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
-    return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
+    workspace = here / config.paths.workspace
+    if config.launch.name == "local":
+        return _local(jobs, config, workspace)
+    profile = read_profile(config.launch.profile or "generic")
+    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
+    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
+    print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
+    return 0
 
 
 def _already(status: Status, compared: Comparison) -> int:
@@ -126,16 +132,6 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     if ended["killed"]:
         say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
     return _exit_status(ended, len(jobs))
-
-
-def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
-    """Submits an array and returns."""
-    profile = read_profile(config.launch.profile or "generic")
-    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
-    for number, job in zip(numbers, jobs, strict=True):
-        print(f"{number}  {job.run_id}")
-    return 0
 
 
 def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:

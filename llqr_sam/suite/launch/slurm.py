@@ -24,14 +24,8 @@ from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.worker import SlurmRun
 
 # Path of each prepared data set under the data root, for profiles that copy them to a node's disk.
-FILES = {
-    "cifar10": "cifar10.npz",
-    "cifar100": "cifar100.npz",
-    "tinyimagenet": "tiny-imagenet-200",
-    "imagenet": "imagenet",
-    "iwslt14": "iwslt14",
-    "multi30k": "multi30k",
-}
+FILES = {"cifar10": "cifar10.npz", "cifar100": "cifar100.npz", "tinyimagenet": "tiny-imagenet-200"}
+FILES |= {name: name for name in ("imagenet", "iwslt14", "multi30k")}
 
 
 @dataclass

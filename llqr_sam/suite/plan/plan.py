@@ -120,10 +120,6 @@ def table_runs(command: Command) -> Iterator[Planned]:
 def _matches(cell: Cell, chosen: dict[str, list[str]]) -> bool:
     """Whether the command chooses this cell; seeds are chosen apart."""
     noise = chosen.get("dataset.label_noise")
-    return (
-        cell.dataset in chosen.get("dataset", [cell.dataset])
-        and cell.arch in chosen.get("arch", [cell.arch])
-        and cell.method in chosen.get("optim", [cell.method])
-        and (cell.geometry or "none") in chosen.get("geometry", [cell.geometry or "none"])
-        and (noise is None or cell.label_noise in map(float, noise))
-    )
+    values = {"dataset": cell.dataset, "arch": cell.arch, "optim": cell.method, "geometry": cell.geometry or "none"}
+    named = all(value in chosen.get(key, [value]) for key, value in values.items())
+    return named and (noise is None or cell.label_noise in map(float, noise))

@@ -165,14 +165,13 @@ def find_record(run_id: str, candidates: Sequence[Path]) -> tuple[tuple[Path, Re
         except OSError as error:
             unreadable = f"{path}: {error.strerror}"
             not_counted.append(unreadable)
-            continue
         except DamagedRecordError as error:
             not_counted.append(str(error))
-            continue
-        if counted is None or counted[1].status != "finished":
-            counted = path, record
-        elif record.status == "finished":
-            not_counted.append(f"{path}: the run has a record already, {counted[0]}")
+        else:
+            if counted is None or counted[1].status != "finished":
+                counted = path, record
+            elif record.status == "finished":
+                not_counted.append(f"{path}: the run has a record already, {counted[0]}")
     if unreadable is not None and (counted is None or counted[1].status != "finished"):
         raise UnreadableRecordError(unreadable)
     return counted, not_counted

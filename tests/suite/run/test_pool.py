@@ -10,10 +10,9 @@ import pytest
 
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.launch import local
-from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.run import processes
 from llqr_sam.suite.run.lock import holder
+from llqr_sam.suite.run.processes import Pool, worker_environments
 from llqr_sam.suite.run.run_folder import Epochs
 from tests.suite.jobs import jobs_of, start, words_in
 from tests.waiting import PATIENCE, wait_for
@@ -27,16 +26,16 @@ def pool(workers: int) -> Pool:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[local.Worker]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[processes.Worker]:
     """The workers that a pool starts, in order."""
     workers = []
 
-    class Recording(local.Worker):
+    class Recording(processes.Worker):
         def __init__(self, variables: dict[str, str]) -> None:
             super().__init__(variables)
             workers.append(self)
 
-    monkeypatch.setattr(local, "Worker", Recording)
+    monkeypatch.setattr(processes, "Worker", Recording)
     monkeypatch.setattr(processes, "PATIENCE", PATIENCE)  # none is killed because the machine is busy
     return workers
 
