@@ -27,7 +27,7 @@ from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.methods.blocks.assembly import Structure
-from llqr_sam.methods.curvature.precision import CurvatureDtype, Precision
+from llqr_sam.methods.curvature.point import CurvatureDtype, Precision
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.models.registry import build
@@ -113,7 +113,6 @@ def effects(trained: Trained, structure: Structure, divergence: str, inner_steps
         )
         if precision == "tf32" and minibatch[0].device.type == "cpu":
             metric._precision = EmulatedTF32(eps=metric._precision.eps)
-            metric._curvature = metric._curvature_of_model()
         report = metric.refresh(*minibatch, cross_entropy)
         assert not report.unreplayed, report.unreplayed
         return metric
