@@ -36,7 +36,7 @@ class ImageArrays:
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Gathers and augments minibatches of arrays on their device (``ImageReader``).
+    """Gathers and augments minibatches of arrays on their device.
 
     Several processes augment the whole minibatch and then take their share, so that an image draws the same random
     numbers as in a single process.

@@ -43,10 +43,8 @@ class Bitext:
         """All lines of two files; BitextError unless they are equally many."""
         (few, shorter), (many, longer) = sorted(zip(map(len, sides), files, strict=True), key=lambda side: side[0])
         if few != many:
-            raise BitextError(
-                f"{longer}, line {few + 1}: {Path(shorter).name} has no such line. The files have {many} and {few} "
-                "lines and must correspond line by line."
-            )
+            why = f"The files have {many} and {few} lines and must correspond line by line."
+            raise BitextError(f"{longer}, line {few + 1}: {Path(shorter).name} has no such line. {why}")
         return cls(sides, files, list(range(1, few + 1)))
 
     def __len__(self) -> int:

@@ -18,7 +18,6 @@ from torch import Tensor
 from llqr_sam.data.arrays import ImageArrays
 
 SPLITS = ("train", "test")
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_cifar(file: Path, classes: int) -> ImageArrays:
@@ -27,10 +26,9 @@ def read_cifar(file: Path, classes: int) -> ImageArrays:
     tensors: list[Tensor] = []
     for split in SPLITS:
         labels = arrays[f"y_{split}"].astype(np.int64)
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(
-                f"y_{split} in {file} must be in [0, {classes - 1}], but holds {labels.min()} to {labels.max()}."
-            )
+        least, most = labels.min(), labels.max()
+        if least < 0 or most >= classes:
+            raise ValueError(f"y_{split} in {file} must be in [0, {classes - 1}], but holds {least} to {most}.")
         images = np.ascontiguousarray(arrays[f"x_{split}"].transpose(0, 3, 1, 2))
         tensors += torch.from_numpy(images), torch.from_numpy(labels)
     return ImageArrays(*tensors)
@@ -42,18 +40,15 @@ def read_npz(file: Path, called: str) -> dict[str, npt.NDArray[Any]]:
     Raises:
         ValueError: It is not an ``.npz``, or an array is missing or has the wrong shape or dtype.
     """
-    arrays = load_arrays(file, called, _ARRAYS)
+    arrays = load_arrays(file, called, ("x_train", "y_train", "x_test", "y_test"))
     for split in SPLITS:
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(images) == 0:
-            raise ValueError(
-                f"x_{split} in {file} must be uint8 of shape [N, 32, 32, 3], not {images.dtype} of "
-                f"{list(images.shape)}."
-            )
+            found = f"{images.dtype} of shape {list(images.shape)}"
+            raise ValueError(f"x_{split} in {file} must be uint8 of shape [N, 32, 32, 3], not {found}.")
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"y_{split} in {file} must be {len(images)} integers, not {labels.dtype} of shape {list(labels.shape)}."
-            )
+            found = f"{labels.dtype} of shape {list(labels.shape)}"
+            raise ValueError(f"y_{split} in {file} must be {len(images)} integers, not {found}.")
     return arrays
 
 

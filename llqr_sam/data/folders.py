@@ -37,10 +37,9 @@ def open_rgb(file: Path) -> Image.Image:
 
 
 def read_tinyimagenet(folder: Path) -> tuple[ImageArrays, int]:
-    """TinyImageNet-200 in its official layout, decoded; the official validation images are the test split.
+    """TinyImageNet-200 in its official layout, decoded to ``[N, 3, 64, 64]``, and the number of classes.
 
-    Returns:
-        Images ``[N, 3, 64, 64]`` uint8 with labels, and the number of classes; label k is line k of wnids.txt.
+    The official validation images are the test split; label k is line k of wnids.txt.
 
     Raises:
         MissingDataError: A part of the folder does not exist.

@@ -28,9 +28,7 @@ from llqr_sam.data.folders import list_images, open_rgb
 from llqr_sam.data.streams import WHOLE, Images, Samples, Share, existing, generator
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
-_ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
-_AREA = (0.08, 1.0)
-_RATIO = (3 / 4, 4 / 3)
+_RATIO = (3 / 4, 4 / 3)  # of a crop
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
 
 @dataclass(frozen=True)
 class FileReader(Dataset[tuple[Tensor, int]]):
-    """Decodes the images of a split (``ImageReader``)."""
+    """Decodes minibatches of files, and puts this process's share of each on the device."""
 
     files: ImageFiles
     side: int
@@ -171,8 +169,8 @@ def random_view(image: Image.Image, side: int, random: torch.Generator) -> Image
 def _random_box(width: int, height: int, random: torch.Generator) -> tuple[int, int, int, int]:
     """Left, upper, right and lower edge of a random crop."""
     log_ratio = math.log(_RATIO[0]), math.log(_RATIO[1])
-    for draw in torch.rand((_ATTEMPTS, 4), generator=random, dtype=torch.float64).tolist():
-        area = width * height * (_AREA[0] + draw[0] * (_AREA[1] - _AREA[0]))
+    for draw in torch.rand((10, 4), generator=random, dtype=torch.float64).tolist():
+        area = width * height * (0.08 + draw[0] * 0.92)
         ratio = math.exp(log_ratio[0] + draw[1] * (log_ratio[1] - log_ratio[0]))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

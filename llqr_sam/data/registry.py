@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,18 +14,9 @@ from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
 from llqr_sam.data.folders import read_tinyimagenet
 from llqr_sam.data.imagenet import FileReader, ImageFolders, read_imagenet
-from llqr_sam.data.streams import (
-    WHOLE,
-    DatasetInfo,
-    ImageReader,
-    ImagesInOrder,
-    ImageStream,
-    MissingDataError,
-    Samples,
-    Share,
-    Splits,
-)
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Images, MissingDataError, Samples, Share, draw_sample, shuffled
 
+ImageReader = ArrayReader | FileReader
 _TEST_BATCH = 500  # images, where all are on the device
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR, _TINYIMAGENET = Samples(50_000, 10_000), Samples(100_000, 10_000)
@@ -47,6 +39,52 @@ def info(name: str) -> DatasetInfo:
     if name not in _INFOS:
         raise ValueError(f"dataset={name} is not a data set here. Choose from: {', '.join(DATASETS)}.")
     return _INFOS[name]
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Training minibatches of images (``TrainStream``)."""
+
+    reader: ImageReader
+    batch_size: int
+    seed: int  # determines the order, together with the epoch
+
+    @property
+    def size(self) -> int:
+        return self.reader.size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.batch_size
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Images]:
+        order = shuffled(self.size, self.seed, "order", epoch)[: self.steps_per_epoch * self.batch_size]
+        return self.reader.stream("augment", epoch, order, self.batch_size, start)
+
+    def sample(self, step: int, size: int) -> Images:
+        return self.reader.gather("refresh augment", step, draw_sample(step, size, self.size, self.seed))
+
+
+@dataclass(frozen=True)
+class ImagesInOrder:
+    """Every image of a reader once, in order."""
+
+    reader: ImageReader
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Images]:
+        return self.reader.stream("test", 0, torch.arange(self.reader.size), self.batch_size)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A loaded data set."""
+
+    info: DatasetInfo  # with the number of classes found, which may be lower in a part of a data set
+    train: ImageStream
+    test: ImagesInOrder  # this process's share, not augmented
+    fingerprint: str  # SHA-256 of all samples before label noise, or of their names if they are read during training
+    samples: Samples  # of all processes together
 
 
 def load(

@@ -106,15 +106,9 @@ class Corpus:
 def load_corpus(
     name: str, *, path: Path | None, root: Path, max_tokens: int, seed: int, device: torch.device
 ) -> Corpus:
-    """Load what scripts/prepare_iwslt14.py (or fairseq-preprocess) made.
+    """Load what scripts/prepare_iwslt14.py (or fairseq-preprocess) made: ``path``, or ``root/name`` if it is None.
 
-    Args:
-        name: One of ``CORPORA``.
-        path: The folder; None: under ``root``.
-        root: Where data sets are.
-        max_tokens: Bound on a batch (``PairBatches``).
-        seed: Determines the batches.
-        device: Where they are put.
+    ``name`` is one of ``CORPORA``; the other arguments are those of ``PairBatches``.
 
     Raises:
         MissingFairseqError: fairseq is not installed.
@@ -202,9 +196,8 @@ def _side(prefix: Path, dictionary: Any) -> Any:
         if len(sentence) > MAX_POSITIONS:
             raise ValueError(f"{where}: {len(sentence)} tokens, but a network takes {MAX_POSITIONS} at most.")
         if (token := int(sentence.max())) >= words:
-            raise ValueError(
-                f"{where}: token {token} is not in the dictionary, which has {words} words: it was made for other data."
-            )
+            found = f"token {token} is not in the dictionary, which has {words} words"
+            raise ValueError(f"{where}: {found}: it was made for other data.")
     return side
 
 

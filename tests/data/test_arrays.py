@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llqr_sam.data.arrays import ArrayReader, ImageArrays
 from llqr_sam.data.augment import Augmentation, Normalise, augmentations, random_flip
-from llqr_sam.data.streams import ImagesInOrder, ImageStream
+from llqr_sam.data.registry import ImagesInOrder, ImageStream
 
 CPU = torch.device("cpu")
 UNIT = Normalise((0.0,), (1 / 255,), CPU)  # float32 images with the values of the uint8 ones

@@ -1,4 +1,4 @@
-"""Augmentations against slow, obvious versions of themselves, and their statistics."""
+"""Augmentations against slow, obvious versions of themselves, their statistics, and label noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from llqr_sam.data.augment import Augmentation, Normalise, augmentations, cutout, random_crop, random_flip
+from llqr_sam.data.augment import (
+    Augmentation,
+    Normalise,
+    augmentations,
+    cutout,
+    flip_labels,
+    random_crop,
+    random_flip,
+)
 from llqr_sam.data.streams import generator
 
 
@@ -96,6 +104,32 @@ def test_recipe_of_the_paper() -> None:
     assert [augmentation.keywords for augmentation in augmentations("digits", "image")] == [
         {"pad": 1, "per_batch": False}
     ]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.6, 0.7, 0.8, 0.3333])
+def test_the_exact_fraction_of_labels_changes(fraction: float) -> None:
+    labels = torch.arange(1000) % 10
+    kept = labels.clone()
+    noisy = flip_labels(labels, fraction, 10, seed=0)
+    assert int((noisy != labels).sum()) == round(fraction * 1000)
+    assert torch.equal(labels, kept)
+    assert noisy.min() >= 0
+    assert noisy.max() < 10
+
+
+def test_new_labels_are_uniform_over_the_other_classes() -> None:
+    """Nine cells of 1,000 expected; five standard deviations."""
+    noisy = flip_labels(torch.zeros(10_000, dtype=torch.int64), 0.9, 10, seed=1)
+    counts = noisy.bincount(minlength=10)
+    assert counts[0] == 1000
+    assert (counts[1:] - 1000).abs().max() < 5 * (1000 * 8 / 9) ** 0.5
+
+
+def test_the_seed_decides_which_labels_change() -> None:
+    labels, state = torch.arange(100) % 10, torch.get_rng_state()
+    assert torch.equal(flip_labels(labels, 0.4, 10, seed=2), flip_labels(labels, 0.4, 10, seed=2))
+    assert not torch.equal(flip_labels(labels, 0.4, 10, seed=2), flip_labels(labels, 0.4, 10, seed=3))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.gpu

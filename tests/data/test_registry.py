@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llqr_sam.data.registry import DATASETS, info
-from llqr_sam.data.streams import MissingDataError, Share, Splits
+from llqr_sam.data.registry import DATASETS, Splits, info
+from llqr_sam.data.streams import MissingDataError, Share
 from tests.waiting import PATIENCE
 
 
