@@ -16,23 +16,13 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.arrays import ImageArrays
-from llqr_sam.data.streams import MissingDataError
 
 SPLITS = ("train", "test")
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_cifar(name: str, classes: int, path: Path | None, root: Path) -> ImageArrays:
-    """Read ``path``, or ``root/<name>.npz`` if no path is given.
-
-    Raises:
-        MissingDataError: The file does not exist.
-        ValueError: It is not an ``.npz``, or an array is missing or has the wrong shape, dtype or range.
-    """
-    file = path or root / f"{name}.npz"
-    if not file.is_file():
-        where = f"dataset.path={file} does not exist" if path else f"dataset={name} is not at {file}"
-        raise MissingDataError(f"{where}. Fetch it with: python scripts/prepare_data.py {name}")
+def read_cifar(file: Path, classes: int) -> ImageArrays:
+    """Read an ``.npz``; ValueError if it is none, or an array is missing or has the wrong shape, dtype or range."""
     arrays = read_npz(file, f"dataset.path={file}")
     tensors: list[Tensor] = []
     for split in SPLITS:
@@ -47,11 +37,7 @@ def read_cifar(name: str, classes: int, path: Path | None, root: Path) -> ImageA
 
 
 def read_npz(file: Path, called: str) -> dict[str, npt.NDArray[Any]]:
-    """The four arrays of a CIFAR file; the range of the labels is not checked.
-
-    Args:
-        file: The ``.npz``.
-        called: Its name in messages.
+    """The four arrays of a CIFAR file, named ``called`` in messages; the range of the labels is not checked.
 
     Raises:
         ValueError: It is not an ``.npz``, or an array is missing or has the wrong shape or dtype.

@@ -170,11 +170,6 @@ class SharpnessAware(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears the gradients of all parameters.
-
-        Args:
-            set_to_none: Whether ``.grad`` becomes ``None`` instead of zeros.
-        """
         self.base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -182,15 +177,11 @@ class SharpnessAware(Optimizer):
 
         Args:
             param_group: ``{"params": ...}`` and options of the base; ``"rho"`` is this optimizer's by default.
-
-        Raises:
-            ValueError: the group's rho is negative or not finite.
         """
-        if "base" not in vars(self):  # torch's constructor, at the base's own groups
-            return
-        group = {"rho": self.defaults["rho"], **param_group}
-        Perturbation.check("rho", group["rho"])
-        self.base.add_param_group(group)
+        if "base" in vars(self):  # else torch's constructor, at the base's own groups
+            group = {"rho": self.defaults["rho"], **param_group}
+            Perturbation.check("rho", group["rho"])
+            self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the base's ``state_dict``, with all else that a resumed run needs under ``"sharpness_aware"``.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.data.fingerprint import fingerprint
+from llqr_sam.data.registry import fingerprint
 from llqr_sam.data.streams import MissingDataError, Splits
 from tests.data.test_cifar import write
 

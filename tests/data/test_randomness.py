@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llqr_sam.data.randomness import derived_seed, generator
+from llqr_sam.data.streams import derived_seed, generator
 
 
 def test_seeds_are_hashes() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llqr_sam.data.streams import MissingDataError, check_batch_size, check_sample_size, open_batches
+from llqr_sam.data.streams import MissingDataError, draw_sample, open_batches
 
 
 def test_missing_data_is_a_file_not_found() -> None:
@@ -14,17 +14,14 @@ def test_missing_data_is_a_file_not_found() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 11])
-def test_sizes_out_of_range(size: int) -> None:
-    with pytest.raises(ValueError, match=f"protocol.batch_size={size} .* dataset=digits"):
-        check_batch_size(size, 10, "digits")
-    with pytest.raises(ValueError, match=f"minibatch of {size}"):
-        check_sample_size(size, 10)
+def test_a_sample_out_of_range(size: int) -> None:
+    with pytest.raises(ValueError, match=f"minibatch of {size} .* 10 training samples"):
+        draw_sample(0, size, 10, seed=0)
 
 
 @pytest.mark.parametrize("size", [1, 10])
-def test_sizes_in_range(size: int) -> None:
-    check_batch_size(size, 10, "digits")
-    check_sample_size(size, 10)
+def test_a_sample_is_drawn_without_replacement(size: int) -> None:
+    assert len(draw_sample(0, size, 10, seed=0).unique()) == size
 
 
 def test_batches_are_shut_down_with_their_block() -> None:

@@ -17,8 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llqr_sam.data.randomness import derived_seed
-from llqr_sam.data.streams import Inputs, Share, open_batches
+from llqr_sam.data.streams import Inputs, Share, derived_seed, open_batches
 from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import random_state, set_random_state
 from llqr_sam.engine.devices.team import ALONE, Team, with_sync_batch_norm

@@ -9,7 +9,7 @@ augmentation; these are the same for every method with the same seed. Float32, b
                   of the loss by SAM's Euclidean perturbation (Foret et al., arXiv 2010.01412, section 4.1)
 
 m is the protocol's batch size and rho the radius of its SAM, so all methods of a table are measured alike. N is the
-largest multiple of m up to ``SAMPLES``, at least m. Products H v take two backward passes (``HessianCurvature``):
+largest multiple of m up to ``SAMPLES``, at least m. Products H v take two backward passes (``Hessian``):
 curvlinops' own Hessian is forward over reverse, which torch 2.13 batches wrongly for layer norm.
 """
 
@@ -29,7 +29,8 @@ from torch.func import functional_call
 
 from llqr_sam.data.streams import TrainStream
 from llqr_sam.engine.records.record import Flatness
-from llqr_sam.methods.curvature.products import HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Hessian
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss_fn: Loss) -> None:
         self._model, self._batches, self._loss_fn = model, batches, loss_fn
+        self._hessian = Hessian("a trace costs more than a few products")
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         shapes = [tuple(parameter.shape) for parameter in self._parameters.values()]
         super().__init__(shapes, shapes)
@@ -87,7 +89,7 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
         """H V, where V and H V have one tensor ``[*shape, K]`` a parameter."""
         products = [torch.zeros_like(column) for column in columns]
         for inputs, targets in self._batches:
-            curvature = HessianCurvature(self._model, inputs, targets, self._loss_fn)
+            curvature = self._hessian.at(point_of(self._model, inputs, targets, self._loss_fn))
             for k in range(columns[0].shape[-1]):
                 v = {name: column[..., k] for name, column in zip(self._parameters, columns, strict=True)}
                 for product, h_v in zip(products, curvature.product(v).values(), strict=True):

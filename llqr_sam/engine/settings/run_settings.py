@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
-from llqr_sam.methods.curvature.precision import CurvatureDtype
+from llqr_sam.methods.curvature.point import CurvatureDtype
 from llqr_sam.methods.settings import Count, Fraction, MethodSettings, NotNegative, Positive, Rule, Settings, require
 
 S = TypeVar("S", bound=Settings)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.data import fingerprint
 from llqr_sam.data import registry as data
 from llqr_sam.data.streams import WHOLE, Share, Splits, open_batches
 from llqr_sam.engine.devices.team import ALONE, Team
@@ -62,7 +61,7 @@ class Classification(Task):
     @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """``None`` for TinyImageNet."""
-        return fingerprint.fingerprint(dataset, path, root)
+        return data.fingerprint(dataset, path, root)
 
     @classmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:

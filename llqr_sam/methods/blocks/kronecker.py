@@ -81,10 +81,8 @@ class KFACLearner(_TwoSidedLearner):
 class KFAC(KernelBlock):
     """U W = B W A' (the paper's A X B'), A ``[K, m, m]`` on the fan-in, B ``[K, n, n]`` on the fan-out."""
 
+    axes: ClassVar = {"A": "mm", "B": "nn"}
     learner_type = KFACLearner
-
-    def identity(self) -> Factors:
-        return {"A": self._eye(self.m), "B": self._eye(self.n)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return matmul(matmul(factors["B"], stacked), factors["A"].mT)
@@ -142,10 +140,8 @@ class EKFACLearner(_TwoSidedLearner):
 class EKFAC(KernelBlock):
     """U W = Q_B (D * (Q_B' W Q_A)) Q_A', Q_A ``[K, m, m]``, Q_B ``[K, n, n]``, D ``[K, n, m]``."""
 
+    axes: ClassVar = {"Q_A": "mm", "Q_B": "nn", "D": "nm"}
     learner_type = EKFACLearner
-
-    def identity(self) -> Factors:
-        return {"Q_A": self._eye(self.m), "Q_B": self._eye(self.n), "D": self._ones(self.n, self.m)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         q_a, q_b = factors["Q_A"], factors["Q_B"]
@@ -156,8 +152,7 @@ class EKFAC(KernelBlock):
 class VocabularyKFAC(FreeBlock):
     """U W = b W A', A ``[K, m, m]`` over the width and b ``[K, n]`` over the words: m^2 + n scalars."""
 
-    def identity(self) -> Factors:
-        return {"A": self._eye(self.m), "b": self._ones(self.n)}
+    axes: ClassVar = {"A": "mm", "b": "n"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return (factors["b"].unsqueeze(2) * stacked) @ factors["A"].mT
@@ -169,8 +164,7 @@ class VocabularyKFAC(FreeBlock):
 class VocabularyEKFAC(FreeBlock):
     """U W = (D * W Q_A) Q_A', Q_A ``[K, m, m]`` over the width, D ``[K, n, m]``: m^2 + mn scalars."""
 
-    def identity(self) -> Factors:
-        return {"Q_A": self._eye(self.m), "D": self._ones(self.n, self.m)}
+    axes: ClassVar = {"Q_A": "mm", "D": "nm"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         q = factors["Q_A"]

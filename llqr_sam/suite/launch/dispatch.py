@@ -17,13 +17,9 @@ from llqr_sam.suite.status.status import Comparison, Status
 
 
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
-    """Shows the status of the runs or trains what is missing, then reports what a selection chose.
-
-    Returns the exit status; raises as ``launch``.
-    """
-    config = command.config
+    """Shows the status of the runs or trains what is missing, then what a selection chose; returns the exit status."""
+    config, exit_code = command.config, 0
     status = Status.under(runs, config)
-    exit_code = 0
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
         print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
@@ -79,11 +75,8 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
     ``submitit_slurm``). With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with
     ``status=true`` or ``dry_run=true`` into one list. All are planned before the first one starts.
 
-    Returns:
-        The runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra runs it.
-
-    Raises:
-        UsageError: an impossible value in any of the runs, two launchers, or runs that cannot be launched together.
+    Returns the runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra
+    runs it. An impossible value in any of the runs is a UsageError, and so are runs that cannot be launched together.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return None

@@ -17,10 +17,10 @@ from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.run.attempt import Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
-from llqr_sam.suite.run.job import Job, file_hash
 from llqr_sam.suite.run.processes import train
-from llqr_sam.suite.run.run_folder import failure_path
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Comparison, Status, result
 
 
@@ -28,10 +28,8 @@ def launch(status: Status, config: Config) -> int:
     """Trains the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
 
     In a table or sweep a failed run is reported in one line and the next one starts. A diverged run has a record and
-    did not fail. A run that another process trains is left alone.
-
-    Returns:
-        Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, with the checkpoint saved.
+    did not fail. A run that another process trains is left alone. Returns the exit status: 0; 1 if a run failed; 130
+    after Ctrl-C or a scheduler's signal, with the checkpoint saved.
 
     Raises:
         UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
@@ -170,7 +168,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         results=results,
         wandb=logging if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
-        retries=file_hash(status.paths.get(run.run_id) or failure_path(workspace / run.run_id)),
+        retries=file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id)),
     )
 
 

@@ -17,19 +17,13 @@ from types import FrameType
 import torch
 
 from llqr_sam.engine.loop.interruption import handled
-from llqr_sam.suite.run.attempt import Reply
+from llqr_sam.suite.run.attempt import Job, Reply
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.processes import Worker
 
 
 class Pool:
-    """Runs jobs on workers.
-
-    Args:
-        environments: One for each worker, see ``worker_environments``.
-        snapshot: The code they run.
-    """
+    """Runs jobs on workers, one for each of ``environments``; ``snapshot`` is the code they run."""
 
     def __init__(self, environments: Sequence[dict[str, str]], snapshot: Path) -> None:
         self._environments = [variables | environment(snapshot) for variables in environments]
@@ -38,11 +32,7 @@ class Pool:
         self._killed = False
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Reply]]:
-        """Yield each run when it ends. After a signal no further run starts.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C came twice, and the workers were killed.
-        """
+        """Yield each run when it ends. After a signal no further run starts; a second Ctrl-C kills the workers."""
         waiting = deque(jobs)
         with handled(self._on_signal):
             try:
@@ -88,13 +78,10 @@ class Pool:
 
 
 def worker_environments(workers: int | None, device: str, devices: int = 1) -> list[dict[str, str]]:
-    """The variables of each worker: its GPUs and its number of threads.
+    """The variables of each worker: its GPUs and its number of threads. ``devices`` of a run share a worker's cores.
 
-    Args:
-        workers: How many; ``None``: one for each GPU (or set of ``devices`` GPUs), on the CPU as many as make two
-            processes.
-        device: As in the configuration. ``auto`` and ``cuda`` spread over the GPUs that are visible here.
-        devices: How many one run takes; they share the worker's cores.
+    Without a number of workers there is one for each set of ``devices`` GPUs that are visible here (``device=auto`` or
+    ``cuda``), on the CPU as many as make two processes.
     """
     gpus = _gpus() if device in ("auto", "cuda") else []
     sets = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus) - devices + 1, devices)]

@@ -79,12 +79,9 @@ def table_folder(number: str) -> str:
 
 
 def plan(command: Command) -> list[Planned]:
-    """The runs that a command asks for: one, or those of its table that its words choose.
+    """The runs that a command asks for: one, or those of its table that its words choose (``table_runs``).
 
-    With ``select=`` these are the runs of the table's baseline at each candidate, for every row.
-
-    Raises:
-        UsageError: an impossible value, words that choose no run, or ``select=`` without such a selection.
+    An impossible value, words that choose no run, or ``select=`` without such a selection is a UsageError.
     """
     if command.selection is None and command.config.table is None:
         return [Planned.of(command, "adhoc")]

@@ -43,9 +43,8 @@ class Choice:
 def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
     """The values that a row of the command's table uses of each hyper-parameter that the table selects.
 
-    ``row`` has its data set, its network and the words that hold for every run of the table. A hyper-parameter that
-    one of these words sets is not selected. Returns one tuple; with ``select=`` one for each candidate: the values
-    selected before it, and the candidate.
+    A hyper-parameter that a word of the row sets is not selected. Returns one tuple; with ``select=`` one for each
+    candidate: the values selected before it, and the candidate.
     """
     used: list[Choice] = []
     for selection in command.table.selections:

@@ -97,11 +97,7 @@ def holder(folder: Path, stale_minutes: float) -> Owner | None:
 
 
 class RunLock(Observer):
-    """A context in which only this process trains a run.
-
-    Args:
-        folder: Of the run in the workspace; made if missing.
-        stale_minutes: A lock without a heartbeat for this long may be taken over.
+    """A context in which only this process trains the run of a folder.
 
     As an observer of the run it stops a run whose lock is lost: a process that was suspended for longer than
     ``stale_minutes`` may find that another one has taken over. It then writes nothing, since its checkpoint would

@@ -22,9 +22,8 @@ from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.devices.team import Team, joined, local_place
 from llqr_sam.engine.loop.interruption import SIGNALS, StopRequest
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.run.attempt import Reply, attempted, how_it_ended
+from llqr_sam.suite.run.attempt import Job, Reply, attempted, how_it_ended
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.job import Job
 
 PATIENCE = 10.0  # seconds that a process may take to end, and ranks when one of them is lost
 TICK = 0.1  # seconds between two looks at the ranks
@@ -89,12 +88,7 @@ class Worker:
 
 
 def train(job: Job) -> Reply:
-    """Attempt a run on this machine, with one process for each of its devices.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came twice.
-        Exception: see ``attempted``.
-    """
+    """Attempt a run on this machine, with one process for each of its devices. Raises as ``attempted``."""
     if job.options.devices == 1:
         return attempted(job)
     stop, ranks = StopRequest(), list[Worker]()

@@ -4,10 +4,8 @@
     python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``processes.train``), and ends after it
 
 What a run prints goes to its ``log.txt``, what a rank prints to standard error. The end of standard input means that
-the launcher is done or dead: a run that is training is saved, and the process ends.
-
-SLURM sends USR2 before the time limit: engine/loop/interruption.py makes it a stop after the current step with a
-checkpoint (``Interrupted``), and ``SlurmRun`` then requeues the job.
+the launcher is done or dead: a run that is training is saved, and the process ends. SLURM sends USR2 before the time
+limit: the run is saved (``Interrupted``), and ``SlurmRun`` requeues the job.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted
-from llqr_sam.suite.run.attempt import Reply, attempt, attempted
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, Reply, attempt, attempted
 from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.processes import take_part, train
 from llqr_sam.suite.run.run_folder import log_path, reason_of
