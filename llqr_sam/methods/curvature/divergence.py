@@ -94,12 +94,9 @@ class _Chunks:
         self._chunks = [
             replace(point, inputs=self._cut(point.inputs, cut), targets=self._cut(point.targets, cut)) for cut in cuts
         ]
-        shares, counts = self._shares_and_counts(point) if len(cuts) > 1 else ([1.0] * len(cuts), [1.0] * len(cuts))
-        self._weights = shares
-        if matrix.summed:
-            self._weights = [1.0] * len(shares)
-        elif matrix.likelihood is not None:
-            self._weights = [count / max(sum(counts), 1.0) for count in counts]
+        shares, counts = self._shares_and_counts(point)
+        means = shares if matrix.likelihood is None else [count / max(sum(counts), 1.0) for count in counts]
+        self._weights = [1.0] * len(cuts) if matrix.summed else means
         self.gradient = self._weighted(lambda curvature: curvature.gradient, shares)
 
     def product(self, v: Named) -> Named:
@@ -121,9 +118,12 @@ class _Chunks:
 
     def _shares_and_counts(self, point: Point) -> tuple[list[float], list[float]]:
         """Each chunk's share w_c, and its number of distributions (under "newton" of rows)."""
+        alike = [1 / max(len(self._chunks), 1)] * len(self._chunks), [1.0] * len(self._chunks)
+        if len(self._chunks) < 2:
+            return alike
         z, loss, gradients = _without_graph(point, lambda z: (z, *self._at_places(point, z)))
         if not all(bool(u.isfinite().all()) for u in gradients):  # such a refresh keeps U, whatever the shares
-            return [1 / len(self._chunks)] * len(self._chunks), [1.0] * len(self._chunks)
+            return alike
         rows_each, rest = divmod(len(z), self._size)
         if rest or not rows_each:
             raise self._misfit("the outputs have no row for each sample")

@@ -59,8 +59,7 @@ def differentiable_inference(model: nn.Module) -> Iterator[None]:
             for module, mode in modes.items():
                 if module.training != mode:
                     module.train(mode)
-        for module, mode in modes.items():
-            module.training = mode
+                module.training = mode
 
 
 def enter_inference(model: nn.Module) -> None:

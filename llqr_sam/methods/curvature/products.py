@@ -58,18 +58,11 @@ class Curvature:
 class Fisher:
     """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient), at point after point.
 
-    Args:
-        likelihood: Predictive distribution.
-        reduction: "sum" over samples (authors' code) or "mean".
-        untraced: Why the network is not traced; empty where it is.
-
-    Attributes:
-        comparing: Whether the likelihood is compared with the loss.
-        complaint: Why the two contradict each other, if they do.
+    ``untraced`` says why the network is not traced; it is empty where it is.
     """
 
-    comparing = False
-    complaint: str | None = None
+    comparing = False  # whether the likelihood is compared with the loss
+    complaint: str | None = None  # why the two contradict each other, if they do
 
     def __init__(self, likelihood: Likelihood, reduction: Reduction, untraced: str = "") -> None:
         self.cache = TraceCache(untraced)
@@ -151,24 +144,27 @@ class Hessian:
         return Curvature(gradient, product)
 
     def _replayed(self, point: Point) -> tuple[Named, Push] | None:
-        trace = self.cache.known(point)
+        """g and v -> H v by a trace, whose H v is compared with the network's once for each trace and loss."""
+        known = self.cache.known(point)
         if self.cache.refusal:
             return None
-        verified = trace is not None and trace.verified_for == point.loss_fn
-        # Computed before a trace is at hand, so that the memory of both is not needed at once.
-        exact = None if verified else _one_product(point)
-        gradient = point.gradient_of(point.loss())
-        replayed = self.cache.at(point, list(gradient.values()), partial(self._verified, point, exact))
-        return None if replayed is None else (gradient, replayed.push)
 
-    def _verified(self, point: Point, exact: list[Tensor] | None, trace: ForwardTrace, replayed: Linearization) -> bool:
-        """Whether H v of the trace is the network's, once for each trace and loss."""
-        if trace.verified_for == point.loss_fn:
+        def product() -> list[Tensor]:
+            return _reverse_over_reverse(point)[1](_direction(point))
+
+        # Computed before a trace is at hand, so that the memory of both is not needed at once.
+        exact = None if known and known.verified_for == point.loss_fn else product()
+        gradient = point.gradient_of(point.loss())
+
+        def verify(trace: ForwardTrace, replayed: Linearization) -> bool:
+            if trace.verified_for != point.loss_fn:
+                if not agree(replayed.push(_direction(point)), exact or product(), point.precision.eps):
+                    return False
+                trace.verified_for = point.loss_fn
             return True
-        if not agree(replayed.push(_direction(point)), exact or _one_product(point), point.precision.eps):
-            return False
-        trace.verified_for = point.loss_fn
-        return True
+
+        replayed = self.cache.at(point, list(gradient.values()), verify)
+        return None if replayed is None else (gradient, replayed.push)
 
     def _reverse_over_reverse(self, point: Point) -> tuple[Named, Push]:
         if self._tested is None or self._tested != point.loss_fn:
@@ -190,12 +186,6 @@ def _reverse_over_reverse(point: Point) -> tuple[Named, Push]:
 def _pull(point: Point, outputs: Tensor, u: Tensor, *, create_graph: bool = False) -> list[Tensor]:
     """J' u, one tensor for each parameter, by a backward pass through the outputs' graph, which stays."""
     return vjp([outputs], list(point.parameters.values()), [u], retain_graph=True, create_graph=create_graph)
-
-
-def _one_product(point: Point) -> list[Tensor]:
-    """Returns H v by reverse over reverse for a random v, and frees the graph."""
-    _, push = _reverse_over_reverse(point)
-    return push(_direction(point))
 
 
 def _direction(point: Point) -> Named:

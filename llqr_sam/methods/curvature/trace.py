@@ -34,15 +34,6 @@ Verify = Callable[["ForwardTrace", "Linearization"], bool]
 KEPT = 8
 """Traces of one network that are kept, the latest used: a stream of minibatches has few shapes."""
 
-_REPLACED: Mapping[Any, Callable[..., Any]] = {
-    # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
-    aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
-    # The functional copy has no derivative of its own; it is laid out in memory as what it replaces.
-    aten.copy.default: lambda old, new, non_blocking=False: _laid_out_as(old, new.to(old).expand_as(old)),
-    aten.index.Tensor: lambda tensor, indices: _refuse_masks(tensor, indices),
-}
-"""Operations that a trace holds in another form."""
-
 
 class UntraceableError(RuntimeError):
     """The network's operations depend on more than the shapes of its inputs."""
@@ -190,13 +181,6 @@ def _leaves(point: Point) -> tuple[list[Any], Any]:
     return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
 
 
-def _refuse_masks(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
-    """Torch tags indexing as of a shape that the data decide, which is so for masks alone."""
-    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
-        raise UntraceableError("the shape of what aten.index.Tensor returns depends on the data")
-    return NotImplemented  # traced as it is
-
-
 def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.GraphModule, int]:
     """Cuts (leaves..., tangents... -> values..., pushed...) where the tangents enter.
 
@@ -232,12 +216,30 @@ def _part(
     return fx.GraphModule(whole, part)
 
 
-def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
-    return new if new.stride() == old.stride() else torch.zeros_like(old) + new
-
-
 def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     """Returns the tensor in the memory layout that was traced, which traced views of a parameter need."""
     if tensor.stride() == stride:
         return tensor
     return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _copy(old: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
+    """A functional copy, which has no derivative of its own; laid out in memory as what it replaces."""
+    new = new.to(old).expand_as(old)
+    return new if new.stride() == old.stride() else torch.zeros_like(old) + new
+
+
+def _refuse_masks(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
+    """Torch tags indexing as of a shape that the data decide, which is so for masks alone."""
+    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        raise UntraceableError("the shape of what aten.index.Tensor returns depends on the data")
+    return NotImplemented  # traced as it is
+
+
+_REPLACED: Mapping[Any, Callable[..., Any]] = {
+    # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
+    aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
+    aten.copy.default: _copy,
+    aten.index.Tensor: _refuse_masks,
+}
+"""Operations that a trace holds in another form."""
