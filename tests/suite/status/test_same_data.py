@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llqr_sam.data.fingerprint import fingerprint
+from llqr_sam.data.registry import fingerprint
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.suite.config.command import Command
