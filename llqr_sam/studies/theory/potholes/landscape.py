@@ -27,7 +27,7 @@ from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.refresh import RefreshError
 from llqr_sam.methods.sharpness_aware import SharpnessAware
-from llqr_sam.studies.theory.potholes.simulate import Replicas
+from llqr_sam.studies.theory.potholes.simulate import Replicas, take_step
 
 METHODS = ("gd", "llqr", "sam", "llqr_sam")
 LEARNED, PROBING = ("llqr", "llqr_sam"), ("sam", "llqr_sam")
@@ -167,8 +167,7 @@ def run_together(
         starts: ``[n, 2]`` float64 for each setting; B is the number of all starts.
         steps: Number of steps.
         learning: How "llqr" and "llqr_sam" learn their metric.
-        noise: Gradient noise of each step, ``[B, 2]``. It belongs to the minibatch, whose loss is L + xi' theta, so
-            both passes of a step see the same; refreshes of U see none.
+        noise: Gradient noise of each step, ``[B, 2]``; refreshes of U see none.
 
     Returns:
         theta_0 ... theta_steps, ``[steps + 1, B, 2]``.
@@ -187,18 +186,10 @@ def run_together(
     optimizer = SharpnessAware(torch.optim.SGD(groups, lr=1.0), probe=metric, transport=metric, model=points)
     visited = [points.everything().detach()]
     for step in range(steps):
-        tilt = None if noise is None else noise[step]
-
-        def closure(tilt: Tensor | None = tilt) -> Tensor:
-            optimizer.zero_grad()
-            loss = half_squared(points(NOTHING), None)
-            loss = loss if tilt is None else loss + (tilt * points.everything()).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
         if learned is not None and learning.history == "run":
             with contextlib.suppress(RefreshError):  # U stays as it was, as it does after the first two failures
                 learned.refresh_if_due(NOTHING, None, half_squared)
-        optimizer.step(closure)
+        xi = noise[step] if noise else None
+        take_step(optimizer, lambda: half_squared(points(NOTHING), None), points.everything, xi)
         visited.append(points.everything().detach())
     return torch.stack(visited)

@@ -83,8 +83,7 @@ def walk(
         eta: Learning rate, or a function of the step.
         rho: Radius, or a function of the step; 0 leaves gradient descent in the metric.
         metric: Probe and transport; None: the identity, plain SAM.
-        noise: Step -> gradient noise xi shaped like theta. It belongs to the minibatch, whose loss is loss + xi' theta,
-            so both passes of a step see the same.
+        noise: Step -> gradient noise xi shaped like theta.
 
     Yields:
         Copies of theta after steps 1, 2, ...
@@ -94,16 +93,22 @@ def walk(
     for step in itertools.count():
         rate, radius = (value(step) if callable(value) else value for value in (eta, rho))
         optimizer.param_groups[0].update(lr=rate, rho=radius)
-        tilt = noise(step) if noise else None
-
-        def closure(tilt: Tensor | None = tilt) -> Tensor:
-            optimizer.zero_grad()
-            value = loss(theta) if tilt is None else loss(theta) + (tilt * theta).sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        optimizer.step(closure)
+        take_step(optimizer, lambda: loss(theta), lambda: theta, noise(step) if noise else None)
         yield theta.detach().clone()
+
+
+def take_step(
+    optimizer: SharpnessAware, loss: Callable[[], Tensor], theta: Callable[[], Tensor], noise: Tensor | None = None
+) -> None:
+    """One step on loss + xi' theta: the gradient noise xi belongs to the minibatch, so both passes see the same."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss() if noise is None else loss() + (noise * theta()).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)
 
 
 def trajectory(
