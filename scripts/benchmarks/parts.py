@@ -14,7 +14,7 @@ from llqr_sam.engine.measurements.rounds import clock
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature import divergence as divergence_module
 from llqr_sam.methods.llqr import LLQR
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 
 
 class PartTimes:

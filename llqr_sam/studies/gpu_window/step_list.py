@@ -26,8 +26,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug, find_device
-from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
-from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
+from llqr_sam.studies.gpu_window.steps import Output, ProcessRunner, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import keys, merged, unknown
 from llqr_sam.suite.config.errors import UsageError, say

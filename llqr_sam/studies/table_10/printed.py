@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from llqr_sam.report.page.page import CellSource, Section
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.studies.table_10.table import LABELS, NUMBERS, RATIOS, CadenceRow, NetworkTimes
-from llqr_sam.studies.table_10.timing import Timing
 from llqr_sam.suite.config.schema import TableConfig
 
 HEADS = ("Method", "Interval", "Updates", "Epoch, s", "vs. SGD", "vs. SAM", "Update, s")
@@ -19,9 +18,13 @@ HEADS = ("Method", "Interval", "Updates", "Epoch, s", "vs. SGD", "vs. SAM", "Upd
 
 def times_section(table: TableConfig, networks: Sequence[NetworkTimes]) -> Section:
     """Table 10 on the page; its sources are the measurements."""
-    return Section(
-        print_cadence(table, networks), [_source(table, each, each.timing) for each in networks if each.timing]
-    )
+    sources = []
+    for network in networks:
+        if timing := network.timing:
+            command = f"python train.py table={table.number} arch={timing.arch} table.timing.batch={timing.batch}"
+            config = OmegaConf.to_yaml(OmegaConf.create(asdict(timing)))
+            sources.append(CellSource(f"{network.name} on {timing.device}", command, config, what="Measurement"))
+    return Section(print_cadence(table, networks), sources)
 
 
 def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> PrintedTable:
@@ -35,15 +38,16 @@ def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> Print
         groups.append(RowGroup(rows, network.name, network.where()))
     archs = {network.arch for network in networks}
     measured = {network.arch for network in networks if network.timing}
+    caption = (
+        f"Seconds that an epoch of {table.require_timing().steps_per_epoch:,} steps takes, composed from steps and "
+        "refreshes timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in "
+        "brackets the lowest and the highest; a ratio is taken in each round, so it need not be that of the medians. "
+        '"paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
+    )
     return PrintedTable(
         number=table.number,
         title=f"Table {table.number}: {table.title}",
-        caption=(
-            f"Seconds that an epoch of {table.require_timing().steps_per_epoch:,} steps takes, composed from steps and "
-            "refreshes timed on random 224 x 224 images; warm-up and compilation not counted. Median of the rounds, in "
-            "brackets the lowest and the highest; a ratio is taken in each round, so it need not be that of the "
-            'medians. "paper": the value printed in arXiv 2605.16134, on an unnamed device and batch.'
-        ),
+        caption=caption,
         heads=HEADS,
         alignment="lrrrrrr",
         groups=groups,
@@ -83,15 +87,6 @@ def _cell(row: CadenceRow, column: str, network: NetworkTimes, source: int | Non
     )
 
 
-def _source(table: TableConfig, network: NetworkTimes, timing: Timing) -> CellSource:
-    return CellSource(
-        name=f"{network.name} on {timing.device}",
-        command=f"python train.py table={table.number} arch={timing.arch} table.timing.batch={timing.batch}",
-        config=OmegaConf.to_yaml(OmegaConf.create(asdict(timing))),
-        what="Measurement",
-    )
-
-
 def _csv_row(network: NetworkTimes, row: CadenceRow) -> dict[str, object]:
     """The columns of the paper's file first, then the spread, the paper's values and what was measured on."""
     timing = network.timing
@@ -108,12 +103,8 @@ def _csv_row(network: NetworkTimes, row: CadenceRow) -> dict[str, object]:
             for end in ("low", "high")
         },
         **{f"paper_{name}": f"{row.paper[name]:.2f}" if name in row.paper else "" for name in NUMBERS},
-        "device": timing.device if timing else "",
-        "threads": timing.threads if timing else "",
-        "batch": timing.batch if timing else "",
-        "divergence": refresh.divergence if refresh else "",
-        "structure": refresh.structure if refresh else "",
-        "inner_steps": refresh.inner_steps if refresh else "",
+        **{name: getattr(timing, name, "") for name in ("device", "threads", "batch")},
+        **{name: getattr(refresh, name, "") for name in ("divergence", "structure", "inner_steps")},
         "timed_inner_steps": refresh.timed if refresh else "",
         "git_commit": timing.git_commit if timing else "",
     }

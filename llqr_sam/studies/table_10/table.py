@@ -71,17 +71,15 @@ class NetworkTimes:
         timing = self.timing
         if timing is None:
             return "not measured"
-        words = [f"{timing.device}, {timing.threads} CPU threads"]
-        words.append(f"batch {timing.batch}, {timing.precision['autocast']}")
-        refresh = timing.refresh
-        if refresh is not None:
+        how = timing.precision
+        words = [f"{timing.device}, {timing.threads} CPU threads", f"batch {timing.batch}, {how['autocast']}"]
+        if refresh := timing.refresh:
             of = "" if refresh.timed == refresh.inner_steps else f", composed from refreshes of 1 and {refresh.timed}"
-            products = timing.precision.get("refresh")  # None, and absent in older records: float32
+            products = how.get("refresh")  # None, and absent in older records: float32
             rounded = f", products in {products}" if products else ""
             words.append(f"{refresh.divergence}, {refresh.structure}, T = {refresh.inner_steps}{of}{rounded}")
         commit = f"{(timing.git_commit or 'unknown')[:7]}{'+' * timing.git_dirty}"
-        words.append(f"torch {timing.packages.get('torch', 'unknown')}, commit {commit}")
-        return "; ".join(words)
+        return "; ".join([*words, f"torch {timing.packages.get('torch', 'unknown')}, commit {commit}"])
 
 
 def cadence(table: TableConfig, timings: Sequence[Timing]) -> list[NetworkTimes]:
@@ -96,13 +94,13 @@ def cadence(table: TableConfig, timings: Sequence[Timing]) -> list[NetworkTimes]
 
 def read_paper(path: Path = CADENCE) -> Paper:
     """Table 10 as printed."""
+    values = {}
     with path.open(newline="") as file:
-        return {
-            (row["arch"], row["method"], int(row["update_interval"]) if row["update_interval"] else None): {
-                column: float(row[column]) for column in NUMBERS if row[column]
-            }
-            for row in csv.DictReader(file)
-        }
+        for row in csv.DictReader(file):
+            interval = int(row["update_interval"]) if row["update_interval"] else None
+            numbers = {column: float(row[column]) for column in NUMBERS if row[column]}
+            values[row["arch"], row["method"], interval] = numbers
+    return values
 
 
 def overview(networks: Sequence[NetworkTimes]) -> Iterator[str]:
@@ -124,13 +122,9 @@ def _rows(table: TableConfig, arch: str, timing: Timing | None, paper: Paper) ->
     for method in table.methods:
         for interval in times.intervals if method.geometry else [None]:
             updates = math.ceil(times.steps_per_epoch / interval) if interval else None
-            yield CadenceRow(
-                method=method.optim,
-                interval=interval,
-                updates=updates,
-                ours=_measured(timing, method.optim, times.steps_per_epoch, updates) if timing else {},
-                paper=paper.get((NAMES.get(arch, arch), LABELS[method.optim], interval), {}),
-            )
+            ours = _measured(timing, method.optim, times.steps_per_epoch, updates) if timing else {}
+            theirs = paper.get((NAMES.get(arch, arch), LABELS[method.optim], interval), {})
+            yield CadenceRow(method.optim, interval, updates, ours, theirs)
 
 
 def _measured(timing: Timing, method: str, steps: int, updates: int | None) -> dict[str, Spread]:

@@ -6,7 +6,7 @@ import pytest
 
 from llqr_sam.report.figures.curves import curves_of, draw_convergence, draw_curves
 from llqr_sam.report.figures.drawing import COLOURS, OTHER, NoRecords
-from llqr_sam.report.page.curves import LEFT, charts
+from llqr_sam.report.page.page import LEFT, charts
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.studies.gpu_window import process_runner
-from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
+from llqr_sam.studies.gpu_window import steps as process_runner
+from llqr_sam.studies.gpu_window.steps import ProcessRunner
 from tests.waiting import wait_for
 
 SLEEPS = "import sys, time, pathlib; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"

@@ -14,10 +14,9 @@ import pytest
 
 from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window import process_runner
-from llqr_sam.studies.gpu_window.process_runner import Finished, ProcessRunner
+from llqr_sam.studies.gpu_window import steps as process_runner
 from llqr_sam.studies.gpu_window.step_list import StepList
-from llqr_sam.studies.gpu_window.steps import StepFailed, Training
+from llqr_sam.studies.gpu_window.steps import Finished, ProcessRunner, StepFailed, Training
 from llqr_sam.studies.table_10.networks import measure_missing, networks_here
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError

@@ -119,7 +119,7 @@ def test_every_pass_of_every_method_replays_one_graph(monkeypatch: pytest.Monkey
             passes += 1
             return evaluate(inputs, targets)
 
-    monkeypatch.setattr("llqr_sam.studies.table_10.timed_method.CudaGraph", StandIn)
+    monkeypatch.setattr("llqr_sam.studies.table_10.timing.CudaGraph", StandIn)
     timing = time_network(with_precision("precision.cuda_graphs=true"), info("cifar10"), ONE_ROUND, CPU)
     assert len(made) == 1
     of_one_round = 2 * sum(2 if name in ("sam", "llqr_sam") else 1 for name in METHODS)  # of two steps

@@ -155,10 +155,13 @@ def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Ten
     children = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if n and "." not in n]
     for name, module in children:
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        for parameter in parameters.values():
+        for n, parameter in parameters.items():
             if owner.setdefault(parameter, name) != name:
                 both = f"stages {owner[parameter]} and {name}"
                 raise ValueError(f"{both} share a parameter; a control acts in one stage.")
+            if parameter.dtype != torch.float64:
+                what = f"parameter {name}.{n} is {parameter.dtype}"
+                raise ValueError(f"{what}, not torch.float64: call model.double() first.")
         maps.append(_stage_map(name, module, parameters, state, fixed=not maps))
         with torch.no_grad():
             state = module(state)
@@ -167,10 +170,6 @@ def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Ten
 
 def _stage_map(name: str, module: nn.Module, parameters: Named, state: Tensor, *, fixed: bool) -> _StageMap:
     shapes = {n: p.shape for n, p in parameters.items()}
-    for n, parameter in parameters.items():
-        if parameter.dtype != torch.float64:
-            what = f"parameter {name}.{n} is {parameter.dtype}"
-            raise ValueError(f"{what}, not torch.float64: call model.double() first.")
     x = torch.empty(0, dtype=torch.float64) if fixed else state.reshape(-1)
     point = torch.cat([x, *(p.detach().reshape(-1) for p in parameters.values())])
 

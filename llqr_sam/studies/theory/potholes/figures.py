@@ -22,8 +22,19 @@ from torch import Tensor
 
 from llqr_sam.report.figures.drawing import COLOURS, label, tidy, write_csv, write_figure
 from llqr_sam.report.tables.labels import METHOD_LABELS
-from llqr_sam.studies.theory.potholes.landscape import METHODS, PROBING, Learning, Setting, SharpRing
-from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, paired_paths, verdict
+from llqr_sam.studies.theory.potholes.landscape import (
+    FATES,
+    METHODS,
+    PROBING,
+    VERDICTS,
+    Learning,
+    Outcomes,
+    Setting,
+    SharpRing,
+    Survey,
+    paired_paths,
+    verdict,
+)
 
 LINES = {"gd": (3.0, (1.0, 0.0)), "llqr": (1.6, (4.0, 2.0)), "sam": (3.0, (1.0, 0.0)), "llqr_sam": (1.6, (5.0, 1.5))}
 STYLES: dict[str, dict[str, Any]] = {  # thin dashed lines are drawn over thick ones

@@ -117,13 +117,11 @@ def mean_gradient_norms(
     """E g' U g at a uniformly drawn step below each horizon T, g the full gradient, averaged over replicas.
 
     Args:
-        problem: The loss.
+        problem: The loss; minibatches of one sample are drawn with replacement.
         metric: U ``[d, d]``, constant.
         horizons: T, ascending.
-        step: alpha; step t, from 1, has learning rate alpha t^-1/2.
-        radius: rho; step t has radius rho t^-exponent.
-        exponent: p; 0 keeps the radius.
-        replicas: Number of independent runs, on minibatches of one sample drawn with replacement.
+        step, radius, exponent: alpha, rho and p: step t, from 1, has rate alpha t^-1/2 and radius rho t^-p.
+        replicas: Number of independent runs.
     """
     generator = torch.Generator().manual_seed(1)
     size, dimension = problem.features.shape

@@ -9,13 +9,7 @@ import pytest
 import torch
 
 from llqr_sam.engine.measurements.rounds import exponent as exponent_of
-from llqr_sam.studies.theory.potholes.propositions import (
-    Regeneration,
-    Well,
-    hovering_step,
-    motion,
-    stationary_variance,
-)
+from llqr_sam.studies.theory.potholes.propositions import Regeneration, Well, hovering_step, motion, stationary_variance
 from llqr_sam.studies.theory.potholes.simulate import FixedMetric, trajectory, walk
 from llqr_sam.studies.theory.potholes.two_scale import envelope
 

@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from llqr_sam.engine.measurements.rounds import exponent as exponent_of
-from llqr_sam.studies.theory.potholes.propositions import (
-    Regression,
-    logistic,
-    mean_gradient_norms,
-    neuron,
-)
+from llqr_sam.studies.theory.potholes.propositions import Regression, logistic, mean_gradient_norms, neuron
 
 SCALES = torch.tensor([2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
 HORIZONS = [400, 800, 1600, 3200]

@@ -8,8 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.landscape import METHODS, Learning, Setting, SharpRing, run_together
-from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, outcomes, paired_paths, verdict
+from llqr_sam.studies.theory.potholes.landscape import (
+    FATES,
+    METHODS,
+    VERDICTS,
+    Learning,
+    Outcomes,
+    Setting,
+    SharpRing,
+    Survey,
+    outcomes,
+    paired_paths,
+    run_together,
+    verdict,
+)
 
 SHARPNESS = SharpRing().sharpness
 
