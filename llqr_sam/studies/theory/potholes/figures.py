@@ -1,7 +1,7 @@
 """Figures 2 and 3: the optimizers on a sharp ring around a flat basin, and the numbers beside the pictures.
 
-``landscape.py`` has the landscape and ``survey.py`` the claims. Learning rates are given as eta lambda, with lambda the
-ring's radial curvature: plain gradient descent is stable in the ring below 2.
+Learning rates are given as eta lambda, with lambda the ring's radial curvature: plain gradient descent is stable in the
+ring below 2.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from llqr_sam.studies.theory.potholes.landscape import (
     FATES,
     METHODS,
     PROBING,
+    RADIUS,
+    SHARPNESS,
     VERDICTS,
     Learning,
     Outcomes,
     Setting,
-    SharpRing,
     Survey,
+    crest,
+    loss_at,
     paired_paths,
     verdict,
 )
@@ -72,7 +75,7 @@ class Grid:
     def survey(self) -> Map:
         """Outcomes of every method for every rate and radius."""
         survey = Survey(learning=self.learning)
-        etas = {factor: factor / survey.landscape.sharpness for factor in self.factors}
+        etas = {factor: factor / SHARPNESS for factor in self.factors}
         found = {method: survey.grid(method, list(etas.values()), self.rhos) for method in METHODS}
         return {
             (factor, rho): {method: found[method][Setting(eta, rho)] for method in METHODS}
@@ -93,7 +96,7 @@ NOISY = ((0.9, 1.0), (1.35, 1.0), (FACTOR, RHO), (FACTOR, 0.6))  # (eta lambda, 
 def figure_02(folder: Path) -> list[Path]:
     """Escape from starts in the ring that are not minima, and where in rates and radii the ordering holds."""
     survey = Survey()
-    setting = Setting(FACTOR / survey.landscape.sharpness, RHO)
+    setting = Setting(FACTOR / SHARPNESS, RHO)
     runs = {method: survey.trajectories(method, [setting], survey.starts()) for method in METHODS}
     maps = {history: grid.survey() for history, grid in MAPS.items()}
     cells = [{"metric": history, **row} for history, found in maps.items() for row in _cells(found)]
@@ -102,9 +105,9 @@ def figure_02(folder: Path) -> list[Path]:
     above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     paths, distances, losses = above.subplots(1, 3, width_ratios=(1.25, 1.0, 1.0))
     drawn = {method: run[:, DRAWN] for method, run in runs.items()}
-    _draw_paths(paths, survey.landscape, drawn, f"Start {DRAWN} of 8, {PLACE}")
-    _draw_distances(distances, survey.landscape, drawn)
-    _draw_losses(losses, survey.landscape, runs, 60, "upper right", "Loss: median of 8 starts, band 10 to 90 %")
+    _draw_paths(paths, drawn, f"Start {DRAWN} of 8, {PLACE}")
+    _draw_distances(distances, drawn)
+    _draw_losses(losses, runs, 60, "upper right", "Loss: median of 8 starts, band 10 to 90 %")
     learned, kept = below.subplots(1, 2)
     _draw_map(learned, MAPS["run"], maps["run"], "Metric learned where the run goes")
     _draw_map(kept, MAPS["basin"], maps["basin"], "Metric learned in the flat basin before, then kept")
@@ -120,7 +123,7 @@ def figure_02(folder: Path) -> list[Path]:
 def figure_03(folder: Path) -> list[Path]:
     """Escape from the bottom of the ring by gradient noise, one schedule a seed shared by all methods."""
     survey = Survey()
-    settings = [Setting(factor / survey.landscape.sharpness, rho) for factor, rho in NOISY]
+    settings = [Setting(factor / SHARPNESS, rho) for factor, rho in NOISY]
     runs, found = {}, {}
     for method in METHODS:
         runs[method], found[method] = survey.noisy(method, settings, VARIANCES, SEEDS)
@@ -130,9 +133,9 @@ def figure_03(folder: Path) -> list[Path]:
     axes = figure.subplots(2, 2)
     quiet = {method: run[:, main, 0] for method, run in runs.items()}
     first = {method: run[:, 0] for method, run in quiet.items()}
-    _draw_paths(axes[0, 0], survey.landscape, first, f"Seed 0, {PLACE}, noise variance {VARIANCES[0]:g}")
+    _draw_paths(axes[0, 0], first, f"Seed 0, {PLACE}, noise variance {VARIANCES[0]:g}")
     title = f"Loss at that variance: median of {SEEDS} seeds, band 10 to 90 %"
-    _draw_losses(axes[0, 1], survey.landscape, quiet, 80, (0.7, 0.12), title)
+    _draw_losses(axes[0, 1], quiet, 80, (0.7, 0.12), title)
     _draw_shares(axes[1, 0], at_main)
     _draw_walked(axes[1, 1], at_main)
     numbers, verdicts = [], []
@@ -183,13 +186,13 @@ def _mean(values: Tensor) -> str:
     return f"{float(finite.mean()):.2f}" if len(finite) else ""
 
 
-def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], title: str) -> None:
+def _draw_paths(axes: Axes, paths: dict[str, Tensor], title: str) -> None:
     """Trajectories ``[steps + 1, 2]`` over the loss; the ring's bottom and the crest are circles."""
     side = np.linspace(-6.3, 6.3, 316)
     grid = torch.tensor(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
-    loss = landscape.loss(grid).reshape(len(side), -1).clamp_max(2.0).numpy()
+    loss = loss_at(grid).reshape(len(side), -1).clamp_max(2.0).numpy()
     filled = axes.contourf(side, side, loss, levels=np.linspace(0, 2, 21), cmap="Greys", alpha=0.55)
-    for radius, style in ((landscape.radius, "-"), (landscape.crest, ":")):
+    for radius, style in ((RADIUS, "-"), (crest(), ":")):
         circle = radius * torch.stack([torch.cos(TURN), torch.sin(TURN)]).numpy()
         axes.plot(*circle, style, color="#555555", linewidth=0.9)
     for method, path in paths.items():
@@ -206,11 +209,11 @@ def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], titl
     axes.legend(loc="upper right", framealpha=0.95, title="star: start, dot: end", fontsize=8.5, title_fontsize=8.5)
 
 
-def _draw_distances(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], steps: int = 40) -> None:
+def _draw_distances(axes: Axes, paths: dict[str, Tensor], steps: int = 40) -> None:
     """|theta| of trajectories ``[steps + 1, 2]`` against the step, with the ring and the crest."""
     for method, path in paths.items():
         axes.plot(torch.linalg.vector_norm(path[: steps + 1], dim=1).numpy(), **STYLES[method])
-    for radius, style, name in ((landscape.radius, "-", "ring"), (landscape.crest, ":", "crest")):
+    for radius, style, name in ((RADIUS, "-", "ring"), (crest(), ":", "crest")):
         axes.axhline(radius, linestyle=style, color="#555555", linewidth=0.9, zorder=0)
         axes.text(steps, radius + 0.05, name, ha="right", va="bottom", fontsize=9, color="#555555")
     title = "Distance from the origin, same run"
@@ -219,12 +222,10 @@ def _draw_distances(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], 
     axes.legend(frameon=False, loc="center right")
 
 
-def _draw_losses(
-    axes: Axes, landscape: SharpRing, runs: dict[str, Tensor], steps: int, place: str | tuple[float, float], title: str
-) -> None:
+def _draw_losses(axes: Axes, runs: dict[str, Tensor], steps: int, place: str | tuple[float, float], title: str) -> None:
     """Median loss of runs ``[steps + 1, runs, 2]``, with a band from 10 to 90 %."""
     for method, run in runs.items():
-        values = landscape.loss(run)[: steps + 1].clamp_min(1e-8).numpy()
+        values = loss_at(run)[: steps + 1].clamp_min(1e-8).numpy()
         axes.plot(np.median(values, 1), **STYLES[method])
         low, high = np.quantile(values, [0.1, 0.9], axis=1)
         axes.fill_between(np.arange(len(low)), low, high, color=STYLES[method]["color"], alpha=0.12, linewidth=0)
