@@ -154,7 +154,7 @@ def write_page(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("page.html").render(
-        sections=sorted(sections, key=lambda section: _order(section.table.number)),
+        sections=sorted(sections, key=_order),
         figures=[(number, title, _picture(number, results)) for number, title in figures.items()],
         notes=notes,
         words=shlex.join(words),
@@ -169,11 +169,6 @@ def _picture(number: str, results: Path) -> str:
     """The PNG as a data URI; empty if the figure has not been drawn."""
     path = results / "figures" / f"figure_{int(number):02d}.png"
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
-
-
-def _order(number: str) -> tuple[bool, int, str]:
-    """Sorts tables by number, named ones last."""
-    return (not number.isdigit(), int(number) if number.isdigit() else 0, number)
 
 
 def accuracy_section(command: Command) -> Section:
@@ -226,3 +221,9 @@ def _details(record: Record) -> str:
     if record.data_sha256 is not None:
         details.append(f"data {record.data_sha256[:12]}")
     return ", ".join(details)
+
+
+def _order(section: Section) -> tuple[bool, int, str]:
+    """Sorts tables by number, named ones last."""
+    number = section.table.number
+    return (not number.isdigit(), int(number) if number.isdigit() else 0, number)

@@ -26,7 +26,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug, find_device
-from llqr_sam.studies.gpu_window.steps import Output, ProcessRunner, Step, StepFailed, Training
+from llqr_sam.engine.loop.interruption import handled
+from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import keys, merged, unknown
 from llqr_sam.suite.config.errors import UsageError, say
@@ -122,18 +123,19 @@ class StepList:
         check_folders(self.config)
         check_paths([run.data_path for run in runs], self.config)
         Comparison.of(Status.under(runs, self.config), self.config).check()
-        end, runner, status = time.monotonic() + 60 * minutes, ProcessRunner(), 0
-        with runner.on_signals():
+        end, status = time.monotonic() + 60 * minutes, 0
+        signals: list[int] = []
+        with handled(lambda signum, frame: signals.append(signum)):
             for number, (part, step) in enumerate(self._pending()):
                 if number and time.monotonic() >= end:
                     break
                 say(f"{part.title}: {step.name}")
                 try:
-                    said = step.carry_out(runner, min(part.seconds, end - time.monotonic()))
+                    said = step.carry_out(min(part.seconds, end - time.monotonic()), signals)
                 except StepFailed as failure:
                     said, status = f"failed: {step.name}: {failure}", 1
                 after_step()
-                if runner.signals:
+                if signals:
                     say("interrupted: the same command continues")
                     return 130
                 say(*filter(None, [said]))

@@ -12,12 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.repository import ROOT
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
@@ -40,58 +39,44 @@ class Finished(NamedTuple):
     stopped: bool  # it was asked to end, by the time limit or by a signal
 
 
-class ProcessRunner:
-    """Runs Python processes one after another, each in a process group of its own.
+def run_python(
+    arguments: Sequence[str],
+    seconds: float,
+    signals: Sequence[int],
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    stderr: IO[bytes] | None = None,
+) -> Finished:
+    """Run Python, which can import from the repository, in a process group of its own, and wait for it.
 
-    Attributes:
-        signals: Those that this process received inside ``on_signals``.
+    Args:
+        arguments: Of the interpreter.
+        seconds: After these the process gets SIGTERM; ``GRACE`` seconds later SIGKILL.
+        signals: Those that this process has received, also while it waits: one asks the other process to end, a second
+            SIGINT kills it.
+        stdout: Where its standard output goes; the default returns it.
+        stderr: Where its standard error goes; ``None``: where that of this process goes.
     """
-
-    def __init__(self) -> None:
-        self.signals: list[int] = []
-
-    @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Inside, SIGINT and a scheduler's signals ask every process to end; a second SIGINT kills it."""
-        with handled(lambda signum, frame: self.signals.append(signum)):
-            yield
-
-    def run(
-        self,
-        arguments: Sequence[str],
-        seconds: float,
-        stdout: int | IO[bytes] = subprocess.PIPE,
-        stderr: IO[bytes] | None = None,
-    ) -> Finished:
-        """Run Python with these arguments and wait for it; it can import from the repository.
-
-        Args:
-            arguments: Of the Python interpreter.
-            seconds: After these the process gets SIGTERM; ``GRACE`` seconds later SIGKILL.
-            stdout: Where its standard output goes; the default returns it.
-            stderr: Where its standard error goes; ``None``: where that of this process goes.
-        """
-        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        environment, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
-        process = subprocess.Popen(
-            command, stdout=stdout, stderr=stderr, text=True, env=environment, start_new_session=True
-        )
-        end, stopped = time.monotonic() + seconds, False
-        while True:
-            try:
-                output, _ = process.communicate(timeout=POLL)
-                break
-            except subprocess.TimeoutExpired:
-                now = time.monotonic()
-                end = min(end, now) if self.signals else end
-                if now >= end + GRACE or self.signals.count(signal.SIGINT) > 1:
-                    _send(process, signal.SIGKILL)
-                elif now >= end and not stopped:
-                    _send(process, signal.SIGTERM)
-                    stopped = True
-        if stopped:
-            _send(process, signal.SIGKILL)  # to children that outlive it
-        return Finished(how_it_ended(process.returncode), process.returncode == 0, output, stopped)
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
+    process = subprocess.Popen(
+        command, stdout=stdout, stderr=stderr, text=True, env=environment, start_new_session=True
+    )
+    end, stopped = time.monotonic() + seconds, False
+    while True:
+        try:
+            output, _ = process.communicate(timeout=POLL)
+            break
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+            end = min(end, now) if signals else end
+            if now >= end + GRACE or signals.count(signal.SIGINT) > 1:
+                _send(process, signal.SIGKILL)
+            elif now >= end and not stopped:
+                _send(process, signal.SIGTERM)
+                stopped = True
+    if stopped:
+        _send(process, signal.SIGKILL)  # to children that outlive it
+    return Finished(how_it_ended(process.returncode), process.returncode == 0, output, stopped)
 
 
 def _send(process: subprocess.Popen[str], signum: int) -> None:
@@ -134,7 +119,7 @@ class Training:
         """How far it is."""
         return f"{self.name}  {self._status().line(self.run)}"
 
-    def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
+    def carry_out(self, seconds: float, signals: Sequence[int]) -> str:
         """Train the run or continue it, for ``seconds`` at most; returns what became of it, in one line.
 
         Raises:
@@ -142,7 +127,8 @@ class Training:
             UsageError: the data are not those of the run's checkpoint.
         """
         job = make_job(self.run, self._status(), self.config, Path())
-        finished = runner.run(["-P", "-m", "llqr_sam.studies.gpu_window.steps", job.to_json()], seconds)
+        command = ["-P", "-m", "llqr_sam.studies.gpu_window.steps", job.to_json()]
+        finished = run_python(command, seconds, signals)
         if finished.output:
             reply = Reply(**json.loads(finished.output))
         else:
@@ -188,7 +174,7 @@ class Output:
         """Whether it is done, and its file."""
         return "missing" if self.pending else f"done: {self.path}"
 
-    def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
+    def carry_out(self, seconds: float, signals: Sequence[int]) -> str:
         """Run the script for ``seconds`` at most; returns what to say of it, in one line or empty.
 
         Raises:
@@ -198,7 +184,7 @@ class Output:
         log.parent.mkdir(parents=True, exist_ok=True)
         arguments = [str(ROOT / word) if (ROOT / word).exists() else word for word in self.command]
         with part.open("wb") as out, log.open("wb") as errors:
-            finished = runner.run(arguments, seconds, out, errors)
+            finished = run_python(arguments, seconds, signals, out, errors)
         if finished.succeeded:
             os.replace(part, self.path)
             return ""
