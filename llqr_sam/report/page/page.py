@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import Record
-from llqr_sam.report.figures.curves import Curve, by_network, curves_of, network_name
+from llqr_sam.report.figures.curves import Curve, curves_of, network_name
 from llqr_sam.report.figures.drawing import colour
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
@@ -63,12 +63,8 @@ class Chart:
     panels: Sequence[Panel]
 
 
-def charts(curves: Sequence[Curve]) -> list[Chart]:
-    """A chart for each network with finished runs: error against epoch, loss against time."""
-    return [_chart(of_network) for of_network in by_network(curves)]
-
-
-def _chart(curves: Sequence[Curve]) -> Chart:
+def chart(curves: Sequence[Curve]) -> Chart:
+    """The chart of a network: error against epoch, loss against time."""
     errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
     losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
     methods = []
@@ -172,16 +168,12 @@ def _picture(number: str, results: Path) -> str:
 
 
 def accuracy_section(command: Command) -> Section:
-    """The table that a command names.
-
-    Raises:
-        UsageError: records of one data set are of different data.
-    """
+    """The table that a command names."""
     status, table = collect(command)
     return Section(
         print_accuracy(table),
         sources=[_source(result.runs, status) for result in table.cells],
-        charts=charts(curves_of(status)),
+        charts=[chart(curves) for row in table.rows if (curves := curves_of(row))],
         damage=list(status.damage()),
     )
 

@@ -56,18 +56,10 @@ class StepList:
 
     Args:
         path: The YAML file.
-        arguments: Words ``key=value``: ``minutes=``, ``parts=`` (numbers from 1), the script's other ones, and
-            train.py's, which replace the list's own of the same key. Those that begin with ``table.`` are for the runs
-            of tables alone, with ``table.timing.`` for tables of times.
-        others: Further keys of the script.
-
-    Attributes:
-        own: The script's own words; empty where they were not given.
-        config: What the words of train.py mean.
-        parts: Those that were asked for.
-
-    Raises:
-        UsageError: an impossible word.
+        arguments: Words ``key=value``: ``minutes=``, ``parts=`` (numbers from 1), the script's own (``others``), and
+            train.py's, which replace the list's of the same key. Those that begin with ``table.`` are for the runs of
+            tables alone, with ``table.timing.`` for tables of times.
+        others: Further keys of the script; ``own`` has their values, empty where they were not given.
     """
 
     def __init__(self, path: Path, arguments: Sequence[str] = (), others: Sequence[str] = ()) -> None:
@@ -112,10 +104,6 @@ class StepList:
 
         Returns:
             Exit status: 0; 1 if a step failed; 130 after Ctrl-C or a scheduler's signal.
-
-        Raises:
-            UsageError: the device cannot do what the precision asks for, a folder cannot be written, or a data set is
-                missing or is not the one of the records.
         """
         check_code()
         runs = [training.run for part in self.parts for training in part.trainings]

@@ -51,10 +51,8 @@ def run_python(
     Args:
         arguments: Of the interpreter.
         seconds: After these the process gets SIGTERM; ``GRACE`` seconds later SIGKILL.
-        signals: Those that this process has received, also while it waits: one asks the other process to end, a second
-            SIGINT kills it.
-        stdout: Where its standard output goes; the default returns it.
-        stderr: Where its standard error goes; ``None``: where that of this process goes.
+        signals: Those that this process has received; one ends the other process, a second SIGINT kills it.
+        stdout, stderr: Where its output goes; the default returns the standard output.
     """
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
@@ -120,12 +118,7 @@ class Training:
         return f"{self.name}  {self._status().line(self.run)}"
 
     def carry_out(self, seconds: float, signals: Sequence[int]) -> str:
-        """Train the run or continue it, for ``seconds`` at most; returns what became of it, in one line.
-
-        Raises:
-            StepFailed: the run failed, or its process died.
-            UsageError: the data are not those of the run's checkpoint.
-        """
+        """Train the run, or continue it, for ``seconds`` at most; returns the outcome, or raises ``StepFailed``."""
         job = make_job(self.run, self._status(), self.config, Path())
         command = ["-P", "-m", "llqr_sam.studies.gpu_window.steps", job.to_json()]
         finished = run_python(command, seconds, signals)
@@ -175,11 +168,7 @@ class Output:
         return "missing" if self.pending else f"done: {self.path}"
 
     def carry_out(self, seconds: float, signals: Sequence[int]) -> str:
-        """Run the script for ``seconds`` at most; returns what to say of it, in one line or empty.
-
-        Raises:
-            StepFailed: the script failed.
-        """
+        """Run the script for ``seconds`` at most; returns what to say of it, or raises ``StepFailed``."""
         part, log = self._beside(".part"), self._beside(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         arguments = [str(ROOT / word) if (ROOT / word).exists() else word for word in self.command]

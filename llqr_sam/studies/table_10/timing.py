@@ -41,9 +41,7 @@ from llqr_sam.models.registry import build
 class Problem:
     """A network, which is moved to ``device``, a minibatch of random numbers and the loss.
 
-    Args:
-        shape: Of the inputs, ``(batch, channels, side, side)``.
-        precision: How the arithmetic is done; ``None``: in float32. CUDA graphs raise a ValueError on a CPU.
+    ``shape`` is (batch, channels, side, side), ``precision`` None is float32; CUDA graphs raise a ValueError on a CPU.
     """
 
     def __init__(
@@ -210,9 +208,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
     """Time the methods of ``runs``, which differ in nothing else, on random images of a data set's size.
 
     Raises:
-        Busy: the machine was too busy to measure a refresh.
-        ValueError: the precision asks for CUDA graphs, and the device has none.
-        torch.OutOfMemoryError: the network does not fit into the device's memory.
+        Busy, torch.OutOfMemoryError: this device cannot measure the network.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, dirty = provenance.git_state()

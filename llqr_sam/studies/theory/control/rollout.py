@@ -46,12 +46,7 @@ class Trajectory:
 
 
 def rollout(problem: LayerwiseLQR, delta: Named) -> Trajectory:
-    """Run delta x_{i+1} = A_i delta x_i + B_i delta theta_i from zero and add up the costs.
-
-    Args:
-        problem: The layerwise problem.
-        delta: Parameter name -> delta theta, for every parameter of the problem.
-    """
+    """Run delta x_{i+1} = A_i delta x_i + B_i delta theta_i from zero and add up the costs."""
     controls = [stage.flat(delta) for stage in problem.stages]
     states = [controls[0].new_zeros(problem.stages[0].A.shape[1])]
     cost = controls[0].new_zeros(())
@@ -78,15 +73,12 @@ def adjoint(problem: LayerwiseLQR, trajectory: Trajectory) -> Named:
 def relaxed_objective(
     problem: LayerwiseLQR, kernels: list[Kernel], factors: Mapping[str, Factors]
 ) -> tuple[Tensor, dict[str, Factors]]:
-    """J(U), the rollout's cost under delta theta = -U g, and its gradient in every factor.
+    """J(U), the rollout's cost under delta theta = -U g, 0-d, and its gradient under the names of the factors.
 
     Args:
         problem: The layerwise problem.
         kernels: The model's kernels, ``layout(model)[0]``.
         factors: Parameter name -> factor name -> factor (``LLQR.named_factors``).
-
-    Returns:
-        J, 0-d, and dJ/dfactor under the same names.
     """
     leaves = {name: {k: f.detach().requires_grad_() for k, f in own.items()} for name, own in factors.items()}
     with torch.enable_grad():

@@ -94,15 +94,13 @@ def layerwise_lqr(
 ) -> LayerwiseLQR:
     """Linearise a sequential network in inference mode and compute its costs.
 
+    The problem is dense: memory grows with the square of the minibatch's activations.
+
     Args:
         model: float64; its direct children are the stages. It is not changed.
-        inputs: Minibatch.
-        targets: Second argument of ``loss_fn``.
+        inputs, targets: Minibatch.
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
         divergence, reduction, likelihood, damping: Options of ``LLQR``.
-
-    Returns:
-        The problem, dense: memory grows with the square of the minibatch's activations.
 
     Raises:
         ValueError: An unknown divergence, parameters that are not float64, or one shared by two stages.

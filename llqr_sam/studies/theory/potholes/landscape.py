@@ -269,8 +269,7 @@ class Survey:
     ) -> tuple[Tensor, dict[tuple[Setting, float], Outcomes]]:
         """Run from the ring's bottom with gradient noise of several variances; all methods share a seed's noise.
 
-        Returns:
-            theta ``[steps + 1, settings, variances, seeds, 2]``, and the outcomes by setting and variance.
+        Returns theta ``[steps + 1, settings, variances, seeds, 2]``, and the outcomes by setting and variance.
         """
         generator = torch.Generator().manual_seed(0)
         unit = torch.randn(self.steps, seeds, 2, generator=generator, dtype=torch.float64)

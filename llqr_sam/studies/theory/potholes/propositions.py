@@ -114,14 +114,10 @@ def mean_gradient_norms(
     exponent: float,
     replicas: int,
 ) -> list[float]:
-    """E g' U g at a uniformly drawn step below each horizon T, g the full gradient, averaged over replicas.
+    """E g' U g, g the full gradient, at a uniformly drawn step below each horizon T (ascending); a mean over replicas.
 
-    Args:
-        problem: The loss; minibatches of one sample are drawn with replacement.
-        metric: U ``[d, d]``, constant.
-        horizons: T, ascending.
-        step, radius, exponent: alpha, rho and p: step t, from 1, has rate alpha t^-1/2 and radius rho t^-p.
-        replicas: Number of independent runs.
+    Step t, from 1, has rate ``step`` t^-1/2, radius ``radius`` t^-``exponent``, and a minibatch of one sample, drawn
+    with replacement. The metric U ``[d, d]`` is constant.
     """
     generator = torch.Generator().manual_seed(1)
     size, dimension = problem.features.shape
@@ -181,15 +177,9 @@ class Regeneration:
     radius: float = 1.0  # R of every well
 
     def exit_times(self, sigma: float, cycles: int, limit: int = 10**6) -> tuple[Tensor, Tensor]:
-        """Simulate cycles, all at once.
+        """The wells drawn in simulated cycles, and the steps until exit, ``[cycles]`` int64 each.
 
-        Args:
-            sigma: Standard deviation of the gradient noise in a coordinate.
-            cycles: Number of cycles.
-            limit: Steps after which runs that are still inside count as leaving.
-
-        Returns:
-            The wells drawn, and the steps until exit, ``[cycles]`` int64 each.
+        ``sigma`` is the standard deviation of the noise in a coordinate; after ``limit`` steps a run counts as leaving.
         """
         generator = torch.Generator().manual_seed(0)
         weights = torch.tensor([well.weight for well in self.wells], dtype=torch.float64)
