@@ -12,8 +12,9 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 HOW_TO_INSTALL = "fairseq is not installed; `make nmt` installs it."
@@ -35,63 +36,42 @@ def fairseq_installed() -> bool:
 
 
 def ensure_fairseq() -> None:
-    """Make ``import fairseq`` work; call it before any import of fairseq. The first call takes a second.
-
-    Raises:
-        MissingFairseqError: It is not installed.
-    """
+    """Make ``import fairseq`` work, or raise ``MissingFairseqError``; call it before any import of fairseq."""
     if not fairseq_installed():
         raise MissingFairseqError(HOW_TO_INSTALL)
-    with _hashable_dataclasses(), _restored_logging(), _restored_hydra():
+    with _restored():
+        dataclasses.dataclass = partial(_hashable, dataclasses.dataclass)
+        logging.disable(logging.INFO)
         importlib.import_module("fairseq")
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
 
 
-@contextmanager
-def _hashable_dataclasses() -> Iterator[None]:
-    """Give fairseq's data classes, and no others, a hash."""
-    original: Any = dataclasses.dataclass
-
-    def dataclass(cls: type | None = None, /, **options: Any) -> type | Callable[[type], type]:
-        if cls is None:
-            return lambda decorated: dataclass(decorated, **options)  # type: ignore[return-value]
-        of_fairseq = cls.__module__.partition(".")[0] == "fairseq"
-        made: type = original(cls, **(options | {"unsafe_hash": True} if of_fairseq else options))
-        return made
-
-    dataclasses.dataclass = dataclass  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        dataclasses.dataclass = original
+def _hashable(original: Any, cls: type | None = None, /, **options: Any) -> Any:
+    """``dataclasses.dataclass``, with a hash for fairseq's classes and no others."""
+    if cls is None:
+        return lambda decorated: _hashable(original, decorated, **options)
+    of_fairseq = cls.__module__.partition(".")[0] == "fairseq"
+    return original(cls, **(options | {"unsafe_hash": True} if of_fairseq else options))
 
 
 @contextmanager
-def _restored_hydra() -> Iterator[None]:
-    """Undo fairseq's registration of a schema for ``config``, which Hydra would apply to every program's config."""
+def _restored() -> Iterator[None]:
+    """Undo what the import does to ``dataclasses``, to the root logger and to Hydra.
+
+    fairseq registers a schema for ``config``, which Hydra would apply to every program's config.
+    """
     from hydra.core.config_store import ConfigStore
 
-    schemas = ConfigStore.instance().repo
-    before = schemas.get(_SCHEMA)
+    schemas, root = ConfigStore.instance().repo, logging.getLogger()
+    schema = {name: node for name, node in schemas.items() if name == _SCHEMA}
+    decorator, handlers, level, disabled = dataclasses.dataclass, list(root.handlers), root.level, root.manager.disable
     try:
         yield
     finally:
-        if before is None:
-            schemas.pop(_SCHEMA, None)
-        else:
-            schemas[_SCHEMA] = before
-
-
-@contextmanager
-def _restored_logging() -> Iterator[None]:
-    """Silence messages below a warning, and undo fairseq's configuration of the root logger."""
-    root = logging.getLogger()
-    before, level, disabled = list(root.handlers), root.level, logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        root.handlers[:] = before
+        dataclasses.dataclass = decorator
+        schemas.pop(_SCHEMA, None)
+        schemas.update(schema)
+        root.handlers[:] = handlers
         root.setLevel(level)
         logging.disable(disabled)

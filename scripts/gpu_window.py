@@ -27,7 +27,8 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from llqr_sam.data.pieces import join
+from data_preparation.pieces import join
+
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.repository import CONF
 from llqr_sam.studies.gpu_window.step_list import StepList

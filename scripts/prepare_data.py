@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs without an installation
 
-from llqr_sam.data.download import PREPARABLE, PreparationError, prepare
-from llqr_sam.data.pieces import join, split
+from data_preparation.download import PREPARABLE, PreparationError, prepare
+from data_preparation.pieces import join, split
 
 IMAGENET = """\
 ImageNet cannot be downloaded without an account (https://image-net.org). Arrange the 2012 images by class as
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         if in_pieces:
             print(split_or_join(options))
             return 0
-        target, made = prepare(options.dataset, options.root, archive=options.archive)
+        target, made = prepare(options.dataset, options.root, options.archive)
     except (PreparationError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

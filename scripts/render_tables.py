@@ -64,7 +64,7 @@ def render(words: list[str], kind: BestOrLast) -> list[str]:
         written = write_table(print_cadence(asked, networks), Path(asked.output), asked.formats)
     else:
         status, table = collect(command, kind)
-        damage, total = list(status.damage()), status.total()
+        damage, total = status.damaged, status.total()
         written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
         if asked.curves and draw_curves(table, Path(asked.curves)):
             written.append(Path(asked.curves))

@@ -13,20 +13,20 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llqr_sam.data import registry as data
-from llqr_sam.engine.devices.compilation import inductor_times_kernels
+from llqr_sam.engine.devices.acceleration import times_kernels
 from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.measurements.throughput import cost, throughput
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.observers.terminal import Terminal
+from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
@@ -85,8 +85,8 @@ def main() -> int:
             "Inductor chooses by rule with both alone."
         )
     check_device(config, [settings])
-    choice = inductor_times_kernels() if arguments.time_kernels else nullcontext()
-    with tempfile.TemporaryDirectory() as folder, choice:
+    times_kernels.set(arguments.time_kernels)
+    with tempfile.TemporaryDirectory() as folder:
         options = RunOptions(
             Path(folder),
             Path(folder) / "record.json",
@@ -127,7 +127,7 @@ def measured(run: Planned, options: RunOptions) -> list[str]:
     model = models.build(
         run.settings.arch.name, classes=known.classes, image_size=shape[1], channels=shape[0], width=width
     )
-    found = throughput(record, cost(model, shape))
+    found = throughput(record, sum(cost(model, shape)))
     share = "not known" if found.share is None else f"{100 * found.share:.1f} %"
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in vars(record.seconds).items())
     return [

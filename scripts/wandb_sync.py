@@ -16,7 +16,7 @@ from pathlib import Path
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 from llqr_sam.suite.plan.plan import table_folder
-from llqr_sam.suite.status.uploads import UploadError, log_table, waiting
+from llqr_sam.suite.status.uploads import UploadError, log_table, run_id_of, upload, waiting
 
 
 def main() -> int:
@@ -32,15 +32,15 @@ def main() -> int:
             log_table(table_folder(table.number), files, config.logger.project, workspace)
         except FileNotFoundError as error:
             raise UsageError(f"{error.filename} is not there: render the table first.") from error
-    runs = list(waiting(config.paths.results, workspace, config.stale_minutes))
-    for run in runs:
+    files_of_runs = list(waiting(config.paths.results, workspace, config.stale_minutes))
+    for file in files_of_runs:
         try:
-            run.upload()
+            upload(file)
         except UploadError as error:
             print(f"not uploaded, and no further one tried: {error}", file=sys.stderr)
             return 1
-        print(f"uploaded {run.run_id}")
-    print(f"{len(runs)} uploaded" if runs else "nothing to upload")
+        print(f"uploaded {run_id_of(file)}")
+    print(f"{len(files_of_runs)} uploaded" if files_of_runs else "nothing to upload")
     return 0
 
 

@@ -64,7 +64,7 @@ def _interruptible() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def captions(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a small, prepared ``multi30k``: the first 600, 40 and 40 pairs, 500 merges. Needs fairseq."""
-    from llqr_sam.data.subwords import prepare_folder
+    from data_preparation.subwords import prepare_folder
 
     source, root = tmp_path_factory.mktemp("text"), tmp_path_factory.mktemp("data")
     for split, stem, lines in (("train", "train", 600), ("valid", "val", 40), ("test", "test_2016_flickr", 40)):

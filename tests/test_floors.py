@@ -27,7 +27,7 @@ FLOORS = {
 # Inside a room a file imports from its own part and from those before it.
 PARTS = {
     "methods": (
-        ("named", "batch_norm", "mixed_precision", "refresh"),
+        ("named", "batch_norm"),
         ("curvature",),
         ("distributed",),
         ("blocks",),

@@ -29,12 +29,12 @@ class Direction:
             gradients: g, name -> tensor shaped like the parameter.
 
         Returns:
-            v, of the same names and shapes.
+            v, of the same names and shapes; float32 where a direction averages gradients in half precision.
         """
         return gradients
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs: nothing here."""
+        """Returns what a resumed run needs: nothing, or ``{"average": name -> tensor}`` of a direction with one."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -46,27 +46,14 @@ class Direction:
 
 
 class _Averaging(Direction):
-    """A direction that keeps an average of gradients, in float32 where they are in half precision."""
+    """A direction that keeps an average m of gradients, in float32 where they are in half precision."""
 
-    def __init__(self) -> None:
-        self.average: Named = {}
-
-    def _start(self, gradients: Named) -> None:
-        """Sets m = g for each parameter whose first gradient this is."""
-        for name, g in gradients.items():
-            if name not in self.average:
-                self.average[name] = g.clone()
+    average: Named
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the average m: ``{"average": name -> tensor}``."""
         return {"average": dict(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the average.
-
-        Args:
-            state: What ``state_dict`` returned.
-        """
         self.average = {name: t.clone() for name, t in state["average"].items()}
 
 
@@ -93,23 +80,12 @@ class Friendly(_Averaging):
     """
 
     def __init__(self, decay: float = 0.6, sigma: float = 1.0) -> None:
-        super().__init__()
         FriendlySettings(sigma, decay)  # checks them
-        self.decay, self.sigma = decay, sigma
+        self.decay, self.sigma, self.average = decay, sigma, {}
 
     def __call__(self, gradients: Named) -> Named:
-        """Returns v = g - sigma m and updates m.
-
-        Args:
-            gradients: g, name -> tensor shaped like the parameter.
-
-        Returns:
-            v, of the same names and shapes; float32 where g is in half precision.
-        """
         gradients = float32_if_half(gradients)
-        follow(self.average, gradients)
-        known = {name: g for name, g in gradients.items() if name in self.average}
-        self._start(gradients)
+        known = follow(self.average, gradients)
         if not known:
             return gradients
         g, m = list(known.values()), [self.average[name] for name in known]
@@ -138,22 +114,12 @@ class VarianceSuppressed(_Averaging):
     """
 
     def __init__(self, theta: float = 0.9) -> None:
-        super().__init__()
         VarianceSuppressedSettings(theta)  # checks it
-        self.theta = theta
+        self.theta, self.average = theta, {}
 
     def __call__(self, gradients: Named) -> Named:
-        """Updates m and returns it.
-
-        Args:
-            gradients: g, name -> tensor shaped like the parameter.
-
-        Returns:
-            v, of the same names and shapes; float32 where g is in half precision.
-        """
         gradients = float32_if_half(gradients)
         follow(self.average, gradients)
-        self._start(gradients)
         m = [self.average[name] for name in gradients]
         torch._foreach_lerp_(m, list(gradients.values()), self.theta)
         return dict(zip(gradients, m, strict=True))

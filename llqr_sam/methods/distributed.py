@@ -10,7 +10,7 @@ Batch-norm's running statistics are each rank's own, as ``DistributedDataParalle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from llqr_sam.methods.curvature.products import Curvature
 from llqr_sam.methods.named import Named
 
 Item = TypeVar("Item")
@@ -33,10 +32,7 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-
-    def pooled(self, own: Curvature, *, summed: bool) -> Curvature:
-        """The curvature of all ranks' minibatches, of equal sizes; ``summed``: it sums over samples, no mean."""
-        return own if self.group is None else _Pooled(own, self, 1.0 if summed else 1.0 / self.size)
+        self._first = 0 if group is None else dist.get_global_rank(group, 0)
 
     def complete(self, own: Named, like: Named) -> Named:
         """Returns all entries of ``like``; each rank contributes those that it holds."""
@@ -75,8 +71,8 @@ class Ranks:
 
     def summed(self, named: Named, scale: float = 1.0) -> Named:
         """Returns ``scale`` times the sum over ranks, in one exchange; each entry keeps its dtype."""
-        if not named:
-            return {}
+        if self.group is None or not named:
+            return named
         flat = torch.cat([x.reshape(-1) for x in named.values()])
         dist.all_reduce(flat, group=self.group)
         pieces = torch.split(flat.mul_(scale), [x.numel() for x in named.values()])
@@ -93,45 +89,23 @@ class Ranks:
                 mine.add(i)
         return [item for i, item in enumerate(items) if i in mine]
 
-    @property
-    def _first(self) -> int:
-        """Global rank of the group's first process."""
-        assert self.group is not None
-        return dist.get_global_rank(self.group, 0)
-
-
-class _Pooled:
-    """Reduced over ranks: the mean of the gradients, and the scaled sum of the products."""
-
-    def __init__(self, own: Curvature, ranks: Ranks, scale: float) -> None:
-        self._own, self._ranks, self._scale = own, ranks, scale
-        self.gradient: Named = ranks.summed(own.gradient, 1.0 / ranks.size)
-
-    def product(self, v: Named) -> Named:
-        """H v."""
-        return self._ranks.summed(self._own.product(v), self._scale)
-
 
 def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks:
     """The given group's ranks; without one, those of a ``DistributedDataParallel`` model, else the process alone."""
-    for wrapper in _wrappers(model):
-        if process_group is None and isinstance(wrapper, DistributedDataParallel):
-            process_group = wrapper.process_group
-    return Ranks(process_group)
+    groups = (wrapper.process_group for wrapper in _wrappers(model) if isinstance(wrapper, DistributedDataParallel))
+    return Ranks(next(groups, None) if process_group is None else process_group)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``, with its plain names."""
-    return _wrappers(model)[-1]
+    *_, network = _wrappers(model)
+    return network
 
 
-def _wrappers(model: nn.Module) -> list[nn.Module]:
+def _wrappers(model: nn.Module) -> Iterator[nn.Module]:
     """The model and the models it wraps, outermost first; the last one is the network."""
-    chain = [model]
-    while True:
-        parallel = isinstance(model, (DistributedDataParallel, DataParallel))
-        inner = model.module if parallel else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return chain
-        chain.append(inner)
-        model = inner
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        yield inner
+        parallel = isinstance(inner, (DistributedDataParallel, DataParallel))
+        inner = inner.module if parallel else getattr(inner, "_orig_mod", None)

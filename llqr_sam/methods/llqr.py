@@ -10,46 +10,59 @@ so each inner step needs one curvature product and the closed-form pull-back of 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llqr_sam.methods.blocks.assembly import Structure, assemble
-from llqr_sam.methods.blocks.block import Factors, Learner
-from llqr_sam.methods.blocks.descent import HeavyBall
-from llqr_sam.methods.blocks.parameters import Parameters
-from llqr_sam.methods.curvature.agreement import Compared
+from llqr_sam.methods.blocks.assembly import Parameters, Structure, assemble
+from llqr_sam.methods.blocks.block import Factors, HeavyBall
 from llqr_sam.methods.curvature.divergence import DivergenceCurvature
 from llqr_sam.methods.curvature.inference import ordinary_tensors
 from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
-from llqr_sam.methods.curvature.point import LossFunction
-from llqr_sam.methods.curvature.precision import CurvatureDtype, precision_of
+from llqr_sam.methods.curvature.point import CurvatureDtype, LossFunction, precision_of
 from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
-from llqr_sam.methods.refresh import MAX_FAILURES, RefreshError, RefreshReport
-from llqr_sam.methods.settings import LearningSettings
+from llqr_sam.methods.settings import LearningSettings, require
 
-P = ParamSpec("P")
-R = TypeVar("R")
+MAX_FAILURES = 3
+"""Refreshes in a row that may fail (not be finite): the third stops the run."""
 
 
-def _in_own_dtypes(method: Callable[Concatenate[LLQR, P], R]) -> Callable[Concatenate[LLQR, P], R]:
-    """Shields a method from the caller's autocast, which would round every matrix product."""
+class RefreshError(RuntimeError):
+    """Three refreshes of U in a row were not finite; training should stop."""
 
-    @functools.wraps(method)
-    def shielded(self: LLQR, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self._parameters.require_values()
-        with ordinary_tensors(), torch.autocast(self._parameters.device.type, enabled=False):
-            return method(self, *args, **kwargs)
 
-    return shielded
+@dataclass(frozen=True)
+class RefreshReport:
+    """What one refresh did.
+
+    Args:
+        objective_before: J at the stored U before the refresh (paper, eq. 9).
+        objective_after: J at the stored U after averaging, on the same minibatch.
+        relative_change: |U g - g| / |g| after averaging: whether U does anything.
+        fallbacks: Perturbations since the last refresh that fell back to the Euclidean norm.
+        accepted: Whether the refresh was finite; if not, U was kept as it was.
+        seconds: Wall time in seconds.
+        unreplayed: Why products with the curvature did not replay a trace of the network, which takes about half the
+            time; empty where they did.
+    """
+
+    objective_before: float
+    objective_after: float
+    relative_change: float
+    fallbacks: int
+    accepted: bool
+    seconds: float
+    unreplayed: str = ""
 
 
 class LLQR(Metric):
@@ -58,8 +71,7 @@ class LLQR(Metric):
     U is learned on a minibatch every ``interval`` steps (LLQR paper, arXiv 2605.04230, Algorithm 2).
 
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs. ``DistributedDataParallel``, ``DataParallel`` and
-            ``torch.compile`` are unwrapped.
+        model: Any ``nn.Module`` that returns one tensor of outputs; parallel and compiled wrappers are looked through.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
         structure: Blocks of U: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
         inner_steps: Steps of gradient descent in a refresh, T, >= 1.
@@ -70,8 +82,8 @@ class LLQR(Metric):
         damping: lambda, >= 0; added to H as lambda I.
         interval: Optimizer steps between two refreshes, n, >= 1.
         reduction: How curvatures of samples combine under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis), "bernoulli"
-            (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``. It is compared with the loss.
+        likelihood: Predictive distribution for "ngd", compared with the loss: "categorical" (softmax over the last
+            axis), "bernoulli" (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``.
         chunk_size: Samples that a refresh linearises at a time, >= 1. It bounds the memory and about doubles the time;
             the loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
         apply_dtype: dtype of the matrix products in U v, such as ``torch.bfloat16``; U always learns in float32.
@@ -83,8 +95,8 @@ class LLQR(Metric):
             must then call ``apply`` with the same v, and ``state_dict``, at the same time.
 
     Raises:
-        ValueError: a value is out of its range or choices, the model has nothing to train, or it has parameters that
-            are not dense, real and initialised.
+        ValueError: a value is out of its range or choices, or the trainable parameters are none, not dense, not real,
+            not initialised or not on one device.
 
     Warns:
         UserWarning: once, naming the weights that are no matrix: U is diagonal on them under every structure.
@@ -122,36 +134,28 @@ class LLQR(Metric):
         process_group: dist.ProcessGroup | None = None,
         shard: bool = False,
     ) -> None:
-        super().__init__()
         LearningSettings(
             divergence, structure, inner_steps, inner_lr, inner_momentum, clip_norm, ema, damping, interval, reduction
         )
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size} must be >= 1.")
+        require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, "must be >= 1")
         self.model, self.sharded = unwrapped(model), shard
-        self.divergence, self.structure = divergence, structure
+        self.divergence, self.structure, self.reduction = divergence, structure, reduction
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
-        self.reduction = reduction
         self.likelihood, self.chunk_size = likelihood_of(likelihood), chunk_size
-        self._compared = Compared(self.likelihood)
         self.steps = self._failures_in_a_row = self._reported_fallbacks = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
         self._ranks = ranks_of(model, process_group)
         self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
-        with ordinary_tensors():
-            self._blocks = assemble(self.model, structure, self._shards, apply_dtype)
         self._parameters = Parameters(self.model)
+        with ordinary_tensors():
+            self._blocks = assemble(self._parameters, structure, self._shards, apply_dtype)
         self._precision = precision_of(curvature_dtype, self._parameters.dtype)
-        self._curvature = self._curvature_of_model()
 
     def refresh_due(self, step: int) -> bool:
-        """Returns whether U is due for a refresh before an optimizer step: every ``interval`` steps.
+        """Returns whether ``refresh`` is due before an optimizer step: every ``interval`` steps.
 
         Args:
             step: Number of the step, from 0.
-
-        Returns:
-            Whether ``refresh`` should be called before it.
         """
         return step % self.interval == 0
 
@@ -159,23 +163,15 @@ class LLQR(Metric):
         """Refreshes U every ``interval`` calls, the first time at once. Call it before each optimizer step.
 
         Args:
-            inputs: Network inputs; a tuple becomes positional arguments, a mapping keyword arguments.
-            targets: What ``loss_fn`` takes.
-            loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
+            inputs, targets, loss_fn: As for ``refresh``, which may raise too.
 
         Returns:
             The report, or ``None`` where no refresh was due.
-
-        Raises:
-            RefreshError: three refreshes in a row were not finite.
-            ValueError: the parameters are not those that U was built for, there are no samples, or the chunks of this
-                minibatch do not add up to the whole.
         """
         due = self.refresh_due(self.steps)
         self.steps += 1
         return self.refresh(inputs, targets, loss_fn) if due else None
 
-    @_in_own_dtypes
     @torch.no_grad()
     def refresh(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> RefreshReport:
         """Learns U on a minibatch, from the stored U, and averages the result in (LLQR paper, Algorithm 2).
@@ -196,73 +192,56 @@ class LLQR(Metric):
         Warns:
             UserWarning: once, where under "ngd" the likelihood does not fit the loss.
         """
-        if self._parameters.device.type == "cuda":
-            torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
-        start = time.perf_counter()
-        self._parameters.require_unchanged()
-        with self._compared.against(loss_fn):
-            own = self._curvature.at(inputs, targets, loss_fn)
-        self._compared.warn_once(stacklevel=4)  # of whoever called refresh, past its decorators
-        if not own.gradient:
-            raise ValueError("the preconditioner minibatch is empty.")
-        curvature = self._ranks.pooled(own, summed=self._curvature.summed)
-        g = curvature.gradient = self._parameters.laid_out(curvature.gradient, self._replicas)
-        learners = [block.learner(g, self._descent) for block in self._blocks]
-        before = torch.zeros(())
-        for step in range(self.inner_steps):
-            delta = self._delta(learners, g)
-            c = self._costate(curvature, delta)
-            if step == 0:
-                before = _objective(g, delta, c)
-            del delta  # as large as the network
-            for learner in learners:
-                learner.descend(c)
-        learned = [learner.factors() for learner in learners]
-        finite = torch.stack([torch.isfinite(f).all() for fs in learned for f in fs.values()]).all()
-        accepted = self._ranks.agree(finite)
-        if accepted:
-            for block, factors in zip(self._blocks, learned, strict=True):
-                block.average(factors, self.ema)
-            self._replicas.keep_first_(factor for block in self._blocks for factor in block.factors.values())
-        self._count_failure(accepted)
-        del learners, learned
-        return self._report(curvature, before, accepted, start)
+        with self._own_dtypes():
+            if self._parameters.device.type == "cuda":
+                torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh
+            start = time.perf_counter()
+            self._parameters.require_unchanged()
+            curvature = self._curvature.at(inputs, targets, loss_fn)
+            if not curvature.gradient:
+                raise ValueError("the preconditioner minibatch is empty.")
+            curvature.gradient = self._ranks.summed(curvature.gradient, 1.0 / self._ranks.size)
+            g = curvature.gradient = self._parameters.laid_out(curvature.gradient, self._replicas)
+            learners = [block.learner(g, self._descent) for block in self._blocks]
+            before = torch.zeros(())
+            for step in range(self.inner_steps):
+                delta = self._joined((learner.apply() for learner in learners), g)
+                torch._foreach_neg_(list(delta.values()))
+                c = self._costate(curvature, delta)
+                if step == 0:
+                    before = _objective(g, delta, c)
+                del delta  # as large as the network
+                for learner in learners:
+                    learner.descend(c)
+            learned = [learner.factors() for learner in learners]
+            finite = torch.stack([torch.isfinite(f).all() for fs in learned for f in fs.values()]).all()
+            accepted = self._ranks.agree(finite)
+            if accepted:
+                for block, factors in zip(self._blocks, learned, strict=True):
+                    block.average(factors, self.ema)
+                self._replicas.keep_first_(factor for block in self._blocks for factor in block.factors.values())
+            self._failures_in_a_row = 0 if accepted else self._failures_in_a_row + 1
+            if self._failures_in_a_row == MAX_FAILURES:
+                raise RefreshError(
+                    f"{MAX_FAILURES} refreshes of U in a row were not finite ({self.divergence}, {self.structure}); "
+                    "lower inner_lr or the learning rate, or set damping > 0."
+                )
+            del learners, learned
+            return self._report(curvature, before, accepted, start)
 
-    @_in_own_dtypes
     def apply(self, v: Named) -> Named:
-        """Returns U v.
+        with self._own_dtypes():
+            self._parameters.require_known(v)
+            transported = self._joined((block.apply(v) for block in self._blocks), v)
+            return {name: transported[name] for name in v}
 
-        Args:
-            v: Parameter name -> tensor shaped like the parameter; any subset of the trainable parameters.
-
-        Returns:
-            U v, of the same names and shapes, in the dtype of v.
-
-        Raises:
-            ValueError: U has no block for a name or shape, or the model was moved since U was built.
-        """
-        self._parameters.require_known(v)
-        transported: Named = {}
-        for block in self._blocks:
-            transported.update(block.apply(v))
-        transported = self._shards.complete(transported, v)
-        return {name: transported[name] for name in v}
-
-    @_in_own_dtypes
     def apply_(self, v: Named) -> None:
-        """Overwrites v with U v.
-
-        Args:
-            v: Parameter name -> tensor shaped like the parameter; changed in place.
-
-        Raises:
-            ValueError: U has no block for a name or shape, or the model was moved since U was built.
-        """
         if self.sharded:
             return super().apply_(v)
-        self._parameters.require_known(v)
-        for block in self._blocks:
-            block.apply_(v)
+        with self._own_dtypes():
+            self._parameters.require_known(v)
+            for block in self._blocks:
+                block.apply_(v)
 
     @property
     def storage(self) -> int:
@@ -278,15 +257,15 @@ class LLQR(Metric):
         return {name: factors for block in self._blocks for name, factors in block.named_factors().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns U by parameter name, and the counters.
+        """Returns copies of U's factors by parameter name, and the counters.
 
-        Returns:
-            Plain values and copies of tensors. Of a sharded U the first rank has the whole, on the CPU, and every
-            other rank its own share.
+        Of a sharded U the first rank has the whole, on the CPU, and every other rank its own share.
         """
-        own = {name: {key: f.clone() for key, f in factors.items()} for name, factors in self.named_factors().items()}
-        if self.sharded:
-            own = {name: {key: f.cpu() for key, f in factors.items()} for name, factors in own.items()}
+        device = torch.device("cpu") if self.sharded else self._parameters.device
+        own = {
+            name: {key: f.to(device, copy=True) for key, f in factors.items()}
+            for name, factors in self.named_factors().items()
+        }
         return {
             **super().state_dict(),
             "structure": self.structure,
@@ -306,24 +285,20 @@ class LLQR(Metric):
         Raises:
             ValueError: the state is of another structure, divergence, model or share; nothing is then loaded.
         """
-        if state["structure"] != self.structure:
-            raise ValueError(f"the saved U is {state['structure']}, this one {self.structure}.")
-        if state.get("divergence", self.divergence) != self.divergence:  # older states do not say
-            raise ValueError(f"the saved U was learned under {state['divergence']}, this one under {self.divergence}.")
-        own = self.named_factors()
-        saved = state["factors"].keys()
-        differing = sorted((own.keys() - saved) | (saved - self._parameters.names))
-        if differing:
-            kind = "another share of this model" if saved <= self._parameters.names else "another model"
-            raise ValueError(f"the saved U is of {kind}: {', '.join(differing[:3])} in only one of them.")
-        for name, factors in own.items():
-            present, theirs = _sizes(factors), _sizes(state["factors"][name])
-            if present != theirs:
-                raise ValueError(f"the saved U has {theirs} for {name}, this one {present}: it is of another model.")
+        for key, present in (("structure", self.structure), ("divergence", self.divergence)):
+            if state[key] != present:
+                raise ValueError(f"the saved U has {key}={state[key]}, this one {key}={present}.")
+        factors, saved = self.named_factors(), state["factors"]
+        strangers = saved.keys() - self._parameters.shapes.keys()
+        for name in sorted(factors.keys() | strangers):
+            sizes, theirs = _sizes(factors.get(name, {})), _sizes(saved.get(name, {}))
+            if sizes != theirs:
+                kind = "another model" if theirs or strangers else "another share of this model"
+                raise ValueError(f"the saved U has {theirs} for {name}, this one {sizes}: it is of {kind}.")
         super().load_state_dict(state)
-        for name, factors in own.items():
-            for key, factor in factors.items():
-                factor.copy_(state["factors"][name][key])
+        for name, own in factors.items():
+            for key, factor in own.items():
+                factor.copy_(saved[name][key])
         self.steps = state["steps"]
         self._failures_in_a_row = state["failures_in_a_row"]
         self._reported_fallbacks = state["reported_fallbacks"]
@@ -334,45 +309,38 @@ class LLQR(Metric):
             raise TypeError("an LLQR of several processes cannot be copied or pickled; save its state_dict.")
         return {name: value for name, value in vars(self).items() if name != "_curvature"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._curvature = self._curvature_of_model()
-
-    def _curvature_of_model(self) -> DivergenceCurvature:
+    @functools.cached_property
+    def _curvature(self) -> DivergenceCurvature:
         return DivergenceCurvature(
-            self.model, self.divergence, self.reduction, self._compared, self.chunk_size, self._precision
+            self.model, self.divergence, self.reduction, self.likelihood, self.chunk_size, self._precision
         )
 
-    def _delta(self, learners: list[Learner], g: Named) -> Named:
-        """Returns delta = -U g."""
-        delta: Named = {}
-        for learner in learners:
-            delta.update(learner.apply())
-        torch._foreach_neg_(list(delta.values()))
-        return self._shards.complete(delta, g)
+    @contextlib.contextmanager
+    def _own_dtypes(self) -> Iterator[None]:
+        """Leaves inference mode and the caller's autocast, which would round every matrix product."""
+        with ordinary_tensors(), torch.autocast(self._parameters.device.type, enabled=False):
+            yield
+
+    def _joined(self, parts: Iterable[Named], like: Named) -> Named:
+        """Returns the parts of a vector as one; where U is sharded, with those of the other ranks."""
+        joined: Named = {}
+        for part in parts:
+            joined.update(part)
+        return self._shards.complete(joined, like)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
         """Returns c = g + (H + lambda I) delta, the gradient of J with respect to delta."""
-        g = curvature.gradient
-        h_delta = curvature.product(delta)
+        g, scale = curvature.gradient, 1.0 if self._curvature.matrix.summed else 1.0 / self._ranks.size
+        h_delta = self._ranks.summed(curvature.product(delta), scale)
         c = torch._foreach_add([g[name] for name in h_delta], list(h_delta.values()))
         if self.damping:
             torch._foreach_add_(c, [delta[name] for name in h_delta], alpha=self.damping)
         return dict(zip(h_delta, c, strict=True))
 
-    def _count_failure(self, accepted: bool) -> None:
-        self._failures_in_a_row = 0 if accepted else self._failures_in_a_row + 1
-        if self._failures_in_a_row == MAX_FAILURES:
-            raise RefreshError(
-                f"{MAX_FAILURES} refreshes of U in a row were not finite ({self.divergence}, {self.structure}); lower "
-                "inner_lr or the learning rate, or set damping > 0."
-            )
-
     def _report(self, curvature: Curvature, before: Tensor, accepted: bool, start: float) -> RefreshReport:
         g = curvature.gradient
-        ug = self.apply(g)
-        delta = dict(zip(ug, torch._foreach_neg(list(ug.values())), strict=True))
-        del ug
+        delta = self.apply(g)
+        torch._foreach_neg_(list(delta.values()))
         after = _objective(g, delta, self._costate(curvature, delta))
         torch._foreach_add_(list(delta.values()), [g[name] for name in delta])  # g - U g
         change, size = dot(delta, delta).sqrt(), dot(g, g).sqrt()

@@ -41,9 +41,7 @@ class Metric:
     model: nn.Module | None = None
     sharded: bool = False
     norm: Norm = "metric"
-
-    def __init__(self) -> None:
-        self._fallbacks: Tensor | int = 0
+    _fallbacks: Tensor | int = 0
 
     @property
     def fallbacks(self) -> int:
@@ -65,6 +63,9 @@ class Metric:
 
         Returns:
             M v, of the same names and shapes: the tensors of v themselves, or new ones that the caller may overwrite.
+
+        Raises:
+            ValueError: the metric is of another model than v, or the model was moved since it was built.
         """
         return v
 
@@ -115,7 +116,7 @@ class Metric:
         return mv
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs: the number of fallbacks."""
+        """Returns what a resumed run needs: the number of fallbacks, and the tensors that a metric keeps."""
         return {"fallbacks": self.fallbacks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -148,17 +149,11 @@ class FisherDiagonal(Metric):
     """
 
     def __init__(self, eta: float = 0.1, form: FisherForm = "authors") -> None:
-        super().__init__()
         FisherSettings(eta, form)  # checks them
         self.eta, self.form = eta, form
         self._inverse: Named = {}
 
     def observe(self, gradients: Named) -> None:
-        """Takes the diagonal from this minibatch.
-
-        Args:
-            gradients: g, name -> tensor shaped like the parameter.
-        """
         self._inverse = {}
         if not gradients:
             return
@@ -173,14 +168,6 @@ class FisherDiagonal(Metric):
         self._inverse = dict(zip(gradients, inverse, strict=True))
 
     def apply(self, v: Named) -> Named:
-        """Returns M v, with the M of the last minibatch.
-
-        Args:
-            v: Name -> tensor shaped like the parameter.
-
-        Returns:
-            M v, of the same names and shapes.
-        """
         known = {name: x for name, x in v.items() if name in self._inverse}
         most = 1 / self.eta if self.form == "authors" else 1.0  # M where g is zero
         absent = {name: most * x for name, x in v.items() if name not in known}
@@ -213,20 +200,11 @@ class Adaptive(Metric):
     model: nn.Module
 
     def __init__(self, model: nn.Module, eta: float = 0.01) -> None:
-        super().__init__()
         AdaptiveSettings(eta)  # checks it
         self.model, self.eta = unwrapped(model), eta
 
     @torch.no_grad()
     def apply(self, v: Named) -> Named:
-        """Returns T^2 v at the present parameters.
-
-        Args:
-            v: Name -> tensor shaped like the parameter; every name must be one of the model's.
-
-        Returns:
-            T^2 v, of the same names and shapes.
-        """
         parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
         weights = float32_if_half({name: parameters[name] for name in v if not name.endswith("bias")})
         if not weights:
@@ -241,10 +219,8 @@ class Adaptive(Metric):
 class GradientNoise(Metric):
     """infoSAM, our reading: eps = rho D v / |D v|, D = 1 / (s + delta), s = EMA of (g - EMA(g))^2, elementwise.
 
-    Only an abstract is known, which "weights gradient components by their estimated variance" and gives no formula.
-    Summaries of preSAM (arXiv 2501.06603) name two kinds of perturbation: one preconditions the constraint, eps =
-    rho M v / sqrt(v' M v), the other the objective, eps = rho D v / |D v|. We read infoSAM as the second kind, hence
-    norm "euclidean"; D is ours. The length of eps is then rho whatever the scale of s, so SAM's radius carries over.
+    Only an abstract without a formula is public: D and the norm, "euclidean", are our reading (docs/methods.md, section
+    1.4). The length of eps is rho whatever the scale of s, so SAM's radius carries over.
 
     Args:
         decay: Weight of the old value in both averages, in [0, 1). A parameter's first gradient starts its mean; its
@@ -267,24 +243,14 @@ class GradientNoise(Metric):
     norm: Norm = "euclidean"
 
     def __init__(self, decay: float = 0.9, delta: float = 1e-8) -> None:
-        super().__init__()
         NoiseSettings(decay, delta)  # checks them
         self.decay, self.delta = decay, delta
-        self._mean: Named = {}
-        self._variance: Named = {}
+        self._mean, self._variance = Named(), Named()
 
     def observe(self, gradients: Named) -> None:
-        """Updates the running mean and variance of the gradient.
-
-        Args:
-            gradients: g, name -> tensor shaped like the parameter.
-        """
         gradients = float32_if_half(gradients)
         follow(self._mean, gradients)
-        follow(self._variance, gradients)
-        for name, g in gradients.items():
-            if name not in self._mean:
-                self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
+        follow(self._variance, gradients, torch.zeros_like)
         if not gradients:
             return
         present, mean = list(gradients.values()), [self._mean[name] for name in gradients]
@@ -294,14 +260,6 @@ class GradientNoise(Metric):
         torch._foreach_lerp_([self._variance[name] for name in gradients], squares, 1 - self.decay)
 
     def apply(self, v: Named) -> Named:
-        """Returns D v.
-
-        Args:
-            v: Name -> tensor shaped like the parameter.
-
-        Returns:
-            D v, of the same names and shapes.
-        """
         known = {name: x for name, x in v.items() if name in self._variance}
         absent = {name: x / self.delta for name, x in v.items() if name not in known}
         if not known:
@@ -312,15 +270,9 @@ class GradientNoise(Metric):
         return {**dict(zip(known, d, strict=True)), **absent}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the number of fallbacks and both averages: ``"mean"`` and ``"variance"``, name -> tensor."""
         return {**super().state_dict(), "mean": dict(self._mean), "variance": dict(self._variance)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores a state.
-
-        Args:
-            state: What ``state_dict`` returned.
-        """
         super().load_state_dict(state)
         self._mean = {name: t.clone() for name, t in state["mean"].items()}
         self._variance = {name: t.clone() for name, t in state["variance"].items()}

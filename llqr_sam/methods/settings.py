@@ -37,11 +37,7 @@ class SettingError(ValueError):
 
 
 def require(holds: bool, key: str, value: object, problem: str) -> None:
-    """Refuses a value.
-
-    Raises:
-        SettingError: ``holds`` is false.
-    """
+    """Raises SettingError unless ``holds``."""
     if not holds:
         raise SettingError(key, value, problem)
 
@@ -78,35 +74,26 @@ class Settings:
     kind: ClassVar[str] = ""  # value of the key that selects this class among alternatives: optim.probe=fisher
     prefix: ClassVar[str] = ""  # in front of the names in the keys: fisher_
 
-    def __post_init__(self) -> None:
-        """Checks every value.
+    def __init_subclass__(cls, kind: str = "", prefix: str = "") -> None:
+        cls.kind, cls.prefix = kind, prefix
 
-        Raises:
-            SettingError: a value breaks its rule.
-        """
+    def __post_init__(self) -> None:
+        """Raises SettingError where a value breaks its rule."""
         for field in fields(self):
             self.check(field.name, getattr(self, field.name))
 
     @classmethod
     def check(cls, name: str, value: object) -> None:
-        """Checks one value against the rule of the field ``name``.
-
-        Raises:
-            SettingError: the value breaks the rule, or is not finite.
-        """
-        rule = _rules(cls).get(name)  # type: ignore[arg-type]  # mypy takes the objects' __hash__ for the class's
-        if rule is None:
-            return
-        finite = not isinstance(value, float) or math.isfinite(value)
-        require(finite, cls.section + name, value, f"{rule.problem} and finite")
-        require(rule.holds(value), cls.section + name, value, rule.problem)
+        """Raises SettingError where a value breaks the rule of the field ``name``."""
+        hint = _hints(cls, include_extras=True)[name]
+        rule = None if value is None and NoneType in get_args(hint) else _rule(hint)
+        if rule is not None:
+            finite = not isinstance(value, float) or math.isfinite(value)
+            problem = rule.problem if finite else f"{rule.problem} and finite"
+            require(finite and rule.holds(value), cls.section + name, value, problem)
 
     def require(self, name: str, holds: bool, problem: str) -> None:
-        """Refuses the value of a field for what the other fields are.
-
-        Raises:
-            SettingError: ``holds`` is false.
-        """
+        """Raises SettingError for a field, unless ``holds``: what it must be beside the others."""
         require(holds, self.section + name, getattr(self, name), problem)
 
     @classmethod
@@ -135,32 +122,24 @@ class Settings:
         return values
 
 
-# The base optimizer.
+# The base optimizer: heavy-ball SGD, Adam (arXiv 1412.6980), and Adam with decoupled weight decay (arXiv 1711.05101).
 @dataclass(frozen=True)
-class SGDSettings(Settings):
-    """SGD with heavy-ball momentum."""
-
-    kind = "sgd"
+class SGDSettings(Settings, kind="sgd"):
     lr: Positive
     weight_decay: NotNegative
     momentum: Fraction
 
 
 @dataclass(frozen=True)
-class AdamSettings(Settings):
-    """Adam (Kingma and Ba, arXiv 1412.6980)."""
-
-    kind = "adam"
+class AdamSettings(Settings, kind="adam"):
     lr: Positive
     weight_decay: NotNegative
     betas: Betas
 
 
 @dataclass(frozen=True)
-class AdamWSettings(AdamSettings):
+class AdamWSettings(AdamSettings, kind="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
-
-    kind = "adamw"
 
 
 # The sharpness-aware step: eps = rho M v / norm(v), v = direction(g).
@@ -175,63 +154,39 @@ class Perturbation(Settings):
 
 
 @dataclass(frozen=True)
-class GradientSettings(Settings):
+class GradientSettings(Settings, kind="gradient"):
     """Direction: the minibatch gradient."""
-
-    kind = "gradient"
 
 
 @dataclass(frozen=True)
-class FriendlySettings(Settings):
-    """Direction of F-SAM."""
-
-    kind = "friendly"
-    prefix = "friendly_"
+class FriendlySettings(Settings, kind="friendly", prefix="friendly_"):
     sigma: NotNegative
     decay: Fraction  # lambda
 
 
 @dataclass(frozen=True)
-class VarianceSuppressedSettings(Settings):
-    """Direction of VaSSO."""
-
-    kind = "variance_suppressed"
-    prefix = "vasso_"
+class VarianceSuppressedSettings(Settings, kind="variance_suppressed", prefix="vasso_"):
     theta: Share
 
 
 @dataclass(frozen=True)
-class IdentitySettings(Settings):
+class IdentitySettings(Settings, kind="identity"):
     """The identity, as a probe or a transport."""
-
-    kind = "identity"
 
 
 @dataclass(frozen=True)
-class FisherSettings(Settings):
-    """Probe of FisherSAM."""
-
-    kind = "fisher"
-    prefix = "fisher_"
+class FisherSettings(Settings, kind="fisher", prefix="fisher_"):
     eta: Positive
     form: FisherForm
 
 
 @dataclass(frozen=True)
-class AdaptiveSettings(Settings):
-    """Probe of ASAM."""
-
-    kind = "adaptive"
-    prefix = "asam_"
+class AdaptiveSettings(Settings, kind="adaptive", prefix="asam_"):
     eta: NotNegative
 
 
 @dataclass(frozen=True)
-class NoiseSettings(Settings):
-    """Probe of infoSAM."""
-
-    kind = "noise"
-    prefix = "noise_"
+class NoiseSettings(Settings, kind="noise", prefix="noise_"):
     decay: Fraction
     delta: Positive
 
@@ -253,10 +208,9 @@ class LearningSettings(Settings):
 
 
 @dataclass(frozen=True)
-class LLQRSettings(LearningSettings):
+class LLQRSettings(LearningSettings, kind="llqr"):
     """The learned metric U, as a probe, a transport or both."""
 
-    kind = "llqr"
     likelihood: LikelihoodName
     refresh_batch: Count  # samples of the minibatch that a refresh is given
 
@@ -292,21 +246,16 @@ class MethodSettings(Settings):
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Any]) -> MethodSettings:
-        """Inverse of ``as_keys``.
-
-        Args:
-            keys: Flat key -> value as under ``optim`` in conf/; ``None`` is the same as no key.
+        """Inverse of ``as_keys``; ``None`` is the same as no key.
 
         Raises:
             ValueError: a value is impossible, a key is missing, or one is set that this method has no use for. The
                 message names ``optim.<key>``, the value and what would be right.
         """
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
-        method: MethodSettings = _read(cls, {key: value for key, value in given.items() if value is not None})
-        used = method.as_keys()
-        for key, value in keys.items():
-            if value is not None and key not in used:
-                raise ValueError(f"optim.{key}={value} has no meaning for optim={method.name}, which does not use it.")
+        given = {key: tuple(x) if isinstance(x, list) else x for key, x in keys.items() if x is not None}
+        method: MethodSettings = _read(cls, given)
+        for key in (key for key in given if key not in method.as_keys()):
+            raise ValueError(f"optim.{key}={keys[key]} has no meaning for optim={method.name}, which does not use it.")
         return method
 
 
@@ -317,11 +266,14 @@ def _read(kind: type[Settings], keys: Mapping[str, Any]) -> Any:
     for field in fields(kind):
         parts, key = _parts(hints[field.name]), kind.prefix + field.name
         if parts and not parts[0].kind:  # a part without alternatives, absent where its first key is
-            optional = field.default is not MISSING
-            if not optional or fields(parts[0])[0].name in keys:
+            if field.default is MISSING or fields(parts[0])[0].name in keys:
                 values[field.name] = _read(parts[0], keys)
+        elif key in keys and parts:
+            by_kind = {part.kind: part for part in parts}
+            require(keys[key] in by_kind, f"optim.{key}", keys[key], f"is not known. Choose from: {', '.join(by_kind)}")
+            values[field.name] = _read(by_kind[keys[key]], keys)
         elif key in keys:
-            values[field.name] = _read(_chosen(parts, key, keys[key]), keys) if parts else keys[key]
+            values[field.name] = keys[key]
         elif field.default is MISSING:
             raise ValueError(f"optim.{key} is missing, and optim={keys.get('name')} needs it.")
     try:
@@ -330,34 +282,18 @@ def _read(kind: type[Settings], keys: Mapping[str, Any]) -> Any:
         raise SettingError(f"optim.{kind.prefix}{error.key}", error.value, error.problem) from None
 
 
-def _chosen(parts: tuple[type[Settings], ...], key: str, kind: str) -> type[Settings]:
-    """Returns the alternative of that name."""
-    by_kind = {part.kind: part for part in parts}
-    require(kind in by_kind, f"optim.{key}", kind, f"is not known. Choose from: {', '.join(by_kind)}")
-    return by_kind[kind]
-
-
 _hints: Any = cache(get_type_hints)
 
 
 @cache
-def _rules(kind: type[Settings]) -> dict[str, Rule]:
-    """Returns the rule of each field that has one."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: rule for field in fields(kind) if (rule := _rule(hints[field.name]))}
-
-
 def _rule(hint: Any) -> Rule | None:
-    """Reads the rule from an annotation; an optional value may be ``None`` too."""
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        return Rule(f"is not known. Choose from: {', '.join(choices)}", lambda value: value in choices)
-    if get_origin(hint) is Annotated:
-        return next((extra for extra in hint.__metadata__ if isinstance(extra, Rule)), None)
-    if NoneType in get_args(hint) and (rule := _rule(_options(hint)[0])):
-        holds = rule.holds
-        return Rule(rule.problem, lambda value: value is None or holds(value))
-    return None
+    """Reads the rule from an annotation, if it has one."""
+    option = _options(hint)[0]
+    if get_origin(option) is Literal:
+        choices = get_args(option)
+        return Rule(f"is not known. Choose from: {', '.join(choices)}", choices.__contains__)
+    rule: Rule | None = getattr(option, "__metadata__", (None,))[0]
+    return rule
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -25,11 +25,13 @@ from llqr_sam.methods.batch_norm import frozen_statistics
 from llqr_sam.methods.directions import Direction
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.metrics import Metric
-from llqr_sam.methods.mixed_precision import UNSCALED, unscale, workers_agree
-from llqr_sam.methods.named import HALF, Named, alike
+from llqr_sam.methods.named import Named, alike
 from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
 
+UNSCALED = GradScaler("cpu", enabled=False)
 Context = Callable[[], contextlib.AbstractContextManager[None]]
+Groups = list[tuple[float, dict[str, Tensor]]]
+"""For each parameter group: its rho, and name -> parameter."""
 
 
 class SharpnessAware(Optimizer):
@@ -56,9 +58,8 @@ class SharpnessAware(Optimizer):
         batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
         model: Network that is trained, to name its parameters and find its batch-norm layers. Needed only where no
             metric has one and the model is compiled.
-        first_pass: Context around the first of two passes. Under ``DistributedDataParallel`` both passes synchronise by
-            default, so all workers share one perturbation; with ``ddp.no_sync`` each worker has its own (m-sharpness),
-            and the weights stay equal.
+        first_pass: Context around the first of two passes. Under ``DistributedDataParallel`` all workers share one
+            perturbation by default; with ``ddp.no_sync`` each has its own (m-sharpness), and the weights stay equal.
 
     Raises:
         ValueError: rho, start_step, norm or batch_norm is out of its range or choices, the base evaluates the loss
@@ -104,15 +105,12 @@ class SharpnessAware(Optimizer):
         self.direction = direction or Direction()
         self.transport = transport or Metric()
         if first_pass is not None and self.probe.sharded:
-            raise ValueError(
-                "first_pass= gives each worker its own perturbation; a probe with shard=True has one for all."
-            )
+            raise ValueError("first_pass= gives each worker a perturbation; a probe with shard=True has one for all.")
         self.first_pass = first_pass
         self.model = _one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
         self._saved: dict[Tensor, Tensor] = {}
         self._statistics: dict[Tensor, Tensor] = {}
-        self._known: list[dict[str, Tensor]] = []
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -153,20 +151,17 @@ class SharpnessAware(Optimizer):
                 ``first_pass``, the scaler would not tell the workers of each other's overflows.
         """
         if closure is None:
-            raise TypeError(
-                "step needs a closure that clears the gradients, calls backward on the loss and returns it."
-            )
-        if self.first_pass is not None and not workers_agree(scaler):
+            raise TypeError("step needs a closure that clears the gradients, calls backward and returns the loss.")
+        if self.first_pass is not None and scaler.is_enabled() and not hasattr(scaler, "process_group"):
             raise ValueError(
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
-        self._known = []  # a model may have other parameters than at the last step
-        evaluate = torch.enable_grad()(closure)
-        perturbed = self.steps >= self.perturbation.start_step and any(radius > 0 for radius in self._radii())
-        loss = self._perturbed(evaluate, scaler) if perturbed else evaluate()
-        if unscale(scaler, self.base):
-            gradients = self._gradients()
+        evaluate, groups = torch.enable_grad()(closure), self._groups()  # a model may have been given others since
+        perturbed = self.steps >= self.perturbation.start_step and any(radius > 0 for radius, _ in groups)
+        loss = self._perturbed(evaluate, scaler, groups) if perturbed else evaluate()
+        if _unscale(scaler, self.base):
+            gradients = _gradients(groups)
             if not perturbed:
                 self.transport.observe(gradients)
             self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
@@ -175,11 +170,6 @@ class SharpnessAware(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears the gradients of all parameters.
-
-        Args:
-            set_to_none: Whether ``.grad`` becomes ``None`` instead of zeros.
-        """
         self.base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -187,15 +177,11 @@ class SharpnessAware(Optimizer):
 
         Args:
             param_group: ``{"params": ...}`` and options of the base; ``"rho"`` is this optimizer's by default.
-
-        Raises:
-            ValueError: the group's rho is negative or not finite.
         """
-        if "base" not in vars(self):  # torch's constructor, at the base's own groups
-            return
-        group = {"rho": self.defaults["rho"], **param_group}
-        Perturbation.check("rho", group["rho"])
-        self.base.add_param_group(group)
+        if "base" in vars(self):  # else torch's constructor, at the base's own groups
+            group = {"rho": self.defaults["rho"], **param_group}
+            Perturbation.check("rho", group["rho"])
+            self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the base's ``state_dict``, with all else that a resumed run needs under ``"sharpness_aware"``.
@@ -204,13 +190,12 @@ class SharpnessAware(Optimizer):
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        same = self.transport is self.probe
         own = {
             "parts": self._parts(),
             "steps": self.steps,
             "direction": self.direction.state_dict(),
             "probe": self.probe.state_dict(),
-            "transport": None if same else self.transport.state_dict(),
+            "transport": None if self.transport is self.probe else self.transport.state_dict(),
         }
         state = {**self.base.state_dict(), "sharpness_aware": own}
         for after in self._optimizer_state_dict_post_hooks.values():
@@ -240,10 +225,10 @@ class SharpnessAware(Optimizer):
                     f"the saved state has {part} {own['parts'][part]}, this optimizer {present}; "
                     "load it into one composed as the saved one was."
                 )
-        self.probe.load_state_dict(self._placed(own["probe"]))
+        self.probe.load_state_dict(own["probe"])
         if own["transport"] is not None:
-            self.transport.load_state_dict(self._placed(own["transport"]))
-        self.direction.load_state_dict(self._placed(own["direction"]))
+            self.transport.load_state_dict(own["transport"])
+        self.direction.load_state_dict(own["direction"])
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
         self.steps = own["steps"]
         for after in self._optimizer_load_state_dict_post_hooks.values():
@@ -258,49 +243,37 @@ class SharpnessAware(Optimizer):
     def _parts(self) -> dict[str, str]:
         """Returns the class names of the parts of this optimizer."""
         transport = "the probe" if self.transport is self.probe else type(self.transport).__name__
-        return {
-            "direction": type(self.direction).__name__,
-            "probe": type(self.probe).__name__,
-            "transport": transport,
-        }
+        return {"direction": type(self.direction).__name__, "probe": type(self.probe).__name__, "transport": transport}
 
-    def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler) -> Any:
+    def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler, groups: Groups) -> Any:
         """Makes both passes; the parameters are at theta when it returns or raises."""
         with self._unless_recording("clean"), (self.first_pass or contextlib.nullcontext)():
             loss = evaluate()
-        if not unscale(scaler, self):
+        if not _unscale(scaler, self):
             return loss  # the gradients are not finite, so the caller skips the step too
-        perturbation = self._perturbation()
-        if not perturbation:  # the second pass still records statistics and averages over the workers
-            with self._unless_recording("perturbed"):
-                evaluate()
-            return loss
-        parameters = list(perturbation)
-        kept = self._saved
+        perturbation = self._perturbation(groups)
+        parameters, kept = list(perturbation), self._saved
         self._saved = {p: kept[p] if p in kept and alike(kept[p], p) else torch.empty_like(p) for p in parameters}
         saved = list(self._saved.values())
-        torch._foreach_copy_(saved, parameters)
+        if saved:  # else the second pass still records statistics and averages over the workers
+            torch._foreach_copy_(saved, parameters)
         try:
-            for radius, known in zip(self._radii(), self._named(), strict=True):
-                members = [p for p in known.values() if p in perturbation]
+            for radius, named in groups:
+                members = [p for p in named.values() if p in perturbation]
                 if members:
                     torch._foreach_add_(members, [perturbation[p] for p in members], alpha=radius)
             with self._unless_recording("perturbed"):
                 evaluate()
         finally:
-            torch._foreach_copy_(parameters, saved)  # copied back, since theta + eps - eps is not theta
+            if saved:
+                torch._foreach_copy_(parameters, saved)  # copied back, since theta + eps - eps is not theta
         return loss
 
-    def _perturbation(self) -> dict[Tensor, Tensor]:
+    def _perturbation(self, groups: Groups) -> dict[Tensor, Tensor]:
         """Returns M v / norm(v) for the parameters with a gradient and a positive rho; one norm over all of them."""
-        gradients = self._gradients()
+        gradients = _gradients(groups)
         self.transport.observe(gradients)
-        probed = {
-            name: p
-            for radius, known in zip(self._radii(), self._named(), strict=True)
-            for name, p in known.items()
-            if name in gradients and radius > 0
-        }
+        probed = {name: p for radius, named in groups if radius > 0 for name, p in named.items() if name in gradients}
         if not probed:
             return {}
         gradients = {name: gradients[name] for name in probed}
@@ -309,52 +282,23 @@ class SharpnessAware(Optimizer):
         unit = self.probe.probe(self.direction(gradients), 1.0, self.perturbation.norm)
         return {p: unit[name] for name, p in probed.items()}
 
-    def _gradients(self) -> Named:
-        """Returns all gradients by name."""
-        return {name: g for known in self._named() for name, p in known.items() if (g := p.grad) is not None}
-
-    def _placed(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Moves averages to their parameter's device and dtype (float32 for half precision)."""
-        parameters = {name: p for known in self._named() for name, p in known.items()}
-
-        def place(name: str, value: Any) -> Any:
-            if not isinstance(value, Tensor) or name not in parameters:
-                return value
-            p = parameters[name]
-            return value.to(p.device, torch.float32 if p.dtype in HALF else p.dtype)
-
-        return {
-            key: {name: place(name, value) for name, value in entry.items()} if isinstance(entry, dict) else entry
-            for key, entry in state.items()
-        }
-
-    def _named(self) -> list[dict[str, Tensor]]:
-        """Returns each group's parameters by name: the model's names, or ``group.index`` without a model.
-
-        They are looked up again when the groups have changed.
-        """
+    def _groups(self) -> Groups:
+        """Returns each group's rho, and its parameters by the model's names or ``group.index`` without a model."""
         groups = self.param_groups
-        held = [[id(p) for p in group["params"]] for group in groups]
-        if held != [[id(p) for p in known.values()] for known in self._known]:
-            if self.model is None:
-                names = {p: f"{g}.{i}" for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
-            else:
-                names = {parameter: name for name, parameter in self.model.named_parameters()}
-                if any(p not in names for group in groups for p in group["params"]):
-                    raise ValueError(
-                        "the base optimizer holds a parameter that is not the model's; give it the present ones."
-                    )
-            if any(p.is_complex() for group in groups for p in group["params"]):
-                raise ValueError("the base optimizer holds a complex parameter; this step needs real ones.")
-            self._known = [{names[p]: p for p in group["params"]} for group in groups]
-        return self._known
-
-    def _radii(self) -> list[float]:
-        """Returns each group's rho; the base may have loaded a state without one."""
-        radii = [group.get("rho", self.defaults["rho"]) for group in self.param_groups]
-        for radius in radii:
+        if self.model is None:
+            names = {p: f"{g}.{i}" for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
+        else:
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+        found: Groups = []
+        for group in groups:
+            radius = group.get("rho", self.defaults["rho"])  # the base may have loaded a state without one
             Perturbation.check("rho", radius)
-        return radii
+            if any(p not in names for p in group["params"]):
+                raise ValueError("the base holds a parameter that is not the model's; give it the present ones.")
+            if any(p.is_complex() for p in group["params"]):
+                raise ValueError("the base holds a complex parameter; this step needs real ones.")
+            found.append((radius, {names[p]: p for p in group["params"]}))
+        return found
 
     def _unless_recording(self, batch_norm_pass: BatchNormPass) -> contextlib.AbstractContextManager[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
@@ -363,21 +307,34 @@ class SharpnessAware(Optimizer):
         return frozen_statistics(self.model, self._statistics)
 
 
+def _gradients(groups: Groups) -> Named:
+    """Returns all gradients by name."""
+    return {name: g for _, named in groups for name, p in named.items() if (g := p.grad) is not None}
+
+
+def _unscale(scaler: GradScaler, optimizer: Optimizer) -> bool:
+    """Divides the gradients by the loss scale, which a direction must not see; returns whether all are finite.
+
+    The scaler has one record per optimizer and update. This optimizer and its base hold the same parameters, so each
+    pass has a record of its own, and ``scaler.update()`` sees an overflow in either.
+    """
+    if not scaler.is_enabled():
+        return True
+    scaler.unscale_(optimizer)
+    return not any(bool(found) for found in scaler._found_inf_per_device(optimizer).values())
+
+
 def _require_plain(base: Optimizer) -> None:
     """Refuses a base that needs a closure: it would evaluate the loss at points of its own."""
     closure = inspect.signature(type(base).step).parameters.get("closure")
     needed = closure is not None and closure.default is inspect.Parameter.empty
     if needed or isinstance(base, SharpnessAware):
-        raise ValueError(
-            f"base={type(base).__name__} evaluates the loss itself; wrap one that steps on gradients, such as SGD."
-        )
+        raise ValueError(f"base={type(base).__name__} evaluates the loss itself; wrap one such as SGD, that does not.")
 
 
 def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:
     """Returns the model of the metrics, or else the given one; all must be the same."""
-    known = [model for model in of_metrics if model is not None]
-    if given is not None:
-        known.append(unwrapped(given))
-    if any(unwrapped(model) is not unwrapped(known[0]) for model in known):
+    known = [unwrapped(model) for model in (*of_metrics, given) if model is not None]
+    if any(model is not known[0] for model in known):
         raise ValueError("probe, transport and model= belong to different networks.")
     return known[0] if known else None

@@ -5,46 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 
 from torch import nn
 
-from llqr_sam.models.pyramidnet import PyramidNet
-from llqr_sam.models.resnet import ResNet18, resnet50
-from llqr_sam.models.small_cnn import SmallCNN
-from llqr_sam.models.vgg import VGG16BN
-from llqr_sam.models.vit import vision_transformer
-from llqr_sam.models.wide_resnet import WideResNet
+from llqr_sam.models.convolutional import VGG16BN, PyramidNet, ResNet18, SmallCNN, WideResNet
+from llqr_sam.models.imported import resnet50, vision_transformer
 
 
 @dataclass(frozen=True)
 class _Arch:
-    """A network: ``make(classes, channels=...)``, and the sides of the images it takes.
-
-    ``width`` and ``image_size`` are further arguments of ``make`` for the networks that have them.
-    """
-
-    make: Callable[..., nn.Module]
+    make: Callable[..., nn.Module]  # takes classes and channels=, and where it has them width= and image_size=
     image_sizes: tuple[int, ...]
-    has_width: bool = False
-    has_image_size: bool = False
 
-
-def _transformer(name: str, *image_sizes: int) -> _Arch:
-    return _Arch(partial(vision_transformer, name), image_sizes, has_image_size=True)
+    def takes(self, parameter: str) -> bool:
+        """Whether ``make`` has such a parameter."""
+        return parameter in signature(self.make).parameters
 
 
 _ARCHS: dict[str, _Arch] = {
-    "small_cnn": _Arch(SmallCNN, (8,), has_width=True),
-    "vgg16_bn": _Arch(VGG16BN, (32,), has_width=True),
-    "resnet18": _Arch(ResNet18, (32, 64), has_width=True),
+    "small_cnn": _Arch(SmallCNN, (8,)),
+    "vgg16_bn": _Arch(VGG16BN, (32,)),
+    "resnet18": _Arch(ResNet18, (32, 64)),
     "wrn28_10": _Arch(partial(WideResNet, depth=28, factor=10), (32, 64)),
     "wrn34_10": _Arch(partial(WideResNet, depth=34, factor=10), (32, 64)),
     "pyramidnet110": _Arch(partial(PyramidNet, depth=110, alpha=270), (32, 64)),
     "resnet50": _Arch(resnet50, (224,)),
-    "vit_tiny": _transformer("vit_tiny", 64, 224),
-    "vit_small": _transformer("vit_small", 224),
-    "vit_base": _transformer("vit_base", 224),
-    "vit_large": _transformer("vit_large", 224),
+    "vit_tiny": _Arch(partial(vision_transformer, "vit_tiny"), (64, 224)),
+    "vit_small": _Arch(partial(vision_transformer, "vit_small"), (224,)),
+    "vit_base": _Arch(partial(vision_transformer, "vit_base"), (224,)),
+    "vit_large": _Arch(partial(vision_transformer, "vit_large"), (224,)),
 }
 
 ARCHS: tuple[str, ...] = tuple(_ARCHS)
@@ -57,7 +47,7 @@ def image_sizes(name: str) -> tuple[int, ...]:
 
 def takes_width(name: str) -> bool:
     """Whether the network's width is adjustable; ValueError if there is no network of that name."""
-    return _find(name).has_width
+    return _find(name).takes("width")
 
 
 def build(name: str, *, classes: int, image_size: int, channels: int = 3, width: int | None = None) -> nn.Module:
@@ -79,16 +69,16 @@ def build(name: str, *, classes: int, image_size: int, channels: int = 3, width:
     arch = _find(name)
     if image_size not in arch.image_sizes:
         sides = " or ".join(map(str, arch.image_sizes))
-        fitting = ", ".join(other for other in ARCHS if image_size in _ARCHS[other].image_sizes) or "none"
+        fitting = ", ".join(other for other in ARCHS if image_size in image_sizes(other)) or "none"
         raise ValueError(f"arch={name} takes images of side {sides}, not {image_size}; for {image_size}: {fitting}.")
-    options = {"image_size": image_size} if arch.has_image_size else {}
-    if width is not None:
-        if not arch.has_width:
-            adjustable = ", ".join(other for other in ARCHS if _ARCHS[other].has_width)
-            raise ValueError(f"arch.width={width} cannot be set for arch={name}, only for: {adjustable}.")
-        if width < 1:
-            raise ValueError(f"arch.width={width} is not a number of channels: it must be at least 1.")
-        options["width"] = width
+    if width is not None and not arch.takes("width"):
+        adjustable = ", ".join(filter(takes_width, ARCHS))
+        raise ValueError(f"arch.width={width} cannot be set for arch={name}, only for: {adjustable}.")
+    if width is not None and width < 1:
+        raise ValueError(f"arch.width={width} is not a number of channels: it must be at least 1.")
+    options = {} if width is None else {"width": width}
+    if arch.takes("image_size"):
+        options["image_size"] = image_size
     return arch.make(classes, channels=channels, **options)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,12 +20,7 @@ TRANSFORMERS: tuple[str, ...] = tuple(_SIZES)
 
 
 class Translator(nn.Module):
-    """A fairseq encoder and decoder whose output is one tensor.
-
-    Args:
-        transformer: fairseq's model.
-        padding: Token that pads the source.
-    """
+    """fairseq's encoder and decoder with one tensor as output; ``padding`` is the token that pads the source."""
 
     def __init__(self, transformer: nn.Module, padding: int) -> None:
         super().__init__()
@@ -34,15 +28,7 @@ class Translator(nn.Module):
         self._padding = padding
 
     def forward(self, source: Tensor, previous: Tensor) -> Tensor:
-        """Logits of the next token.
-
-        Args:
-            source: Tokens ``[B, S]``, padded.
-            previous: Target tokens so far ``[B, T]``, padded.
-
-        Returns:
-            ``[B, T, V]``, V words of the target dictionary.
-        """
+        """Source tokens ``[B, S]`` and target tokens so far ``[B, T]``, both padded, to logits ``[B, T, V]``."""
         lengths = source.ne(self._padding).sum(dim=1)
         logits: Tensor = self.transformer(source, lengths, previous)[0]
         return logits
@@ -59,14 +45,6 @@ def _leave_fused_layer(layer: Any) -> None:
         delattr(layer, f"{name}_bias")
     layer.can_use_fastpath = False
     layer._load_from_state_dict = partial(nn.Module._load_from_state_dict, layer)
-
-
-@dataclass(frozen=True)
-class _Dictionaries:
-    """The part of fairseq's task that its model reads."""
-
-    source_dictionary: Any
-    target_dictionary: Any
 
 
 def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: float) -> Translator:
@@ -86,7 +64,8 @@ def build_transformer(name: str, dictionaries: tuple[Any, Any], *, dropout: floa
     sizes = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in _SIZES[name].items()}
     arguments = Namespace(**sizes, dropout=dropout, share_decoder_input_output_embed=True)
     transformer_iwslt_de_en(arguments)
-    transformer: Any = TransformerModel.build_model(arguments, _Dictionaries(*dictionaries))
+    task = Namespace(source_dictionary=dictionaries[0], target_dictionary=dictionaries[1])
+    transformer: Any = TransformerModel.build_model(arguments, task)
     for key, buffer in transformer.named_buffers():
         if key.endswith("_float_tensor"):  # fairseq reads only its dtype and leaves its value uninitialised
             buffer.zero_()

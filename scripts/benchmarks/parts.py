@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -12,7 +13,7 @@ import torch
 
 from llqr_sam.engine.measurements.rounds import clock
 from llqr_sam.methods.blocks.assembly import Structure
-from llqr_sam.methods.curvature import divergence as divergence_module
+from llqr_sam.methods.curvature.products import Curvature
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.studies.table_10.timing import Problem
 
@@ -52,12 +53,17 @@ def parts(problem: Problem, structure: Structure, divergence: str, inner_steps: 
     refresh = (problem.inputs, problem.targets, problem.loss_fn)
     metric.refresh(*refresh)
     zero = {name: torch.zeros_like(p) for name, p in problem.model.named_parameters()}
-    curvature = divergence_module.HessianCurvature if divergence == "newton" else divergence_module.FisherCurvature
-    methods = [(curvature, "__init__", "linearisation and gradient"), (curvature, "product", "curvature products")]
+    times, matrix = PartTimes(problem.device), metric._curvature.matrix
+    linearise = times.timed(matrix.at, "linearisation and gradient")
+
+    def at(point: Any) -> Curvature:
+        curvature: Curvature = linearise(point)
+        return replace(curvature, product=times.timed(curvature.product, "curvature products"))
+
+    methods: list[tuple[Any, str, str]] = []
     for learner in {type(block.learner(zero, metric._descent)) for block in metric._blocks}:
         methods += [(learner, name, "U g and heavy ball") for name in ("apply", "descend", "factors")]
-    times = PartTimes(problem.device)
-    with ExitStack() as stack:
+    with mock.patch.object(matrix, "at", at), ExitStack() as stack:
         for owner, name, part in methods:
             stack.enter_context(mock.patch.object(owner, name, times.timed(getattr(owner, name), part)))
         start = clock(problem.device)

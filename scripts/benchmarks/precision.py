@@ -27,7 +27,7 @@ from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.methods.blocks.assembly import Structure
-from llqr_sam.methods.curvature.precision import CurvatureDtype, Precision
+from llqr_sam.methods.curvature.point import CurvatureDtype, Precision
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.models.registry import build
@@ -74,7 +74,7 @@ class Trained:
 
     def __init__(self, path: Path | None, batch: int, steps: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        data: ImageArrays = read_cifar(path.stem, 100, path, path.parent) if path else read_digits()
+        data: ImageArrays = read_cifar(path, 100) if path else read_digits()
         self._images = (data.train_images.float() / 255 - 0.5) / 0.25
         self._labels, self._batch, self._device = data.train_labels, batch, device
         arch, width = ("resnet18", 16) if path else ("small_cnn", None)
@@ -113,7 +113,6 @@ def effects(trained: Trained, structure: Structure, divergence: str, inner_steps
         )
         if precision == "tf32" and minibatch[0].device.type == "cpu":
             metric._precision = EmulatedTF32(eps=metric._precision.eps)
-            metric._curvature = metric._curvature_of_model()
         report = metric.refresh(*minibatch, cross_entropy)
         assert not report.unreplayed, report.unreplayed
         return metric

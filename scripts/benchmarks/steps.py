@@ -33,7 +33,7 @@ def steps(
 
 def _method(problem: Problem, *words: str) -> TimedMethod:
     """The method that train.py makes of these words."""
-    return TimedMethod(Command.of(*words).run.settings.optim, problem)
+    return TimedMethod(Command.of(*words).settings.optim, problem)
 
 
 def _of_structure(problem: Problem, structure: str, divergences: list[str], inner_steps: int) -> list[Workload]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.record import CurvePoint
 from llqr_sam.engine.settings.run_settings import (
@@ -17,6 +16,7 @@ from llqr_sam.engine.settings.run_settings import (
     DatasetSettings,
     PrecisionSettings,
     ProtocolSettings,
+    RunOptions,
     RunSettings,
 )
 from llqr_sam.methods.settings import MethodSettings

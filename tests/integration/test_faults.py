@@ -19,10 +19,9 @@ from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import Record, read_record
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, attempt
 from llqr_sam.suite.run.lock import holder
-from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.run.worker import SlurmRun
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, start, words_in
@@ -48,21 +47,21 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 CHILD = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from llqr_sam.engine.records import checkpoint
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 
 step, where = int(sys.argv[2]), sys.argv[3]
-write, take = checkpoint._HashingFile.write, Trainer._step
+replacing, take = checkpoint.replacing, Trainer._step
 
-def dying_write(self, data):
-    written = write(self, data)
-    if f"step_{step:09d}" in self.file.name:
-        self.file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return written
+@contextlib.contextmanager
+def dying_write(path):
+    with replacing(path) as file:
+        yield file
+        if path.name == f"step_{step:09d}.pt":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 def dying_step(self, inputs, targets):
     take(self, inputs, targets)
@@ -72,7 +71,7 @@ def dying_step(self, inputs, targets):
 if where == "in mid-epoch":
     Trainer._step = dying_step
 else:
-    checkpoint._HashingFile.write = dying_write
+    checkpoint.replacing = dying_write
 attempt(Job.from_json(sys.argv[1]))
 """
 
@@ -200,7 +199,7 @@ def test_a_node_without_the_data(tmp_path, monkeypatch):
         SlurmRun(first.to_json())()
     monkeypatch.setenv("NODE", str(tmp_path / "good"))
     assert SlurmRun(second.to_json())() == "finished"
-    failure = read_failure(first.folder)
+    failure = Failure.read(first.folder)
     assert failure is not None
     assert f"dataset=cifar10 is not at {tmp_path}/bad/cifar10.npz" in failure.error
     assert "\n" not in failure.error

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from llqr_sam import LLQR, RefreshError, SharpnessAware
-from llqr_sam.methods.refresh import MAX_FAILURES
+from llqr_sam.methods.llqr import MAX_FAILURES
 from tests.golden_numbers import EMA, FILE_OF_STRUCTURE, arrays, flatten, in_golden_layout, problem, unflatten
 from tests.methods.networks import NETWORKS, mean_loss
 
@@ -210,7 +210,7 @@ def test_state_dict_round_trips_bitwise():
 
 def test_state_of_another_structure_or_model_is_refused():
     net, _, _ = NETWORKS["mlp"]()
-    with pytest.raises(ValueError, match="the saved U is kfac, this one diagonal"):
+    with pytest.raises(ValueError, match="structure=kfac.*structure=diagonal"):
         LLQR(net).load_state_dict(LLQR(net, structure="kfac").state_dict())
     with pytest.raises(ValueError, match="another model"):
         LLQR(net).load_state_dict(LLQR(nn.Linear(2, 2)).state_dict())
@@ -469,7 +469,7 @@ def test_a_change_of_what_is_trained_is_refused_at_the_next_refresh(frozen, late
     net[0].requires_grad_(not frozen)
     metric = LLQR(net, inner_steps=1)
     net[0].requires_grad_(not later)
-    with pytest.raises(ValueError, match=f"parameter {change} after this LLQR was built; build a new one"):
+    with pytest.raises(ValueError, match=f"parameter {change} .*build a new one"):
         metric.refresh(x, y, mean_loss)
     net[0].requires_grad_(not frozen)
     assert metric.refresh(x, y, mean_loss).accepted

@@ -35,15 +35,22 @@ def test_state_dict_continues_bit_for_bit(method, tmp_path):
     assert identical(net.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("method", ["f_sam", "info_sam", "adamw", "llqr_f_sam"])
+@pytest.mark.parametrize("method", ["f_sam", "info_sam", "adamw"])
 @pytest.mark.parametrize("place", [torch.float64, torch.float32, "meta"])
 def test_loaded_averages_are_placed_like_their_parameters(method, place):
-    """A checkpoint is read on the CPU: averages follow the parameters, as the base's momentum does."""
+    """A checkpoint is read on the CPU: averages follow the parameters at the first gradients that they see."""
     saved = METHODS[method](NETWORKS["mlp"]()[0].to(torch.float32 if place == torch.float64 else torch.float64))
     _step(saved)
     net = NETWORKS["mlp"]()[0].to(place)
     resumed = METHODS[method](net)
     resumed.load_state_dict(saved.state_dict())
+    if place == "meta":
+        gradients = {name: torch.empty_like(p) for name, p in net.named_parameters()}
+        resumed.direction(gradients)
+        resumed.probe.observe(gradients)
+    else:
+        _step(resumed)
+        assert all(p.isfinite().all() for p in net.parameters())
     averages = [*vars(resumed.direction).values(), *vars(resumed.probe).values()]
     averages = [average for average in averages if isinstance(average, dict) and "0.weight" in average]
     assert averages
@@ -51,9 +58,6 @@ def test_loaded_averages_are_placed_like_their_parameters(method, place):
         assert average.keys() == dict(net.named_parameters()).keys()
         for name, p in net.named_parameters():
             assert (average[name].device, average[name].dtype) == (p.device, p.dtype)
-    if place != "meta":
-        _step(resumed)
-        assert all(p.isfinite().all() for p in net.parameters())
 
 
 def _step(optimizer):
@@ -78,7 +82,7 @@ def test_state_of_another_optimizer_is_refused():
         ("sam", "llqr_sam", "the saved state has probe Metric, this optimizer LLQR"),
         ("llqr_probe_sam", "llqr_sam", "the saved state has transport Metric, this optimizer the probe"),
         ("llqr_sam", "llqr_probe_sam", "the saved state has transport the probe, this optimizer Metric"),
-        ("llqr_f_sam", "llqr_f_sam_diagonal", "the saved U is kfac, this one diagonal"),
+        ("llqr_f_sam", "llqr_f_sam_diagonal", "structure=kfac.*structure=diagonal"),
     ],
 )
 def test_state_of_another_composition_is_refused_and_nothing_is_loaded(saved, present, message):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from llqr_sam.engine.records.weights import weights_sha256
+from llqr_sam.engine.records.provenance import weights_sha256
 from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer
 
 pytestmark = pytest.mark.nmt

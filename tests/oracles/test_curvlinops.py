@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llqr_sam.methods.curvature.likelihoods import Categorical
-from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.torchvision_compat import ensure_torchvision
 from tests.methods.networks import NETWORKS, mean_loss
@@ -104,7 +105,7 @@ def _random_like(net: nn.Module) -> Named:
 def test_newton_is_their_hessian(name):
     net, x, y = PROBLEMS[name]()
     v = _random_like(net)
-    ours = HessianCurvature(net, x, y, mean_loss).product(v)
+    ours = Hessian("for comparison").at(point_of(net, x, y, mean_loss)).product(v)
     assert _relative_error(ours, _theirs(curvlinops.HessianLinearOperator, net, x, y, v)) < 1e-10
 
 
@@ -114,8 +115,8 @@ def test_ngd_is_their_gauss_newton_matrix(name):
     net, x, y = PROBLEMS[name]()
     v = _random_like(net)
     theirs = _theirs(curvlinops.GGNLinearOperator, net, x, y, v)
-    mean = FisherCurvature(net, x, y, mean_loss, Categorical(), "mean").product(v)
-    summed = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum").product(v)
+    mean = Fisher(Categorical(), "mean").at(point_of(net, x, y, mean_loss)).product(v)
+    summed = Fisher(Categorical(), "sum").at(point_of(net, x, y, mean_loss)).product(v)
     assert _relative_error(mean, theirs) < 1e-10
     assert _relative_error(summed, {n: y.numel() * t for n, t in theirs.items()}) < 1e-10
 
@@ -125,7 +126,7 @@ def test_ngd_is_what_their_sampled_fisher_estimates(name):
     """Labels drawn from the model: an estimate of F v whose error falls as 1/sqrt(draws)."""
     net, x, y = PROBLEMS[name]()
     v = _random_like(net)
-    ours = FisherCurvature(net, x, y, mean_loss, Categorical(), "mean").product(v)
+    ours = Fisher(Categorical(), "mean").at(point_of(net, x, y, mean_loss)).product(v)
     few = _theirs(curvlinops.FisherMCLinearOperator, net, x, y, v, mc_samples=20)
     many = _theirs(curvlinops.FisherMCLinearOperator, net, x, y, v, mc_samples=2000)
     assert _relative_error(many, ours) < 0.1

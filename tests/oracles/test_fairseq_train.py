@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.losses import LossLog
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.methods.settings import MethodSettings
 from tests.suite.plans import settings_of
 

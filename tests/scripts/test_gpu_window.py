@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_preparation import pieces as data_pieces
 
-from llqr_sam.data.pieces import split
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.repository import CONF
 from llqr_sam.studies.gpu_window.step_list import StepList
@@ -117,8 +117,9 @@ def test_pieces_of_a_data_set_come_in_two_calls(tmp_path, monkeypatch, capsys):
     arrays = {f"x_{part}": random.integers(0, 256, (size, 32, 32, 3), np.uint8) for part, size in _SIZES.items()}
     arrays |= {f"y_{part}": random.integers(0, 100, size) for part, size in _SIZES.items()}
     np.savez(tmp_path / "whole.npz", **arrays)
-    labels, *pieces = split(tmp_path / "whole.npz", tmp_path / "all", most=100)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data_pieces, "PIECE", 100)
+    labels, *pieces = data_pieces.split(tmp_path / "whole.npz", tmp_path / "all")
     script = runpy.run_path(str(SCRIPT))
     for names in (("train_1", "test_0"), ("train_0",)):
         shutil.rmtree("window", ignore_errors=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_preparation.pieces import PIECE, split
 
-from llqr_sam.data.fingerprint import fingerprint
-from llqr_sam.data.pieces import split
-from tests.data.archives import cifar100_members, write_tar
+from llqr_sam.data.registry import fingerprint
+from tests.scripts.data_preparation.archives import cifar100_members, write_tar
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -61,12 +61,11 @@ def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...]) -> None:
 
 
 def archive_of(path: Path, train: int, test: int) -> None:
-    """An array file with random images."""
-    random = np.random.default_rng(0)
+    """An array file with images of one colour each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for part, count in (("train", train), ("test", test)):
-        arrays[f"x_{part}"] = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"x_{part}"] = np.resize(np.arange(256, dtype=np.uint8), (3, 32, 32, count)).T
         arrays[f"y_{part}"] = np.arange(count) % 10
     np.savez(path, **arrays)
 
@@ -76,7 +75,7 @@ def test_a_data_set_travels_in_pieces(tmp_path: Path) -> None:
     archive_of(tmp_path / "here/cifar10.npz", 1200, 30)
     result = prepare_data("cifar10", "--root", "here", "--split", "pieces", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("cifar10 is in pieces: 3 files of at most 3.")
+    assert result.stdout.startswith("cifar10 is in pieces: 3 files of at most 0.")
     result = prepare_data("cifar10", "--root", "there", "--join", "pieces", folder=tmp_path)
     assert result.stdout == (
         "cifar10 is at there/cifar10.npz: 1,200 of 1,200 training images and 30 of 30 test images\n"
@@ -85,14 +84,14 @@ def test_a_data_set_travels_in_pieces(tmp_path: Path) -> None:
 
 
 def test_joins_anew_when_more_has_arrived(tmp_path: Path) -> None:
-    archive_of(tmp_path / "a.npz", 70, 3)
-    split(tmp_path / "a.npz", tmp_path / "pieces", 30)
+    archive_of(tmp_path / "a.npz", PIECE + 70, 3)
+    split(tmp_path / "a.npz", tmp_path / "pieces")
     late = (tmp_path / "pieces/train_1.webp").rename(tmp_path / "late")
     first = prepare_data("cifar100", "--join", "pieces", folder=tmp_path).stdout
     late.rename(tmp_path / "pieces/train_1.webp")
     second = prepare_data("cifar100", "--join", "pieces", folder=tmp_path).stdout
-    assert "40 of 70 training images and 3 of 3 test images" in first
-    assert "70 of 70 training images" in second
+    assert "10,000 of 10,070 training images and 3 of 3 test images" in first
+    assert "10,070 of 10,070 training images" in second
 
 
 def test_a_small_sample(tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
 """How a run is stopped between two steps: by SIGUSR2, SIGTERM, SIGINT (Ctrl-C) or an observer.
 
-    1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
-    2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
-    3. It writes a checkpoint and raises ``Interrupted``; no record is written.
-    4. The same command continues from the checkpoint. Under SLURM the job queues itself again
-       (``llqr_sam.suite.run.worker``).
-
-A second Ctrl-C does not wait for the checkpoint.
+1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
+2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
+3. It writes a checkpoint and raises ``Interrupted``; no record is written.
+4. The same command continues from the checkpoint. Under SLURM the job queues itself again (suite/run/worker.py).
 """
 
 from __future__ import annotations
@@ -15,39 +12,29 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+@dataclass(eq=False)
 class Interrupted(Exception):
-    """A run that stopped before its end; its checkpoint is on disk, and the same call continues it.
+    """A run that stopped before its end; its checkpoint is on disk, and the same call continues it."""
 
-    Args:
-        step: Finished optimizer steps.
-        checkpoint: Folder of the checkpoint.
-        signum: The signal that stopped the run; ``None`` for an observer.
-    """
+    step: int  # finished optimizer steps
+    checkpoint: Path  # folder of the checkpoint
+    signum: int | None  # the signal that stopped the run; None: an observer did
 
-    def __init__(self, step: int, checkpoint: Path, signum: int | None) -> None:
-        self.step = step
-        self.checkpoint = checkpoint
-        self.signum = signum
-        cause = signal.Signals(signum).name if signum else "request"
-        super().__init__(f"stopped by {cause} after step {step}; the same command continues from {checkpoint}")
-
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path, int | None]]:
-        return type(self), (self.step, self.checkpoint, self.signum)  # pickling would pass the message alone
+    def __str__(self) -> str:
+        cause = signal.Signals(self.signum).name if self.signum else "request"
+        return f"stopped by {cause} after step {self.step}; the same command continues from {self.checkpoint}"
 
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Send the signals of ``SIGNALS`` to ``handler`` within the block; the earlier handlers are restored afterwards.
-
-    Args:
-        handler: As ``signal.signal`` takes it. Only the main thread of a process can set one.
-    """
+    """Send the signals of ``SIGNALS`` to ``handler`` within the block, in the main thread of a process."""
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -63,21 +50,18 @@ class StopRequest:
         self.made = False
         self.signum: int | None = None
 
-    def __call__(self, signum: int | None = None) -> None:
-        """Ask the run to stop after the current step; the first request counts."""
+    def __call__(self, signum: int | None = None, frame: FrameType | None = None) -> None:
+        """Ask the run to stop after the current step; the first request counts, and a second SIGINT does not wait."""
+        if signum == self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
         if not self.made:
             self.made, self.signum = True, signum
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let the signals of ``SIGNALS`` set the flag within the block; a second SIGINT raises ``KeyboardInterrupt``.
-
-        Does nothing outside the main thread, where no handler can be set.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        with handled(self._handle):
+        """Let the signals of ``SIGNALS`` set the flag within the block; outside the main thread they cannot."""
+        here = threading.current_thread() is threading.main_thread()
+        with handled(self) if here else contextlib.nullcontext():
             yield
 
     def pass_on(self) -> None:
@@ -87,8 +71,3 @@ class StopRequest:
         """
         if self.signum is not None:
             signal.raise_signal(self.signum)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self(signum)

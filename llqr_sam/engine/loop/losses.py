@@ -1,11 +1,12 @@
-"""Training losses, read from the device without making every step wait for it."""
+"""Training losses, read from the device without making every step wait for it; and what is not finite."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llqr_sam.engine.devices.team import ALONE, Team
 
@@ -16,55 +17,42 @@ class Diverged(RuntimeError):
     """Training produced a number that is not finite; the message names the step."""
 
 
+def all_finite(model: nn.Module) -> bool:
+    """Whether no parameter and no buffer holds an infinity or a NaN. Waits for the device once."""
+    tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
 class LossLog:
-    """Mean of the losses since the last evaluation; refuses a loss that is not finite.
+    """Mean of the losses since the last evaluation, over the ranks of ``team``; refuses a loss that is not finite.
 
-    On a GPU up to ``window`` losses are kept on the device and then copied at once; on the CPU each is read at once.
-
-    Args:
-        device: Where the losses are.
-        window: Steps between two readings; by default ``WINDOW`` on a GPU, 1 on the CPU.
-        team: The ranks that share each minibatch; the mean of their losses is kept.
+    Up to ``window`` losses are kept on ``device`` and then read at once; by default ``WINDOW`` on a GPU, 1 on the CPU.
     """
 
     def __init__(self, device: torch.device, window: int | None = None, team: Team = ALONE) -> None:
         self._team = team
-        self._buffer = torch.zeros(window or (WINDOW if device.type == "cuda" else 1), device=device)
-        self._first = 0  # step of the first loss in the buffer
-        self._waiting = 0
+        self._window = window or (WINDOW if device.type == "cuda" else 1)
+        self._waiting: list[tuple[int, Tensor]] = []  # step and loss
         self._sum = 0.0
         self._count = 0
 
     def add(self, step: int, loss: Tensor) -> bool:
-        """Take the loss (0-d) of ``step``; steps are consecutive.
-
-        Returns:
-            Whether this call waited for the device.
-
-        Raises:
-            Diverged: a loss that was read in this call is not finite.
-        """
-        if self._waiting == 0:
-            self._first = step
-        self._buffer[self._waiting].copy_(loss)
-        self._waiting += 1
-        if self._waiting < len(self._buffer):
+        """Take the loss (0-d) of ``step``; returns whether this call read the losses and so waited for the device."""
+        self._waiting.append((step, loss))
+        if len(self._waiting) < self._window:
             return False
         self.drain()
         return True
 
     def drain(self) -> None:
-        """Read what is still on the device.
-
-        Raises:
-            Diverged: one of the losses is not finite.
-        """
-        if self._waiting == 0:
+        """Read what is still on the device; raises ``Diverged`` at a loss that is not finite."""
+        if not self._waiting:
             return
-        values, self._waiting = self._team.mean(self._buffer[: self._waiting]).tolist(), 0
-        for offset, value in enumerate(values):
+        steps, losses = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        for step, value in zip(steps, self._team.mean(torch.stack(losses)).tolist(), strict=True):
             if not math.isfinite(value):
-                raise Diverged(f"the training loss is {value} at step {self._first + offset}")
+                raise Diverged(f"the training loss is {value} at step {step}")
             self._sum += value
             self._count += 1
 
@@ -81,6 +69,6 @@ class LossLog:
         """Sum and count; call ``drain`` first."""
         return {"sum": self._sum, "count": self._count}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self._sum, self._count = float(state["sum"]), int(state["count"])
+        self._sum, self._count = state["sum"], state["count"]

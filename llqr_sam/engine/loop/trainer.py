@@ -2,8 +2,7 @@
 
 Everything that changes in training is in the model, the optimizer (with U), ``TrainingState`` and the random state; the
 order of the data and the learning rate are functions of the step. A checkpoint holds exactly these, so a resumed run
-does the same arithmetic as one that was never stopped. Where several ranks train one run, everything but the random
-state is equal on all of them.
+does the same arithmetic as one that was never stopped. All but the random state is equal on all ranks.
 """
 
 from __future__ import annotations
@@ -11,33 +10,29 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llqr_sam.data.streams import Inputs, open_batches
-from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.data.streams import Inputs, Share, derived_seed, open_batches
+from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import random_state, set_random_state
-from llqr_sam.engine.devices.team import ALONE, Team
+from llqr_sam.engine.devices.team import ALONE, Team, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted, StopRequest
-from llqr_sam.engine.loop.losses import Diverged, LossLog
-from llqr_sam.engine.loop.schedules import LearningRate
+from llqr_sam.engine.loop.losses import Diverged, LossLog, all_finite
+from llqr_sam.engine.loop.schedules import learning_rate
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
-from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.observers.observer import BestWeights, Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, RefreshPoint, Seconds
-from llqr_sam.engine.records.weights import all_finite
-from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.task import HasTrain, Task
-from llqr_sam.methods.factory import Method
-from llqr_sam.methods.refresh import RefreshError
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
+from llqr_sam.engine.tasks.registry import task_for
+from llqr_sam.methods import factory
+from llqr_sam.methods.llqr import RefreshError
 
 logger = logging.getLogger(__name__)
 
@@ -56,117 +51,103 @@ class TrainingState:
     curve: list[CurvePoint] = field(default_factory=list)
     refreshes: list[RefreshPoint] = field(default_factory=list)
 
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> TrainingState:
-        """Inverse of ``dataclasses.asdict``."""
-        curve = [CurvePoint(**point) for point in state["curve"]]
-        refreshes = [RefreshPoint(**point) for point in state["refreshes"]]
-        return cls(**(state | {"curve": curve, "refreshes": refreshes}))
-
 
 class Trainer:
-    """Trains ``model`` with ``method`` on ``splits``.
+    """Data, network, optimizer and loop of one run, on the ``device`` of this process.
 
-    Args:
-        settings: The run.
-        task: What it learns.
-        splits: Its data on ``device``; this rank's share of them.
-        model: Its network, on ``device``; updated in place.
-        method: Its optimizer and, where there is one, its metric, made for ``model``.
-        device: Where all of it is.
-        folder: The run's folder; checkpoints go below it.
-        watch: Gets the time of each part.
-        checkpoint_minutes: Wall time between two checkpoints.
-        observers: Are told what happens.
-        team: The ranks that train this run together.
+    The network's initial weights are a function of the seed. Later draws (dropout) differ between ranks.
     """
 
     def __init__(
         self,
         settings: RunSettings,
-        task: Task[Any],
-        splits: HasTrain,
-        model: nn.Module,
-        method: Method,
+        options: RunOptions,
         device: torch.device,
-        *,
-        folder: Path,
-        watch: Stopwatch,
-        checkpoint_minutes: float = 10.0,
         observers: Sequence[Observer] = (),
         team: Team = ALONE,
     ) -> None:
-        self.settings = settings
-        self.task = task
-        self.splits = splits
-        self.model = model
-        self.method = method
-        self.device = device
-        self.folder = folder
-        self.checkpoints = CheckpointStore(folder / "checkpoints")
-        self.watch = watch
-        self.checkpoint_seconds = 60 * checkpoint_minutes
-        self.last_save = time.monotonic()
-        self.observers = observers
-        self.team = team
-        self.state = TrainingState(watch.started)
+        self.settings, self.options, self.device, self.team = settings, options, device, team
+        self.watch = Stopwatch(device)
+        self.state = TrainingState(self.watch.started)
         self.stop = StopRequest()
         self.losses = LossLog(device, team=team)
+        self.folder = options.workspace / settings.run_id
+        self.checkpoints = CheckpointStore(self.folder / "checkpoints")
+        self.last_save = time.monotonic()
 
         protocol, precision = settings.protocol, settings.precision
-        self.steps_per_epoch = splits.train.steps_per_epoch
+        self.task = task_for(settings.dataset.name)(settings)
+        self.splits = self.task.load(options, device, Share(team.rank, team.size))
+        self.steps_per_epoch = self.splits.train.steps_per_epoch
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
         self.evaluate_every = protocol.steps_between_evaluations(self.steps_per_epoch)
-        self.rate = LearningRate(protocol, settings.optim.base.lr, self.steps_per_epoch)
-        self.forward = compiled(model, deterministic=precision.deterministic) if precision.compile else model
+
+        torch.manual_seed(settings.seed)
+        model = self.task.model(self.splits).to(device)
+        if precision.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
+        self.model = with_sync_batch_norm(model, team, device)
+        if not team.is_first:
+            torch.manual_seed(derived_seed(settings.seed, "rank", team.rank))
+        self.forward = compiled(self.model, deterministic=precision.deterministic) if precision.compile else self.model
+        self.method = factory.build(
+            settings.optim,
+            self.model,
+            process_group=team.group,
+            shard=options.shard,
+            fused=precision.fused,
+            curvature_dtype=precision.curvature_dtype,
+        )
         self.minibatch = GradientEvaluation(
             self.forward,
-            task.loss,
-            method.optimizer.zero_grad,
-            watch,
+            self.task.loss,
+            self.method.optimizer.zero_grad,
+            self.watch,
             device,
             bfloat16=precision.autocast == "bfloat16",
             accumulate=precision.accumulate,
-            average_gradients=partial(team.average_gradients, list(model.parameters())),
-            graph=CudaGraph(model, device) if precision.cuda_graphs else None,
+            average_gradients=partial(team.average_gradients, list(self.model.parameters())),
+            graph=CudaGraph(self.model, device) if precision.cuda_graphs else None,
         )
+        self.observers = [*observers]
+        if options.keep_weights and self.task.keeps_best_weights:
+            self.observers.append(BestWeights(self.model, self.folder / "best.pt"))
+
+    def rate(self, step: int) -> float:
+        """Learning rate of an optimizer step."""
+        return learning_rate(step, self.settings.protocol, self.settings.optim.base.lr, self.steps_per_epoch)
 
     def load(self) -> None:
-        """Continue from the newest checkpoint, if there is one.
-
-        Raises:
-            CheckpointMismatchError: it is of a run with other settings, or on other data.
-        """
+        """Continue from the newest checkpoint, if there is one; CheckpointMismatchError, if it is not of this run."""
         found = self.team.broadcast(self.checkpoints.load_latest() if self.team.is_first else None)
         if found is None:
             return
         _, saved = found
-        if saved["run_id"] != self.settings.run_id:
-            raise CheckpointMismatchError(
-                f"the checkpoint in {self.checkpoints.folder} is of run {saved['run_id']}, not of "
-                f"{self.settings.run_id}: its settings differ; remove it or use another workspace"
-            )
+        which, run_id = f"the checkpoint in {self.checkpoints.folder} is of", self.settings.run_id
+        if saved["run_id"] != run_id:
+            wrong = f"{which} run {saved['run_id']}, not of {run_id}: its settings differ"
+            raise CheckpointMismatchError(f"{wrong}; remove it or use another paths.workspace=.")
         here = self.splits.fingerprint
         if (then := saved.get("data", here)) != here:
-            raise CheckpointMismatchError(
-                f"the checkpoint in {self.checkpoints.folder} is of a run on other data, {then[:12]} where here are "
-                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace=."
-            )
+            wrong = f"{which} a run on other data, {then[:12]} where here are {here[:12]}: name those data"
+            raise CheckpointMismatchError(f"{wrong}, remove it or use another paths.workspace=.")
         self.model.load_state_dict(saved["model"])
         self.method.optimizer.load_state_dict(saved["optimizer"])
-        self.state = TrainingState.from_dict(saved["progress"])
-        self.state.resumes += 1
+        progress = saved["progress"]
+        self.state = TrainingState(
+            progress["started"],
+            progress["step"],
+            progress["resumes"] + 1,
+            [CurvePoint(**point) for point in progress["curve"]],
+            [RefreshPoint(**point) for point in progress["refreshes"]],
+        )
         self.losses.load_state_dict(saved["losses"])
         self.watch.resume(Seconds(**saved["seconds"]))
         if self.team.rank < len(saved["random"]):  # otherwise fewer ranks saved it
             set_random_state(saved["random"][self.team.rank], self.device)
 
     def save(self) -> None:
-        """Write a checkpoint of this step boundary.
-
-        Raises:
-            Diverged: the losses or the weights are not finite; the checkpoints on disk are kept.
-        """
+        """Write a checkpoint of this step boundary; raises ``Diverged`` if losses or weights are not finite."""
         self.losses.drain()
         if not all_finite(self.model):
             raise Diverged(f"the weights are not finite after step {self.state.step - 1}")
@@ -197,40 +178,23 @@ class Trainer:
             Interrupted: a stop was requested; a checkpoint has been written.
         """
         while self.state.step < self.steps or self._evaluation_due():
-            self.model.train()
-            if not self._evaluation_due():  # a run may have been stopped between a step and its evaluation
-                self._train_to_evaluation()
+            self.forward.train()
+            self._train_to_evaluation()  # no step, if the run was stopped between a step and its evaluation
             if self._evaluation_due():
                 self._evaluate()
                 if self.state.step < self.steps:
                     self._boundary()
 
-    def info(self, device: str, git_commit: str | None) -> RunInfo:
-        """What observers are told at the start."""
-        return RunInfo(
-            run_id=self.settings.run_id,
-            config=self.settings.as_dict(),
-            git_commit=git_commit,
-            device=device,
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            epochs=self.settings.protocol.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-            first_step=self.state.step,
-            curve=tuple(self.state.curve),
-            refreshes=tuple(self.state.refreshes),
-            folder=self.folder,
-            request_stop=self.stop,
-            devices=self.team.size,
-        )
-
     def _train_to_evaluation(self) -> None:
         """Train to the next evaluation or to the end of the epoch; the readers of minibatches are then shut down."""
-        with open_batches(self._batches(*divmod(self.state.step, self.steps_per_epoch))) as batches:
-            for inputs, targets in batches:
-                self._step(inputs, targets)
+        with open_batches(self.splits.train.batches(*divmod(self.state.step, self.steps_per_epoch))) as batches:
+            while not self._evaluation_due():
+                with self.watch("data"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                self._step(*batch)
                 self._boundary()
-                if self._evaluation_due():
-                    break
 
     def _evaluation_due(self) -> bool:
         step, curve = self.state.step, self.state.curve
@@ -238,23 +202,13 @@ class Trainer:
             return False
         return step % self.evaluate_every == 0 or step == self.steps
 
-    def _batches(self, epoch: int, start: int) -> Generator[tuple[Inputs, Tensor], None, None]:
-        """Minibatches of the epoch from number ``start`` on; the time that they take is counted."""
-        with open_batches(self.splits.train.batches(epoch, start)) as batches:
-            while True:
-                with self.watch("data"):
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                yield self._formatted(batch[0]), batch[1]
-
     def _step(self, inputs: Inputs, targets: Tensor) -> None:
         step = self.state.step
         self._refresh_if_due(step)
-        rate = self.rate.at(step)
+        rate = self.rate(step)
         for group in self.method.optimizer.param_groups:
             group["lr"] = rate
-        self.minibatch.take(inputs, targets)
+        self.minibatch.take(self._formatted(inputs), targets)
         self.method.optimizer.step(self.minibatch)  # type: ignore[arg-type]  # torch's stub wants a float
         self.state.step = step + 1
         if self.losses.add(step, self.minibatch.loss):
@@ -278,15 +232,9 @@ class Trainer:
             logger.info("refreshes of U replay no trace of this network, and cost more for it: %s", report.unreplayed)
         if not report.accepted:
             logger.warning("the refresh before step %d was not finite: U stays as it was", step)
-        point = RefreshPoint(
-            step=step,
-            objective_before=report.objective_before,
-            objective_after=report.objective_after,
-            relative_change=report.relative_change,
-            fallbacks=report.fallbacks,
-            seconds=report.seconds,
-            unreplayed=report.unreplayed or None,
-        )
+        values = asdict(report) | {"unreplayed": report.unreplayed or None}
+        del values["accepted"]
+        point = RefreshPoint(step, **values)
         self.state.refreshes.append(point)
         for observer in self.observers:
             observer.on_refresh(point)
@@ -305,7 +253,7 @@ class Trainer:
         point = CurvePoint(
             epoch=epoch if begun == 0 else step / self.steps_per_epoch,
             step=step,
-            lr=self.rate.at(step - 1),
+            lr=self.rate(step - 1),
             train_loss=self.losses.mean,
             seconds=self.watch.total,
             **asdict(scores),
@@ -317,7 +265,7 @@ class Trainer:
 
     def _boundary(self) -> None:
         """Between two steps: stop if any rank is asked to, save if it is time (interruption.py)."""
-        due = time.monotonic() - self.last_save >= self.checkpoint_seconds
+        due = time.monotonic() - self.last_save >= 60 * self.options.checkpoint_minutes
         stop, signum, save = self.team.max_over_ranks(self.stop.made, self.stop.signum or 0, due)
         if stop:
             self.save()

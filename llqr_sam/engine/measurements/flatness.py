@@ -9,7 +9,7 @@ augmentation; these are the same for every method with the same seed. Float32, b
                   of the loss by SAM's Euclidean perturbation (Foret et al., arXiv 2010.01412, section 4.1)
 
 m is the protocol's batch size and rho the radius of its SAM, so all methods of a table are measured alike. N is the
-largest multiple of m up to ``SAMPLES``, at least m. Products H v take two backward passes (``HessianCurvature``):
+largest multiple of m up to ``SAMPLES``, at least m. Products H v take two backward passes (``Hessian``):
 curvlinops' own Hessian is forward over reverse, which torch 2.13 batches wrongly for layer norm.
 """
 
@@ -29,7 +29,8 @@ from torch.func import functional_call
 
 from llqr_sam.data.streams import TrainStream
 from llqr_sam.engine.records.record import Flatness
-from llqr_sam.methods.curvature.products import HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Hessian
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +45,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Flatness:
-    """Flatness of a trained model, which is not changed.
-
-    Args:
-        model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
-        train: Its training samples, not augmented.
-        loss_fn: Outputs and targets to the mean loss.
-        rho: Radius of m-sharpness, > 0.
-        m: Samples in each of its minibatches.
-    """
+    """Flatness of a trained image classifier, which is not changed; ``train`` is not augmented, and rho > 0."""
     start = time.perf_counter()
     samples = max(1, min(SAMPLES, train.size) // m) * m
     inputs, targets = train.sample(0, samples)
@@ -61,9 +54,8 @@ def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: f
     hessian = TrainingHessian(model, batches, loss_fn)
     training = model.training
     model.eval()
-    devices = [inputs.device] if inputs.is_cuda else []
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
             torch.manual_seed(SEED)
             return Flatness(
                 eigenvalues=top_eigenvalues(hessian),
@@ -84,28 +76,20 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
     SELF_ADJOINT = True
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss_fn: Loss) -> None:
-        self._model = model
-        self._batches = batches
-        self._loss_fn = loss_fn
+        self._model, self._batches, self._loss_fn = model, batches, loss_fn
+        self._hessian = Hessian("a trace costs more than a few products")
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         shapes = [tuple(parameter.shape) for parameter in self._parameters.values()]
         super().__init__(shapes, shapes)
 
-    @property
-    def device(self) -> torch.device:
-        """Of the parameters."""
-        return next(iter(self._parameters.values())).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters."""
-        return next(iter(self._parameters.values())).dtype
+    device = property(lambda self: next(iter(self._parameters.values())).device)
+    dtype = property(lambda self: next(iter(self._parameters.values())).dtype)
 
     def _matmat(self, columns: list[Tensor]) -> list[Tensor]:
         """H V, where V and H V have one tensor ``[*shape, K]`` a parameter."""
         products = [torch.zeros_like(column) for column in columns]
         for inputs, targets in self._batches:
-            curvature = HessianCurvature(self._model, inputs, targets, self._loss_fn)
+            curvature = self._hessian.at(point_of(self._model, inputs, targets, self._loss_fn))
             for k in range(columns[0].shape[-1]):
                 v = {name: column[..., k] for name, column in zip(self._parameters, columns, strict=True)}
                 for product, h_v in zip(products, curvature.product(v).values(), strict=True):
@@ -131,15 +115,15 @@ def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: 
     Both losses are evaluated with gradients enabled: without them attention uses an inference kernel that rounds
     differently.
     """
+
+    def loss_at(point: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss_fn(functional_call(model, point, (inputs,)), targets)
+
     rises = []
-    for inputs, targets in batches:
-
-        def loss_at(point: dict[str, Tensor], batch: Batch = (inputs, targets)) -> Tensor:
-            return loss_fn(functional_call(model, point, (batch[0],)), batch[1])
-
+    for batch in batches:
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
         with torch.enable_grad():
-            loss = loss_at(theta)
+            loss = loss_at(theta, *batch)
             gradients = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
             norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
             scale = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # at a stationary point nothing is perturbed
@@ -147,5 +131,5 @@ def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: 
                 name: (p.detach() + scale * g).requires_grad_()
                 for (name, p), g in zip(theta.items(), gradients, strict=True)
             }
-            rises.append(loss_at(perturbed).detach() - loss.detach())
+            rises.append(loss_at(perturbed, *batch).detach() - loss.detach())
     return float(torch.stack(rises).mean())

@@ -1,8 +1,7 @@
 """Timing in rounds, and peak memory.
 
 Every round times each workload once, in turn, so that a slow spell of the machine reaches all of them. A ratio is the
-median over the rounds of the ratios within a round. ``torch.utils.benchmark`` times one workload after another, and
-runs each twice more to warm up whenever it is timed, which is too much for a refresh of minutes.
+median over the rounds of the ratios within a round. (``torch.utils.benchmark`` times one workload after another.)
 """
 
 from __future__ import annotations
@@ -22,22 +21,15 @@ import torch
 class Workload:
     """Something to time.
 
-    Attributes:
-        name: What it is called.
-        work: Does it once.
-        share: Equal parts that the work consists of: the inner steps of a refresh.
-        repeats: How often it runs in a round. Short work needs several runs: the first one after long work may pay for
-            memory that the long work returned.
-        seconds: Time of one part, one value a round.
-        peak_mib: Peak memory above what was in use before, in the first run; ``None`` where it is not known.
+    Short work needs several runs a round: the first one after long work may pay for memory that the long work returned.
     """
 
     name: str
-    work: Callable[[], object]
-    share: int = 1
-    repeats: int = 1
-    seconds: list[float] = field(default_factory=list)
-    peak_mib: float | None = None
+    work: Callable[[], object]  # does it once
+    share: int = 1  # equal parts that the work consists of: the inner steps of a refresh
+    repeats: int = 1  # runs in a round
+    seconds: list[float] = field(default_factory=list)  # of one part, one value a round
+    peak_mib: float | None = None  # memory above what was in use before, in the first run; None where it is not known
 
     def run(self) -> None:
         """Do the work as often as it runs in a round."""
@@ -96,10 +88,8 @@ def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Exponent b of the least-squares fit seconds = a sizes^b, on logarithmic axes."""
-    fit = statistics.linear_regression([math.log(size) for size in sizes], [math.log(second) for second in seconds])
-    return fit.slope
+    return statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, seconds)]).slope
 
 
 def _status_kib(key: str) -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)]
-    return int(line.split()[1])
+    return int(Path("/proc/self/status").read_text().partition(f"{key}:")[2].split()[0])

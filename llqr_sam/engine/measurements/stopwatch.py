@@ -1,7 +1,7 @@
 """Wall time of a run, split by what it was spent on.
 
-On the CPU a part is timed by the clock. On a GPU the clock would time only the queueing of kernels, so a part is a pair
-of CUDA events in the stream. The time between them is read later, when the run waits for the device anyway.
+On a GPU the clock would time only the queueing of kernels, so a part is a pair of CUDA events in the stream. The time
+between them is read later, when the run waits for the device anyway.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import torch
 
@@ -20,23 +19,15 @@ PARTS = ("data", "first_pass", "second_pass", "refresh", "evaluation")
 
 
 class Stopwatch:
-    """Seconds by part, and in all since it was made.
-
-    Args:
-        device: Where the timed work runs.
-
-    Attributes:
-        started: When it was made; ISO 8601, UTC.
-    """
+    """Seconds of the work on ``device`` by part, and in all since it was made."""
 
     def __init__(self, device: torch.device) -> None:
-        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")  # ISO 8601
         self._device = device
         self._begun = time.perf_counter()
         self._before = 0.0  # total of the interrupted runs that this one continues
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._free: list[torch.cuda.Event] = []
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -52,12 +43,9 @@ class Stopwatch:
 
     def settle(self) -> None:
         """Read the pending events. This waits for the device."""
-        if not self._pending:
-            return
-        self._pending[-1][2].synchronize()
         for part, start, end in self._pending:
+            end.synchronize()
             self._parts[part] += start.elapsed_time(end) / 1000  # milliseconds
-            self._free += (start, end)
         self._pending.clear()
 
     @property
@@ -72,12 +60,11 @@ class Stopwatch:
 
     def resume(self, earlier: Seconds) -> None:
         """Add the time that the run had spent when it was interrupted."""
-        parts = asdict(earlier)
-        self._before += parts.pop("total")
-        for part, seconds in parts.items():
-            self._parts[part] += seconds
+        self._before += earlier.total
+        for part in PARTS:
+            self._parts[part] += getattr(earlier, part)
 
     def _mark(self) -> torch.cuda.Event:
-        event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event

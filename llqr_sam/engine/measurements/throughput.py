@@ -19,20 +19,10 @@ def peak(device: str) -> float | None:
     return next((flops for name, flops in PEAKS.items() if name in device), None)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations for one image: a multiplication and an addition count as two."""
+def cost(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Operations of a network's forward and backward pass for one image ``[C, H, W]``, a multiply-add as two.
 
-    forward: int
-    backward: int
-
-
-def cost(model: nn.Module, shape: tuple[int, int, int]) -> Cost:
-    """Count the operations of a network's matrix products and convolutions, without computing anything.
-
-    Args:
-        model: The network; it is moved to the meta device.
-        shape: Channels, height and width of an image.
+    Only matrix products and convolutions are counted. The network is moved to the meta device; nothing is computed.
     """
     model = model.to("meta").train()
     images = torch.empty(2, *shape, device="meta")  # batch-norm needs two
@@ -40,40 +30,25 @@ def cost(model: nn.Module, shape: tuple[int, int, int]) -> Cost:
         outputs = model(images)
     with FlopCounterMode(display=False) as backward:
         outputs.sum().backward()
-    return Cost(forward.get_total_flops() // 2, backward.get_total_flops() // 2)
+    return forward.get_total_flops() // 2, backward.get_total_flops() // 2
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Speed of a run after its first evaluation, up to which it warms up; later evaluations are included in the time.
+    """Speed of a run after its first evaluation, up to which it warms up; the time includes later evaluations."""
 
-    Attributes:
-        images: Training images a second.
-        flops: Operations a second of the training passes, without those of evaluations and refreshes of U.
-        share: Share of the peak of its devices; ``None`` if that is unknown.
-    """
-
-    images: float
-    flops: float
-    share: float | None
+    images: float  # training images a second
+    flops: float  # operations a second of the training passes, without those of evaluations and refreshes of U
+    share: float | None  # of the peak of its devices; None if that is unknown
 
 
-def throughput(record: Record, cost: Cost) -> Throughput:
-    """Speed of the run of a record.
-
-    Args:
-        record: The record, with at least two evaluations.
-        cost: Operations of its network.
-
-    Raises:
-        ValueError: fewer than two evaluations.
-    """
+def throughput(record: Record, operations: int) -> Throughput:
+    """Speed of the run of a record, of whose network one gradient takes so many operations an image."""
     curve = record.metrics.curve
     if len(curve) < 2:
         raise ValueError("a throughput needs at least two evaluations: the run warms up before the first.")
-    seconds = curve[-1].seconds - curve[0].seconds
     images = (curve[-1].step - curve[0].step) * record.config["protocol"]["batch_size"]
-    passes = 2 if record.config["optim"].get("rho") else 1
-    flops = images * passes * (cost.forward + cost.backward)
+    images /= curve[-1].seconds - curve[0].seconds
+    flops = images * (2 if record.config["optim"].get("rho") else 1) * operations
     limit = peak(record.device)
-    return Throughput(images / seconds, flops / seconds, flops / seconds / (limit * record.devices) if limit else None)
+    return Throughput(images, flops, flops / (limit * record.devices) if limit else None)

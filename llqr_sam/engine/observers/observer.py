@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import CurvePoint, Record, RefreshPoint
 
 
@@ -40,21 +45,13 @@ class RunInfo:
 
 
 class Observer:
-    """Base class whose methods do nothing; observers override what they need.
-
-    ``close`` is always called last. Without an ``on_end`` before it the run was interrupted or failed.
-    """
+    """Base class whose methods do nothing; observers override what they need."""
 
     def on_start(self, run: RunInfo) -> None:
         """Training begins."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """``step`` steps are finished. Called after every step, so it must take microseconds.
-
-        Args:
-            step: Finished optimizer steps.
-            loss: Mean since the last evaluation, as last read from the device; NaN before the first reading.
-        """
+        """So many steps are finished. ``loss`` is the mean since the last evaluation, as last read from the device."""
 
     def on_refresh(self, point: RefreshPoint) -> None:
         """U has been refreshed."""
@@ -69,4 +66,21 @@ class Observer:
         """The run is over and its record is written."""
 
     def close(self) -> None:
-        """Release what is held."""
+        """Always called last. Without an ``on_end`` before it the run was interrupted or failed."""
+
+
+class BestWeights(Observer):
+    """Writes the weights of ``model`` to ``path`` whenever an evaluation has a better score than all before it."""
+
+    def __init__(self, model: nn.Module, path: Path) -> None:
+        self._model, self._path, self._best = model, path, -math.inf
+
+    def on_start(self, run: RunInfo) -> None:
+        if run.best_score is not None:
+            self._best = run.best_score
+
+    def on_epoch(self, point: CurvePoint) -> None:
+        if point.score is not None and point.score > self._best:
+            self._best = point.score
+            with replacing(self._path) as file:
+                torch.save(self._model.state_dict(), file)

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.record import CurvePoint, Record, epoch_words
@@ -15,90 +15,73 @@ REDRAW = 0.25  # seconds between two drawings of the bar
 
 
 class Terminal(Observer):
-    """Prints a line at the start, at each evaluation and at the end.
+    """Prints a line at the start, at each evaluation and at the end, on standard error by default.
 
-    On a terminal it also draws a bar with step, times and training loss. The bar is drawn from the training thread, at
-    most once in ``REDRAW`` seconds; otherwise a step costs one look at the clock.
-
-    Args:
-        console: Where to print; standard error by default.
+    On a terminal it also draws a bar with step, times and training loss, from the training thread, at most once in
+    ``REDRAW`` seconds; otherwise a step costs one look at the clock.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            console=self._console,
+            auto_refresh=False,
+            disable=not self._console.is_terminal,
+        )
         self._next_drawing = 0.0
-        self._epochs = 0
-        self._best: float | None = None
 
     def on_start(self, run: RunInfo) -> None:
         self._epochs, self._best = run.epochs, run.best_score
         where = f", continues at step {run.first_step}" if run.first_step else ""
         self._print(f"{run.run_id}: {run.steps} steps, {run.parameters} parameters, {run.device}{where}")
-        if self._console.is_terminal:
-            self._bar = Progress(
-                BarColumn(bar_width=24),
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                TimeElapsedColumn(),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
-                TextColumn("loss {task.fields[loss]}"),
-                console=self._console,
-                auto_refresh=False,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(run.run_id, total=run.steps, completed=run.first_step, loss="-")
-            self._bar.refresh()
+        self._bar.start()
+        self._task = self._bar.add_task(run.run_id, total=run.steps, completed=run.first_step, loss="-")
+        self._bar.refresh()
 
     def on_step(self, step: int, loss: float) -> None:
-        if self._bar is not None and time.monotonic() >= self._next_drawing:
+        if not self._bar.disable and time.monotonic() >= self._next_drawing:
             self._next_drawing = time.monotonic() + REDRAW
-            self._bar.update(self._task, completed=step, loss=_loss(loss), refresh=True)
+            self._bar.update(self._task, completed=step, loss=_number(loss, 4), refresh=True)
 
     def on_epoch(self, point: CurvePoint) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=point.step, loss=_loss(point.train_loss))
+        loss = _number(point.train_loss, 4)
+        self._bar.update(self._task, completed=point.step, loss=loss)
         self._best = max((score for score in (self._best, point.score) if score is not None), default=None)
         self._print(
-            f"epoch {epoch_words(point.epoch)}/{self._epochs}  "
-            f"loss {_loss(point.train_loss)}  test {_loss(point.test_loss)}  "
-            f"{_label(point.unit)} {_score(point.score)}  best {_score(self._best)}  {_duration(point.seconds)}"
+            f"epoch {epoch_words(point.epoch)}/{self._epochs}  loss {loss}  test {_number(point.test_loss, 4)}  "
+            f"{_label(point.unit)} {_number(point.score)}  best {_number(self._best)}  {_duration(point.seconds)}"
         )
 
     def on_end(self, record: Record) -> None:
         self.close()
-        self._print(_summary(record))
+        best, last, scoring = record.metrics.best, record.metrics.last, record.metrics.scoring
+        copying = f", {scoring.copy_bleu:.2f} by copying the source" if scoring else ""
+        said = (
+            f"best {_label(best.unit)} {_number(best.score)} (epoch {epoch_words(best.epoch)}), "
+            f"last {_number(last.score)}{copying}, {_duration(record.seconds.total)}"
+        )
+        self._print(f"{record.run_id}: " + (f"diverged: {record.error}" if record.status == "diverged" else said))
 
     def close(self) -> None:
-        if self._bar is not None:
+        if not self._bar.disable:  # rich prints an empty line otherwise
             self._bar.stop()
 
     def _print(self, line: str) -> None:
         self._console.out(line, highlight=False)
 
 
-def _summary(record: Record) -> str:
-    if record.status == "diverged":
-        return f"{record.run_id}: diverged: {record.error}"
-    best, last, scoring = record.metrics.best, record.metrics.last, record.metrics.scoring
-    copying = f", {scoring.copy_bleu:.2f} by copying the source" if scoring else ""
-    return (
-        f"{record.run_id}: best {_label(best.unit)} {_score(best.score)} (epoch {epoch_words(best.epoch)}), "
-        f"last {_score(last.score)}{copying}, {_duration(record.seconds.total)}"
-    )
-
-
 def _label(unit: str) -> str:
     return "top-1" if unit == "%" else unit
 
 
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _loss(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.4f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None or value != value else f"{value:.{digits}f}"
 
 
 def _duration(seconds: float) -> str:

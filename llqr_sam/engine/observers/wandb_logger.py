@@ -1,17 +1,14 @@
 """The numbers of a run in Weights & Biases, live.
 
-This is a convenience beside the record: it works offline by default, and any failure ends the logging with one warning,
-never the run. A server that does not answer costs ``PATIENCE`` at the start and at the end.
-
-A row is an evaluation or a refresh. Row k is the same in every attempt at a run, since training is deterministic. A
-resumed run therefore logs its rows from the first on: the offline files of each attempt are complete, and online the
-rows that the server already has are skipped. So a preempted run shows one curve, without gaps or repetitions.
+It works offline by default, and any failure ends the logging with one warning, never the run. A row is an evaluation
+or a refresh, and the same in every attempt at a run. So a resumed run logs its rows from the first on: the offline
+files of each attempt are complete, and online the rows that the server already has are skipped.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +26,9 @@ class WandbLogger(Observer):
 
     Args:
         project: Name of the project.
-        mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads; ``online`` needs an account.
+        mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads.
         folder: Where the files go; by default the run's folder in the workspace.
-        group: The cell of a table.
-        job_type: The method.
-        tags: Further words to find the run by.
+        arguments: Words to find the run by, as ``wandb.init`` takes them: group (the cell of a table), job_type, tags.
 
     The W&B run has the record's run id, so a resumed run continues there, too.
     """
@@ -44,45 +39,36 @@ class WandbLogger(Observer):
         *,
         mode: Literal["offline", "online"] = "offline",
         folder: Path | None = None,
-        group: str | None = None,
-        job_type: str | None = None,
-        tags: Sequence[str] = (),
+        **arguments: Any,
     ) -> None:
-        self._arguments = {"project": project, "mode": mode, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._arguments = {"project": project, "mode": mode} | arguments
         self._folder = folder
         self._run: Any = None
         self._rows = 0  # logged or skipped so far
         self._known = 0  # rows that the server had at the start
 
     def on_start(self, run: RunInfo) -> None:
-        self._guard(lambda: self._open(run))
+        self._guard(lambda: self._open(run), opening=True)
         # In the order of their logging: an evaluation comes before the refresh that follows its last step.
         points: list[CurvePoint | RefreshPoint] = [*run.curve, *run.refreshes]
-        for point in sorted(points, key=lambda point: (point.step, _kind(point) == "refresh")):
+        for point in sorted(points, key=lambda point: point.step):
             self._log(point)
 
-    def on_refresh(self, point: RefreshPoint) -> None:
-        self._log(point)
-
-    def on_epoch(self, point: CurvePoint) -> None:
-        self._log(point)
-
     def on_end(self, record: Record) -> None:
-        if self._run is not None:
-            summary = {
-                "status": record.status,
-                "best_top1": record.metrics.best.top1,
-                "last_top1": record.metrics.last.top1,
-                **({} if record.metrics.best.bleu is None else {"best_bleu": record.metrics.best.bleu}),
-                "weights_sha256": record.weights_sha256,
-                "seconds": asdict(record.seconds),
-            }
-            self._guard(lambda: self._run.summary.update(summary))
+        best, last = record.metrics.best, record.metrics.last
+        summary = {
+            "status": record.status,
+            "best_top1": best.top1,
+            "last_top1": last.top1,
+            **({} if best.bleu is None else {"best_bleu": best.bleu}),
+            "weights_sha256": record.weights_sha256,
+            "seconds": asdict(record.seconds),
+        }
+        self._guard(lambda: self._run.summary.update(summary))
 
     def close(self) -> None:
-        if self._run is not None:
-            self._guard(lambda: self._run.finish())
-            self._run = None
+        self._guard(lambda: self._run.finish())
+        self._run = None
 
     def _open(self, run: RunInfo) -> None:
         folder = self._folder or run.folder
@@ -93,14 +79,20 @@ class WandbLogger(Observer):
 
     def _log(self, point: CurvePoint | RefreshPoint) -> None:
         self._rows += 1
-        if self._run is None or self._rows <= self._known:
+        if self._rows <= self._known:
             return
         values = asdict(point)
         step = values.pop("step")
-        row = {f"{_kind(point)}/{name}": value for name, value in values.items()}
+        kind = "epoch" if isinstance(point, CurvePoint) else "refresh"
+        row = {f"{kind}/{name}": value for name, value in values.items()}
         self._guard(lambda: self._run.log({"step": step} | row))
 
-    def _guard(self, call: Callable[[], object]) -> None:
+    on_epoch = on_refresh = _log
+
+    def _guard(self, call: Callable[[], object], *, opening: bool = False) -> None:
+        """Call W&B, if it has not failed before."""
+        if self._run is None and not opening:
+            return
         try:
             call()
         except Exception as error:
@@ -112,12 +104,7 @@ class WandbLogger(Observer):
 def open_run(folder: Path, **arguments: Any) -> Any:
     """A W&B run whose files go to ``folder/wandb`` and that never waits longer than ``PATIENCE``.
 
-    Args:
-        folder: Made if missing.
-        arguments: Passed to ``wandb.init``.
-
-    Raises:
-        Exception: whatever W&B raises, for instance if it is not installed or its server does not answer.
+    Raises what W&B raises: it is not installed, its server does not answer.
     """
     import wandb  # takes a second, and is needed here alone
 
@@ -134,7 +121,3 @@ def open_run(folder: Path, **arguments: Any) -> Any:
     )
     # create_new: never continue a run that is open in this process, such as one of ours that failed
     return wandb.init(dir=str(folder), resume="allow", reinit="create_new", settings=settings, **arguments)
-
-
-def _kind(point: CurvePoint | RefreshPoint) -> str:
-    return "epoch" if isinstance(point, CurvePoint) else "refresh"

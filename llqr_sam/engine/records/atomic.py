@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = ".tmp"  # suffix of an unfinished file
 
 
-def replacing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a temporary file that replaces ``path`` when the block ends.
-
-    Args:
-        path: File to create or replace. Missing parent folders are made.
-
-    If the block raises, ``path`` is unchanged and the temporary file is removed; if the machine stops, ``path`` is
-    unchanged and a ``*.tmp`` file is left behind.
-    """
-    return _placing(path, os.replace)
-
-
-def creating(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Like ``replacing``, but never replaces another file.
-
-    Raises:
-        FileExistsError: when the block ends, if ``path`` exists by then.
-    """
-    return _placing(path, _place_new)
-
-
 @contextlib.contextmanager
-def _placing(path: Path, place: Callable[[Path, Path], None]) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces ``path`` when the block ends; missing parent folders are made.
+
+    With ``new`` it never replaces another file: FileExistsError, if ``path`` exists when the block ends. If the block
+    raises, the temporary file is removed; if the machine stops, a ``*.tmp`` file is left behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -41,23 +26,29 @@ def _placing(path: Path, place: Callable[[Path, Path], None]) -> Iterator[Binary
             yield file
             file.flush()
             os.fsync(file.fileno())
-        place(temporary, path)
+        if new:
+            _place_new(temporary, path)
+        else:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
+
+
+creating = partial(replacing, new=True)  # never replaces another file
 
 
 def _place_new(temporary: Path, path: Path) -> None:
     try:
-        os.link(temporary, path)
+        path.hardlink_to(temporary)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links: reserve the name with an empty file first
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        os.replace(temporary, path)
+        path.touch(exist_ok=False)
+        temporary.replace(path)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable, where the file system can (some network file systems cannot)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 
@@ -26,37 +27,25 @@ PASSING = (OSError, MemoryError, RuntimeError)
 
 
 class CheckpointStore:
-    """The checkpoints in one folder, newest last.
-
-    Args:
-        folder: Where they are; made by the first ``save``.
-        keep: How many to keep, >= 1.
-    """
+    """The last ``keep`` checkpoints, in a folder that the first ``save`` makes."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder = folder
-        self.keep = keep
+        self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write ``state`` as the checkpoint of ``step``; keep it and the ``keep - 1`` before it.
 
         Checkpoints of later steps are removed: the run continued from an earlier one. The digest is renamed into its
-        place before the checkpoint is, so no checkpoint is ever without one.
-
-        Raises:
-            OSError: the disk does not take it; the older checkpoints are kept.
+        place before the checkpoint is, so no checkpoint is ever without one. After an OSError the older ones are kept.
         """
         path = self.folder / f"step_{step:09d}.pt"
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()  # hashed here: the digest is of the intended bytes, not of what the disk returns
         with replacing(path) as file:
-            hashing = _HashingFile(file)
-            try:
-                torch.save(state, cast("BinaryIO", hashing))
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch's writer hides it behind its own error
-                    raise error.__context__ from None
-                raise
+            file.write(content)
             with replacing(_digest_path(path)) as digest_file:
-                digest_file.write(f"{hashing.digest.hexdigest()}  {path.name}\n".encode())
+                digest_file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
         kept = [other for other in self._paths() if other <= path][-self.keep :]
         self._remove_all_but({*kept, *map(_digest_path, kept)})
         return path
@@ -64,10 +53,7 @@ class CheckpointStore:
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest intact checkpoint, on the CPU; ``None`` if there is none.
 
-        A damaged checkpoint is named in a warning and passed over.
-
-        Raises:
-            OSError, MemoryError, RuntimeError: a checkpoint cannot be read or held at the moment, damaged or not.
+        A damaged checkpoint is named in a warning and passed over; what cannot be read at the moment raises.
         """
         for path in reversed(self._paths()):
             try:
@@ -95,33 +81,16 @@ class CheckpointStore:
                 path.unlink(missing_ok=True)
 
 
-class _HashingFile:
-    """Hashes what is written, so that the digest is of the intended bytes, not of what the disk returns."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def _digest_path(path: Path) -> Path:
     return path.with_name(path.name + DIGEST)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        expected = _digest_path(path).read_text().split()
-    except FileNotFoundError:
-        raise ValueError("its SHA-256 is lost") from None
+    if not _digest_path(path).exists():
+        raise ValueError("its SHA-256 is lost")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected[:1] != [digest]:
+    if _digest_path(path).read_text().split()[:1] != [digest]:
         raise ValueError(f"its SHA-256 is not the one in {_digest_path(path).name}")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):

@@ -1,13 +1,19 @@
-"""Where a result comes from: the commit and the packages that it was computed with."""
+"""Where a result comes from, the commit and the packages that it was computed with; and a hash of its weights."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from llqr_sam.repository import PACKAGE
 
@@ -19,12 +25,8 @@ TIMEOUT = 10  # seconds, so that git on a slow network file system does not dela
 def git_state(folder: Path = PACKAGE) -> tuple[str | None, bool]:
     """Commit of the checkout that tracks ``folder``, and whether anything in ``folder`` differs from it.
 
-    Without a checkout, a commit or git, the environment may give the commit: ``LLQR_SAM_COMMIT``, with ``-dirty``
-    appended if the code was changed. Otherwise it is ``(None, False)``: an installed package may lie in somebody else's
-    repository, whose commit says nothing about it.
-
-    Raises:
-        ValueError: there is no checkout, and ``LLQR_SAM_COMMIT`` is not a commit.
+    Without one, ``LLQR_SAM_COMMIT`` may give the commit, with ``-dirty`` appended if the code was changed; ValueError
+    if that is no commit. Otherwise it is ``(None, False)``: an installed package may lie in somebody else's repository.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit and _git(folder, "ls-files", "."):
@@ -42,19 +44,29 @@ def packages() -> dict[str, str]:
     """Versions of Python and of the installed packages that a result can depend on."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of a state dict, in the order of the names.
+
+    Two hashes are equal exactly when the tensors are equal bit for bit, on any device and in any memory format.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Output of a git command; ``None`` if it fails."""
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True
-        )
+        return subprocess.check_output(
+            ["git", "-C", folder, *arguments], stderr=subprocess.DEVNULL, text=True, timeout=TIMEOUT
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip()

@@ -1,7 +1,8 @@
 """Dataclasses as JSON and back, every key and type checked by pydantic.
 
 A number that is not finite is written as ``null``, and a field that equals its default is left out. When a file is
-read, any other field must be there, and an unknown key is refused.
+read, any other field must be there, and an unknown key is refused. pydantic is imported at first use: it takes a
+quarter of a second, and most commands do not need it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -28,28 +29,28 @@ def to_json(instance: Any) -> str:
 
 
 def read(kind: type[T], path: Path, version: int) -> T:
-    """Read a file that ``to_json`` wrote.
+    """Read a file that ``to_json`` wrote of a dataclass whose field ``schema`` is ``version``.
 
-    Args:
-        kind: A dataclass with a field ``schema``.
-        path: The file.
-        version: The schema that this version of the code reads.
-
-    Raises:
-        DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
-        OSError: the file cannot be read.
+    Raises ``DamagedRecordError`` where it is not JSON, of another version, or a key is missing, unknown or mistyped.
     """
+    from pydantic_core import from_json
+
     content = path.read_bytes()
     try:
-        tree = json.loads(content, parse_constant=_refuse_constant)
-        if not isinstance(tree, dict):
-            raise ValueError(f"a record is an object, not {_short(tree)}")
-        found = tree.get("schema")
-        if found != version or isinstance(found, bool):
-            raise ValueError(f"schema is {found!r}, this version reads {version}{_advice(tree, version)}")
-        return _validated(kind, content)
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"{path}: {_one_line(error)}") from error
+        tree = from_json(content, allow_inf_nan=False)
+        found = tree.get("schema") if isinstance(tree, dict) else None
+        problem = f"schema is {found!r}, this version reads {version}"
+        if type(found) is not int:
+            raise ValueError(problem)
+        if found > version:
+            raise ValueError(f"{problem}: update the code to read it")
+        if found < version:
+            commit = tree.get("git_commit")
+            raise ValueError(f"{problem}: the code of its commit, {commit}, reads it; here its run counts as missing")
+        instance: T = _adapter(kind).validate_json(content, strict=True, extra="forbid")
+    except ValueError as error:
+        raise DamagedRecordError(f"{path}: {_reason(error)}") from error
+    return instance
 
 
 def read_all(kind: type[T], paths: Iterable[Path], version: int) -> tuple[list[T], list[str]]:
@@ -59,55 +60,29 @@ def read_all(kind: type[T], paths: Iterable[Path], version: int) -> tuple[list[T
     for path in paths:
         try:
             instances.append(read(kind, path, version))
-        except DamagedRecordError as error:
-            damaged.append(str(error))
-        except OSError as error:
-            damaged.append(f"{path}: {_one_line(error)}")
+        except (DamagedRecordError, OSError) as error:
+            damaged.append(str(error) if isinstance(error, DamagedRecordError) else f"{path}: {_reason(error)}")
     return instances, damaged
 
 
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # made at first use, each in 50 ms
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # each is made in 50 ms
 
 
 def _adapter(kind: type) -> TypeAdapter[Any]:
-    from pydantic import TypeAdapter  # takes a quarter of a second, and most commands do not need it
+    from pydantic import TypeAdapter
 
     return _ADAPTERS.get(kind) or _ADAPTERS.setdefault(kind, TypeAdapter(kind))
 
 
-def _validated(kind: type[T], content: bytes) -> T:
-    """An instance from JSON; an error is one line with the first key that does not fit and its value."""
+def _reason(error: Exception) -> str:
+    """An error in one line: of pydantic's, the first key that does not fit and its value."""
     from pydantic import ValidationError
 
-    try:
-        instance: T = _adapter(kind).validate_json(content, strict=True, extra="forbid")
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).removeprefix(".")
-        if first["type"] == "missing":
-            raise ValueError(f"{where} is missing") from None
-        raise ValueError(f"{where} is {_short(first['input'])}: {first['msg']}") from None
-    return instance
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _advice(tree: dict[str, Any], version: int) -> str:
-    """What to do about a record of another schema version."""
-    found = tree.get("schema")
-    if not isinstance(found, int) or isinstance(found, bool):
-        return ""
-    if found > version:
-        return ": update the code to read it"
-    return f": the code of its commit, {tree.get('git_commit')}, reads it; here its run counts as missing"
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split()) or type(error).__name__
+    first = error.errors(include_url=False)[0]
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).removeprefix(".")
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    value = json.dumps(first["input"])
+    return f"{where} is {value if len(value) <= 40 else f'{value[:37]}...'}: {first['msg']}"

@@ -1,7 +1,7 @@
 """What one run is: the settings that decide its result, and its identity.
 
-conf/ fills a ``RunSettings``, the trainer reads it, the record keeps it, and ``run_id`` hashes it. What does not change
-the result (folders, logging, launching, the device) is not in here. Whoever holds these objects holds valid ones.
+conf/ fills a ``RunSettings``, the trainer reads it, the record keeps it, and ``run_id`` hashes it. Whoever holds these
+objects holds valid ones. What does not change the result is in ``RunOptions``.
 """
 
 from __future__ import annotations
@@ -11,34 +11,21 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
-from llqr_sam.methods.curvature.precision import CurvatureDtype
-from llqr_sam.methods.settings import (
-    Count,
-    Fraction,
-    MethodSettings,
-    NotNegative,
-    Positive,
-    Rule,
-    Settings,
-    require,
-)
+from llqr_sam.methods.curvature.point import CurvatureDtype
+from llqr_sam.methods.settings import Count, Fraction, MethodSettings, NotNegative, Positive, Rule, Settings, require
 
 S = TypeVar("S", bound=Settings)
 Epochs = Annotated[
     tuple[int, ...],
     Rule("must be epochs >= 1 in rising order", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1),
 ]
-Interval = Annotated[
-    str,
-    Rule(
-        "must be a number of steps or epochs in one word, like 2000steps or 2epochs; null is 1epochs",
-        re.compile(r"[1-9][0-9]*(steps?|epochs?)").fullmatch,
-    ),
-]
+_INTERVAL = "must be a number of steps or epochs in one word, like 2000steps or 2epochs; null is 1epochs"
+Interval = Annotated[str, Rule(_INTERVAL, re.compile(r"[1-9][0-9]*(steps?|epochs?)").fullmatch)]
 REFRESH_DTYPES: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 
 
@@ -82,20 +69,13 @@ class ProtocolSettings(Settings):
     bleu_every: Count | None = None  # evaluations between two BLEU scores; the last one always has one
 
     def __post_init__(self) -> None:
-        """Checks the values and what they must be beside each other.
-
-        Raises:
-            SettingError: a value is impossible.
-        """
+        """Checks the values and what they must be beside each other; raises ``SettingError``."""
         super().__post_init__()
         epochs, steps = self.warmup_epochs, self.warmup_steps
         self.require("warmup_epochs", epochs < self.epochs, f"must be less than protocol.epochs={self.epochs}")
         self.require("warmup_epochs", not (epochs and steps), f"must be 0 beside protocol.warmup_steps={steps}")
-        self.require(
-            "warmup_steps",
-            (self.schedule == "inverse_sqrt") == (steps is not None),
-            f"does not fit protocol.schedule={self.schedule}: inverse_sqrt needs a number of steps, any other null",
-        )
+        rule = f"does not fit protocol.schedule={self.schedule}: inverse_sqrt needs a number of steps, any other null"
+        self.require("warmup_steps", (self.schedule == "inverse_sqrt") == (steps is not None), rule)
         if self.evaluate_every is not None:  # one text for each meaning, since it is in the run's id
             text = self.evaluate_every.rstrip("s") + "s"
             object.__setattr__(self, "evaluate_every", None if text == "1epochs" else text)
@@ -122,11 +102,7 @@ class PrecisionSettings(Settings):
     refresh: Literal["float32", "tf32", "bfloat16"] | None = None  # of the network in refreshes of U; null: float32
 
     def __post_init__(self) -> None:
-        """Checks the values and what they must be beside each other.
-
-        Raises:
-            SettingError: a value is impossible.
-        """
+        """Checks the values and what they must be beside each other; raises ``SettingError``."""
         super().__post_init__()
         whole = not self.cuda_graphs or self.accumulate == 1
         self.require("accumulate", whole, "must be 1 beside precision.cuda_graphs=true")
@@ -151,11 +127,7 @@ class RunSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks what the parts must be beside each other.
-
-        Raises:
-            SettingError: a value is impossible.
-        """
+        """Checks what the parts must be beside each other; raises ``SettingError``."""
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be in [0, 2^63)")
         accumulate, batch = self.precision.accumulate, self.protocol.batch_size
         fits = batch is None or accumulate <= batch
@@ -163,11 +135,7 @@ class RunSettings:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> RunSettings:
-        """Inverse of ``as_dict``; keys that are not a run's are left out.
-
-        Raises:
-            ValueError: a value is impossible; the message names the key, the value and what would be right.
-        """
+        """Inverse of ``as_dict``; keys that are not a run's are left out. Raises ValueError at a bad value."""
         return cls(
             dataset=_part(DatasetSettings, tree["dataset"]),
             arch=_part(ArchSettings, tree["arch"]),
@@ -193,6 +161,24 @@ class RunSettings:
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         parts = [self.dataset.name, self.arch.name, self.optim.name, self.optim.divergence, f"s{self.seed}", digest]
         return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How and where a run is carried out; nothing here changes its result."""
+
+    workspace: Path  # checkpoints, logs and kept weights: workspace/<run_id>/
+    record_path: Path  # or beside it, if the name is taken
+    data_path: Path | None = None  # archive or folder of the data set; None: under data_root
+    data_root: Path = Path("data")
+    device: str = "auto"  # auto | cpu | cuda | cuda:<index>
+    devices: int = 1  # ranks, one a device
+    shard: bool = False  # LLQR's U spread over the ranks
+    workers: int = 4  # processes that read folder data sets
+    checkpoint_minutes: float = 10.0  # wall time between checkpoints
+    keep_weights: bool = False  # write weights.pt at the end and, in translation, best.pt at the best BLEU
+    sharpness_rho: float | None = None  # measure sharpness at the end, m-sharpness at this radius; None: do not
+    git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 
 def _part(kind: type[S], values: Mapping[str, Any]) -> S:

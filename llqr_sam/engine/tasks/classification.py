@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,17 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.data import fingerprint
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import WHOLE, Share, Splits, open_batches
+from llqr_sam.data.streams import WHOLE, Share, open_batches
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Flatness
-from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
+from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.models import registry as models
 
 
-class Classification(Task[Splits]):
+class Classification(Task):
     """Images to classes."""
 
     datasets = data.DATASETS
@@ -63,7 +61,7 @@ class Classification(Task[Splits]):
     @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """``None`` for TinyImageNet."""
-        return fingerprint.fingerprint(dataset, path, root)
+        return data.fingerprint(dataset, path, root)
 
     @classmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
@@ -75,25 +73,25 @@ class Classification(Task[Splits]):
             model = models.build(arch, classes=known.classes, image_size=side, channels=known.channels)
         return model, f"{known.classes} classes, {side} x {side} images"
 
-    def load(self, source: DataSource, share: Share = WHOLE) -> Splits:
+    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> data.Splits:
         """The data set with the run's augmentation and label noise."""
         dataset, protocol = self.settings.dataset, self.settings.protocol
         assert protocol.batch_size is not None  # registry.check
         return data.load(
             dataset.name,
-            path=source.path,
-            root=source.root,
+            path=options.data_path,
+            root=options.data_root,
             label_noise=dataset.label_noise,
             crop=dataset.crop,
             augment=protocol.augment,
             batch_size=protocol.batch_size,
             seed=self.settings.seed,
-            device=source.device,
-            workers=source.workers,
+            device=device,
+            workers=options.workers,
             share=share,
         )
 
-    def model(self, splits: Splits) -> nn.Module:
+    def model(self, splits: data.Splits) -> nn.Module:
         """The network for as many classes as the data have."""
         arch, found = self.settings.arch, splits.info
         return models.build(
@@ -104,61 +102,33 @@ class Classification(Task[Splits]):
         """Cross-entropy with the protocol's label smoothing."""
         return F.cross_entropy(outputs, targets, label_smoothing=self.settings.protocol.label_smoothing)
 
+    @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, splits: Splits, number: int | None, device: torch.device, team: Team
+        self, model: nn.Module, splits: data.Splits, number: int | None, device: torch.device, team: Team = ALONE
     ) -> Scores:
-        """Top-1 and loss on the test images."""
-        precision = self.settings.precision
+        """Top-1 and the mean cross-entropy, never smoothed, so that it can be compared between protocols."""
+        precision, samples = self.settings.precision, 0
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        model.eval()
         with open_batches(splits.test) as batches:
-            if precision.channels_last:
-                batches = ((images.to(memory_format=torch.channels_last), labels) for images, labels in batches)
-            top1, loss = evaluate(model, batches, device, bfloat16=precision.autocast == "bfloat16", team=team)
-        return Scores(loss, top1)
+            for images, labels in batches:
+                if precision.channels_last:
+                    images = images.to(memory_format=torch.channels_last)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision.autocast == "bfloat16"):
+                    outputs = model(images)
+                correct += (outputs.argmax(dim=1) == labels).sum()
+                loss += F.cross_entropy(outputs.float(), labels, reduction="sum")
+                samples += len(labels)
+        counted = team.sum(torch.stack([correct.double(), loss, torch.full_like(loss, samples)])).tolist()
+        return Scores(counted[1] / counted[2], 100 * counted[0] / counted[2])
 
-    def flatness(self, model: nn.Module, source: DataSource, rho: float) -> Flatness:
+    def flatness(self, model: nn.Module, options: RunOptions, rho: float) -> Flatness:
         """On training images that are not augmented; m is the protocol's batch size."""
         from llqr_sam.engine.measurements.flatness import measure_flatness  # needs curvlinops
 
         protocol = self.settings.protocol
         assert protocol.batch_size is not None  # registry.check
         plain = Classification(replace(self.settings, protocol=replace(protocol, augment=False)))
-        return measure_flatness(model, plain.load(source).train, self.loss, rho, protocol.batch_size)
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-    *,
-    bfloat16: bool = False,
-    team: Team = ALONE,
-) -> tuple[float, float]:
-    """Test the model in inference mode; its training mode is restored afterwards.
-
-    Args:
-        model: Inputs ``[B, C, H, W]`` to outputs ``[B, classes]``.
-        batches: Inputs and int64 labels ``[B]`` on ``device``; this rank's share of the samples.
-        device: Where the model is.
-        bfloat16: Run the model under bfloat16 autocast.
-        team: The ranks that share the samples.
-
-    Returns:
-        Top-1 in percent, and the mean cross-entropy, never smoothed, so that it can be compared between protocols.
-    """
-    training = model.training
-    model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    samples = 0
-    try:
-        for inputs, targets in batches:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                outputs = model(inputs)
-            correct += (outputs.argmax(dim=1) == targets).sum()
-            loss += F.cross_entropy(outputs.float(), targets, reduction="sum")
-            samples += len(targets)
-    finally:
-        model.train(training)
-    counted = team.sum(torch.stack([correct.double(), loss, torch.full_like(loss, samples)])).tolist()
-    return 100 * counted[0] / counted[2], counted[1] / counted[2]
+        splits = plain.load(options, next(model.parameters()).device)
+        return measure_flatness(model, splits.train, self.loss, rho, protocol.batch_size)

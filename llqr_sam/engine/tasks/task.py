@@ -1,16 +1,14 @@
 """What a run learns: its data, its network, its loss, and the score of the network.
 
-The loop knows minibatches and a loss. Everything else that differs between kinds of data is here: a kind of data is one
-subclass of ``Task`` and one line in ``llqr_sam.engine.tasks.registry``.
+The loop knows minibatches and a loss. A kind of data is one subclass of ``Task`` and one line in ``registry.py``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from llqr_sam.data.streams import Samples, Share, TrainStream
 from llqr_sam.engine.devices.team import Team
 from llqr_sam.engine.records.record import Flatness, Scoring
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 
 
 @dataclass(frozen=True)
@@ -33,60 +31,33 @@ class Scores:
     sacrebleu: float | None = None
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """Where a data set is and how it is read."""
-
-    path: Path | None  # its file or folder; None: under root
-    root: Path
-    device: torch.device  # where minibatches are made
-    workers: int = 0  # processes that decode images
-
-
-class HasTrain(Protocol):
-    """Loaded data, as the loop sees it."""
+class Loaded(Protocol):
+    """Loaded data, as the loop sees it (``llqr_sam.data.streams.Splits``)."""
 
     @property
-    def train(self) -> TrainStream:
-        """Training minibatches."""
+    def train(self) -> TrainStream: ...
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all samples as they are stored, or of their names where they are only read in training."""
+    def fingerprint(self) -> str: ...
 
     @property
-    def samples(self) -> Samples:
-        """Number of samples over all ranks."""
+    def samples(self) -> Samples: ...
 
 
-Loaded = TypeVar("Loaded", bound=HasTrain)
+class Task:
+    """Base of the tasks: one kind of data and what is learned from it in the run of ``settings``.
 
-
-class Task(ABC, Generic[Loaded]):
-    """One kind of data and what is learned from it.
-
-    Args:
-        settings: The run.
-
-    Attributes:
-        datasets: Names of its data sets.
-        archs: Names of its networks.
-        inputs: What the data sets hold, for messages.
-        own_keys: Settings that only this task uses, each with the value that other tasks leave it at.
-        required_keys: Settings that must have a value.
-        several_devices: Whether several devices can train one run.
-        measures_flatness: Whether ``flatness`` is implemented.
-        keeps_best_weights: Whether ``keep_weights`` also keeps the weights of the best evaluation.
+    ``model`` and ``evaluate`` take what ``load`` returned.
     """
 
-    datasets: ClassVar[tuple[str, ...]]
-    archs: ClassVar[tuple[str, ...]]
-    inputs: ClassVar[str]
-    own_keys: ClassVar[Mapping[str, Any]]
-    required_keys: ClassVar[tuple[str, ...]]
-    several_devices: ClassVar[bool] = True
-    measures_flatness: ClassVar[bool] = False
-    keeps_best_weights: ClassVar[bool] = False
+    datasets: ClassVar[tuple[str, ...]]  # names of its data sets
+    archs: ClassVar[tuple[str, ...]]  # names of its networks
+    inputs: ClassVar[str]  # what the data sets hold, for messages
+    own_keys: ClassVar[Mapping[str, Any]]  # settings of this task alone, with the value that other tasks leave them at
+    required_keys: ClassVar[tuple[str, ...]]  # settings that must have a value
+    several_devices: ClassVar[bool] = True  # whether several devices can train one run
+    measures_flatness: ClassVar[bool] = False  # whether ``flatness`` is implemented
+    keeps_best_weights: ClassVar[bool] = False  # whether ``keep_weights`` also keeps those of the best evaluation
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
@@ -98,80 +69,52 @@ class Task(ABC, Generic[Loaded]):
 
     @classmethod
     def check(cls, settings: RunSettings) -> None:
-        """Check what the attributes above do not say; ``registry.check`` does the rest and calls this last.
-
-        Raises:
-            ValueError: data set, network and protocol do not fit together.
-        """
+        """Raise ValueError if data set, network and protocol do not fit; ``registry.check`` checks the attributes."""
 
     @classmethod
     def check_installed(cls, settings: RunSettings) -> None:
-        """Check that the optional packages that it needs are installed.
-
-        Raises:
-            ValueError: one is not; the message says what installs it.
-        """
+        """Raise ValueError if an optional package is missing; the message says what installs it."""
 
     @staticmethod
-    @abstractmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """The ``fingerprint`` of the data set without loading it; ``None`` where that would take minutes.
 
-        Raises:
-            MissingDataError: the data are not there.
-            ValueError: they are not what they should be.
+        Raises MissingDataError, or ValueError where the data are not what they should be.
         """
+        raise NotImplementedError
 
     @classmethod
-    @abstractmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
         """The network on the meta device, which takes no memory, and a description of what it is built for.
 
-        Args:
-            arch: One of ``archs_for(dataset)``.
-            dataset: One of ``datasets``.
-            words: Words in the two dictionaries, for data sets that have some; None: as many as the data set's.
-
-        Raises:
-            ValueError: ``words`` has no use or is too small, or an optional package is missing.
+        ``words`` are those in the two dictionaries, for data sets that have some; None: as many as the data set's.
+        ValueError, if they have no use or are too few, or an optional package is missing.
         """
+        raise NotImplementedError
 
-    @abstractmethod
-    def load(self, source: DataSource, share: Share) -> Loaded:
-        """Load this process's share of the data set."""
+    def load(self, options: RunOptions, device: torch.device, share: Share) -> Loaded:
+        """Load this process's share of the data set; minibatches are made on ``device``."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def model(self, splits: Loaded) -> nn.Module:
+    def model(self, splits: Any) -> nn.Module:
         """A network for the data, with fresh weights from the global generator."""
+        raise NotImplementedError
 
-    @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean training loss of a minibatch, 0-d."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def evaluate(
-        self, model: nn.Module, splits: Loaded, number: int | None, device: torch.device, team: Team
-    ) -> Scores:
-        """Score the network on the test data of all ranks; its training mode is restored afterwards.
+    def evaluate(self, model: nn.Module, splits: Any, number: int | None, device: torch.device, team: Team) -> Scores:
+        """Score the network on the test data that the ranks of ``team`` share; it is left in inference mode.
 
-        Args:
-            model: The network.
-            splits: Its data.
-            number: Number of the evaluation, from 1; None: the last one of the run.
-            device: Where both are.
-            team: The ranks that share the test data.
+        ``number`` is that of the evaluation, from 1; None: the last one of the run.
         """
+        raise NotImplementedError
 
     def scoring(self) -> Scoring | None:
         """How the network is scored, for the record, where the scores alone do not say it."""
         return None
 
-    def flatness(self, model: nn.Module, source: DataSource, rho: float) -> Flatness:
-        """Measure how flat the training loss is at the trained weights.
-
-        Args:
-            model: The network, which is not changed.
-            source: Where its data are.
-            rho: Radius of m-sharpness, > 0.
-        """
+    def flatness(self, model: nn.Module, options: RunOptions, rho: float) -> Flatness:
+        """Measure how flat the training loss is at the trained weights; rho > 0 is the radius of m-sharpness."""
         raise NotImplementedError

@@ -18,9 +18,9 @@ from llqr_sam.data.streams import WHOLE, Share
 from llqr_sam.data.translation import CORPORA, IGNORED, Corpus, PairBatches, corpus_fingerprint, load_corpus
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Scoring
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
-from llqr_sam.engine.tasks.task import DataSource, Scores, Task
+from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq_installed
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.models.transformer import TRANSFORMERS, Translator, build_transformer, transformer_shapes
@@ -29,12 +29,10 @@ DICTIONARY_WORDS = {"iwslt14": 10_000, "multi30k": 4_000}  # about the number of
 
 
 def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """fairseq's label-smoothed cross-entropy, the mean over the tokens that are not padding, in nats.
+    """fairseq's label-smoothed cross-entropy, the mean in nats over the tokens that are not padding.
 
-    Args:
-        outputs: Logits ``[B, T, V]``.
-        targets: Tokens ``[B, T]``, padding ``IGNORED``.
-        smoothing: Probability taken from the target and spread over the others, in [0, 1).
+    Logits are ``[B, T, V]``, targets ``[B, T]`` with padding ``IGNORED``; ``smoothing`` in [0, 1) is the probability
+    taken from the target and spread over the others.
     """
     from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
@@ -44,19 +42,13 @@ def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return total / kept.sum()
 
 
-class Translation(Task[Corpus]):
-    """Sentences to sentences.
-
-    Args:
-        settings: The run.
-    """
+class Translation(Task):
+    """Sentences to sentences."""
 
     datasets = CORPORA
     archs = TRANSFORMERS
     inputs = "sentences"
-    own_keys: ClassVar = dict.fromkeys(
-        ("protocol.max_tokens", "protocol.warmup_steps", "protocol.dropout", "protocol.bleu_every"), None
-    )
+    own_keys: ClassVar = {f"protocol.{key}": None for key in ("max_tokens", "warmup_steps", "dropout", "bleu_every")}
     required_keys = ("protocol.max_tokens", "protocol.dropout")
     several_devices = False  # a minibatch is bounded by its tokens, so it has no equal shares
     keeps_best_weights = True
@@ -69,9 +61,8 @@ class Translation(Task[Corpus]):
     def check(cls, settings: RunSettings) -> None:
         """A dense block of the embedding would have as many entries as the vocabulary squared."""
         if settings.optim.llqr and settings.optim.llqr.structure == "dense":
-            raise ValueError(
-                f"structure=dense does not fit dataset={settings.dataset.name}: it squares the vocabulary."
-            )
+            name = settings.dataset.name
+            raise ValueError(f"structure=dense does not fit dataset={name}: it squares the vocabulary.")
 
     @classmethod
     def check_installed(cls, settings: RunSettings) -> None:
@@ -94,17 +85,17 @@ class Translation(Task[Corpus]):
             raise ValueError(f"arch={arch} cannot be counted: {error}") from None
         return model, f"dictionaries of {source} and {target} words"
 
-    def load(self, source: DataSource, share: Share = WHOLE) -> Corpus:
+    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> Corpus:
         """Sentence pairs and fairseq's dictionaries; a batch takes less time than a step, so no workers make it."""
         settings = self.settings
         assert settings.protocol.max_tokens is not None  # registry.check
         corpus = load_corpus(
             settings.dataset.name,
-            path=source.path,
-            root=source.root,
+            path=options.data_path,
+            root=options.data_root,
             max_tokens=settings.protocol.max_tokens,
             seed=settings.seed,
-            device=source.device,
+            device=device,
         )
         self._scorer = BleuScorer(corpus.valid.pairs, corpus.dictionaries)
         return corpus
@@ -126,16 +117,12 @@ class Translation(Task[Corpus]):
         translator = unwrapped(model)
         assert isinstance(translator, Translator)
         assert self._scorer is not None  # load comes first
-        training = model.training
         model.eval()
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
-                loss, token_error = _per_token(model, splits.valid)
-                bleu = sacrebleu = None
-                if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
-                    bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
-        finally:
-            model.train(training)
+        bleu = sacrebleu = None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision.autocast == "bfloat16"):
+            loss, token_error = _per_token(model, splits.valid)
+            if math.isfinite(loss) and (number is None or number % (self.settings.protocol.bleu_every or 1) == 0):
+                bleu, sacrebleu = self._scorer.of(self._scorer.translations(translator.transformer, splits.valid))
         perplexity = math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.inf
         return Scores(loss, 100 - token_error, perplexity, token_error, bleu, sacrebleu)
 

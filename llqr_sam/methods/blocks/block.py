@@ -18,17 +18,40 @@ All start at the identity. Factors are free: neither orthogonality nor symmetry 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.blocks.descent import HeavyBall
 from llqr_sam.methods.blocks.layout import Kernel
 from llqr_sam.methods.named import Named
 
 Factors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """G <- G clip / max(clip, |G|), buf <- G + momentum buf, U <- U - lr buf: an inner step (LLQR paper, Alg. 2)."""
+
+    lr: float = 1e-3
+    momentum: float = 0.9
+    clip_norm: float = 5.0  # L2 norm to which each factor's gradient is clipped
+
+    def clip(self, squared_norm: Tensor) -> Tensor:
+        """Factor in (0, 1] that clips a gradient of that squared norm; any shape, elementwise."""
+        return self.clip_norm / squared_norm.clamp_min(0).sqrt().clamp_min(self.clip_norm)
+
+    def step(self, factor: Tensor, buffer: Tensor, gradient: Tensor) -> None:
+        """One inner step in place on a stack of factors, ``[K, ...]``, each clipped by itself."""
+        squared_norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
+        clip = self.clip(squared_norm).view(-1, *[1] * (gradient.ndim - 1))
+        self.move(factor, buffer.mul_(self.momentum).addcmul_(gradient, clip))
+
+    def move(self, factor: Tensor, buffer: Tensor) -> None:
+        """U <- U - lr * buf, in place."""
+        factor.add_(buffer, alpha=-self.lr)
 
 
 class Learner(ABC):
@@ -78,35 +101,28 @@ class Block(ABC):
 
 
 class KernelBlock(Block):
-    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
+    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight."""
 
-    Args:
-        kernels: The parameters it covers.
-        dtype, device: Of the factors.
-        apply_dtype: Dtype of the products in ``apply``; default ``dtype``. The factors themselves learn in ``dtype``.
-    """
-
-    learner_type: ClassVar[type[KernelLearner]]
+    axes: ClassVar[dict[str, str]]
+    """Factor -> its axes, of n, m and p = nm: two equal ones are the identity at first, others are ones."""
+    learner_type: ClassVar[Callable[..., Learner]]
+    """Makes the learner from the block, its stacked gradient and the heavy ball."""
 
     def __init__(
-        self,
-        kernels: Sequence[Kernel],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        apply_dtype: torch.dtype | None = None,
+        self, kernels: list[Kernel], *, dtype: torch.dtype, device: torch.device, apply_dtype: torch.dtype | None = None
     ) -> None:
-        self._kernels = list(kernels)
+        self._kernels = kernels
         self.count = sum(kernel.parts for kernel in kernels)
         self.n, self.m = kernels[0].n, kernels[0].m
         self._blank = torch.zeros((), dtype=dtype, device=device)
-        self.factors = self.identity()
+        self.factors = {}
+        sizes = {"n": self.n, "m": self.m, "p": self.n * self.m}
+        for name, axes in self.axes.items():
+            shape = [sizes[axis] for axis in axes]
+            start = torch.eye if axes in ("nn", "mm", "pp") else torch.ones
+            self.factors[name] = start(*shape, dtype=dtype, device=device).expand(self.count, *shape).contiguous()
         self._apply_dtype = apply_dtype or dtype
         self._rounded: tuple[list[int], Factors] = ([], {})
-
-    @abstractmethod
-    def identity(self) -> Factors:
-        """Factors of U = I."""
 
     @abstractmethod
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
@@ -130,13 +146,12 @@ class KernelBlock(Block):
 
     def gather(self, named: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> ``[K, n, m]``; parameters that are absent count as zero."""
-        dtype = self._blank.dtype
         return torch.cat(
             [
-                kernel.matrices(named[kernel.name].to(dtype))
-                if kernel.name in named
-                else self._blank.expand(kernel.parts, self.n, self.m)
-                for kernel in self._kernels
+                k.matrices(named[k.name].to(self._blank.dtype))
+                if k.name in named
+                else self._blank.expand(k.parts, self.n, self.m)
+                for k in self._kernels
             ]
         )
 
@@ -149,49 +164,21 @@ class KernelBlock(Block):
         pieces = {name: torch.split(f, [k.parts for k in self._kernels]) for name, f in self.factors.items()}
         return {k.name: {name: p[i] for name, p in pieces.items()} for i, k in enumerate(self._kernels)}
 
-    def _eye(self, size: int) -> Tensor:
-        eye = torch.eye(size, dtype=self._blank.dtype, device=self._blank.device)
-        return eye.expand(self.count, size, size).contiguous()
 
-    def _ones(self, *shape: int) -> Tensor:
-        return self._blank.new_ones(self.count, *shape)
-
-
-class KernelLearner(Learner):
-    """A learner of stacked kernels, started at the present factors of their block for a gradient ``[K, n, m]``."""
-
-    def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
-        self._block, self._descent = block, descent
-
-    @abstractmethod
-    def product(self) -> Tensor:
-        """U g under the present factors, stacked, in memory of its own."""
-
-    @abstractmethod
-    def step(self, c: Tensor) -> None:
-        """One heavy-ball step on J, given c stacked."""
-
-    def apply(self) -> Named:
-        return self._block.scatter(self.product())
-
-    def descend(self, c: Named) -> None:
-        self.step(self._block.gather(c))
-
-
-class FreeLearner(KernelLearner):
+class FreeLearner(Learner):
     """Heavy ball on explicit factors, whose gradients the block's ``pullback`` forms."""
 
     def __init__(self, block: FreeBlock, gradient: Tensor, descent: HeavyBall) -> None:
-        super().__init__(block, gradient, descent)
-        self._pullback, self._gradient = block.pullback, gradient
+        self._block, self._gradient, self._descent = block, gradient, descent
         self._factors = {name: factor.clone() for name, factor in block.factors.items()}
         self._buffers = {name: torch.zeros_like(factor) for name, factor in block.factors.items()}
 
-    def product(self) -> Tensor:
-        return self._block.product(self._factors, self._gradient)
+    def apply(self) -> Named:
+        return self._block.scatter(self._block.product(self._factors, self._gradient))
 
-    def step(self, c: Tensor) -> None:
-        for name, gradient in self._pullback(self._factors, self._gradient, c).items():
+    def descend(self, c: Named) -> None:
+        gradients = self._block.pullback(self._factors, self._gradient, self._block.gather(c))
+        for name, gradient in gradients.items():
             self._descent.step(self._factors[name], self._buffers[name], gradient)
 
     def factors(self) -> Factors:
@@ -211,25 +198,21 @@ class FreeBlock(KernelBlock):
 class DiagKFAC(FreeBlock):
     """U W = b W a', a ``[K, m]`` over the fan-in and b ``[K, n]`` over the fan-out."""
 
-    def identity(self) -> Factors:
-        return {"a": self._ones(self.m), "b": self._ones(self.n)}
+    axes: ClassVar = {"a": "m", "b": "n"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return stacked * factors["a"].unsqueeze(1) * factors["b"].unsqueeze(2)
 
     def pullback(self, factors: Factors, w: Tensor, c: Tensor) -> Factors:
         cw = c * w
-        return {
-            "a": -torch.einsum("knm,kn->km", cw, factors["b"]),
-            "b": -torch.einsum("knm,km->kn", cw, factors["a"]),
-        }
+        a, b = torch.einsum("knm,kn->km", cw, factors["b"]), torch.einsum("knm,km->kn", cw, factors["a"])
+        return {"a": -a, "b": -b}
 
 
 class Dense(FreeBlock):
     """A full matrix ``[K, nm, nm]`` on each vectorised kernel, for tests and toys only."""
 
-    def identity(self) -> Factors:
-        return {"U": self._eye(self.n * self.m)}
+    axes: ClassVar = {"U": "pp"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return (factors["U"] @ stacked.flatten(1).unsqueeze(2)).view_as(stacked)

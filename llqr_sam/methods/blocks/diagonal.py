@@ -12,21 +12,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.blocks.block import Block, Factors, Learner
-from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.block import Block, Factors, HeavyBall, Learner
 from llqr_sam.methods.blocks.layout import Vector
 from llqr_sam.methods.named import Named
 
 
 class Diagonal(Block):
-    """U x = d * x for tensors of any shapes.
+    """U x = d * x for tensors of any shapes; d is ``[1, P]``, P the number of entries in all.
 
-    Args:
-        parameters: The tensors it covers.
-        joint: Whether it is the whole of U (structure diagonal). Then the tensors of a layer are clipped as one vector,
-            and entries stay at least ``floor``. Otherwise each tensor is clipped by itself, and entries may become
-            negative. In both cases a tensor of several parts is clipped part by part (authors' code).
-        dtype, device: Of the factor, ``[1, P]``, P the number of entries in all.
+    ``joint``: it is the whole of U (structure diagonal). Then the tensors of a layer are clipped as one vector, and
+    entries stay at least ``floor``. Otherwise each tensor is clipped by itself, and entries may become negative. In
+    both cases a tensor of several parts is clipped part by part (authors' code).
     """
 
     floor: ClassVar[float] = 1e-8
@@ -35,7 +31,7 @@ class Diagonal(Block):
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
         self._joint = joint
         self._shapes = {p.name: p.shape for p in parameters}
-        self._parts = [p.parts for p in parameters]
+        self.parts = [p.parts for p in parameters]
         keys = [(p.layer if joint else p.name, *part) for p in parameters for part in p.slices()]
         groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         self.groups = torch.tensor([groups[key] for key in keys], device=device)
@@ -66,18 +62,13 @@ class Diagonal(Block):
         shapes = zip(pieces, self._shapes.items(), strict=True)
         return {name: x.as_strided(shape, self._strides[name]) for x, (name, shape) in shapes}
 
-    def parts(self, views: Named) -> list[Tensor]:
-        """Returns ``views``, cut into the parts that are clipped one by one."""
-        cut = zip(views.values(), self._parts, strict=True)
-        return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
-
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
         """Starts an inner loop; d takes the memory order of the gradient."""
         self.lay_out(gradient)
         return DiagonalLearner(self, gradient, descent)
 
     def apply(self, named: Mapping[str, Tensor]) -> Named:
-        """d * x: one fused multiply over the tensors as they are."""
+        """One fused multiply over the tensors as they are."""
         scales, gradients = self._paired(named)
         if not gradients:
             return {}
@@ -117,12 +108,12 @@ class DiagonalLearner(Learner):
     """Heavy ball on d, dJ/dd = -g * c, with one vector of working memory for U g, c and the gradient in turn."""
 
     def __init__(self, block: Diagonal, gradient: Named, descent: HeavyBall) -> None:
-        self._descent, self._groups = descent, block.groups
-        self._group_count = block.group_count
+        self._descent, self._groups, self._group_count = descent, block.groups, block.group_count
         self._d = block.factors["d"].clone()
         self._buffer, self._work = torch.zeros_like(self._d), torch.empty_like(self._d)
         self._named_d, self._named_work = block.views(self._d), block.views(self._work)
-        self._parts = block.parts(self._named_work)
+        cut = zip(self._named_work.values(), block.parts, strict=True)
+        self._parts = [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
         self._gradient = {name: gradient[name] for name in self._named_d}
 
     def apply(self) -> Named:

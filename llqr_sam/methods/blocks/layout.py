@@ -25,27 +25,29 @@ SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """One weight tensor seen as ``parts`` matrices ``[n, m]``.
-
-    Args:
-        name, shape: Of the parameter, as stored.
-        parts: Matrices it holds: three for a fused query-key-value weight, else one.
-        n, m: Rows and columns of each, the fan-out and the fan-in.
-        input_first: Stored as (in, out, ...), as transposed convolutions are.
-        vocabulary: It belongs to an embedding, a row a word, whether or not an output layer shares it.
-        layer, third: As of ``Vector``, for the diagonal structure.
-    """
+class Vector:
+    """One bias or norm scale, preconditioned elementwise; under the diagonal structure any parameter."""
 
     name: str
-    shape: torch.Size
-    parts: int
+    shape: torch.Size  # as stored
+    layer: str = ""  # what the diagonal structure clips as a whole: the module, or a parameter that is of no layer
+    parts: int = 1  # slices of the first axis that are clipped each by itself: three in a fused query-key-value layer
+    third: int | None = None  # index among the three where a layer stores them separately
+    fallback: bool = False  # whether it is a weight whose shape is no matrix
+
+    def slices(self) -> list[tuple[int, int]]:
+        """Returns (n_slices, index) for each part, as of a fused layer."""
+        return [(self.parts, i) for i in range(self.parts)] if self.third is None else [(3, self.third)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel(Vector):
+    """A weight that is also ``parts`` matrices ``[n, m]``, n the fan-out and m the fan-in."""
+
     n: int
     m: int
-    input_first: bool = False
-    vocabulary: bool = False
-    layer: str = ""
-    third: int | None = None
+    input_first: bool = False  # stored as (in, out, ...), as transposed convolutions are
+    vocabulary: bool = False  # belongs to an embedding, a row a word, whether or not an output layer shares it
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Weight-shaped tensor -> ``[parts, n, m]`` (a view where the memory layout allows)."""
@@ -56,31 +58,6 @@ class Kernel:
         if not self.input_first:
             return matrices.reshape(self.shape)
         return matrices.reshape(self.shape[1], self.shape[0], *self.shape[2:]).transpose(0, 1)
-
-
-@dataclass(frozen=True)
-class Vector:
-    """One bias or norm scale, preconditioned elementwise; under the diagonal structure any tensor.
-
-    Args:
-        name, shape: Of the parameter.
-        layer: What the diagonal structure clips as a whole: the module it belongs to, or the parameter itself where
-            that module is the network (a class token is no layer's).
-        parts: Equal slices of its first axis that are clipped each by itself: three in a fused query-key-value layer.
-        third: Its index among the three where a layer stores them separately.
-        fallback: It is a weight whose shape is no matrix.
-    """
-
-    name: str
-    shape: torch.Size
-    layer: str
-    parts: int = 1
-    third: int | None = None
-    fallback: bool = False
-
-    def slices(self) -> list[tuple[int, int]]:
-        """Returns (n_slices, index) for each part, as of a fused layer."""
-        return [(self.parts, i) for i in range(self.parts)] if self.third is None else [(3, self.third)]
 
 
 def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
@@ -105,18 +82,19 @@ def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
         if not parameter.requires_grad:
             continue
         path, attribute = owners[name]
-        module, layer = modules[path], path if path or one_layer else name
+        module, shape, layer = modules[path], parameter.shape, path if path or one_layer else name
+        conv = isinstance(module, _ConvNd) and attribute == "weight"
         if _is_vector(name, parameter, module, attribute):
-            vectors.append(Vector(name, parameter.shape, layer, _parts_of_bias(path, attribute, weights)))
-        elif _is_odd(parameter, module, attribute):
-            vectors.append(Vector(name, parameter.shape, layer, fallback=True))
+            vectors.append(Vector(name, shape, layer, _parts_of_bias(path, attribute, weights)))
+        elif not conv and (isinstance(module, RECURRENT) or (len(shape) > 2 and shape[0] != 1)):
+            vectors.append(Vector(name, shape, layer, fallback=True))
         else:
-            parts, n, input_first = _rows(path, attribute, parameter, module)
+            parts, input_first = _parts(path, attribute, parameter), conv and isinstance(module, _ConvTransposeNd)
+            n = shape[1 if input_first else 0] if conv else parameter.numel() // shape[-1] // parts
             m = parameter.numel() // n // parts
             third = SEPARATE.index(attribute) if attribute in SEPARATE else None
-            kernels.append(
-                Kernel(name, parameter.shape, parts, n, m, input_first, id(parameter) in embeddings, layer, third)
-            )
+            flags = {"input_first": input_first, "vocabulary": id(parameter) in embeddings}
+            kernels.append(Kernel(name, shape, layer, parts, third, n=n, m=m, **flags))
     return kernels, vectors
 
 
@@ -144,22 +122,6 @@ def _is_vector(name: str, parameter: Tensor, module: nn.Module, attribute: str) 
     long = [axis for axis, size in enumerate(shape) if size > 1]
     row = long == [len(shape) - 1] and not isinstance(module, LAYERS)  # a class token, not a weight norm's lengths
     return len(long) < 2 and not row
-
-
-def _is_odd(parameter: Tensor, module: nn.Module, attribute: str) -> bool:
-    """Whether a weight cannot be read as one matrix: a recurrent layer's, or three and more axes that are not rows."""
-    if isinstance(module, _ConvNd) and attribute == "weight":
-        return False
-    return isinstance(module, RECURRENT) or (parameter.ndim > 2 and parameter.shape[0] != 1)
-
-
-def _rows(path: str, attribute: str, parameter: Tensor, module: nn.Module) -> tuple[int, int, bool]:
-    """Returns ``parts``, ``n`` and ``input_first`` of a kernel."""
-    if isinstance(module, _ConvNd) and attribute == "weight":
-        input_first = isinstance(module, _ConvTransposeNd)
-        return 1, parameter.shape[1 if input_first else 0], input_first
-    parts = _parts(path, attribute, parameter)
-    return parts, parameter.numel() // parameter.shape[-1] // parts, False
 
 
 def _parts(path: str, attribute: str, weight: Tensor) -> int:

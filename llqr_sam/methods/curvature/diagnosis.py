@@ -7,7 +7,9 @@ through J' u, linear in u, whose own derivative in u must be J: a backward pass 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,40 +17,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from llqr_sam.methods.curvature.inference import differentiable_inference
-
-
-class UnsupportedModuleError(RuntimeError):
-    """A refresh of LLQR met a network that it cannot differentiate.
-
-    The message names the module, or the loss, and what to do about it. Usual causes are an operation without a second
-    derivative (a fused kernel, a function marked ``once_differentiable``), and a half-precision network that does not
-    run with its parameters in float32.
-    """
-
-
-def require_second_derivatives(gradients: Iterable[Tensor]) -> None:
-    """Raises RuntimeError for gradients whose graph ends in a function marked ``once_differentiable``.
-
-    Autograd raises for such a function only where a derivative flows through its error node. A derivative in the
-    parameters bypasses it and is silently wrong.
-    """
-    waiting = [g.grad_fn for g in gradients if g.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if node.name() == "torch::autograd::Error":
-            raise RuntimeError("its backward pass is marked once_differentiable.")
-        following = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= following
-        waiting += following
+from llqr_sam.methods.curvature.point import WHOLE, Point, UnsupportedModuleError, vjp
 
 
 def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
     """Raises RuntimeError where J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
 
-    Args:
-        values, leaves: z and x.
-        eps: Relative spacing of the numbers that z was computed with, where it is coarser than its dtype's.
+    ``values`` are z and ``leaves`` x; ``eps`` is the relative spacing of the numbers behind z, where it is coarser than
+    its dtype's.
     """
     values = [z for z in values if z.requires_grad]
     leaves = [x for x in leaves if x.requires_grad]
@@ -57,14 +33,10 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
     generator = torch.Generator().manual_seed(0)  # random, as J' u of a softmax is zero at u = 1
     us = [torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device).requires_grad_() for z in values]
     with torch.enable_grad():
-        pulled = torch.autograd.grad(values, leaves, us, create_graph=True, allow_unused=True)
-    reached = [g for g in pulled if g is not None]
-    graphs = [g for g in reached if g.requires_grad]
-    require_second_derivatives(graphs)
-    along = [g.detach() for g in graphs]
-    pushed = torch.autograd.grad(graphs, us, along, retain_graph=True, materialize_grads=True) if graphs else ()
-    backward = _total(g.detach().abs().square().sum() for g in reached)
-    forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=bool(graphs)))
+        pulled = vjp(values, leaves, us, create_graph=True)
+    pushed = vjp(pulled, us, [g.detach() for g in pulled], retain_graph=True)
+    backward = _total(g.detach().abs().square().sum() for g in pulled)
+    forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=True))
     size = _total(u.detach().abs().square().sum() for u in us).sqrt() * backward.sqrt()
     if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size, eps):
         raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
@@ -80,25 +52,19 @@ def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, 
 
 
 @contextlib.contextmanager
-def explained(
-    model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[None]:
-    """Turns autograd's complaint about a second derivative into the name of the module that causes it.
+def explained(point: Point) -> Iterator[None]:
+    """Context for derivatives at a point: in its precision, and a missing one names the module that causes it.
 
-    Where some module of the model, or the loss, fails by itself, an error inside the context becomes an
+    Where some module of the network, or the loss, fails by itself, an error inside the context becomes an
     UnsupportedModuleError. Other errors pass unchanged, out of memory among them.
-
-    Args:
-        model: The network.
-        outputs: Calls it as it was called.
-        loss: Loss of these outputs, where that is differentiated twice too.
     """
     try:
-        yield
+        with point.precision.products(point.device):
+            yield
     except torch.OutOfMemoryError:  # a RuntimeError too
         raise
     except RuntimeError as error:
-        culprit, remedy = _first_failing(model, outputs, loss)
+        culprit, remedy = _first_failing(replace(point, precision=WHOLE))
         if not culprit:
             raise
         reason = str(error).splitlines()[0].rstrip(".")
@@ -107,27 +73,19 @@ def explained(
         ) from error
 
 
-def _first_failing(
-    model: nn.Module, outputs: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None
-) -> tuple[str, str]:
+def _first_failing(point: Point) -> tuple[str, str]:
     """What fails by itself, and the remedy: the first module, innermost first, else the loss, else two empty texts."""
-    failing: list[str] = []
+    model, failing = point.model, list[str]()
 
-    def watch(name: str, module: nn.Module) -> Any:
-        def probe(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-            if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
-                failing.append(name)
+    def probe(name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
+            failing.append(name)
 
-        return module.register_forward_hook(probe, with_kwargs=True)
-
-    hooks = [watch(name, module) for name, module in model.named_modules()]
     found: Tensor | None = None
-    try:
-        with differentiable_inference(model), contextlib.suppress(RuntimeError):
-            found = outputs()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, differentiable_inference(model), contextlib.suppress(RuntimeError):
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(probe, name), with_kwargs=True))
+        found = point.outputs()
     if failing:
         module = model.get_submodule(failing[0])
         where = ", in its own forward," if next(module.children(), None) is not None else ""
@@ -135,10 +93,10 @@ def _first_failing(
             f"module {failing[0] or '(the model)'} ({type(module).__name__}){where}",
             "Replace it, or its fused kernel, by plain differentiable operations.",
         )
-    if loss is not None and found is not None:
+    if point.loss_fn is not None and found is not None:
         z = found.detach().requires_grad_()
         with contextlib.suppress(RuntimeError), torch.enable_grad():
-            if _fails(loss(z), [z]):
+            if _fails(point.loss_of(z), [z]):
                 remedy = 'Write it in plain differentiable operations, or choose divergence="ngd", which needs none.'
                 return "the loss", remedy
     return "", ""

@@ -1,20 +1,22 @@
-"""The state in which a refresh calls the network, and calls that leave nothing behind on its modules."""
+"""How a refresh calls a network: in inference mode, by operations with two derivatives, and leaving nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
-from llqr_sam.methods.curvature.plain_forms import PlainForms
-
-Container = dict[Any, Any] | list[Any] | set[Any]
+from llqr_sam.methods.named import HALF
 
 
 def ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
@@ -57,8 +59,7 @@ def differentiable_inference(model: nn.Module) -> Iterator[None]:
             for module, mode in modes.items():
                 if module.training != mode:
                     module.train(mode)
-        for module, mode in modes.items():
-            module.training = mode
+                module.training = mode
 
 
 def enter_inference(model: nn.Module) -> None:
@@ -73,34 +74,17 @@ def enter_inference(model: nn.Module) -> None:
         module.training = False  # also where a module's own train() ignores the mode
 
 
-@contextlib.contextmanager
-def _checkpoints_off() -> Iterator[None]:
+def _checkpoints_off() -> contextlib.AbstractContextManager[Any]:
     """Makes ``torch.utils.checkpoint`` call its function and keep what autograd saves, in both of its forms.
 
     The hook is replaced too, for callers that have imported the generator of the other form by name.
     """
-    replaced = {
-        "_checkpoint_without_reentrant_generator": lambda *args, **kwargs: (None for _ in range(1)),
-        "_checkpoint_hook": lambda frame: contextlib.nullcontext(),
-        "CheckpointFunction": _PlainCall,
-    }
-    originals = {name: getattr(torch.utils.checkpoint, name) for name in replaced}
-    try:
-        for name, replacement in replaced.items():
-            setattr(torch.utils.checkpoint, name, replacement)
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(torch.utils.checkpoint, name, original)
-
-
-class _PlainCall:
-    """Stands in for ``torch.utils.checkpoint.CheckpointFunction``, the reentrant form."""
-
-    @staticmethod
-    def apply(function: Any, preserve_rng_state: bool, *arguments: Any) -> Any:
-        """Calls the function."""
-        return function(*arguments)
+    return mock.patch.multiple(
+        torch.utils.checkpoint,
+        CheckpointFunction=SimpleNamespace(apply=lambda function, preserve_rng_state, *args: function(*args)),
+        _checkpoint_hook=lambda frame: contextlib.nullcontext(),
+        _checkpoint_without_reentrant_generator=lambda *args, **kwargs: iter([None]),
+    )
 
 
 @contextlib.contextmanager
@@ -111,19 +95,25 @@ def unchanged_attributes(model: nn.Module) -> Iterator[None]:
     them belong to the graph of one call, or to a trace that is over, so neither the next call of a refresh nor the
     training loop may find them.
     """
-    kept: dict[int, tuple[Container, list[Any]]] = {}
+    kept: dict[int, tuple[Any, list[Any]]] = {}
     for module in model.modules():
         _keep(vars(module), kept)
     try:
         yield
     finally:
         for container, entries in kept.values():
-            if not _same(container, entries):
-                container.clear()
-                container.extend(entries) if isinstance(container, list) else container.update(entries)
+            present = _entries(container)
+            if len(present) == len(entries) and all(a is b for a, b in zip(present, entries, strict=True)):
+                continue
+            container.clear()
+            if isinstance(container, dict):
+                keys, values = entries[: len(entries) // 2], entries[len(entries) // 2 :]
+                container.update(zip(keys, values, strict=True))
+            else:
+                (container.extend if isinstance(container, list) else container.update)(entries)
 
 
-def _keep(container: Container, kept: dict[int, tuple[Container, list[Any]]], *, objects: bool = True) -> None:
+def _keep(container: Any, kept: dict[int, tuple[Any, list[Any]]], *, objects: bool = True) -> None:
     """Records the entries of a container and of nested ones, each once; with ``objects`` also attributes of objects."""
     if id(container) in kept:
         return
@@ -137,19 +127,119 @@ def _keep(container: Container, kept: dict[int, tuple[Container, list[Any]]], *,
                 _keep(attributes, kept, objects=False)
 
 
-def _entries(container: Container) -> list[Any]:
-    return list(container.items() if isinstance(container, dict) else container)
+def _entries(container: Any) -> list[Any]:
+    """What a list or set holds, or the keys and then the values of a dictionary."""
+    return [*container, *container.values()] if isinstance(container, dict) else list(container)
 
 
-def _same(container: Container, entries: list[Any]) -> bool:
-    """Whether a container holds the same objects as before."""
-    if isinstance(container, set):
-        return container == set(entries)
-    if len(container) != len(entries):
-        return False
-    if isinstance(container, dict):
-        return all(container.get(key, _ABSENT) is value for key, value in entries)
-    return all(a is b for a, b in zip(container, entries, strict=True))
+class PlainForms(TorchFunctionMode):
+    """Replaces operations that have one derivative only, or only one under autocast, by others that have two."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _FORMS.get(func, func)(*args, **(kwargs or {}))
 
 
-_ABSENT = object()
+class ReverseModeRules(TorchFunctionMode):
+    """Gives forward mode the rules that torch's backward pass has and its forward mode lacks.
+
+    No tangent passes ``torch.no_grad()`` or an embedding's padding row. Normalisations of half-precision inputs by
+    float32 statistics return half precision; torch would return float32 tangents, which the next matrix product
+    refuses.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _NORMALISATIONS and args and args[0].dtype in HALF and _any_float32((*args, *kwargs.values())):
+            return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
+        found = func(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return tree_map_only(Tensor, Tensor.detach, found)
+        padding = kwargs["padding_idx"] if func is functional.embedding else None
+        if padding is None:
+            return found
+        tokens, weight = args
+        return torch.where((tokens == padding % len(weight)).unsqueeze(-1), found.detach(), found)
+
+
+def _any_float32(arguments: tuple[Any, ...]) -> bool:
+    return any(isinstance(x, Tensor) and x.dtype == torch.float32 for x in arguments)
+
+
+def _embedding_bag(
+    input: Tensor, weight: Tensor, *, offsets: Tensor | None, per_sample_weights: Tensor | None, **options: Any
+) -> Tensor:
+    """``functional.embedding_bag``; where it rewrites the weight or scales its gradient, torch's own."""
+    if options["max_norm"] is not None or options["scale_grad_by_freq"]:
+        return functional.embedding_bag(input, weight, offsets, per_sample_weights=per_sample_weights, **options)
+    words = input.flatten()
+    if offsets is None:
+        offsets = input.shape[1] * torch.arange(len(input), device=words.device)
+    count = len(offsets) - int(options["include_last_offset"])
+    bags = torch.bucketize(torch.arange(len(words), device=words.device), offsets, right=True) - 1
+    if options["padding_idx"] is not None:
+        bags = torch.where(words == options["padding_idx"] % len(weight), count, bags)  # one more bag, to be dropped
+    rows = functional.embedding(words, weight)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.flatten().unsqueeze(1)
+    empty = rows.new_zeros(count + 1, weight.shape[1])
+    if options["mode"] == "max":
+        index = bags.unsqueeze(1).expand_as(rows)
+        return empty.scatter_reduce(0, index, rows, "amax", include_self=False)[:count]
+    total = empty.index_add(0, bags, rows)[:count]
+    if options["mode"] == "sum":
+        return total
+    sizes = rows.new_zeros(count + 1).index_add(0, bags, rows.new_ones(len(words)))[:count]
+    return total / sizes.clamp_min(1).unsqueeze(1)
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    found = functional.relu6(input + 3) / 6
+    return input.copy_(found) if inplace else found
+
+
+def _scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
+) -> Tensor:
+    """``functional.scaled_dot_product_attention``, with the casts of autocast made before it.
+
+    The plain kernel returns to float32 inside, where a nested derivative would meet autocast a second time, and two
+    dtypes in one product. It would also multiply in float32 what autocast has rounded.
+    """
+    device = query.device.type
+    if not torch.is_autocast_enabled(device):
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **more)
+    dtype = torch.get_autocast_dtype(device)
+    query, key, value = (t.to(dtype) for t in (query, key, value))
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.to(dtype)
+    cuda: Any = torch.backends.cuda  # the switch is for all devices; it has no stub
+    before = cuda.fp16_bf16_reduction_math_sdp_allowed()
+    try:
+        cuda.allow_fp16_bf16_reduction_math_sdp(True)
+        with torch.autocast(device, enabled=False):
+            return functional.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **more)
+    finally:
+        cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def _multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """``functional.multi_head_attention_forward``, which calls the kernel above where nothing can replace it.
+
+    Under autocast it computes its weights by plain products, and they are then dropped.
+    """
+    if kwargs.get("need_weights", True) or not torch.is_autocast_enabled(query.device.type):
+        return functional.multi_head_attention_forward(query, *args, **kwargs)
+    outputs, _ = functional.multi_head_attention_forward(query, *args, **{**kwargs, "need_weights": True})
+    return outputs, None
+
+
+_NORMALISATIONS = frozenset(
+    {functional.batch_norm, functional.layer_norm, functional.group_norm, functional.instance_norm, functional.rms_norm}
+)
+
+_FORMS: Mapping[Any, Callable[..., Any]] = {
+    functional.embedding_bag: _embedding_bag,
+    functional.hardsigmoid: _hardsigmoid,
+    functional.multi_head_attention_forward: _multi_head_attention_forward,
+    functional.scaled_dot_product_attention: _scaled_dot_product_attention,
+}

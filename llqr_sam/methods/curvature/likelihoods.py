@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from llqr_sam.methods.curvature.trees import tensors
+from llqr_sam.methods.curvature.point import tensors
 
 OutputFisher = Callable[[Tensor], Tensor]
 Mask = Callable[[Tensor, Any], Tensor]
@@ -72,36 +72,14 @@ class Categorical:
                 not bool or of another shape.
         """
         self._require_classes(outputs, targets)
-        counted = self.counted(outputs, targets)
-        probabilities = torch.softmax(outputs, dim=self.axis)
-        kept = counted.unsqueeze(self.axis)
+        kept = counted(self, outputs, targets)
+        probabilities, kept_classes = torch.softmax(outputs, dim=self.axis), kept.unsqueeze(self.axis)
 
         def product(u: Tensor) -> Tensor:
             weighted = probabilities * u
-            return (weighted - probabilities * weighted.sum(dim=self.axis, keepdim=True)) * kept
+            return (weighted - probabilities * weighted.sum(dim=self.axis, keepdim=True)) * kept_classes
 
-        return product, counted.sum()
-
-    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which positions have a distribution.
-
-        Args:
-            outputs: Shaped as for ``fisher``.
-            targets: Whatever the loss takes.
-
-        Returns:
-            bool, shaped like the outputs without the axis of the classes.
-
-        Raises:
-            ValueError: the mask is not bool or of another shape.
-        """
-        shape = _positions(outputs.shape, self.axis)
-        if self.mask is not None:
-            return _masked(self.mask, outputs, targets, shape)
-        integers = [t for tensor in tensors(targets) if (t := _laid_out(tensor, shape)) is not None and _integer(t)]
-        if len(integers) != 1:
-            return torch.ones(shape, dtype=torch.bool, device=outputs.device)
-        return integers[0] != self.ignore_index
+        return product, kept.sum()
 
     def _require_classes(self, outputs: Tensor, targets: Any) -> None:
         if outputs.ndim < 2 or outputs.shape[self.axis] == 1:
@@ -111,7 +89,7 @@ class Categorical:
             )
         if not (isinstance(targets, Tensor) and _integer(targets)):
             return
-        fitting = [axis for axis in range(1, outputs.ndim) if targets.shape == _positions(outputs.shape, axis)]
+        fitting = [axis for axis in range(1, outputs.ndim) if targets.shape == _positions(outputs, axis)]
         if fitting and self.axis % outputs.ndim not in fitting:
             raise ValueError(
                 f"targets {list(targets.shape)} put the classes of outputs {list(outputs.shape)} on axis {fitting[0]}, "
@@ -129,7 +107,7 @@ class _Elementwise:
         """The Fisher matrix at the outputs, which is diagonal; 0 for outputs that the mask leaves out.
 
         Args:
-            outputs: Floating point, ``[N, ...]``.
+            outputs: Logits (``Bernoulli``) or means (``Gaussian``), floating point, ``[N, ...]``.
             targets: Whatever the loss takes; only the mask reads them.
 
         Returns:
@@ -139,27 +117,12 @@ class _Elementwise:
         Raises:
             ValueError: the mask is not bool or of another shape.
         """
-        counted = self.counted(outputs, targets)
-        diagonal = self.diagonal(outputs) * counted
-        return (lambda u: diagonal * u), (counted.flatten(1).any(1) if counted.ndim > 1 else counted).sum()
+        kept = counted(self, outputs, targets)
+        diagonal = self._diagonal(outputs) * kept
+        return (lambda u: diagonal * u), (kept.flatten(1).any(1) if kept.ndim > 1 else kept).sum()
 
-    def counted(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Which outputs count.
-
-        Args:
-            outputs: Floating point, ``[N, ...]``.
-            targets: Whatever the loss takes; only the mask reads them.
-
-        Returns:
-            bool, shaped like the outputs.
-
-        Raises:
-            ValueError: the mask is not bool or of another shape.
-        """
-        return _masked(self.mask, outputs, targets, outputs.shape)
-
-    def diagonal(self, outputs: Tensor) -> Tensor:
-        """Diagonal of M without the mask, shaped like the outputs."""
+    def _diagonal(self, outputs: Tensor) -> Tensor:
+        """The diagonal of M without the mask."""
         raise NotImplementedError
 
 
@@ -178,15 +141,7 @@ class Bernoulli(_Elementwise):
         ([[0.25, 0.25], [0.0, 0.0]], 1)
     """
 
-    def diagonal(self, outputs: Tensor) -> Tensor:
-        """Diagonal of M without the mask.
-
-        Args:
-            outputs: Logits z, floating point.
-
-        Returns:
-            p (1 - p), p = sigmoid(z), shaped like the outputs.
-        """
+    def _diagonal(self, outputs: Tensor) -> Tensor:
         probabilities = torch.sigmoid(outputs)
         return probabilities * (1 - probabilities)
 
@@ -206,15 +161,7 @@ class Gaussian(_Elementwise):
         ([[1.0], [0.0]], 1)
     """
 
-    def diagonal(self, outputs: Tensor) -> Tensor:
-        """Diagonal of M without the mask.
-
-        Args:
-            outputs: Means, floating point.
-
-        Returns:
-            Ones, shaped like the outputs.
-        """
+    def _diagonal(self, outputs: Tensor) -> Tensor:
         return torch.ones_like(outputs)
 
 
@@ -225,11 +172,7 @@ NAMED: dict[str, Categorical | Gaussian | Bernoulli] = {
 
 
 def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
-    """Returns the likelihood of that name, or the object itself.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
+    """The likelihood of that name, or the object itself; ValueError where there is none of that name."""
     if not isinstance(choice, str):
         return choice
     if choice not in NAMED:
@@ -237,32 +180,38 @@ def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
     return NAMED[choice]
 
 
-def _masked(mask: Mask | None, outputs: Tensor, targets: Any, shape: torch.Size) -> Tensor:
-    """Returns the mask in that shape; all True if there is no mask."""
-    if mask is None:
-        return torch.ones(shape, dtype=torch.bool, device=outputs.device)
-    counted = mask(outputs, targets)
-    laid_out = _laid_out(counted, shape)
-    if laid_out is None or counted.dtype != torch.bool:
-        raise ValueError(
-            f"the likelihood's mask is {counted.dtype} {list(counted.shape)}; it must be torch.bool {list(shape)}, an "
-            "entry for each distribution."
-        )
-    return laid_out
+def counted(likelihood: Categorical | _Elementwise, outputs: Tensor, targets: Any) -> Tensor:
+    """Which distributions count, bool; ValueError where the likelihood's mask is not bool or of another shape.
+
+    Shaped like the outputs, for ``Categorical`` without the axis of the classes.
+    """
+    shape = _positions(outputs, likelihood.axis) if isinstance(likelihood, Categorical) else outputs.shape
+    if likelihood.mask is not None:
+        mask = likelihood.mask(outputs, targets)
+        laid_out = _laid_out(mask, shape)
+        if laid_out is None or mask.dtype != torch.bool:
+            raise ValueError(
+                f"the likelihood's mask is {mask.dtype} {list(mask.shape)}; it must be torch.bool {list(shape)}, an "
+                "entry for each distribution."
+            )
+        return laid_out
+    if isinstance(likelihood, Categorical):
+        integers = [t for tensor in tensors(targets) if (t := _laid_out(tensor, shape)) is not None and _integer(t)]
+        if len(integers) == 1:
+            return integers[0] != likelihood.ignore_index
+    return torch.ones(shape, dtype=torch.bool, device=outputs.device)
 
 
-def _positions(shape: torch.Size, axis: int) -> torch.Size:
+def _positions(outputs: Tensor, axis: int) -> torch.Size:
     """The outputs' shape without the axis of the classes."""
-    axis %= len(shape)
-    return shape[:axis] + shape[axis + 1 :]
+    axis %= outputs.ndim
+    return outputs.shape[:axis] + outputs.shape[axis + 1 :]
 
 
 def _laid_out(tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """Returns the tensor in that shape if it has it or one of the two is flat; other reshapes could mix positions."""
     flat = tensor.ndim == 1 or len(shape) == 1
-    if tensor.shape == shape or (flat and tensor.numel() == shape.numel()):
-        return tensor.reshape(shape)
-    return None
+    return tensor.reshape(shape) if tensor.shape == shape or (flat and tensor.numel() == shape.numel()) else None
 
 
 def _integer(tensor: Tensor) -> bool:

@@ -8,6 +8,17 @@ with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the 
     NGD     H v = s J' M J v     s = 1 (sum, the authors' code) or 1/N (mean); M = diag p - p p' for a softmax
     Newton  H v = d2 l v         l the mean loss
 
+J v and Newton's H v each have a fast way, the replay of a forward trace (trace.py), and a slow one that works for
+whatever has second derivatives and serves where nothing can be replayed, or a single product is wanted:
+
+    J v    double backward, the derivative of u -> J' u, which is linear in u
+    H v    reverse over reverse, a backward pass through the retained gradient
+
+A trace of the outputs is compared with the network's own J' u, parameter by parameter for a random u, at each point,
+and its J v once with the same J' u. A trace of the gradient (forward over reverse) is compared with reverse over
+reverse, on one random product for each trace and loss. The slow ways rely on backward passes that autograd sees into,
+which is tested once for each network and loss.
+
 Batch-norm is in inference mode, dropout is off, and attention uses its plain kernel, since the fused ones have neither
 a forward-mode nor a second derivative (docs/methods.md, section 2.2). A network in half precision is linearised in
 float32, or under autocast where ``precision`` says so; loss, likelihood and M are float32 either way.
@@ -15,108 +26,177 @@ float32, or under autocast where ``precision`` says so; loss, likelihood and M a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from llqr_sam.methods.curvature.derivatives import Jacobian, Push, pull, reverse_over_reverse
-from llqr_sam.methods.curvature.diagnosis import explained
+from llqr_sam.methods.curvature.agreement import unfit
+from llqr_sam.methods.curvature.diagnosis import agreeing, explained, require_adjoint
 from llqr_sam.methods.curvature.inference import differentiable_inference
 from llqr_sam.methods.curvature.likelihoods import Likelihood
-from llqr_sam.methods.curvature.point import LossFunction, Point, point_of
-from llqr_sam.methods.curvature.precision import WHOLE, Precision
-from llqr_sam.methods.named import Named
+from llqr_sam.methods.curvature.point import LossFunction, Point, vjp
+from llqr_sam.methods.curvature.trace import ForwardTrace, Linearization, Push, TraceCache, agree
+from llqr_sam.methods.named import Named, dot
 
 Divergence = Literal["ngd", "newton"]
 Reduction = Literal["sum", "mean"]
 
 
-class Curvature(Protocol):
+@dataclass
+class Curvature:
     """The loss to second order at one point."""
 
-    gradient: Named
-    """g, the gradient of the mean loss."""
-
-    def product(self, v: Named) -> Named:
-        """H v, shaped like v."""
-        ...
+    gradient: Named  # g, the gradient of the mean loss
+    product: Callable[[Named], Named]  # v -> H v, shaped like v
 
 
-class FisherCurvature:
-    """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient).
+class Fisher:
+    """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient), at point after point.
 
-    Args:
-        model, inputs, targets, loss_fn: As for ``LLQR.refresh``; trainable parameters are the coordinates.
-        likelihood: Predictive distribution.
-        reduction: "sum" over samples (authors' code) or "mean".
-        jacobian: Computes J v; one that is kept traces the network once for all its points. Default: a new one.
-        precision: Precision of g, J v and J' u.
+    ``untraced`` says why the network is not traced; it is empty where it is.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        targets: Any,
-        loss_fn: LossFunction,
-        likelihood: Likelihood,
-        reduction: Reduction,
-        jacobian: Jacobian | None = None,
-        precision: Precision = WHOLE,
-    ) -> None:
-        with_loss = point_of(model, inputs, precision, targets=targets, loss_fn=loss_fn)
-        self._point = point = replace(with_loss, targets=None, loss_fn=None)
-        self._explained = partial(explained, model, replace(point, precision=WHOLE).outputs)
-        self._products = partial(precision.products, point.device)
-        with differentiable_inference(model), self._explained(), self._products():
-            self._outputs, loss = point.evaluated(lambda z: (z, with_loss.loss_of(z)))
-            point.require_differentiable(loss)
-            gradients = torch.autograd.grad(
-                loss, list(point.parameters.values()), retain_graph=True, materialize_grads=True
-            )
-            self._push = (jacobian or Jacobian())(point, self._outputs)
-            self._output_fisher, count = likelihood.fisher(self._outputs.detach(), targets)
-        self.gradient: Named = dict(zip(point.parameters, gradients, strict=True))
-        self._scale = 1.0 if reduction == "sum" else count.to(self._outputs.dtype).reciprocal()
+    comparing = False  # whether the likelihood is compared with the loss
+    complaint: str | None = None  # why the two contradict each other, if they do
 
-    def product(self, v: Named) -> Named:
-        """H v: forward, M, backward."""
-        with self._products():
-            with self._explained():
-                (pushed,) = self._push(v)
-            u = self._output_fisher(pushed) * self._scale
-            return dict(zip(self._point.parameters, pull(self._point, self._outputs, u), strict=True))
+    def __init__(self, likelihood: Likelihood, reduction: Reduction, untraced: str = "") -> None:
+        self.cache = TraceCache(untraced)
+        self.likelihood, self.summed = likelihood, reduction == "sum"
+        self._tested = False
+
+    def at(self, point: Point) -> Curvature:
+        """g and H at a point with a loss; UnsupportedModuleError without second derivatives."""
+        alone = replace(point, targets=None, loss_fn=None)
+        with differentiable_inference(point.model), explained(alone):
+            outputs, loss = alone.evaluated(lambda z: (z, point.loss_of(z)))
+            gradient = point.gradient_of(loss, retain_graph=True)
+            push = self.jacobian(alone, outputs)
+            output_fisher, count = self.likelihood.fisher(outputs.detach(), point.targets)
+            if self.comparing and self.complaint is None and point.loss_fn is not None:
+                # A loss may need more than its arguments, such as what forward left on a module: it is not compared.
+                with contextlib.suppress(Exception):
+                    self.complaint = unfit(self.likelihood, point.loss_fn, outputs.detach(), point.targets)
+        scale = 1.0 if self.summed else count.to(outputs.dtype).reciprocal()
+
+        def product(v: Named) -> Named:
+            with explained(alone):
+                u = output_fisher(push(v)[0]) * scale
+                return dict(zip(gradient, _pull(alone, outputs, u), strict=True))
+
+        return Curvature(gradient, product)
+
+    def jacobian(self, point: Point, outputs: Tensor) -> Push:
+        """v -> [J v] at a point without a loss, whose outputs are given with their graph."""
+        replayed = self.cache.at(point, [outputs], partial(self._verified, point, outputs))
+        if replayed is not None:
+            return replayed.push
+        if not self._tested:
+            require_adjoint([outputs], list(point.parameters.values()), point.precision.eps)
+            self._tested = True
+        (u,) = _random_like([outputs])  # not 0, where some backward passes, linear as they are, take a logarithm
+        u.requires_grad_()
+        pulled = _pull(point, outputs, u, create_graph=True)
+        return lambda v: vjp(pulled, [u], [v[name] for name in point.parameters], retain_graph=True)
+
+    def _verified(self, point: Point, outputs: Tensor, trace: ForwardTrace, replayed: Linearization) -> bool:
+        """Whether J' u of the trace is the network's, and once for each trace whether its J v is of the same J."""
+        (u,), eps = _random_like([outputs]), point.precision.eps
+        pulled = _pull(point, outputs, u)
+        if not agree(replayed.pull([u], point.parameters), pulled, eps):
+            return False
+        # J' u of a trace is the backward pass of its J v. Some operations have two derivatives that differ everywhere.
+        if trace.verified_for is None:
+            v = _direction(point)
+            (pushed,) = replayed.push(v)
+            # u is random and has norm 1: u' (J v) is about |J v| / sqrt(entries), and rounding is eps of that.
+            share = max(100 * torch.finfo(pushed.dtype).eps, 2 * eps / max(1, pushed.numel()) ** 0.5)
+            rounding = share * torch.linalg.vector_norm(pushed)
+            if not agreeing((u * pushed).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding, eps):
+                return False
+            trace.verified_for = "J v"
+        return True
 
 
-class HessianCurvature:
-    """H = the Hessian of the mean loss (Newton).
+class Hessian:
+    """H = the Hessian of the mean loss (Newton), at point after point; ``untraced`` as of ``Fisher``."""
 
-    Args:
-        model, inputs, targets, loss_fn, precision: As for ``FisherCurvature``.
-        hessian: Computes g and H v: a kept ``Hessian`` traces the network once for all its points. Default: reverse
-            over reverse, which is cheaper for a few products.
-    """
+    likelihood, summed, comparing = None, False, False
+    complaint: str | None = None
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        targets: Any,
-        loss_fn: LossFunction,
-        hessian: Callable[[Point], tuple[Named, Push]] = reverse_over_reverse,
-        precision: Precision = WHOLE,
-    ) -> None:
-        point = point_of(model, inputs, precision, targets=targets, loss_fn=loss_fn)
-        self._explained = partial(explained, model, replace(point, precision=WHOLE).outputs, point.loss_of)
-        self._products = partial(precision.products, point.device)
-        with differentiable_inference(model), self._explained(), self._products():
-            self.gradient, self._push = hessian(point)
+    def __init__(self, untraced: str = "") -> None:
+        self.cache = TraceCache(untraced)
+        self._tested: LossFunction | None = None
 
-    def product(self, v: Named) -> Named:
-        """H v."""
-        with self._products(), self._explained():
-            return dict(zip(self.gradient, self._push(v), strict=True))
+    def at(self, point: Point) -> Curvature:
+        """g and H at a point with a loss; UnsupportedModuleError without second derivatives."""
+        with differentiable_inference(point.model), explained(point):
+            gradient, push = self._replayed(point) or self._reverse_over_reverse(point)
+
+        def product(v: Named) -> Named:
+            with explained(point):
+                return dict(zip(gradient, push(v), strict=True))
+
+        return Curvature(gradient, product)
+
+    def _replayed(self, point: Point) -> tuple[Named, Push] | None:
+        """g and v -> H v by a trace, whose H v is compared with the network's once for each trace and loss."""
+        known = self.cache.known(point)
+        if self.cache.refusal:
+            return None
+
+        def product() -> list[Tensor]:
+            return _reverse_over_reverse(point)[1](_direction(point))
+
+        # Computed before a trace is at hand, so that the memory of both is not needed at once.
+        exact = None if known and known.verified_for == point.loss_fn else product()
+        gradient = point.gradient_of(point.loss())
+
+        def verify(trace: ForwardTrace, replayed: Linearization) -> bool:
+            if trace.verified_for != point.loss_fn:
+                if not agree(replayed.push(_direction(point)), exact or product(), point.precision.eps):
+                    return False
+                trace.verified_for = point.loss_fn
+            return True
+
+        replayed = self.cache.at(point, list(gradient.values()), verify)
+        return None if replayed is None else (gradient, replayed.push)
+
+    def _reverse_over_reverse(self, point: Point) -> tuple[Named, Push]:
+        if self._tested is None or self._tested != point.loss_fn:
+            outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
+            require_adjoint([outputs], list(point.parameters.values()), point.precision.eps)
+            require_adjoint([loss], [outputs])
+            self._tested = point.loss_fn
+        return _reverse_over_reverse(point)
+
+
+def _reverse_over_reverse(point: Point) -> tuple[Named, Push]:
+    """g, and v -> H v by a backward pass through g."""
+    gradient, leaves = point.gradient_of(point.loss(), create_graph=True), list(point.parameters.values())
+    return {name: g.detach() for name, g in gradient.items()}, lambda v: vjp(
+        list(gradient.values()), leaves, [v[name] for name in gradient], retain_graph=True
+    )
+
+
+def _pull(point: Point, outputs: Tensor, u: Tensor, *, create_graph: bool = False) -> list[Tensor]:
+    """J' u, one tensor for each parameter, by a backward pass through the outputs' graph, which stays."""
+    return vjp([outputs], list(point.parameters.values()), [u], retain_graph=True, create_graph=create_graph)
+
+
+def _direction(point: Point) -> Named:
+    return dict(zip(point.parameters, _random_like(list(point.parameters.values())), strict=True))
+
+
+def _random_like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns normal entries, each tensor scaled to unit norm; the same entries at each call."""
+    directions = []
+    for i, t in enumerate(tensors):
+        generator = torch.Generator(t.device).manual_seed(i)  # leaves the caller's random numbers alone
+        x = torch.randn(t.shape, generator=generator, dtype=t.dtype, device=t.device)
+        directions.append(x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(t.dtype).tiny))
+    return directions

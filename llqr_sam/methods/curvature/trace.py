@@ -13,8 +13,8 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -22,34 +22,17 @@ from torch.func import functionalize, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from llqr_sam.methods.curvature.plain_forms import ReverseModeRules
-from llqr_sam.methods.curvature.point import Point
+from llqr_sam.methods.curvature.inference import ReverseModeRules
+from llqr_sam.methods.curvature.point import Point, vjp
 from llqr_sam.methods.named import Named
 
 aten = torch.ops.aten
 Signature = tuple[Any, ...]
+Push = Callable[[Named], list[Tensor]]
 Verify = Callable[["ForwardTrace", "Linearization"], bool]
-Entry = TypeVar("Entry")
 
 KEPT = 8
 """Traces of one network that are kept, the latest used: a stream of minibatches has few shapes."""
-
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
-"""Types of inputs, other than tensors, that a trace can be kept for."""
-
-_REPLACED: Mapping[Any, Callable[..., Any]] = {
-    # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
-    aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
-    # The functional copy has no derivative of its own; it is laid out in memory as what it replaces.
-    aten.copy.default: lambda old, new, non_blocking=False: _laid_out_as(old, new.to(old).expand_as(old)),
-}
-"""Operations that a trace holds in another form."""
-
-_LINEAR = frozenset(
-    getattr(aten, name).default
-    for name in ("alias", "clone", "detach", "expand", "neg", "permute", "t", "unsqueeze", "view", "_to_copy")
-)
-"""Operations that map zero to zero, whatever their other arguments."""
 
 
 class UntraceableError(RuntimeError):
@@ -57,28 +40,18 @@ class UntraceableError(RuntimeError):
 
 
 class TraceCache:
-    """Traces of one network by signature.
-
-    Args:
-        disabled: Why nothing is traced; empty where something is.
-
-    Attributes:
-        refusal: Why the latest point was not replayed; empty where it was.
-        traces: The kept traces, the latest used last.
-    """
+    """Traces of one network by signature; ``disabled`` says why nothing is traced, and is empty where something is."""
 
     def __init__(self, disabled: str = "") -> None:
-        self.refusal = self._disabled = disabled
-        self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()
+        self.refusal = self._disabled = disabled  # why the latest point was not replayed; empty where it was
+        self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()  # the latest used last
         self._refused: OrderedDict[Signature, str] = OrderedDict()
 
     def at(self, point: Point, values: Sequence[Tensor], verify: Verify) -> Linearization | None:
         """Replays the network at a point, or returns ``None`` where it cannot be replayed (``refusal`` says why).
 
-        Args:
-            point: The point.
-            values: ``point.values`` there, computed without a trace.
-            verify: Says whether the derivative of a trace is the network's.
+        ``values`` are ``point.values`` there, computed without a trace; ``verify`` says whether the derivative of a
+        trace is the network's.
         """
         self.known(point)
         while not self.refusal:
@@ -88,7 +61,9 @@ class TraceCache:
                 trace = self.traces.pop(key, None) or ForwardTrace(point)
                 found = trace.at(point)
                 if agree(found.values, values, point.precision.eps) and verify(trace, found):
-                    _keep(self.traces, key, trace, KEPT)
+                    self.traces[key] = trace
+                    if len(self.traces) > KEPT:
+                        self.traces.popitem(last=False)
                     return found
                 reason = "the trace has other values or derivatives than the network"
             except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
@@ -96,44 +71,39 @@ class TraceCache:
             except Exception as error:  # the network itself has just run, so this is the trace's error
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if fresh:
-                self.refusal = reason
-                _keep(self._refused, key, reason, 8 * KEPT)
+                self.refusal = self._refused[key] = reason
+                if len(self._refused) > 8 * KEPT:
+                    self._refused.popitem(last=False)
         return None
 
     def known(self, point: Point) -> ForwardTrace | None:
         """The trace that a call at this point starts with; sets ``refusal`` where the point is known to have none."""
-        trace, self.refusal = None, self._disabled
-        if not self.refusal:
-            try:
-                key = signature(point)
-                trace, self.refusal = self.traces.get(key), self._refused.get(key, "")
-            except UntraceableError as error:
-                self.refusal = str(error)
-        return trace
+        self.refusal = self._disabled
+        try:
+            key = signature(point)
+        except UntraceableError as error:
+            self.refusal = self.refusal or str(error)
+            return None
+        self.refusal = self.refusal or self._refused.get(key, "")
+        return self.traces.get(key)
 
 
 class ForwardTrace:
     """``Point.values`` and their derivative, for all points of one signature.
 
-    Args:
-        point: Where the trace is made.
-
-    Raises:
-        UntraceableError: the shape of an intermediate result depends on the data.
-        RuntimeError, NotImplementedError: torch cannot trace the network, or differentiate it in forward mode.
+    Making one raises UntraceableError where the shape of an intermediate result depends on the data, and whatever torch
+    raises where it cannot trace the network or differentiate it in forward mode.
     """
 
     def __init__(self, point: Point) -> None:
         leaves, structure = _leaves(point)
-        self.verified_for: Any = None
-        """What the derivative has been compared with the network's for; set by the caller."""
-        self.names = list(point.parameters)
-        tangents = [torch.zeros_like(p) for p in point.parameters.values()]
-        self._strides = [t.stride() for t in tangents]
+        self.verified_for: Any = None  # what its derivative was compared with the network's for; the caller's
+        names, tangents = list(point.parameters), [torch.zeros_like(p) for p in point.parameters.values()]
+        self._strides = {name: t.stride() for name, t in zip(names, tangents, strict=True)}
 
         def values_and_push(leaves: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             at = replace(point, **dict(zip(point.varying, tree_unflatten(leaves, structure), strict=True)))
-            both: Any = jvp(at.values, (at.parameters,), (dict(zip(self.names, tangents, strict=True)),))
+            both: Any = jvp(at.values, (at.parameters,), (dict(zip(names, tangents, strict=True)),))
             return [*both[0], *both[1]]
 
         # Nothing is compiled here (inference.py), so the compiler need not refuse to be traced through.
@@ -141,8 +111,11 @@ class ForwardTrace:
         with warnings.catch_warnings(), untouched, ReverseModeRules():
             warnings.simplefilter("ignore")  # tracing chatter about the network, not about its use here
             whole = make_fx(functionalize(values_and_push, remove="mutations"), _REPLACED)(leaves, tangents)
-        _require_fixed_shapes(whole.graph)
-        _drop_zeros(whole.graph)
+        for node in whole.graph.nodes:
+            # The trace would fix a size that depends on values, such as that of ``nonzero``.
+            resized = torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ())
+            if resized and node.target is not aten.index.Tensor:
+                raise UntraceableError(f"the shape of what {node.target} returns depends on the data")
         whole.graph.eliminate_dead_code()
         self._at_point, self._at_tangent, self._count = _cut(whole, len(leaves))
 
@@ -150,39 +123,27 @@ class ForwardTrace:
         """The network at a point of this trace's signature."""
         with torch.no_grad():
             found = self._at_point(*_leaves(point)[0])
-        return Linearization(self, found[: self._count], found[self._count :])
+        values, kept = found[: self._count], found[self._count :]
 
-    def push(self, kept: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
-        """The derivative of the values along one tangent for each parameter, from what ``at`` kept."""
-        strided = [_strided(t, stride) for t, stride in zip(tangents, self._strides, strict=True)]
-        return list(self._at_tangent(*kept, *strided))
+        def push(v: Named) -> list[Tensor]:
+            return list(self._at_tangent(*kept, *(_strided(v[name], s) for name, s in self._strides.items())))
+
+        return Linearization(list(values), push)
 
 
+@dataclass(frozen=True)
 class Linearization:
     """``Point.values`` at one point, computed by a trace, and their derivative J there."""
 
-    def __init__(self, trace: ForwardTrace, values: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
-        self.values = list(values)
-        self._trace, self._kept = trace, kept
-
-    @torch.no_grad()
-    def push(self, v: Named) -> list[Tensor]:
-        """J v, one tensor for each value."""
-        return self._trace.push(self._kept, [v[name] for name in self._trace.names])
+    values: list[Tensor]
+    push: Push  # v -> J v, one tensor for each value
 
     def pull(self, us: Sequence[Tensor], like: Named) -> list[Tensor]:
-        """J' u for one u for each value, by a backward pass through ``push``, which is linear.
-
-        Returns one tensor for each parameter, shaped as in ``like``.
-        """
-        tangents = [torch.zeros_like(like[name]).requires_grad_() for name in self._trace.names]
+        """J' u for one u for each value, by a backward pass through ``push``; one tensor for each entry of ``like``."""
+        tangents = {name: torch.zeros_like(t).requires_grad_() for name, t in like.items()}
         with torch.enable_grad():
-            pushed = self._trace.push(self._kept, tangents)
-        pairs = [(p, u) for p, u in zip(pushed, us, strict=True) if p.requires_grad]
-        if not pairs:
-            return [torch.zeros_like(t) for t in tangents]
-        outs, along = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(outs, tangents, along, materialize_grads=True))
+            pushed = self.push(tangents)
+        return vjp(pushed, list(tangents.values()), us)
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
@@ -201,69 +162,23 @@ def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0)
 
 
 def signature(point: Point) -> Signature:
-    """What a trace is made for: the network, its precision, the shapes and types of all tensors, and all plain values.
+    """What a trace of a network is made for: the shapes and types of all tensors, and all plain values.
 
     Raises UntraceableError for an input that is neither a tensor nor a plain value.
     """
     leaves, structure = _leaves(point)
     kinds: list[Any] = []
     for x in leaves:
-        if not isinstance(x, (Tensor, *_PLAIN)):
+        if not isinstance(x, (Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)):
             raise UntraceableError(f"an input of type {type(x).__name__} is no tensor")
         kinds.append((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x)
-    return id(point.model), point.precision, str(structure), *kinds
+    return str(structure), *kinds
 
 
 def _leaves(point: Point) -> tuple[list[Any], Any]:
     """Returns what differs from point to point: tensors, detached, and plain values."""
     leaves, structure = tree_flatten(tuple(getattr(point, name) for name in point.varying))
     return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
-
-
-def _keep(kept: OrderedDict[Signature, Entry], key: Signature, entry: Entry, most: int) -> None:
-    kept[key] = entry
-    kept.move_to_end(key)
-    while len(kept) > most:
-        kept.popitem(last=False)
-
-
-def _require_fixed_shapes(graph: fx.Graph) -> None:
-    """Refuses operations whose output size depends on values (``nonzero``): the trace would fix that size."""
-    for node in graph.nodes:
-        if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
-            continue
-        if node.target is aten.index.Tensor and not any(_is_mask(index) for index in node.args[1]):
-            continue  # tagged for masks; indices have a shape of their own
-        raise UntraceableError(f"the shape of what {node.target} returns depends on the data")
-
-
-def _is_mask(index: fx.Node | None) -> bool:
-    return index is not None and _value(index).dtype in (torch.bool, torch.uint8)
-
-
-def _drop_zeros(graph: fx.Graph) -> None:
-    """Removes terms that come from zero tangents only: otherwise each product would compute them again."""
-    zeros = {node for node in graph.nodes if node.target is aten.zeros.default}
-    for node in graph.nodes:
-        of_zero = node.target in _LINEAR and node.args[0] in zeros
-        if of_zero or (node.target is aten.mul.Tensor and zeros.intersection(node.args)):
-            zeros.add(node)
-        elif node.target is aten.add.Tensor and not node.kwargs:
-            for zero, other in (node.args, node.args[::-1]):
-                if zero in zeros and isinstance(other, fx.Node) and _alike(node, other):
-                    node.replace_all_uses_with(other)
-                    break
-
-
-def _alike(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two results agree, also in memory layout, which later views depend on."""
-    x, y = _value(a), _value(b)
-    return bool((x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()))
-
-
-def _value(node: fx.Node) -> Any:
-    """Returns the value a node had when traced, or its constant (torch 2.6 records no value for constants)."""
-    return node.meta["val"] if "val" in node.meta else getattr(node.graph.owning_module, str(node.target))
 
 
 def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.GraphModule, int]:
@@ -275,32 +190,30 @@ def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.G
     *nodes, end = whole.graph.nodes
     results: Sequence[fx.Node] = end.args[0]
     values, pushed = results[: len(results) // 2], results[len(results) // 2 :]
-    moving = {node for node in nodes if node.op == "placeholder"} - set(nodes[:point_inputs])
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    leaves, tangents = placeholders[:point_inputs], placeholders[point_inputs:]
+    moving = set(tangents)
     for node in nodes:
         if not moving.isdisjoint(node.all_input_nodes):
             moving.add(node)
     still = [node for node in nodes if node not in moving]
     kept = [node for node in still if node in pushed or not moving.isdisjoint(node.users)]
+    at_point = _part(whole, leaves, still, [*values, *kept])
+    return at_point, _part(whole, [*kept, *tangents], [node for node in nodes if node in moving], pushed), len(values)
 
-    first = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in still:
-        copies[node] = first.node_copy(node, copies.__getitem__)
-    first.output(tuple(copies[node] for node in (*values, *kept)))
 
-    second = fx.Graph()
-    copies = {node: second.placeholder(f"kept_{i}") for i, node in enumerate(kept)}
+def _part(
+    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]
+) -> fx.GraphModule:
+    """The operations ``nodes`` alone, by which the outputs follow from the inputs."""
+    part = fx.Graph()
+    copies = {node: part.placeholder(f"input_{i}") for i, node in enumerate(inputs)}
     for node in nodes:
-        if node in moving:
-            copies[node] = second.node_copy(node, copies.__getitem__)
-    second.output(tuple(copies[node] for node in pushed))
-    for graph in (first, second):
-        graph.eliminate_dead_code()
-    return fx.GraphModule(whole, first), fx.GraphModule(whole, second), len(values)
-
-
-def _laid_out_as(old: Tensor, new: Tensor) -> Tensor:
-    return new if new.stride() == old.stride() else torch.zeros_like(old) + new
+        if node not in copies:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in outputs))
+    part.eliminate_dead_code()
+    return fx.GraphModule(whole, part)
 
 
 def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
@@ -308,3 +221,25 @@ def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     if tensor.stride() == stride:
         return tensor
     return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _copy(old: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
+    """A functional copy, which has no derivative of its own; laid out in memory as what it replaces."""
+    new = new.to(old).expand_as(old)
+    return new if new.stride() == old.stride() else torch.zeros_like(old) + new
+
+
+def _refuse_masks(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
+    """Torch tags indexing as of a shape that the data decide, which is so for masks alone."""
+    if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
+        raise UntraceableError("the shape of what aten.index.Tensor returns depends on the data")
+    return NotImplemented  # traced as it is
+
+
+_REPLACED: Mapping[Any, Callable[..., Any]] = {
+    # Zero tangents have no memory in torch's forward mode, and kernels that a trace calls would read it and crash.
+    aten._efficientzerotensor.default: lambda size, **like: torch.zeros(size, **like),
+    aten.copy.default: _copy,
+    aten.index.Tensor: _refuse_masks,
+}
+"""Operations that a trace holds in another form."""

@@ -174,7 +174,7 @@ def accuracy_section(command: Command) -> Section:
         print_accuracy(table),
         sources=[_source(result.runs, status) for result in table.cells],
         charts=[chart(curves) for row in table.rows if (curves := curves_of(row))],
-        damage=list(status.damage()),
+        damage=status.damaged,
     )
 
 

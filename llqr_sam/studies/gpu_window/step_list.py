@@ -33,8 +33,7 @@ from llqr_sam.suite.config.command_line import keys, merged, unknown
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.status.same_data import Comparison, check_paths
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.status.status import Comparison, Status
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,6 @@ class StepList:
         runs = [training.run for part in self.parts for training in part.trainings]
         check_device(self.config, [run.settings for run in runs])
         check_folders(self.config)
-        check_paths([run.data_path for run in runs], self.config)
         Comparison.of(Status.under(runs, self.config), self.config).check()
         end, status = time.monotonic() + 60 * minutes, 0
         signals: list[int] = []

@@ -22,8 +22,8 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.faults import how_it_ended
-from llqr_sam.suite.run.worker import Reply, carry_out
+from llqr_sam.suite.run.attempt import Reply, how_it_ended
+from llqr_sam.suite.run.worker import carry_out
 from llqr_sam.suite.status.status import Status
 
 GRACE = 30.0  # seconds between SIGTERM, on which a run saves its checkpoint, and SIGKILL

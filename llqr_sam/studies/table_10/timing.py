@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.data.streams import DatasetInfo
-from llqr_sam.engine.devices.compilation import compiled
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import arithmetic, device_name, device_slug
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds

@@ -1,8 +1,11 @@
-"""A command line as one object: the words after ``python train.py`` and the configuration that they mean."""
+"""A command line as one object: the words after ``python train.py`` and the configuration that they mean.
+
+Every value is checked when ``config`` or ``settings`` is first used, before any data are touched.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.tasks import registry as tasks
+from llqr_sam.methods.settings import require
 from llqr_sam.suite.config.command_line import groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
-from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.resolve import run_settings, typed_config
-from llqr_sam.suite.config.schema import Config, TableConfig, TableSelection
+from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
+from llqr_sam.suite.config.schema import Config, PathsConfig, TableConfig, TableSelection
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
@@ -24,29 +28,16 @@ RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "pr
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """One run: the settings that decide its result, and where it finds data and how it is carried out."""
-
-    settings: RunSettings
-    data_path: Path | None  # dataset.path
-    workers: int  # dataset.workers
-    shard: bool  # optim.shard
-    sharpness_rho: float | None  # radius at which sharpness is measured at the end; None: it is not
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"dataset.workers={self.workers} must be >= 0.")
-
-
-@dataclass(frozen=True)
 class Command:
     """The words of a command line, and the configuration that they compose to.
+
+    Every mistake in the words is a ``UsageError``, or an error of Hydra or OmegaConf (``errors.MISTAKES``).
 
     Example:
         >>> table = Command.of("table=2", "launch=slurm")
         >>> table.config.table.title
         'CIFAR-100 standard benchmark'
-        >>> Command.of("dataset=cifar100", "optim=sam", "seed=3").run.settings.run_id[:22]
+        >>> Command.of("dataset=cifar100", "optim=sam", "seed=3").settings.run_id[:22]
         'cifar100-resnet18-sam-'
     """
 
@@ -54,7 +45,7 @@ class Command:
 
     @classmethod
     def of(cls, *words: str) -> Command:
-        """A command of ``key=value`` words. They are read when ``config`` or ``run`` is first used."""
+        """A command of ``key=value`` words. They are read when ``config`` or ``settings`` is first used."""
         return cls(words)
 
     def with_words(self, *words: str) -> Command:
@@ -62,33 +53,24 @@ class Command:
         return Command(tuple(merged(self.words, words)))
 
     @cached_property
+    @usage_errors()
     def config(self) -> Config:
-        """Where and how runs are carried out, and for which table.
-
-        Raises:
-            UsageError: a group, key or choice that does not exist, or a value out of range.
-            HydraException, OmegaConfBaseException: a value of the wrong type.
-        """
-        return typed_config(self._composed)
+        """Where and how runs are carried out, and for which table."""
+        tree: dict[str, Any] = {field.name: self._composed[field.name] for field in fields(Config)}
+        tree = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in tree.items()}
+        paths = {name: Path(value) for name, value in vars(tree["paths"]).items()}
+        return Config(**tree | {"paths": PathsConfig(**paths)})
 
     @property
     def table(self) -> TableConfig:
-        """The table that the command names.
-
-        Raises:
-            UsageError: it names none.
-        """
+        """The table that the command names; it is a mistake if it names none."""
         if self.config.table is None:
             raise UsageError("table=null names no table. Choose one with table=.")
         return self.config.table
 
     @cached_property
     def selection(self) -> TableSelection | None:
-        """The table's selection that ``select=`` names.
-
-        Raises:
-            UsageError: there is no table or no such selection, or a word leaves it nothing to select.
-        """
+        """The table's selection that ``select=`` names."""
         name, table = self.config.select, self.config.table
         if name is None:
             return None
@@ -109,17 +91,18 @@ class Command:
         return any(_name(word) == name for word in self.words)
 
     @cached_property
-    def run(self) -> RunConfig:
-        """The run that the words describe if they name no table; raises as ``config``."""
-        composed = self._composed
-        settings = run_settings(composed, self.config.devices)
-        return RunConfig(
-            settings=settings,
-            data_path=Path(composed.dataset.path) if composed.dataset.path else None,
-            workers=composed.dataset.workers,
-            shard=composed.optim.shard,
-            sharpness_rho=composed.protocol.methods.rho if composed.sharpness else None,
-        )
+    @usage_errors()
+    def settings(self) -> RunSettings:
+        """What decides the result of the run that the words describe if they name no table."""
+        composed, devices = self._composed, self.config.devices
+        _check_geometry(composed)
+        parts = ("dataset", "arch", "optim", "protocol", "precision")
+        tree = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
+        settings = RunSettings.from_dict({**tree, "seed": composed.seed})
+        tasks.check(settings, devices)
+        _check_devices(composed, devices)
+        require(composed.dataset.workers >= 0, "dataset.workers", composed.dataset.workers, "must be >= 0")
+        return settings
 
     @cached_property
     def axes(self) -> dict[str, list[str]]:
@@ -157,3 +140,31 @@ def _name(word: str) -> str:
 def root(word: str) -> str:
     """``optim`` of ``optim.rho=0.2``."""
     return _key(word).partition(".")[0]
+
+
+def _check_geometry(config: DictConfig) -> None:
+    """Check that geometry and structure are given exactly where the optimizer learns a metric."""
+    learns, optim = "llqr" in (config.optim.probe, config.optim.transport), config.optim.name
+    for group in ("geometry", "structure"):
+        name = config[group].name
+        choices = ", ".join(choice for choice in groups()[group] if choice != "none")
+        lacking = f"leaves optim={optim} without one. Choose from: {choices}"
+        require(not learns or name is not None, group, "none", lacking)
+        require(learns or name is None, group, name, f"has no use with optim={optim}: it has no learned metric")
+
+
+def _check_devices(config: DictConfig, devices: int) -> None:
+    """Check that devices share minibatches equally, and that there is a metric and a second device to shard it over."""
+    for key in ("protocol.batch_size", "optim.refresh_batch"):
+        size = OmegaConf.select(config, key)
+        divides = size is None or size % devices == 0
+        require(divides, "devices", devices, f"must divide {key}={size}: each has the same share of a minibatch")
+    batch_size, parts = config.protocol.batch_size, config.precision.accumulate
+    share = parts if batch_size is None else batch_size // devices
+    problem = f"must be at most {share}, a device's share of a minibatch"
+    require(parts <= share, "precision.accumulate", parts, problem)
+    if config.optim.shard:
+        learns = "llqr" in (config.optim.probe, config.optim.transport)
+        problem = "spreads the learned metric over devices: it needs devices > 1"
+        require(devices > 1, "optim.shard", "true", problem)
+        require(learns, "optim.shard", "true", f"has no use with optim={config.optim.name}: it has no learned metric")

@@ -6,11 +6,9 @@ A word is ``key=value``. If the key is a folder of conf/ (a group), the value is
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
-from itertools import product
-from types import UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -30,11 +28,7 @@ _NOUNS = {
 
 
 def checked_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of train.py, flags first, every word checked.
-
-    Raises:
-        UsageError: a flag, group, key or choice that does not exist.
-    """
+    """The arguments of train.py, flags first, every word checked; an unknown one is a UsageError."""
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
     words = list(parser.parse_intermixed_args(list(arguments)).overrides)
@@ -45,25 +39,13 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
 def checked_words(words: Sequence[str]) -> dict[str, Override]:
     """Word -> Hydra's reading of it, with table numbers quoted: Hydra takes a bare ``table=2`` for an integer.
 
-    Raises:
-        UsageError: a group, key or choice that does not exist.
+    A group, key or choice that does not exist is a UsageError.
     """
     overrides = parsed(words)
     with_table = any(override.key_or_group == "table" for override in overrides)
     checked = [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
     kept = [word for word in checked if word != "table=null"]  # the default, and Hydra takes no null for a group
     return dict(zip(kept, parsed(kept), strict=True))
-
-
-def sweep(words: Sequence[str]) -> list[list[str]]:
-    """The words of each run of a multirun; the last word varies fastest."""
-    axes = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [word]
-        for word, override in zip(words, parsed(words), strict=True)
-    ]
-    return [list(combination) for combination in product(*axes)]
 
 
 def merged(own: Sequence[str], given: Sequence[str]) -> list[str]:
@@ -114,9 +96,12 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
     if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
         raise UsageError(f"{word} is not possible: the keys are fixed. Write key=value.")
     if key in groups():
-        chosen = values(override)
+        chosen, choices = values(override), groups()[key]
         for value in chosen:
-            _check_choice(key, value)
+            if value not in choices and (key, value) != ("table", "null"):
+                noun, known = _NOUNS.get(key, f"a {key}"), ", ".join(choices)
+                remedy = f"Choose from: {known}{did_you_mean(value, choices)}"
+                raise UsageError(f"{key}={value} is not {noun} here. {remedy}")
         return f"{key}={','.join(map(repr, chosen))}" if key == "table" and chosen != ["null"] else word
     if key.endswith(".name") and key.partition(".")[0] in groups():
         group = key.partition(".")[0]
@@ -128,21 +113,10 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
     return word
 
 
-def _check_choice(group: str, value: str) -> None:
-    choices = groups()[group]
-    if value in choices or (group == "table" and value == "null"):
-        return
-    noun = _NOUNS.get(group, f"a {group}")
-    known = ", ".join(choices)
-    raise UsageError(f"{group}={value} is not {noun} here. Choose from: {known}{did_you_mean(value, choices)}")
-
-
 def unknown(key: str, others: Iterable[str] = ()) -> str:
     """The message for an unknown key: lists the keys beside it, or the top-level keys if its parent is unknown too.
 
-    Args:
-        key: Dotted.
-        others: Top-level keys that a script has beside those of conf/.
+    ``others`` are top-level keys that a script has beside those of conf/.
     """
     parent, _, name = key.rpartition(".")
     if parent not in keys():
@@ -154,17 +128,13 @@ def unknown(key: str, others: Iterable[str] = ()) -> str:
 
 
 def _keys(kind: type[Any], prefix: str = "") -> Iterable[str]:
-    hints = get_type_hints(kind)
-    for field in fields(kind):
-        hint = hints[field.name]
-        if get_origin(hint) in (Union, UnionType):
-            hint = next(option for option in get_args(hint) if option is not type(None))
-        yield prefix + field.name
-        if is_dataclass(hint):
-            assert isinstance(hint, type)
-            yield from _keys(hint, f"{prefix}{field.name}.")
-        elif get_origin(hint) is dict:
-            yield f"{prefix}{field.name}.*"
+    for name, hint in get_type_hints(kind).items():
+        yield prefix + name
+        if get_origin(hint) is dict:
+            yield f"{prefix}{name}.*"
+        for option in (hint, *get_args(hint)):  # get_args: of ``TableConfig | None``
+            if isinstance(option, type) and is_dataclass(option) and get_origin(hint) is not list:
+                yield from _keys(option, f"{prefix}{name}.")
 
 
 def _refuse(message: str) -> NoReturn:

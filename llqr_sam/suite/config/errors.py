@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 T = TypeVar("T")
 
-_TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1 Hydra raises its errors, where it would print several lines and exit
+_TRACEBACK_WANTED = os.environ.get(FULL_ERROR) == "1"
 
 _KINDS = {  # what OmegaConf says -> what the value must be
     "could not be converted to Float": "a number",
@@ -36,15 +37,27 @@ class JobError(RuntimeError):
     """A job in another process failed: the message is one line that says where to look."""
 
 
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Makes a UsageError of each ValueError; ``@usage_errors()`` does so for a function."""
+    try:
+        yield
+    except MISTAKES:  # OmegaConf's own are ValueErrors too, and know their key
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def exit_status(main: Callable[[], int]) -> int:
     """Runs ``main`` and returns its exit status.
 
     A mistake in the command is printed as ``error: <sentence>`` and gives status 2, a ``JobError`` gives 1, Ctrl-C 130.
     With HYDRA_FULL_ERROR=1 in the environment a mistake is raised with its traceback instead.
     """
+    before = os.environ.get(FULL_ERROR, "0")
+    os.environ[FULL_ERROR] = "1"
     try:
-        with _exceptions_from_hydra():
-            return main()
+        return main()
     except MISTAKES as error:
         if _TRACEBACK_WANTED:
             raise
@@ -56,6 +69,8 @@ def exit_status(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        os.environ[FULL_ERROR] = before
 
 
 def say(*lines: str) -> None:
@@ -67,14 +82,8 @@ def say(*lines: str) -> None:
 def try_each(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
     """Calls each function, for a command that names none of them: its words need not fit all.
 
-    Args:
-        works: Name -> function, in order.
-
-    Returns:
-        The results of the functions that succeeded, and a line with name and reason for each of the others.
-
-    Raises:
-        UsageError, HydraException, OmegaConfBaseException: no function succeeded; the first one's mistake.
+    Returns the results of those that succeed, and a line with name and reason for each of the others. Raises the first
+    one's mistake if none succeeds.
     """
     done: list[T] = []
     mistakes: dict[str, Exception] = {}
@@ -91,20 +100,6 @@ def try_each(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
 def passed_over(name: str, mistake: Exception) -> str:
     """The line for something that cannot take the words of a command."""
     return f"{name} passed over: {explain(mistake)}"
-
-
-@contextmanager
-def _exceptions_from_hydra() -> Iterator[None]:
-    """Makes Hydra raise its errors, where it would print several lines and exit."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def explain(error: BaseException) -> str:

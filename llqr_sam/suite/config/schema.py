@@ -1,7 +1,7 @@
 """The types of conf/: what a key may be, registered with Hydra so that a wrong type or an unknown key is refused.
 
 ``Config`` is what the suite works with: where and how runs are carried out, checked when it is made. ``Schema`` adds
-the groups that describe a run; ``resolve.py`` makes a run's settings of them.
+the groups that describe a run; ``Command.settings`` is made of them.
 """
 
 from __future__ import annotations
@@ -17,30 +17,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings
-from llqr_sam.methods.settings import MethodSettings, Settings
+from llqr_sam.methods.settings import MethodSettings, Settings, require
 from llqr_sam.suite.config.errors import UsageError
 
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
 
 
-def _require(holds: bool, key: str, value: object, rule: str) -> None:
-    if not holds:
-        raise UsageError(f"{key}={value} must be {rule}.")
-
-
-def _choose(key: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
-        known = ", ".join(choice or "null" for choice in choices)
-        raise UsageError(f"{key}={value} is not possible. Choose from: {known}.")
-
-
 def _schema(name: str, settings: type[Settings], **more: tuple[Any, Any]) -> Any:
     """Makes a mutable dataclass with the keys, types and defaults of some settings, which OmegaConf can fill.
 
-    Args:
-        name: Of this module's variable for it, by which other processes can unpickle it (Hydra's submitit launcher).
-        settings: Their class; a key of a part inside it may be absent.
-        more: Further keys: type and default.
+    Other processes unpickle it by ``name``, this module's variable for it (Hydra's submitit launcher). A key of a part
+    inside the settings may be absent. ``more``: further keys, with type and default.
     """
     defaults = {each.name: each.default for each in fields(settings)}
     members: list[Any] = []
@@ -123,7 +110,8 @@ class LoggerConfig:
     project: str = "llqr-sam"
 
     def __post_init__(self) -> None:
-        _choose("logger.mode", self.mode, ("offline", "online"))
+        modes = ("offline", "online")
+        require(self.mode in modes, "logger.mode", self.mode, "is not possible. Choose from: offline, online")
 
 
 @dataclass
@@ -135,12 +123,10 @@ class LaunchConfig:
     profile: str | None = None  # slurm: a file of slurm/, or the path of one
 
     def __post_init__(self) -> None:
-        _require(self.workers is None or self.workers >= 1, "launch.workers", self.workers, ">= 1")
+        require(self.workers is None or self.workers >= 1, "launch.workers", self.workers, "must be >= 1")
         for key, value, launcher in (("workers", self.workers, "local"), ("profile", self.profile, "slurm")):
-            if value is not None and self.name != launcher:
-                raise UsageError(
-                    f"launch.{key}={value} has no use with launch={self.name}. It is for launch={launcher}."
-                )
+            problem = f"has no use with launch={self.name}. It is for launch={launcher}"
+            require(value is None or self.name == launcher, f"launch.{key}", value, problem)
 
 
 @dataclass
@@ -233,7 +219,8 @@ class TableConfig:
         return self.timing
 
     def __post_init__(self) -> None:
-        _choose("table.metric", self.metric, tuple(SCORES))
+        problem = f"is not possible. Choose from: {', '.join(SCORES)}"
+        require(self.metric in SCORES, "table.metric", self.metric, problem)
 
 
 @dataclass
@@ -256,10 +243,12 @@ class Config:
     sharpness: bool = False
 
     def __post_init__(self) -> None:
-        _choose("retry", self.retry, (None, "failed"))
-        _require(self.devices >= 1, "devices", self.devices, ">= 1")
-        _require(0 < self.stale_minutes < math.inf, "stale_minutes", self.stale_minutes, "> 0")
-        _require(0 <= self.checkpoint_minutes < math.inf, "checkpoint_minutes", self.checkpoint_minutes, ">= 0")
+        stale, checkpoint = self.stale_minutes, self.checkpoint_minutes
+        known = self.retry in (None, "failed")
+        require(known, "retry", self.retry, "is not possible. Choose from: null, failed")
+        require(self.devices >= 1, "devices", self.devices, "must be >= 1")
+        require(0 < stale < math.inf, "stale_minutes", stale, "must be > 0")
+        require(0 <= checkpoint < math.inf, "checkpoint_minutes", checkpoint, "must be >= 0")
 
     @property
     def times_networks(self) -> bool:
@@ -282,6 +271,4 @@ class Schema(Config):
     seed: int = 0
 
 
-def register() -> None:
-    """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml."""
-    ConfigStore.instance().store(name="schema", node=Schema)
+ConfigStore.instance().store(name="schema", node=Schema)  # which is the first entry of conf/config.yaml

@@ -1,29 +1,25 @@
-"""Shows a plan (``status=true``, ``dry_run=true``) or launches what is missing of it."""
+"""What train.py does: shows a plan (``status=true``, ``dry_run=true``) or launches what is missing of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
-from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.status.same_data import Comparison, check_paths
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+from llqr_sam.suite.config.command import RUN_KEYS, Command
+from llqr_sam.suite.config.command_line import groups, parsed
+from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
+from llqr_sam.suite.launch.checks import check_timed_here
+from llqr_sam.suite.plan.plan import Planned, plan, table_folder, table_runs
 from llqr_sam.suite.status.selection import conclude
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.status.status import Comparison, Status
 
 
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
-    """Shows the status of the runs or trains what is missing, then reports what a selection chose.
-
-    Returns:
-        Exit status.
-
-    Raises:
-        UsageError: as ``launch``; or ``dataset.path`` does not exist or is not the data set.
-    """
-    config = command.config
-    check_paths([run.data_path for run in runs], config)
+    """Shows the status of the runs or trains what is missing, then what a selection chose; returns the exit status."""
+    config, exit_code = command.config, 0
     status = Status.under(runs, config)
-    exit_code = 0
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
         print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
@@ -34,3 +30,75 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     if config.select is not None:
         print(*conclude(Status.under(runs, config), command), sep="\n")
     return exit_code
+
+
+def begun_tables(command: Command) -> Iterator[str]:
+    """Lines about each table that has begun, for ``status=true`` without a table.
+
+    Words that choose runs choose in every table, and then each chosen run has a line; the others hold for every table.
+    There is no line if the words choose runs and no table that has begun has such runs. If all chosen runs of a table
+    are missing, it has begun if there is any record in its folder.
+    """
+    begun, choosing = False, bool(command.axes)
+    records, workspace = command.config.paths.results / "runs", command.config.paths.workspace
+    names = {path.stem for path in (*records.glob("*/*.json"), *workspace.glob("*-*-*"))}
+    for number in groups()["table"]:
+        chosen = command.with_words(f"table={number}")
+        table = chosen.table
+        cells = product(table.datasets, table.archs, [method.optim for method in table.methods])
+        starts = tuple(f"{dataset}-{arch}-{optim}-" for dataset, arch, optim in cells)
+        if table.timing is not None or not any(name.startswith(starts) for name in names):
+            continue  # planning a table takes about a second
+        try:
+            status = Status.under(list(table_runs(chosen)), command.config)
+        except MISTAKES as mistake:
+            yield passed_over(f"table={number}", mistake)
+            begun = True
+            continue
+        untouched = len(status.missing) == len(status.runs) and not status.hours().spent
+        others_begun = choosing and not command.changes_runs and any((records / table_folder(number)).glob("*.json"))
+        if not status.runs or (untouched and not others_begun):
+            continue
+        yield from [""] * begun
+        yield f"table={number}: {table.title}"
+        yield from status.lines(brief=not choosing)
+        yield str(status.hours())
+        begun = True
+    if not begun and not choosing:
+        yield "no run of any table has begun"
+
+
+def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | None:
+    """Plans a multirun (``-m``) whose runs are launched or shown together; ``arguments`` are those of train.py.
+
+    With ``launch=inline`` Hydra's launcher runs them one by one (its own, or ``hydra/launcher=submitit_local`` or
+    ``submitit_slurm``). With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with
+    ``status=true`` or ``dry_run=true`` into one list. All are planned before the first one starts.
+
+    Returns the runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra
+    runs it. An impossible value in any of the runs is a UsageError, and so are runs that cannot be launched together.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return None
+    words = [word for word in arguments if not word.startswith("-")]
+    (batch,) = BasicSweeper.split_arguments(parsed(words), max_batch_size=None)
+    members = [Command.of(*member) for member in batch]
+    configs = [member.config for member in members]
+    for config in configs:
+        check_timed_here(config)
+    runs = {run.run_id: run for member in members for run in plan(member)}
+    launchers = {config.launch.name for config in configs}
+    if launchers == {"inline"}:  # one list if all runs are only shown, in the same way and from the same folders
+        views = {str((config.status, config.dry_run, config.paths, config.stale_minutes)) for config in configs}
+        looking = all(config.status or config.dry_run for config in configs)
+        one_list = looking and len(views) == 1 and not any(each.select or each.times_networks for each in configs)
+        return (list(runs.values()), members[0]) if one_list else None
+    launcher = " or ".join(sorted(launchers - {"inline"}))
+    for word, override in zip(words, parsed(words), strict=True):
+        key = override.key_or_group.partition(".")[0].partition("/")[0]
+        if key == "hydra":
+            raise UsageError(f"{word} has no use with launch={launcher}, which queues the sweep itself. Leave one out.")
+        if override.is_sweep_override() and key not in RUN_KEYS:
+            problem = f"cannot be swept over with launch={launcher}, which trains the runs together"
+            raise UsageError(f"{word} {problem}. Give it one value, or use launch=inline.")
+    return list(runs.values()), members[0]

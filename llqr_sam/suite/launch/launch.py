@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions
 from llqr_sam.engine.records import provenance
-from llqr_sam.suite.config.errors import UsageError, say
-from llqr_sam.suite.config.schema import Config, LoggerConfig
-from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, check_installed
-from llqr_sam.suite.launch.local import Pool, worker_environments
+from llqr_sam.engine.records.record import read_record
+from llqr_sam.engine.settings.run_settings import RunOptions
+from llqr_sam.engine.tasks import registry as tasks
+from llqr_sam.suite.config.errors import UsageError, say, usage_errors
+from llqr_sam.suite.config.schema import Config
+from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.run.attempt import Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
-from llqr_sam.suite.run.faults import WRONG_DATA, DeviceLost, ProcessLost, RankLost
-from llqr_sam.suite.run.job import Job, file_hash
-from llqr_sam.suite.run.lock import LeftAlone
-from llqr_sam.suite.run.multi_device import train
-from llqr_sam.suite.run.run_folder import failure_path, reason_of
-from llqr_sam.suite.status.same_data import Comparison
-from llqr_sam.suite.status.status import Status, result
+from llqr_sam.suite.run.processes import Pool, train, worker_environments
+from llqr_sam.suite.run.run_folder import Failure
+from llqr_sam.suite.status.status import Comparison, Status, result
 
 
 def launch(status: Status, config: Config) -> int:
     """Trains the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
 
     In a table or sweep a failed run is reported in one line and the next one starts. A diverged run has a record and
-    did not fail. A run that another process trains is left alone.
-
-    Returns:
-        Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, with the checkpoint saved.
+    did not fail. A run that another process trains is left alone. Returns the exit status: 0; 1 if a run failed; 130
+    after Ctrl-C or a scheduler's signal, with the checkpoint saved.
 
     Raises:
         UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
             of the launcher or of a single run is impossible, or a record or checkpoint is of other data than here.
     """
-    retried = retried_kinds(config)
+    retried, alone = retried_kinds(config), len(status.runs) == 1
     chosen = status.select("missing", *retried)
     compared = Comparison.of(status, config)
     compared.check()
-    say(*status.selected_values(), *status.damage())
-    if config.sharpness:
-        say(*_unmeasured(status))
-    if len(status.runs) > 1:
+    say(*status.selected_values(), *status.damaged)
+    finished = [record for record in status.records.values() if record.status == "finished"]
+    without = sum(record.sharpness is None for record in finished)
+    if config.sharpness and without:
+        say(f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training")
+    if not alone:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:
         return _already(status, compared)
@@ -55,23 +52,24 @@ def launch(status: Status, config: Config) -> int:
         say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
         return 0
-    check_installed(chosen)
+    with usage_errors():
+        for run in chosen:
+            tasks.check_installed(run.settings, flatness=run.sharpness_rho is not None)
     check_code()
     check_folders(config)
     if config.launch.name == "inline":
         check_device(config, [run.settings for run in chosen])
-        return _inline([make_job(run, status, config, Path()) for run in chosen], alone=len(status.runs) == 1)
+        return _inline([replace(make_job(run, status, config, Path()), alone=alone) for run in chosen])
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
-    return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
-
-
-def _unmeasured(status: Status) -> Iterator[str]:
-    """A line if finished runs were trained without sharpness=true."""
-    finished = [record for record in status.records.values() if record.status == "finished"]
-    without = sum(record.sharpness is None for record in finished)
-    if without:
-        yield f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training"
+    workspace = here / config.paths.workspace
+    if config.launch.name == "local":
+        return _local(jobs, config, workspace)
+    profile = read_profile(config.launch.profile or "generic")
+    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
+    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
+    print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
+    return 0
 
 
 def _already(status: Status, compared: Comparison) -> int:
@@ -86,40 +84,29 @@ def _already(status: Status, compared: Comparison) -> int:
     return 0 if kind == "running" else 1
 
 
-def _inline(jobs: Sequence[Job], *, alone: bool) -> int:
+def _inline(jobs: Sequence[Job]) -> int:
     """Trains here, one run after another."""
-    failed = lost = 0
+    ended: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
-        if not alone:
+        if not job.alone:
             say(f"[{number}/{len(jobs)}] {job.run_id}")
-        try:
-            record = train(job, mistakes=(*WRONG_DATA, ValueError) if alone else WRONG_DATA)
-        except LeftAlone as reason:
-            say(f"{job.run_id}: {reason}")
-            continue
-        except Interrupted as interruption:
+        reply = train(job)
+        ended[reply.kind] += 1
+        if reply.kind == "mistake":
+            raise UsageError(reply.reason)
+        if reply.kind == "interrupted":
             left = len(jobs) - number + 1
-            say(f"interrupted: {interruption}" + (f"; {left} runs left" if left > 1 else ""))
+            say(f"interrupted: {reply.reason}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
-        except RankLost as loss:
-            lost += 1
-            say(f"{job.run_id}: {loss}")
-            continue
-        except WRONG_DATA as error:
-            raise UsageError(str(error)) from error
-        except Exception as error:
-            if alone and isinstance(error, ValueError):
-                raise UsageError(str(error)) from error
-            if alone and not isinstance(error, ProcessLost):
-                raise
-            failed += 1
-            say(f"failed: {job.run_id}: {reason_of(error)}")
-            if isinstance(error, DeviceLost) and job.options.devices == 1:  # else it was a rank's process
+        if reply.kind in ("left", "killed"):
+            say(f"{job.run_id}: {reply.reason}")
+        elif reply.kind == "failed":
+            say(f"failed: {job.run_id}: {reply.reason}")
+            if reply.ends:
                 break
-            continue
-        if alone:
-            print(f"{job.run_id} is {result(record)}\nrecord: {job.record_file()}")
-    return max(_failures(failed, len(jobs)), min(lost, 1))
+        elif job.alone and (path := job.record_file()):
+            print(f"{job.run_id} is {result(read_record(path))}\nrecord: {path}")
+    return _exit_status(ended, len(jobs))
 
 
 def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
@@ -144,23 +131,12 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
         return 130
     if ended["killed"]:
         say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
-    return max(_failures(ended["failed"], len(jobs)), min(ended["killed"], 1))
-
-
-def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
-    """Submits an array and returns."""
-    profile = read_profile(config.launch.profile or "generic")
-    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
-    for number, job in zip(numbers, jobs, strict=True):
-        print(f"{number}  {job.run_id}")
-    return 0
+    return _exit_status(ended, len(jobs))
 
 
 def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
     """The job of a run, with its paths below ``base`` and the hash of the failed result that it retries."""
     workspace, results = base / config.paths.workspace, base / config.paths.results
-    record = status.paths.get(run.run_id)
     options = RunOptions(
         workspace=workspace,
         record_path=results / "runs" / run.folder / f"{run.run_id}.json",
@@ -175,31 +151,27 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         sharpness_rho=run.sharpness_rho,
         git=None if base == Path() else provenance.git_state(),
     )
-    return Job(
-        settings=run.settings,
-        options=options,
-        results=results,
-        wandb=_wandb(run, config.logger) if config.logger.name == "wandb" else None,
-        stale_minutes=config.stale_minutes,
-        retries=file_hash(record or failure_path(workspace / run.run_id)),
-    )
-
-
-def _wandb(run: Planned, logger: LoggerConfig) -> dict[str, Any]:
-    """How Weights & Biases groups the run: seeds of a cell in one group, a job type for each method."""
-    return {
-        "project": logger.project,
-        "mode": logger.mode,
+    logging = {
+        "project": config.logger.project,
+        "mode": config.logger.mode,
         "group": str(run.cell),
         "job_type": run.cell.label,
         "tags": [run.folder, run.cell.dataset, run.cell.arch],
     }
+    return Job(
+        settings=run.settings,
+        options=options,
+        results=results,
+        wandb=logging if config.logger.name == "wandb" else None,
+        stale_minutes=config.stale_minutes,
+        retries=file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id)),
+    )
 
 
-def _failures(failed: int, runs: int) -> int:
-    if failed:
-        say(f"{failed} of {runs} runs failed; retry=failed tries them again")
-    return 1 if failed else 0
+def _exit_status(ended: Counter[str], runs: int) -> int:
+    if ended["failed"]:
+        say(f"{ended['failed']} of {runs} runs failed; retry=failed tries them again")
+    return int(ended["failed"] + ended["killed"] > 0)
 
 
 def retried_kinds(config: Config) -> tuple[str, ...]:

@@ -9,37 +9,28 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
+from llqr_sam.methods.settings import require
 from llqr_sam.repository import PROFILES
-from llqr_sam.suite.config.errors import UsageError, explain
+from llqr_sam.suite.config.errors import UsageError, explain, usage_errors
+from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.worker import SlurmRun
 
 # Path of each prepared data set under the data root, for profiles that copy them to a node's disk.
-FILES = {
-    "cifar10": "cifar10.npz",
-    "cifar100": "cifar100.npz",
-    "tinyimagenet": "tiny-imagenet-200",
-    "imagenet": "imagenet",
-    "iwslt14": "iwslt14",
-    "multi30k": "multi30k",
-}
+FILES = {"cifar10": "cifar10.npz", "cifar100": "cifar100.npz", "tinyimagenet": "tiny-imagenet-200"}
+FILES |= {name: name for name in ("imagenet", "iwslt14", "multi30k")}
 
 
 @dataclass
 class Profile:
-    """What one device of a run asks a cluster for (slurm/README.md).
-
-    Raises:
-        UsageError: a number is out of range, or ``time`` is not a time.
-    """
+    """What one device of a run asks a cluster for (slurm/README.md)."""
 
     partition: str | None = None
     account: str | None = None
@@ -60,35 +51,31 @@ class Profile:
         if self.data is not None:
             self.data = os.path.expanduser(self.data)
         for key in ("cpus", "devices_per_node", "array_parallelism", "signal_delay"):
-            if getattr(self, key) < 1:
-                raise UsageError(f"{key}={getattr(self, key)} of the SLURM profile must be >= 1.")
-        if self.signal_delay >= 60 * self.minutes:  # the job would be requeued as soon as it starts
-            limit = f"time={self.time}, which is {60 * self.minutes} seconds"
-            raise UsageError(f"signal_delay={self.signal_delay} of the SLURM profile must be less than its {limit}.")
+            self._require(getattr(self, key) >= 1, key, "must be >= 1")
+        limit = 60 * self.minutes  # with a longer delay the job would be requeued as soon as it starts
+        problem = f"must be less than its time={self.time}, which is {limit} seconds"
+        self._require(self.signal_delay < limit, "signal_delay", problem)
+
+    def _require(self, holds: bool, key: str, problem: str) -> None:
+        require(holds, key, getattr(self, key), f"of the SLURM profile {problem}")
 
     @property
     def minutes(self) -> int:
         """The time limit."""
-        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
-        if match is None:
-            raise UsageError(f"time={self.time} of the SLURM profile is not a time. Write minutes or D-HH:MM:SS.")
-        days, *given = match.groups()
-        numbers = [int(number) for number in given if number is not None]
-        if days is None and len(numbers) < 3:
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", self.time)
+        self._require(match is not None, "time", "is not a time. Write minutes or D-HH:MM:SS")
+        assert match is not None
+        numbers = [int(number) for number in match[2].split(":")]
+        if match[1] is None and len(numbers) < 3:
             numbers.insert(0, 0)  # the first number is minutes
         hours, minutes, seconds = (*numbers, 0, 0)[:3]
-        total = (int(days or 0) * 24 + hours) * 60 + minutes + seconds // 60
-        if total < 1:
-            raise UsageError(f"time={self.time} of the SLURM profile must be a minute at least.")
+        total = (int(match[1] or 0) * 24 + hours) * 60 + minutes + seconds // 60
+        self._require(total >= 1, "time", "must be a minute at least")
         return total
 
 
 def read_profile(name: str) -> Profile:
-    """The profile ``slurm/<name>.yaml``, or of the file ``name``.
-
-    Raises:
-        UsageError: there is no such file, or it has an unknown key or an impossible value.
-    """
+    """The profile ``slurm/<name>.yaml``, or of the file ``name``; any mistake in it is a UsageError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -98,9 +85,8 @@ def read_profile(name: str) -> Profile:
         merged = OmegaConf.merge(OmegaConf.structured(Profile), tree)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UsageError(f"{path} is not a SLURM profile: {explain(error)}") from error
-    profile = OmegaConf.to_object(merged)
-    assert isinstance(profile, Profile)
-    return profile
+    with usage_errors():
+        return cast(Profile, OmegaConf.to_object(merged))
 
 
 def _text_loader() -> Any:
@@ -115,17 +101,13 @@ def _text_loader() -> Any:
 
 
 def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Path, name: str) -> list[str]:
-    """Queue the jobs as one array.
+    """Queue the jobs as one array ``name``; returns SLURM's number of each.
 
     Args:
         jobs: With absolute paths, on a file system that the compute nodes see.
         profile: The cluster. A run on several devices has a task for each.
         snapshot: The code they run.
         workspace: submitit keeps its scripts and logs in ``slurm/`` there.
-        name: What the array is called.
-
-    Returns:
-        SLURM's number of each job.
 
     Raises:
         UsageError: there is no SLURM here, it refuses the jobs, or their devices do not fill whole nodes.
@@ -158,6 +140,10 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
     }
     exports = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     sbatch = {"requeue": True} | profile.sbatch
+    srun = [
+        f"--cpus-per-task={profile.cpus}",  # srun does not take it from sbatch since SLURM 22.05
+        "--kill-on-bad-exit=1",  # a rank that is lost takes the others with it
+    ]
     return {
         "name": name,
         "timeout_min": profile.minutes,
@@ -166,14 +152,9 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
         "tasks_per_node": tasks,
         "slurm_array_parallelism": profile.array_parallelism,
         "slurm_signal_delay_s": profile.signal_delay,
-        "slurm_srun_args": [
-            f"--cpus-per-task={profile.cpus}",  # srun does not take it from sbatch since SLURM 22.05
-            "--kill-on-bad-exit=1",  # a rank that is lost takes the others with it
-        ],
+        "slurm_srun_args": srun,
         "slurm_setup": [*exports, 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"', *profile.setup],
-        "slurm_additional_parameters": {
-            key: value for key, value in sbatch.items() if value is not None and value is not False
-        },
+        "slurm_additional_parameters": {key: v for key, v in sbatch.items() if v is not None and v is not False},
         **{f"slurm_{key}": value for key, value in given.items() if value is not None},
     }
 

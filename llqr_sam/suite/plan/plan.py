@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
-from llqr_sam.suite.config.command import Command, RunConfig
+from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.config.schema import TableConfig
 from llqr_sam.suite.plan.selected_values import Choice, choices, words_of
 
 
@@ -41,11 +42,24 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Planned(RunConfig):
-    """One run that a command asks for."""
+class Planned:
+    """One run that a command asks for: the settings that decide its result, and what is not part of its id."""
 
+    settings: RunSettings
+    data_path: Path | None  # dataset.path
+    workers: int  # dataset.workers
+    shard: bool  # optim.shard
+    sharpness_rho: float | None  # radius at which sharpness is measured at the end; None: it is not
     folder: str  # of its record under results/runs: table_02, demo, adhoc
     choices: tuple[Choice, ...] = ()  # the values of the hyper-parameters that its table selects
+
+    @classmethod
+    def of(cls, command: Command, folder: str, used: tuple[Choice, ...] = ()) -> Planned:
+        """The run that a command's words describe if they name no table."""
+        settings, path = command.settings, command.value("dataset.path")
+        rho = command.value("protocol.methods.rho") if command.config.sharpness else None
+        workers, shard = command.value("dataset.workers"), command.value("optim.shard")
+        return cls(settings, Path(path) if path else None, workers, shard, rho, folder, used)
 
     @cached_property
     def run_id(self) -> str:
@@ -65,68 +79,47 @@ def table_folder(number: str) -> str:
 
 
 def plan(command: Command) -> list[Planned]:
-    """The runs that a command asks for: one, or those of its table that its words choose.
+    """The runs that a command asks for: one, or those of its table that its words choose (``table_runs``).
 
-    With ``select=`` these are the runs of the table's baseline at each candidate, for every row.
-
-    Raises:
-        UsageError: an impossible value, words that choose no run, or ``select=`` without such a selection.
+    An impossible value, words that choose no run, or ``select=`` without such a selection is a UsageError.
     """
-    if command.config.table is None and command.selection is None:
-        return [Planned(**vars(command.run), folder="adhoc")]
-    table, runs = command.table, plan_table(command)
+    if command.selection is None and command.config.table is None:
+        return [Planned.of(command, "adhoc")]
+    table, runs = command.table, list(table_runs(command))
     if not runs:
         asked = " ".join(f"{key}={','.join(options)}" for key, options in command.axes.items())
-        raise UsageError(f"table={table.number} has no run with {asked}. It has {_axes(table)}.")
+        methods = [f"{each.optim}({each.geometry})" if each.geometry else each.optim for each in table.methods]
+        axes = {"datasets": table.datasets, "archs": table.archs, "methods": methods, "seeds": map(str, table.seeds)}
+        known = "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
+        raise UsageError(f"table={table.number} has no run with {asked}. It has {known}.")
     return runs
 
 
-def plan_table(command: Command) -> list[Planned]:
-    """As ``plan`` for a command with a table; without an error where the words choose no run.
+def table_runs(command: Command) -> Iterator[Planned]:
+    """The runs of the command's table that its words choose, if any, cell by cell in the order of the table's file.
 
-    Raises:
-        UsageError: an impossible value, or ``select=`` without such a selection.
+    With ``select=`` those of the baseline, candidate by candidate.
     """
-    return list(_runs(command, command.table))
-
-
-def _axes(table: TableConfig) -> str:
-    """The rows, columns and seeds of a table, for a message."""
-    methods = [f"{method.optim}({method.geometry})" if method.geometry else method.optim for method in table.methods]
-    seeds = [str(seed) for seed in table.seeds]
-    axes = {"datasets": table.datasets, "archs": table.archs, "methods": methods, "seeds": seeds}
-    return "; ".join(f"{axis} {', '.join(values)}" for axis, values in axes.items())
-
-
-def _runs(command: Command, table: TableConfig) -> Iterator[Planned]:
-    """Yields runs cell by cell in the order of the table's file; with ``select=`` candidate by candidate."""
-    asked, selection = command.axes.get("seed"), command.selection
+    table, asked, selection = command.table, command.axes.get("seed"), command.selection
     seeds = [seed for seed in table.seeds if asked is None or str(seed) in asked]
     common = merged(table.words, command.given)
     for dataset, arch in product(table.datasets, table.archs):
-        if selection is None:
-            columns = product(table.label_noise, [(method.optim, method.geometry) for method in table.methods])
-            cells = [Cell(dataset, arch, noise, *method) for noise, method in columns]
-        else:
+        columns = product(table.label_noise, table.methods)
+        cells = [Cell(dataset, arch, noise, method.optim, method.geometry) for noise, method in columns]
+        if selection is not None:
             cells = [Cell(dataset, arch, 0.0, selection.optim, None)]
         cells = [cell for cell in cells if _matches(cell, command.axes)]
         if not cells or not seeds:
             continue
         row = Command.of(f"dataset={dataset}", f"arch={arch}", *common)
         for used, cell in product(choices(command, row), cells):
-            run = Command.of(*cell.words, *common, *words_of(used)).run
-            for seed in seeds:
-                settings = replace(run.settings, seed=seed)
-                yield Planned(**vars(run) | {"settings": settings}, folder=table_folder(table.number), choices=used)
+            run = Planned.of(Command.of(*cell.words, *common, *words_of(used)), table_folder(table.number), used)
+            yield from (replace(run, settings=replace(run.settings, seed=seed)) for seed in seeds)
 
 
 def _matches(cell: Cell, chosen: dict[str, list[str]]) -> bool:
     """Whether the command chooses this cell; seeds are chosen apart."""
     noise = chosen.get("dataset.label_noise")
-    return (
-        cell.dataset in chosen.get("dataset", [cell.dataset])
-        and cell.arch in chosen.get("arch", [cell.arch])
-        and cell.method in chosen.get("optim", [cell.method])
-        and (cell.geometry or "none") in chosen.get("geometry", [cell.geometry or "none"])
-        and (noise is None or cell.label_noise in map(float, noise))
-    )
+    values = {"dataset": cell.dataset, "arch": cell.arch, "optim": cell.method, "geometry": cell.geometry or "none"}
+    named = all(value in chosen.get(key, [value]) for key, value in values.items())
+    return named and (noise is None or cell.label_noise in map(float, noise))

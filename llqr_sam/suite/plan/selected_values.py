@@ -18,7 +18,6 @@ from typing import Any, Literal
 from llqr_sam.engine.records.atomic import creating
 from llqr_sam.suite.config.command import METHOD, Command, root
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.config.schema import TableSelection
 
 
 @dataclass(frozen=True)
@@ -26,16 +25,12 @@ class Choice:
     """The value of a hyper-parameter that the runs of a table's row use, and where it comes from."""
 
     key: str  # protocol.methods.weight_decay
+    name: str  # weight_decay: what ``select=`` calls it
     dataset: str
     arch: str
     value: float
     origin: Literal["selected", "default", "candidate"]
     path: Path  # of the selection's file, which exists once a value is selected
-
-    @property
-    def name(self) -> str:
-        """``weight_decay``: what ``select=`` calls it."""
-        return self.key.rpartition(".")[2]
 
     def __str__(self) -> str:
         value = f"{self.name}={self.value:g} for {self.dataset} {self.arch}"
@@ -47,22 +42,22 @@ class Choice:
 def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
     """The values that a row of the command's table uses of each hyper-parameter that the table selects.
 
-    Args:
-        command: Names the table.
-        row: Data set, network and the words that hold for every run of the table. A hyper-parameter that one of these
-            words sets is not selected.
-
-    Returns:
-        One tuple; with ``select=`` one for each candidate: the values selected before it, and the candidate.
-
-    Raises:
-        UsageError: the file of a selection is damaged.
+    A hyper-parameter that a word of the row sets is not selected. Returns one tuple; with ``select=`` one for each
+    candidate: the values selected before it, and the candidate.
     """
     used: list[Choice] = []
+    words = [word for word in row.words if root(word) not in METHOD]
     for selection in command.table.selections:
         if row.sets(selection.name):
             continue
-        default, candidates = _candidates(command, selection, row, used)
+        baseline = Command.of(*words, f"optim={selection.optim}", *words_of(used))
+        alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
+        runs = sorted(alternative.settings.run_id for alternative in alternatives)
+        name, dataset, arch = selection.name, baseline.settings.dataset.name, baseline.settings.arch.name
+        digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
+        path = command.config.paths.results / "selection" / f"{name}-{dataset}-{arch}-{digest}.json"
+        default = Choice(selection.key, name, dataset, arch, baseline.value(selection.key), "default", path)
+        candidates = [replace(default, value=value, origin="candidate") for value in selection.candidates]
         if selection == command.selection:
             return [(*used, candidate) for candidate in candidates]
         used.append(read_choice(candidates) or default)
@@ -75,11 +70,7 @@ def words_of(used: Sequence[Choice]) -> list[str]:
 
 
 def read_choice(candidates: Sequence[Choice]) -> Choice | None:
-    """The candidate that was selected, or ``None``.
-
-    Raises:
-        UsageError: its file is damaged.
-    """
+    """The candidate that was selected, or ``None``; a damaged file is a UsageError."""
     first = candidates[0]
     try:
         chosen = json.loads(first.path.read_bytes())["choice"]
@@ -87,34 +78,13 @@ def read_choice(candidates: Sequence[Choice]) -> Choice | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{first.path} is not a selection: remove it and select again with select={first.name}."
-        ) from error
+        remedy = f"remove it and select again with select={first.name}"
+        raise UsageError(f"{first.path} is not a selection: {remedy}.") from error
     return replace(choice, origin="selected")
 
 
 def write_choice(chosen: Choice, tree: dict[str, Any]) -> None:
-    """Writes a choice, unless one was written before.
-
-    Args:
-        chosen: The candidate.
-        tree: The numbers that it was chosen by, for a reader.
-    """
+    """Writes a choice with the numbers that it was made by, unless one was written before."""
     content = tree | {"choice": chosen.value}
     with contextlib.suppress(FileExistsError), creating(chosen.path) as file:
         file.write((json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
-
-
-def _candidates(
-    command: Command, selection: TableSelection, row: Command, before: Sequence[Choice]
-) -> tuple[Choice, list[Choice]]:
-    """The protocol's value, and the candidates."""
-    words = [word for word in row.words if root(word) not in METHOD]
-    baseline = Command.of(*words, f"optim={selection.optim}", *words_of(before))
-    alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
-    runs = sorted(alternative.run.settings.run_id for alternative in alternatives)
-    dataset, arch = baseline.run.settings.dataset.name, baseline.run.settings.arch.name
-    digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
-    path = command.config.paths.results / "selection" / f"{selection.name}-{dataset}-{arch}-{digest}.json"
-    default = Choice(selection.key, dataset, arch, baseline.value(selection.key), "default", path)
-    return default, [replace(default, value=value, origin="candidate") for value in selection.candidates]

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -46,6 +46,7 @@ class Owner:
     machine: str  # boot and process namespace in which ``pid`` has a meaning
     job: str | None  # SLURM job
     restarts: int  # how often SLURM has requeued the job
+    heartbeat: float = field(default=0.0, compare=False)  # seconds since the epoch, by the file server's clock
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -63,36 +64,24 @@ class Owner:
     def __str__(self) -> str:
         return f"{self.host} (job {self.job})" if self.job else f"{self.host} (process {self.pid})"
 
-    def is_gone(self, seen_by: Owner) -> bool:
-        """Whether ``seen_by`` knows that it has ended: a process of its machine, or its own job before a requeue."""
-        if self.job is not None and self.job == seen_by.job and self.restarts < seen_by.restarts:
-            return True
-        return (self.host, self.machine) == (seen_by.host, seen_by.machine) and not _is_alive(self.pid)
-
-
-@dataclass(frozen=True)
-class _Lock:
-    """One file of the chain."""
-
-    owner: Owner
-    heartbeat: float  # seconds since the epoch, by the file server's clock
-
     @classmethod
-    def read(cls, path: Path) -> _Lock | None:
+    def read(cls, path: Path) -> Owner | None:
         """``None`` if there is no file. A file that is not whole (a full disk) has an owner without a name."""
         try:
-            status = path.stat()
-            text = path.read_text()
+            status, text = path.stat(), path.read_text()
         except FileNotFoundError:
             return None
         try:
-            owner = Owner(**json.loads(text))
+            return cls(**json.loads(text) | {"heartbeat": status.st_mtime})
         except (ValueError, TypeError):
-            owner = Owner(token=f"inode{status.st_ino}", host="", pid=0, machine="", job=None, restarts=0)
-        return cls(owner, status.st_mtime)
+            return cls(f"inode{status.st_ino}", "", 0, "", None, 0, status.st_mtime)
 
-    def is_stale(self, now: float, stale_minutes: float, seen_by: Owner) -> bool:
-        return now - self.heartbeat > 60 * stale_minutes or self.owner.is_gone(seen_by)
+    def is_gone(self, seen_by: Owner, now: float, stale_minutes: float) -> bool:
+        """Whether its heart is silent, or ``seen_by`` is on its machine or its requeued job and knows that it ended."""
+        silent = now - self.heartbeat > 60 * stale_minutes
+        requeued = self.job is not None and self.job == seen_by.job and self.restarts < seen_by.restarts
+        here = (self.host, self.machine) == (seen_by.host, seen_by.machine)
+        return silent or requeued or (here and not _is_alive(self.pid))
 
 
 def slurm_job() -> str | None:
@@ -104,17 +93,11 @@ def slurm_job() -> str | None:
 def holder(folder: Path, stale_minutes: float) -> Owner | None:
     """Who trains the run of ``folder`` now, as far as this machine can tell."""
     last = _last(folder)
-    if last is None or last.is_stale(time.time(), stale_minutes, Owner.this_process()):
-        return None
-    return last.owner
+    return last if last and not last.is_gone(Owner.this_process(), time.time(), stale_minutes) else None
 
 
 class RunLock(Observer):
-    """A context in which only this process trains a run.
-
-    Args:
-        folder: Of the run in the workspace; made if missing.
-        stale_minutes: A lock without a heartbeat for this long may be taken over.
+    """A context in which only this process trains the run of a folder.
 
     As an observer of the run it stops a run whose lock is lost: a process that was suspended for longer than
     ``stale_minutes`` may find that another one has taken over. It then writes nothing, since its checkpoint would
@@ -131,11 +114,7 @@ class RunLock(Observer):
         self._request_stop: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Self:
-        """Take the lock.
-
-        Raises:
-            LeftAlone: another process has it.
-        """
+        """Take the lock, or raise ``LeftAlone`` if another process has it."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # the last owner has just removed the folder
@@ -147,7 +126,7 @@ class RunLock(Observer):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        if self._holds(_last(self.folder)):
+        if _last(self.folder) == self.owner:
             # lock.json goes first: without it the others mean nothing, and the run is free.
             for path in (self.folder / "lock.json", *self.folder.glob("lock.*.json")):
                 path.unlink(missing_ok=True)
@@ -156,19 +135,17 @@ class RunLock(Observer):
         self._request_stop = run.request_stop
 
     def on_save(self) -> None:
-        """Check that the checkpoint would not replace another owner's.
-
-        Raises:
-            LeftAlone: the run has been taken over.
-        """
+        """Raise ``LeftAlone`` if the run has been taken over: the checkpoint would replace the other owner's."""
         last = _last(self.folder)
-        if last is not None and not self._holds(last):
-            raise LeftAlone(f"taken over by {last.owner}: left alone")
+        if last is not None and last != self.owner:
+            raise LeftAlone(f"taken over by {last}: left alone")
 
     def _acquire(self) -> None:
-        last = _last(self.folder)
-        if last and not last.is_stale(_file_server_time(self.folder), self._stale_minutes, self.owner):
-            raise LeftAlone(f"running on {last.owner}: left alone")
+        if last := _last(self.folder):
+            with tempfile.TemporaryFile(dir=self.folder) as new:
+                now = os.fstat(new.fileno()).st_mtime  # by the file server's clock
+            if not last.is_gone(self.owner, now, self._stale_minutes):
+                raise LeftAlone(f"running on {last}: left alone")
         self._path = _successor(self.folder, last)
         beaten = LeftAlone("somebody else has just started it: left alone")
         try:
@@ -178,45 +155,37 @@ class RunLock(Observer):
         try:
             with file:
                 json.dump(asdict(self.owner), file)
-            if not self._holds(_last(self.folder)):
+            if _last(self.folder) != self.owner:
                 raise beaten
         except BaseException:  # beaten, or a full disk
             self._path.unlink(missing_ok=True)
             raise
         if last:
-            logger.warning("%s: taken over from %s, which is gone", self.folder.name, last.owner)
+            logger.warning("%s: taken over from %s, which is gone", self.folder.name, last)
 
     def _beat(self) -> None:
         while not self._over.wait(min(HEARTBEAT, 60 * self._stale_minutes / 4)):
             with contextlib.suppress(OSError):  # the file server may be away for a while
                 last = _last(self.folder)
-                if self._holds(last):
+                if last == self.owner:
                     os.utime(self._path)
                     continue
-                what = f"{last.owner} has taken the run over" if last else f"{self._path} has been removed"
+                what = f"{last} has taken the run over" if last else f"{self._path} has been removed"
                 logger.warning("%s: %s: it stops here", self.folder.name, what)
                 self._request_stop()
                 return
 
-    def _holds(self, last: _Lock | None) -> bool:
-        return last is not None and last.owner.token == self.owner.token
 
-
-def _last(folder: Path) -> _Lock | None:
-    """The last file of the chain."""
+def _last(folder: Path) -> Owner | None:
+    """The owner that the last file of the chain names."""
     last = None
-    while lock := _Lock.read(_successor(folder, last)):
-        last = lock
+    while owner := Owner.read(_successor(folder, last)):
+        last = owner
     return last
 
 
-def _successor(folder: Path, lock: _Lock | None) -> Path:
-    return folder / (f"lock.{lock.owner.token}.json" if lock else "lock.json")
-
-
-def _file_server_time(folder: Path) -> float:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
+def _successor(folder: Path, owner: Owner | None) -> Path:
+    return folder / (f"lock.{owner.token}.json" if owner else "lock.json")
 
 
 def _machine() -> str:
@@ -231,8 +200,6 @@ def _machine() -> str:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's process
     return True

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llqr_sam.suite.config.command import Command
@@ -27,26 +28,20 @@ class Candidate:
     """A value, and the results of the baseline's runs with it."""
 
     choice: Choice
-    runs: tuple[Planned, ...]
-    kinds: Counter[str]  # number of runs of each of ``KINDS``
-    scores: tuple[float, ...]  # best over training, percent or BLEU; one for each finished run
+    runs: Sequence[Planned]
+    status: Status
 
-    @classmethod
-    def of(cls, choice: Choice, runs: Sequence[Planned], status: Status) -> Candidate:
-        """Gathers the results of its runs."""
-        finished = [status.records[run.run_id] for run in runs if status.of_run(run) == "finished"]
-        scores = [record.metrics.best.score for record in finished]
-        return cls(
-            choice,
-            tuple(runs),
-            Counter(status.of_run(run) for run in runs),
-            tuple(value for value in scores if value is not None),
-        )
+    @cached_property
+    def kinds(self) -> Counter[str]:
+        """Number of runs of each of ``KINDS``."""
+        return Counter(map(self.status.of_run, self.runs))
 
-    @property
-    def open(self) -> int:
-        """Number of runs that have not ended."""
-        return len(self.runs) - self.kinds["finished"] - self.kinds["diverged"]
+    @cached_property
+    def scores(self) -> list[float]:
+        """Best over training, percent or BLEU, of each finished run."""
+        finished = [run.run_id for run in self.runs if self.status.of_run(run) == "finished"]
+        scores = [self.status.records[run_id].metrics.best.score for run_id in finished]
+        return [score for score in scores if score is not None]
 
     @property
     def mean(self) -> float | None:
@@ -59,36 +54,24 @@ class Candidate:
         runs = ", ".join([f"{self.kinds['finished']} of {len(self.runs)} runs", *kinds])
         return f"  {self.choice.value:<8g}  {mean:>8}  {runs}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """As it is written to the file of the selection."""
-        return {
-            "value": self.choice.value,
-            "mean": self.mean,
-            "scores": list(self.scores),
-            "diverged": self.kinds["diverged"],
-            "runs": [run.run_id for run in self.runs],
-        }
-
 
 def conclude(status: Status, command: Command) -> Iterator[str]:
     """Writes the choice of each row whose runs have all ended; yields lines about scores, choices and missing runs.
 
-    Args:
-        status: Of the runs of ``table=... select=...``.
-        command: The same command. With ``dry_run`` or ``status`` nothing is written.
+    ``status`` is of the command's runs. With ``dry_run=true`` or ``status=true`` nothing is written.
     """
     rows: dict[tuple[str, str], dict[Choice, list[Planned]]] = {}
     for run in status.runs:
         choice = run.choices[-1]
         rows.setdefault((choice.dataset, choice.arch), {}).setdefault(choice, []).append(run)
-    score, mixtures, selection = SCORES[command.table.metric], status.mixtures(), command.selection
-    assert selection is not None
+    score, mixtures = SCORES[command.table.metric], status.mixtures()
     for (dataset, arch), row in rows.items():
-        yield f"{selection.name} for {dataset} {arch}, best {score} of {selection.optim}:"
+        candidates = [Candidate(choice, runs, status) for choice, runs in row.items()]
+        first = candidates[0].runs[0]
+        yield f"{first.choices[-1].name} for {dataset} {arch}, best {score} of {first.cell.method}:"
         if dataset in mixtures:
             yield f"  not compared: {mixtures[dataset]}"
             continue
-        candidates = [Candidate.of(choice, runs, status) for choice, runs in row.items()]
         yield from map(str, candidates)
         yield f"  {_verdict(candidates, command)}"
 
@@ -96,9 +79,11 @@ def conclude(status: Status, command: Command) -> Iterator[str]:
 def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
     """The choice, or why there is none yet; a new one is written."""
     if (kept := read_choice([candidate.choice for candidate in candidates])) is not None:
-        return f"selected: {kept.value:g} ({kept.path}){_other_seeds(kept, candidates)}"
+        seeds = json.loads(kept.path.read_bytes()).get("seeds")
+        others = f", chosen from seeds {', '.join(map(str, seeds))}: remove that file to choose again"
+        return f"selected: {kept.value:g} ({kept.path}){others if seeds != _seeds(candidates) else ''}"
     runs = sum(len(candidate.runs) for candidate in candidates)
-    if unfinished := sum(candidate.open for candidate in candidates):
+    if unfinished := runs - sum(candidate.kinds[kind] for candidate in candidates for kind in ("finished", "diverged")):
         failed = any(candidate.kinds["failed"] for candidate in candidates)
         advice = " (failed ones with retry=failed)" if failed else ""
         return f"not selected: {unfinished} of {runs} runs are missing; the same command continues{advice}"
@@ -112,29 +97,29 @@ def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
     return _verdict(candidates, command)  # read it back: another command may have written first
 
 
-def _other_seeds(kept: Choice, candidates: Sequence[Candidate]) -> str:
-    """A note where the choice was made from other seeds: it stays when more seeds are run."""
-    seeds = json.loads(kept.path.read_bytes()).get("seeds")
-    if seeds == _seeds(candidates):
-        return ""
-    return f", chosen from seeds {', '.join(map(str, seeds))}: remove that file to choose again"
-
-
 def _seeds(candidates: Sequence[Candidate]) -> list[int]:
     return [run.settings.seed for run in candidates[0].runs]
 
 
 def _tree(candidates: Sequence[Candidate], command: Command) -> dict[str, Any]:
-    """The numbers that the choice was made from."""
-    first, selection = candidates[0], command.selection
-    assert selection is not None
+    """The numbers that the choice was made from, for the selection's file."""
+    first = candidates[0]
     return {
         "table": command.table.number,
         "key": first.choice.key,
         "dataset": first.choice.dataset,
         "arch": first.choice.arch,
-        "optim": selection.optim,
+        "optim": first.runs[0].cell.method,
         "seeds": _seeds(candidates),
         "criterion": CRITERION.format(SCORES[command.table.metric]),
-        "candidates": [candidate.as_dict() for candidate in candidates],
+        "candidates": [
+            {
+                "value": candidate.choice.value,
+                "mean": candidate.mean,
+                "scores": candidate.scores,
+                "diverged": candidate.kinds["diverged"],
+                "runs": [run.run_id for run in candidate.runs],
+            }
+            for candidate in candidates
+        ],
     }

@@ -1,7 +1,8 @@
 """How far a plan is: its runs against the records, locks, failures and progress files on disk.
 
 A run is finished or diverged (it has a record), failed, running (somebody holds its lock) or missing. Hours are counted
-for each device of a run; the hours left are estimated from finished runs of the same cell.
+for each device of a run; the hours left are estimated from finished runs of the same cell. A run id contains the name
+of a data set, not its contents: a finished run is the run asked for if the hash of its data is that of the data here.
 """
 
 from __future__ import annotations
@@ -14,22 +15,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.records.record import Record, epoch_words
+from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
-from llqr_sam.suite.run.run_folder import (
-    Epochs,
-    Failure,
-    UnreadableRecordError,
-    find_record,
-    read_failure,
-    read_progress,
-    record_files,
-)
+from llqr_sam.suite.run.run_folder import Epochs, Failure, UnreadableRecordError, find_record, record_files
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
+NOT_HERE = "its data are not here to compare"
+NOT_DECODED = "its data are not compared, for they would have to be decoded"
+NOT_SAID = "its record does not say on which data"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Status:
     runs: tuple[Planned, ...]
     records: dict[str, Record]
     paths: dict[str, Path]  # of the records, in whatever folder of results/runs
-    damaged: tuple[str, ...]  # one line for each record that does not count: file and reason
+    damaged: list[str]  # one line for each record that is damaged, or is the second one of its run
     failures: dict[str, Failure]  # of runs without a record
     owners: dict[str, Owner]  # who trains a run now
     progress: dict[str, Epochs]  # of runs without a record
@@ -71,15 +69,14 @@ class Status:
             stale_minutes: A lock without a heartbeat for this long does not count.
         """
         files = record_files(results)
-        damaged: list[str] = []
-        status = cls(tuple(runs), {}, {}, (), {}, {}, {})
+        status = cls(tuple(runs), {}, {}, [], {}, {}, {})
         for run_id in dict.fromkeys(run.run_id for run in runs):
             try:
                 found, bad = find_record(run_id, files.get(run_id, []))
             except UnreadableRecordError as error:
                 found, bad = None, [str(error)]
                 status.failures[run_id] = Failure("its record cannot be read", str(error))
-            damaged += bad
+            status.damaged.extend(f"record not counted: {reason}" for reason in bad)
             if found is not None:
                 status.paths[run_id], status.records[run_id] = found
             if workspace is None:
@@ -87,11 +84,11 @@ class Status:
             folder = workspace / run_id
             if owner := holder(folder, stale_minutes):
                 status.owners[run_id] = owner
-            if found is None and (failure := read_failure(folder)):
+            if found is None and (failure := Failure.read(folder)):
                 status.failures.setdefault(run_id, failure)
-            if (found is None or owner) and (epochs := read_progress(folder)):
+            if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
-        return cls(**vars(status) | {"damaged": tuple(damaged)})
+        return status
 
     @classmethod
     def under(cls, runs: Sequence[Planned], config: Config) -> Status:
@@ -117,18 +114,14 @@ class Status:
         return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self, *, brief: bool = False) -> Iterator[str]:
-        """The status as text: a line for each run, selected values, warnings about records, and the total.
-
-        Args:
-            brief: Leave out missing and finished runs, and selected values.
-        """
+        """A line for each run and selected value (in brief: if not missing or finished), warnings, and the total."""
         runs = self.select("running", "failed", "diverged") if brief else self.runs
         width = max((len(run.run_id) for run in runs), default=0)
         for run in runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"
         if not brief:
             yield from self.selected_values()
-        yield from self.damage()
+        yield from self.damaged
         yield from self.mixtures().values()
         yield self.total()
 
@@ -152,33 +145,22 @@ class Status:
         used = dict.fromkeys(choice for run in self.runs for choice in run.choices)
         return (str(choice) for choice in used if choice.origin != "candidate")
 
-    def damage(self) -> Iterator[str]:
-        """A line for each record that is damaged, or is the second one of its run."""
-        return (f"record not counted: {reason}" for reason in self.damaged)
-
     def mixtures(self) -> dict[str, str]:
-        """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong.
-
-        Old records without ``data_sha256`` are taken to have the same data.
-        """
+        """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong."""
         hashes: dict[str, dict[str, str]] = {}  # data set -> run id -> hash
         for run in self.runs:
             record = self.records.get(run.run_id)
             if record is not None and record.data_sha256 is not None:
                 hashes.setdefault(run.cell.dataset, {})[run.run_id] = record.data_sha256
+        why = "which no table or curve mixes: keep each kind under a paths.results= of its own."
         return {
-            name: f"the records of dataset={name} are of different data, {by_hash(found)}, which no table or curve "
-            "mixes: keep each kind under a paths.results= of its own."
+            name: f"the records of dataset={name} are of different data, {by_hash(found)}, {why}"
             for name, found in hashes.items()
             if len(set(found.values())) > 1
         }
 
     def check_mixtures(self) -> None:
-        """Call before any number is computed from several records.
-
-        Raises:
-            UsageError: they have different data.
-        """
+        """Raises a UsageError if records have different data; call before a number is computed from several records."""
         for sentence in self.mixtures().values():
             raise UsageError(sentence)
 
@@ -208,9 +190,58 @@ class Status:
         return Hours(spent / 3600, left / 3600, unknown)
 
 
-def short(sha256: str) -> str:
-    """A hash, long enough to tell data sets apart."""
-    return sha256[:12]
+@dataclass(frozen=True)
+class Comparison:
+    """The records of a plan against the data here."""
+
+    unknown: dict[str, str]  # run id -> why its data are not compared
+    differences: list[str]  # a sentence for each data set that differs: both hashes, and what to do
+
+    @classmethod
+    def of(cls, status: Status, config: Config) -> Comparison:
+        """Hashes each data set that has records once, and compares.
+
+        A ``dataset.path`` that is not the data set is a UsageError; with ``launch=slurm`` it may be on the nodes alone.
+        """
+        by_data: dict[tuple[str, Path | None], dict[str, str]] = {}  # run id -> hash in its record
+        compared = cls({}, [])
+        on_nodes = config.launch.name == "slurm"
+        for run in status.runs:
+            record, path = status.records.get(run.run_id), run.data_path
+            if path is not None and not on_nodes and not path.expanduser().exists():
+                raise UsageError(f"dataset.path={path} does not exist: it must name the data set's file or folder.")
+            if record is not None and record.data_sha256 is None:
+                compared.unknown[run.run_id] = NOT_SAID
+            elif record is not None and record.data_sha256 is not None:
+                by_data.setdefault((run.cell.dataset, path), {})[run.run_id] = record.data_sha256
+        for (name, path), hashes in by_data.items():
+            try:
+                here, reason = task_for(name).fingerprint(name, path, config.paths.data), NOT_DECODED
+            except (MissingDataError, ValueError) as error:
+                if path is not None and not on_nodes:
+                    raise UsageError(str(error)) from error
+                here, reason = None, NOT_HERE if isinstance(error, MissingDataError) else str(error)
+            if here is None:
+                compared.unknown.update(dict.fromkeys(hashes, reason))
+            elif others := {run_id: found for run_id, found in hashes.items() if found != here}:
+                what = f"dataset={name}" if path is None else f"dataset.path={path}"
+                compared.differences.append(
+                    f"{what} has the data {here[:12]}, the records are of {by_hash(others)}: name the data of the "
+                    "records, or give those here their own paths.results= and paths.workspace=."
+                )
+        return compared
+
+    def check(self) -> None:
+        """Raises a UsageError if records are of other data than those here: nothing is trained or reported then."""
+        for sentence in self.differences:
+            raise UsageError(sentence)
+
+    def lines(self) -> Iterator[str]:
+        """What differs, and what could not be compared."""
+        yield from self.differences
+        for reason in dict.fromkeys(self.unknown.values()):
+            runs = [run_id for run_id, why in self.unknown.items() if why == reason]
+            yield f"not compared with the data here: {some(runs)} ({reason})"
 
 
 def some(run_ids: Sequence[str]) -> str:
@@ -224,7 +255,7 @@ def by_hash(hashes: Mapping[str, str]) -> str:
     """``3f2a... (a, b) and 91c0... (c)``, from run id -> hash."""
     kinds: dict[str, list[str]] = {}
     for run_id, sha256 in hashes.items():
-        kinds.setdefault(short(sha256), []).append(run_id)
+        kinds.setdefault(sha256[:12], []).append(run_id)
     return " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in kinds.items())
 
 

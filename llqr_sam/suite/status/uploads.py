@@ -10,7 +10,6 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from llqr_sam.engine.observers.wandb_logger import open_run
@@ -24,70 +23,42 @@ class UploadError(RuntimeError):
     """W&B did not accept a run: the message is one line."""
 
 
-@dataclass(frozen=True)
-class OfflineRun:
-    """The files of one attempt at a run."""
-
-    path: Path  # run-<id>.wandb
-
-    @property
-    def run_id(self) -> str:
-        """The same in W&B and in the record."""
-        return self.path.stem.removeprefix("run-")
-
-    @property
-    def is_uploaded(self) -> bool:
-        """Whether ``wandb sync`` has uploaded it, called here or by hand."""
-        return self.path.with_name(f"{self.path.name}.synced").exists()
-
-    def upload(self) -> None:
-        """Call ``wandb sync``.
-
-        Raises:
-            UploadError: it is not uploaded. W&B's exit status does not say so: without an account it is 0.
-        """
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "wandb", "sync", str(self.path.parent)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=LIMIT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UploadError(f"{self.run_id}: wandb sync has not ended after {LIMIT:.0f} seconds") from error
-        if not self.is_uploaded:
-            reason = (done.stdout.strip().splitlines() or [f"wandb sync ended with status {done.returncode}"])[-1]
-            raise UploadError(f"{self.run_id}: {reason}")
+def run_id_of(path: Path) -> str:
+    """Id of a run, in W&B and in the record, from its file ``run-<id>.wandb``."""
+    return path.stem.removeprefix("run-")
 
 
-def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[OfflineRun]:
-    """What to upload: the newest files of each finished run or table that is not uploaded, by name.
+def upload(path: Path) -> None:
+    """Call ``wandb sync`` for a file ``run-<id>.wandb``, or raise an UploadError."""
+    command = [sys.executable, "-m", "wandb", "sync", str(path.parent)]
+    null, pipe, both = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
+    try:
+        done = subprocess.run(command, stdin=null, stdout=pipe, stderr=both, text=True, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UploadError(f"{run_id_of(path)}: wandb sync has not ended after {LIMIT:.0f} seconds") from error
+    if not _is_uploaded(path):  # W&B's exit status does not say so: without an account it is 0
+        reason = (done.stdout.strip().splitlines() or [f"wandb sync ended with status {done.returncode}"])[-1]
+        raise UploadError(f"{run_id_of(path)}: {reason}")
 
-    Args:
-        results: Holds ``runs/*/<run_id>.json``.
-        workspace: Holds the runs' folders.
-        stale_minutes: A lock without a heartbeat for this long does not count.
-    """
+
+def _is_uploaded(path: Path) -> bool:
+    """Whether ``wandb sync`` has uploaded it, called here or by hand."""
+    return path.with_name(f"{path.name}.synced").exists()
+
+
+def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[Path]:
+    """What to upload: the newest file of each finished run or table that is not uploaded, by name."""
     finished = {path.stem for path in (results / "runs").glob("*/*.json")}
-    newest: dict[str, OfflineRun] = {}
-    for path in sorted(workspace.glob("*/wandb/offline-run-*/run-*.wandb"), key=lambda path: path.parent.name):
-        newest[path.stem] = OfflineRun(path)
-    for _, run in sorted(newest.items()):
-        folder = run.path.parents[2]
-        done = folder.name == TABLES or (run.run_id in finished and not holder(folder, stale_minutes))
-        if done and not run.is_uploaded:
-            yield run
+    files = sorted(workspace.glob("*/wandb/offline-run-*/run-*.wandb"), key=lambda path: path.parent.name)
+    for _, path in sorted({path.stem: path for path in files}.items()):
+        folder = path.parents[2]
+        done = folder.name == TABLES or (run_id_of(path) in finished and not holder(folder, stale_minutes))
+        if done and not _is_uploaded(path):
+            yield path
 
 
 def log_table(name: str, files: Iterable[Path], project: str, workspace: Path) -> None:
-    """Make an offline W&B run with the files of a rendered table as the artifact ``name``; equal files make one run.
-
-    Raises:
-        FileNotFoundError: the table is not rendered.
-    """
+    """Make an offline W&B run with the files of a rendered table as the artifact ``name``; equal files make one run."""
     contents = {path: path.read_bytes() for path in files}
     digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:8]
     folder, run_id = workspace / TABLES, f"{name}-{digest}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.engine.devices.compilation import compiled, inductor_times_kernels
+from llqr_sam.engine.devices.acceleration import compiled, times_kernels
 
 
 @pytest.fixture
@@ -27,12 +27,10 @@ def test_kernels_are_chosen_by_rule_in_deterministic_runs_alone(options: list[di
 
 
 def test_a_measurement_may_have_them_timed(options: list[dict[str, Any]]) -> None:
-    """And whatever ends the block, the next run is by rule again."""
-    with pytest.raises(KeyError), inductor_times_kernels():
-        compiled(nn.Linear(2, 2), deterministic=True)
-        raise KeyError
+    token = times_kernels.set(True)
     compiled(nn.Linear(2, 2), deterministic=True)
-    assert options == [{}, {"deterministic": True}]
+    times_kernels.reset(token)
+    assert options == [{}]
 
 
 def test_a_version_without_the_mode_is_not_asked_for_it(

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.engine.devices import cuda_graphs
-from llqr_sam.engine.devices.cuda_graphs import CudaGraph
+from llqr_sam.engine.devices import acceleration
+from llqr_sam.engine.devices.acceleration import CudaGraph
 from llqr_sam.engine.devices.device import random_state, set_random_state
 from llqr_sam.engine.loop.run import execute
 from tests.engine.loop.test_trainer import run_in_pieces, timeless
@@ -93,8 +93,8 @@ def make_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Problem], CudaGrap
             def wait_stream(self, stream: object) -> None:
                 pass
 
-        monkeypatch.setattr(cuda_graphs, "random_state", lambda _: random_state(CPU))
-        monkeypatch.setattr(cuda_graphs, "set_random_state", lambda state, _: set_random_state(state, CPU))
+        monkeypatch.setattr(acceleration, "random_state", lambda _: random_state(CPU))
+        monkeypatch.setattr(acceleration, "set_random_state", lambda state, _: set_random_state(state, CPU))
         for name in ("device", "stream"):
             monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "Stream", Stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,15 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from llqr_sam.data.streams import Share
-from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
-from llqr_sam.engine.devices.team import ALONE, DistributedTeam, is_loss
+from llqr_sam.engine.devices.team import ALONE, Team, is_loss, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.losses import Diverged, LossLog
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
-from llqr_sam.engine.tasks.classification import evaluate
+from llqr_sam.engine.settings.run_settings import PrecisionSettings
+from llqr_sam.engine.tasks.classification import Classification
 from llqr_sam.methods.factory import build
 from llqr_sam.methods.settings import MethodSettings
-from llqr_sam.models.small_cnn import SmallCNN
+from llqr_sam.models.convolutional import SmallCNN
 from tests.engine.conftest import METHODS
 from tests.methods.workers import Workers
 
@@ -35,7 +36,7 @@ def two(tmp_path_factory):
 
 
 def _team():
-    return DistributedTeam(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+    return Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def _network(team):
@@ -169,7 +170,9 @@ def _evaluate():
     team = _team()
     images, labels = _data(team, 1)
     batches = [(images, labels)] if team.is_first else [(images[:3], labels[:3]), (images[3:], labels[3:])]
-    return evaluate(_network(team), batches, CPU, team=team)
+    task = Classification(SimpleNamespace(precision=PrecisionSettings()))
+    scores = task.evaluate(_network(team), SimpleNamespace(test=batches), 1, CPU, team)
+    return scores.top1, scores.test_loss
 
 
 def test_evaluation_counts_every_sample_once(two):

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_preparation import pieces
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llqr_sam.data import pieces
 from llqr_sam.data.streams import TrainStream
 from llqr_sam.engine.devices.device import arithmetic
 from llqr_sam.engine.loop.losses import LossLog
-from llqr_sam.engine.loop.run import RunOptions, prepare
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer
-from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings
+from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, RunOptions
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +57,7 @@ def make_trainer(make_settings: Any, images: Path, tmp_path: Path) -> Make:
             settings, dataset=DatasetSettings("cifar10"), arch=ArchSettings("resnet18", width=4)
         )
         options = RunOptions(tmp_path, tmp_path / "record.json", data_path=images)
-        return prepare(settings, options, torch.device(device))
+        return Trainer(settings, options, torch.device(device))
 
     return make
 

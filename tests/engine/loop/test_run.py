@@ -19,7 +19,6 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
-from llqr_sam.engine.records.weights import weights_sha256
 from tests.engine.conftest import StopAt
 from tests.waiting import PATIENCE
 
@@ -34,7 +33,7 @@ def test_the_record_is_on_disk_and_the_checkpoints_are_gone(make_settings: Any, 
     folder = options.workspace / settings.run_id
     assert [path.name for path in folder.iterdir()] == ["weights.pt"]
     state = torch.load(folder / "weights.pt", weights_only=True)
-    assert weights_sha256(state) == record.weights_sha256
+    assert provenance.weights_sha256(state) == record.weights_sha256
     assert record.parameters > 0
     assert record.samples == data.info("digits").whole
 

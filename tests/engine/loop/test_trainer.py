@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,15 +20,13 @@ from torch.nn.modules.module import register_module_forward_hook
 from llqr_sam.data import registry as data
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.loop.trainer import CheckpointMismatchError, Trainer
-from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, Metrics, Record, RefreshPoint, Seconds
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.classification import Classification
-from llqr_sam.methods import factory
 from tests.engine.conftest import METHODS, StopAt
 
 CPU = torch.device("cpu")
@@ -123,21 +122,20 @@ def test_a_damaged_checkpoint_costs_one_checkpoint(make_settings: Any, make_opti
 def test_random_numbers_continue_where_they_were(make_settings: Any, tmp_path: Path) -> None:
     """With dropout the weights depend on the global generator, which a checkpoint carries."""
     settings = make_settings("sam")
-    splits = digits(settings)
 
-    def train(folder: Path, *observers: Observer) -> dict[str, Tensor]:
+    def train(folder: Path, stop: int | None = None) -> dict[str, Tensor]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
-        trainer = make_trainer(settings, splits, model, folder, observers)
-        for observer in observers:
-            observer.on_start(trainer.info("CPU", None))
+        observer = StopAt(stop)
+        trainer = make_trainer(settings, model, folder, [observer])
+        observer.request_stop = trainer.stop
         trainer.load()
         trainer.run()
         return trainer.model.state_dict()
 
     expected = train(tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(tmp_path / "pieces", StopAt(11))
+        train(tmp_path / "pieces", stop=11)
     torch.rand(1000)
     found = train(tmp_path / "pieces")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -158,20 +156,10 @@ def digits(settings: RunSettings) -> data.Splits:
     )
 
 
-def make_trainer(
-    settings: RunSettings, splits: data.Splits, model: nn.Module, folder: Path, observers: Any = ()
-) -> Trainer:
-    return Trainer(
-        settings,
-        Classification(settings),
-        splits,
-        model,
-        factory.build(settings.optim, model),
-        CPU,
-        folder=folder,
-        watch=Stopwatch(CPU),
-        observers=observers,
-    )
+def make_trainer(settings: RunSettings, model: nn.Module, folder: Path, observers: Sequence[Observer] = ()) -> Trainer:
+    """A trainer of a network that is no arch."""
+    with mock.patch.object(Classification, "model", return_value=model):
+        return Trainer(settings, RunOptions(folder, folder / "record.json"), CPU, observers)
 
 
 class Watching(Observer):
@@ -260,14 +248,13 @@ def test_each_epoch_has_its_own_mean_loss(make_settings: Any, make_options: Any)
 def test_a_network_in_inference_mode_is_trained_all_the_same(make_settings: Any, tmp_path: Path) -> None:
     settings = make_settings("sgdm", epochs=1)
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).eval()
-    trainer = make_trainer(settings, digits(settings), model, tmp_path)
+    trainer = make_trainer(settings, model, tmp_path)
     trainer.run()
     assert model[1].num_batches_tracked == trainer.steps_per_epoch
 
 
 def test_the_learning_rate_reaches_the_base_optimizer(make_settings: Any, tmp_path: Path) -> None:
     settings = make_settings("sam")
-    splits = digits(settings)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     rates: list[float] = []
 
@@ -275,9 +262,9 @@ def test_the_learning_rate_reaches_the_base_optimizer(make_settings: Any, tmp_pa
         def on_step(self, step: int, loss: float) -> None:
             rates.append(trainer.method.optimizer.base.param_groups[0]["lr"])  # type: ignore[attr-defined]
 
-    trainer = make_trainer(settings, splits, model, tmp_path, [Reading()])
+    trainer = make_trainer(settings, model, tmp_path, [Reading()])
     trainer.run()
-    assert rates == [trainer.rate.at(step) for step in range(2 * trainer.steps_per_epoch)]
+    assert rates == [trainer.rate(step) for step in range(2 * trainer.steps_per_epoch)]
     assert rates[0] == 0.05
     assert trainer.state.curve[-1].lr == rates[-1]
 

@@ -18,9 +18,10 @@ import pytest
 pytest.importorskip("wandb")
 
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record, read_record
+from llqr_sam.engine.settings.run_settings import RunOptions
 from tests.waiting import PATIENCE, wait_for
 
 from . import wandb_files

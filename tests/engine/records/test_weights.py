@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.engine.records.weights import all_finite, weights_sha256
+from llqr_sam.engine.loop.losses import all_finite
+from llqr_sam.engine.records.provenance import weights_sha256
 
 
 @pytest.fixture

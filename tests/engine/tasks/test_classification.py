@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.engine.records.weights import weights_sha256
-from llqr_sam.engine.tasks.classification import evaluate
+from llqr_sam.engine.records.provenance import weights_sha256
+from llqr_sam.engine.tasks.classification import Classification
+from llqr_sam.engine.tasks.task import Scores
 
 CPU = torch.device("cpu")
 
@@ -23,27 +28,35 @@ def samples() -> tuple[Tensor, Tensor]:
     return torch.randn(50, 1, 4, 4, generator=generator), torch.randint(5, (50,), generator=generator)
 
 
-def test_top1_and_loss_do_not_depend_on_the_batches(network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
+@pytest.fixture
+def evaluate(make_settings: Any, network: nn.Module) -> Callable[..., Scores]:
+    """``evaluate(batches, **precision)``: the scores of the network."""
+
+    def scores(batches: Iterable[tuple[Tensor, Tensor]], **precision: Any) -> Scores:
+        task = Classification(make_settings(**precision))
+        return task.evaluate(network, SimpleNamespace(test=batches), 1, CPU)  # type: ignore[arg-type]
+
+    return scores
+
+
+def test_top1_and_loss_do_not_depend_on_the_batches(evaluate: Any, network: nn.Module, samples: Any) -> None:
     inputs, targets = samples
     outputs = network.eval()(inputs)
-    expected = (outputs.argmax(1) == targets).float().mean().item() * 100, F.cross_entropy(outputs, targets).item()
+    top1, loss = (outputs.argmax(1) == targets).float().mean() * 100, F.cross_entropy(outputs, targets)
     for size in (50, 16, 1):
-        batches = zip(inputs.split(size), targets.split(size), strict=True)
-        assert evaluate(network, batches, CPU) == pytest.approx(expected, rel=1e-5)
+        found = evaluate(zip(inputs.split(size), targets.split(size), strict=True))
+        assert (found.top1, found.test_loss) == pytest.approx((top1.item(), loss.item()), rel=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_leaves_the_network_as_it_was(network: nn.Module, samples: tuple[Tensor, Tensor], training: bool) -> None:
-    network.train(training)
-    before = weights_sha256(network.state_dict())
+def test_leaves_the_weights_as_they_were(evaluate: Any, network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
+    before = weights_sha256(network.train().state_dict())
     random = torch.get_rng_state()
-    evaluate(network, [samples], CPU)
-    assert network.training == training
+    evaluate([samples])
     assert weights_sha256(network.state_dict()) == before
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_bfloat16_is_close(network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
-    assert evaluate(network, [samples], CPU, bfloat16=True)[1] == pytest.approx(
-        evaluate(network, [samples], CPU)[1], rel=0.02
-    )
+def test_bfloat16_is_close(evaluate: Any, samples: tuple[Tensor, Tensor]) -> None:
+    plain, rounded = evaluate([samples]).test_loss, evaluate([samples], autocast="bfloat16").test_loss
+    assert rounded == pytest.approx(plain, rel=0.02)
+    assert rounded != plain

@@ -14,12 +14,13 @@ from torch import Tensor
 from llqr_sam.data.streams import Samples
 from llqr_sam.data.translation import IGNORED, Corpus, load_corpus
 from llqr_sam.engine.loop.interruption import Interrupted
-from llqr_sam.engine.loop.run import RunOptions, execute
+from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.records.record import read_record
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.translation import smoothed_loss
 from llqr_sam.methods.curvature.likelihoods import Categorical
-from llqr_sam.methods.curvature.products import FisherCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Fisher
 from llqr_sam.methods.settings import MethodSettings
 from llqr_sam.models.transformer import Translator, build_transformer
 from tests.engine.conftest import StopAt
@@ -79,7 +80,7 @@ def test_more_padding_changes_nothing_in_gradient_and_curvature(corpus: Corpus, 
     v = {name: torch.randn_like(p) for name, p in network.named_parameters()}
     found = []
     for batch in ((inputs, targets), padded(inputs, targets, by=4)):
-        curvature = FisherCurvature(network, *batch, lambda z, y: smoothed_loss(z, y, 0.1), Categorical(), "sum")
+        curvature = Fisher(Categorical(), "sum").at(point_of(network, *batch, lambda z, y: smoothed_loss(z, y, 0.1)))
         found.append((curvature.gradient, curvature.product(v)))
     for expected, other in zip(*found, strict=True):
         rounding = 1e-12 * torch.cat([x.flatten() for x in expected.values()]).norm()
@@ -92,7 +93,8 @@ def test_the_curvature_is_that_of_each_token(corpus: Corpus, network: Translator
     """v' H v = the variance of J v under each kept token's softmax, J v by finite differences."""
     inputs, targets = corpus.train.sample(step=1, size=3)
     v = {name: 0.01 * torch.randn_like(p) for name, p in network.named_parameters()}
-    curvature = FisherCurvature(network, inputs, targets, lambda z, y: smoothed_loss(z, y, 0.0), Categorical(), "sum")
+    point = point_of(network, inputs, targets, lambda z, y: smoothed_loss(z, y, 0.0))
+    curvature = Fisher(Categorical(), "sum").at(point)
     product = curvature.product(v)
     h = 1e-5
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from llqr_sam import LLQR
-from llqr_sam.methods.blocks.assembly import assemble
+from llqr_sam.methods.blocks.assembly import Parameters, assemble
 from llqr_sam.methods.blocks.diagonal import Diagonal
 from llqr_sam.methods.blocks.layout import SEPARATE
 from llqr_sam.methods.distributed import Ranks
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:structure=.* is for matrices")
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_kernels_of_one_shape_share_a_block(name):
     net, _, _ = NETWORKS[name]()
-    kernels = [block for block in assemble(net, "kfac", Ranks()) if not isinstance(block, Diagonal)]
+    kernels = [block for block in assemble(Parameters(net), "kfac", Ranks()) if not isinstance(block, Diagonal)]
     assert len({(block.n, block.m) for block in kernels}) == len(kernels)
 
 
@@ -31,13 +31,13 @@ def test_kernels_of_one_shape_share_a_block(name):
 def test_every_trainable_parameter_has_one_block(name, structure):
     net, _, _ = NETWORKS[name]()
     next(net.parameters()).requires_grad_(False)
-    held = [n for block in assemble(net, structure, Ranks()) for n in block.named_factors()]
+    held = [n for block in assemble(Parameters(net), structure, Ranks()) for n in block.named_factors()]
     assert sorted(held) == sorted(n for n, p in net.named_parameters() if p.requires_grad)
 
 
 def test_diagonal_is_one_flat_block():
     net, _, _ = NETWORKS["conv"]()
-    (block,) = assemble(net, "diagonal", Ranks())
+    (block,) = assemble(Parameters(net), "diagonal", Ranks())
     assert block.factors["d"].numel() == sum(p.numel() for p in net.parameters())
 
 
@@ -187,5 +187,5 @@ def test_odd_shapes_are_spread_over_ranks(structure):
     for rank in range(3):
         seat = Ranks()
         seat.rank, seat.size = rank, 3
-        held += [n for block in assemble(net, structure, seat) for n in block.named_factors()]
+        held += [n for block in assemble(Parameters(net), structure, seat) for n in block.named_factors()]
     assert sorted(held) == sorted(n for n, _ in net.named_parameters())

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from llqr_sam.methods.blocks.descent import HeavyBall
+from llqr_sam.methods.blocks.block import HeavyBall
 from llqr_sam.methods.blocks.diagonal import Diagonal
 from llqr_sam.methods.blocks.layout import Vector
 

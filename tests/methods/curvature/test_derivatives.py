@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.methods.curvature.derivatives import Hessian, Jacobian, pull, reverse_over_reverse
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.likelihoods import Categorical
+from llqr_sam.methods.curvature.point import UnsupportedModuleError, point_of, vjp
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from tests.methods.networks import NETWORKS, mean_loss
 
 
@@ -18,10 +19,13 @@ def test_both_ways_are_the_jacobian(name):
     with differentiable_inference(net):
         point = point_of(net, x)
         outputs = point.outputs()
-        pushes = Jacobian("for comparison")(point, outputs), Jacobian()(point, outputs)
+        pushes = [
+            Fisher(Categorical(), "sum", untraced).jacobian(point, outputs) for untraced in ("for comparison", "")
+        ]
     v = {n: torch.randn_like(p) for n, p in point.parameters.items()}
     u = torch.randn_like(outputs)
-    expected = sum((t * g).sum() for t, g in zip(v.values(), pull(point, outputs, u), strict=True))
+    pulled = vjp([outputs], list(point.parameters.values()), [u], retain_graph=True)
+    expected = sum((t * g).sum() for t, g in zip(v.values(), pulled, strict=True))
     for push in pushes:
         torch.testing.assert_close((push(v)[0] * u).sum(), expected, rtol=1e-9, atol=1e-9)
 
@@ -41,11 +45,11 @@ class Small(nn.Module):
 
 def test_a_parameter_of_little_weight_is_compared_too():
     net = Small().double()
-    x, replay = torch.randn(4, 3, dtype=torch.float64), Jacobian()
+    x, replay = torch.randn(4, 3, dtype=torch.float64), Fisher(Categorical(), "sum")
     with differentiable_inference(net):
         point = point_of(net, x)
         outputs = point.outputs()
-        push = replay(point, outputs)
+        push = replay.jacobian(point, outputs)
     assert replay.cache.refusal == "the trace has other values or derivatives than the network"
     v = {n: torch.zeros_like(p) for n, p in point.parameters.items()}
     v["bias"] += 1
@@ -55,14 +59,12 @@ def test_a_parameter_of_little_weight_is_compared_too():
 def _compare(net, x, y, replay, loss_fn=mean_loss, rtol=1e-9):
     """g and three products of both; returns the trace that the replay used."""
     with differentiable_inference(net):
-        point = point_of(net, x, targets=y, loss_fn=loss_fn)
-        (gradient, push), (expected_gradient, expected) = replay(point), reverse_over_reverse(point)
-    for name, g in expected_gradient.items():
-        torch.testing.assert_close(gradient[name], g, rtol=rtol, atol=1e-12)
+        point = point_of(net, x, y, loss_fn)
+        ours, theirs = replay.at(point), Hessian("for comparison").at(point)
+    torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=rtol, atol=1e-12)
     for _ in range(3):
         v = {n: torch.randn_like(p) for n, p in point.parameters.items()}
-        for ours, theirs in zip(push(v), expected(v), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-11)
+        torch.testing.assert_close(ours.product(v), theirs.product(v), rtol=rtol, atol=1e-11)
     return None if replay.cache.refusal else next(reversed(replay.cache.traces.values()))
 
 
@@ -156,5 +158,7 @@ def test_no_second_derivative_is_an_error():
             return Once.apply(super().forward(x))
 
     net = Net(3, 2)
-    with differentiable_inference(net), pytest.raises(RuntimeError, match="once_differentiable"):
-        Hessian()(point_of(net, torch.randn(4, 3), targets=torch.zeros(4).long(), loss_fn=mean_loss))
+    point = point_of(net, torch.randn(4, 3), torch.zeros(4).long(), mean_loss)
+    for untraced in ("", "for comparison"):
+        with pytest.raises(UnsupportedModuleError, match="once_differentiable"):
+            Hessian(untraced).at(point)

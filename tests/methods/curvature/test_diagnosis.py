@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from llqr_sam import LLQR
-from llqr_sam.methods.curvature import derivatives
-from llqr_sam.methods.curvature.diagnosis import UnsupportedModuleError, explained, require_adjoint
+from llqr_sam import LLQR, UnsupportedModuleError
+from llqr_sam.methods.curvature import products
+from llqr_sam.methods.curvature.diagnosis import explained, require_adjoint
+from llqr_sam.methods.curvature.point import point_of
 from tests.methods.networks import NETWORKS, mean_loss
 
 
@@ -176,7 +177,7 @@ def test_rounding_is_no_missing_derivative(divergence, size):
 
 def test_backward_passes_are_tested_once_a_loss(monkeypatch):
     calls = []
-    monkeypatch.setattr(derivatives, "require_adjoint", lambda *_: calls.append(_))
+    monkeypatch.setattr(products, "require_adjoint", lambda *_: calls.append(_))
     net, x, y = nn.Sequential(Reverse(3, 4), nn.Linear(4, 5)), torch.randn(6, 3), torch.randint(0, 5, (6,))
     for metric in (LLQR(net, divergence="newton"), LLQR(net, divergence="newton", chunk_size=2)):
         for _ in range(3):
@@ -255,7 +256,7 @@ def test_a_full_device_during_the_search_names_no_module(full):
     layer = Full(4, 5) if full is Full else FullBackward()
     layer.failing = 1
     net, x = nn.Sequential(nn.Linear(3, 4), layer), torch.randn(6, 3)
-    with pytest.raises(RuntimeError, match="a reason") as caught, explained(net, lambda: net(x)):
+    with pytest.raises(RuntimeError, match="a reason") as caught, explained(point_of(net, x)):
         raise RuntimeError("a reason")
     assert not isinstance(caught.value, UnsupportedModuleError)
 
@@ -265,7 +266,7 @@ def test_the_search_leaves_the_network_as_it_was():
     net, x, _ = NETWORKS["conv"]()
     net.train()
     before = {name: t.clone() for name, t in net.state_dict().items()}
-    with pytest.raises(RuntimeError, match="a reason"), explained(net, lambda: net(x)):
+    with pytest.raises(RuntimeError, match="a reason"), explained(point_of(net, x)):
         raise RuntimeError("a reason")
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert all(module.training for module in net.modules())

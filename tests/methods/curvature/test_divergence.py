@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llqr_sam import LLQR
-from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from tests.methods.networks import NETWORKS, mean_loss
 
 DIVERGENCES = ["ngd", "newton"]
@@ -28,9 +28,9 @@ def test_chunks_learn_the_same_metric(divergence, structure, reduction):
 
 
 def test_each_divergence_has_its_curvature():
-    net, x, y = NETWORKS["mlp"]()
-    assert isinstance(LLQR(net)._curvature.at(x, y, mean_loss), FisherCurvature)
-    assert isinstance(LLQR(net, divergence="newton")._curvature.at(x, y, mean_loss), HessianCurvature)
+    net, _, _ = NETWORKS["mlp"]()
+    assert isinstance(LLQR(net)._curvature.matrix, Fisher)
+    assert isinstance(LLQR(net, divergence="newton")._curvature.matrix, Hessian)
 
 
 def test_a_network_is_traced_once_for_all_refreshes():
@@ -39,7 +39,7 @@ def test_a_network_is_traced_once_for_all_refreshes():
     traces = set()
     for _ in range(3):
         metric.refresh(torch.randn_like(x), y, mean_loss)
-        traces.update(metric._curvature._derivative.cache.traces.values())
+        traces.update(metric._curvature.matrix.cache.traces.values())
     assert len(traces) == 1
 
 

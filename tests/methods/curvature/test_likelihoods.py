@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from llqr_sam.methods.curvature import likelihoods
-from llqr_sam.methods.curvature.likelihoods import Bernoulli, Categorical, Gaussian, likelihood_of
-from llqr_sam.methods.curvature.products import FisherCurvature
+from llqr_sam.methods.curvature.likelihoods import Bernoulli, Categorical, Gaussian, counted, likelihood_of
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Fisher
 from tests.methods.padded import WAYS, dense_fisher, network, padded_labels
 
 
@@ -47,7 +48,7 @@ def test_the_fisher_matrix_leaves_padding_out(way, reduction):
     padded = WAYS[way]
     net, x = network(padded.flat)
     targets = padded.targets(padded_labels())
-    curvature = FisherCurvature(net, x, targets, padded.loss_fn, padded.likelihood, reduction)
+    curvature = Fisher(padded.likelihood, reduction).at(point_of(net, x, targets, padded.loss_fn))
     v = {name: torch.randn_like(p) for name, p in net.named_parameters()}
     expected = dense_fisher(net, x, padded.kept) @ torch.cat([t.flatten() for t in v.values()])
     if reduction == "mean":
@@ -61,24 +62,23 @@ def test_the_fisher_matrix_leaves_padding_out(way, reduction):
 def test_missing_outputs_have_no_distribution(kind, reduction):
     """Of a linear layer z = W x, by hand: H = sum of M_nc x_n x_n' for each output c that counts."""
     net, x = torch.nn.Linear(4, 3, bias=False).double(), torch.randn(6, 4, dtype=torch.float64)
-    counted = torch.rand(6, 3) < 0.5
-    counted[2] = False
-    curvature = FisherCurvature(
-        net, x, torch.rand(6, 3), lambda z, t: (z - t).square().mean(), kind(mask=lambda z, t: counted), reduction
-    )
+    kept = torch.rand(6, 3) < 0.5
+    kept[2] = False
+    point = point_of(net, x, torch.rand(6, 3), lambda z, t: (z - t).square().mean())
+    curvature = Fisher(kind(mask=lambda z, t: kept), reduction).at(point)
     p = net(x).detach().sigmoid()
-    m = (p * (1 - p) if kind is Bernoulli else torch.ones_like(p)) * counted
+    m = (p * (1 - p) if kind is Bernoulli else torch.ones_like(p)) * kept
     v = torch.randn(3, 4, dtype=torch.float64)
     expected = torch.einsum("nc,nd,ne,ce->cd", m, x, x, v)
     if reduction == "mean":
-        expected = expected / counted.any(1).sum()
+        expected = expected / kept.any(1).sum()
     torch.testing.assert_close(curvature.product({"weight": v})["weight"], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_mask_replaces_the_ignored_index():
     z, targets = torch.randn(4, 5), torch.tensor([-100, 1, 2, -100])
     mask = torch.tensor([True, False, True, False])
-    assert torch.equal(Categorical(mask=lambda outputs, targets: mask).counted(z, targets), mask)
+    assert torch.equal(counted(Categorical(mask=lambda outputs, targets: mask), z, targets), mask)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_mask_of_another_kind_is_named(mask, message):
 def test_integers_in_another_order_are_not_taken_for_classes():
     """Targets ``[T, N]`` have as many entries as outputs ``[N, T, C]``, and a reshape would mix them."""
     targets = torch.full((6, 3), -100)
-    assert Categorical().counted(torch.randn(3, 6, 5), targets).all()
+    assert counted(Categorical(), torch.randn(3, 6, 5), targets).all()
 
 
 def test_classes_on_axis_1():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llqr_sam.methods.curvature.plain_forms import PlainForms, ReverseModeRules
+from llqr_sam.methods.curvature.inference import PlainForms, ReverseModeRules
 
 BAGS = [0, 2, 2, 5]  # the second is empty
 

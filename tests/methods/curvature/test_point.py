@@ -21,9 +21,7 @@ def test_the_coordinates_are_the_models_own_parameters():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_replaced_by_single(dtype):
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to(dtype)
-    point = point_of(
-        net.eval(), {"input": torch.ones(2, 3, dtype=dtype)}, targets=torch.zeros(2, dtype=dtype), loss_fn=mean_loss
-    )
+    point = point_of(net.eval(), {"input": torch.ones(2, 3, dtype=dtype)}, torch.zeros(2, dtype=dtype), mean_loss)
     tensors = [*point.parameters.values(), point.inputs["input"], point.targets]
     assert all(t.dtype == torch.float32 for t in tensors)
     assert point.outputs().dtype == torch.float32

@@ -13,9 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from llqr_sam import LLQR, UnsupportedModuleError
-from llqr_sam.methods.curvature.point import point_of
-from llqr_sam.methods.curvature.precision import WHOLE, Precision, precision_of
-from llqr_sam.methods.curvature.trace import signature
+from llqr_sam.methods.curvature.point import WHOLE, Precision, precision_of
 from llqr_sam.models.registry import build
 from tests.methods.networks import NETWORKS, Flagged, mean_loss
 
@@ -308,15 +306,9 @@ def test_copies_keep_the_precision():
         assert all(torch.equal(f, theirs.named_factors()[name][key]) for key, f in factors.items())
 
 
-def test_a_trace_is_for_one_precision():
-    net, x, _ = single("mlp")
-    lower = precision_of(BFLOAT16, torch.float32)
-    assert signature(point_of(net, x)) != signature(point_of(net, x, lower))
-
-
 def test_attention_under_autocast_is_torchs():
     """Up to the rounding of scores and weights, which torch's plain kernel keeps in float32."""
-    from llqr_sam.methods.curvature.plain_forms import PlainForms
+    from llqr_sam.methods.curvature.inference import PlainForms
 
     q, k, v = torch.randn(3, 2, 2, 5, 4)
     mask = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -1e4)

@@ -10,7 +10,8 @@ from torch.autograd.functional import jacobian as jacobian_of
 from torch.func import functional_call
 
 from llqr_sam.methods.curvature.likelihoods import Categorical
-from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from tests.golden_numbers import arrays, flatten, problem, symmetric, unflatten
 from tests.methods.networks import NETWORKS, TinyTransformer, mean_loss
 
@@ -50,9 +51,9 @@ def test_product_equals_dense_matrix(name, kind):
     net, x, y = NETWORKS[name]()
     v = _random_like(net)
     if kind == "ngd":
-        curvature = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum")
+        curvature = Fisher(Categorical(), "sum").at(point_of(net, x, y, mean_loss))
     else:
-        curvature = HessianCurvature(net, x, y, mean_loss)
+        curvature = Hessian("for comparison").at(point_of(net, x, y, mean_loss))
     expected = _dense(net, x, y, kind) @ _flat(v, net)
     torch.testing.assert_close(_flat(curvature.product(v), net), expected, rtol=1e-9, atol=1e-11)
 
@@ -63,9 +64,9 @@ def test_product_is_symmetric_and_linear(name, kind):
     """Of every network, the LSTM's in-place kernels among them, for which there is no dense matrix here."""
     net, x, y = NETWORKS[name]()
     if kind == "ngd":
-        curvature = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum")
+        curvature = Fisher(Categorical(), "sum").at(point_of(net, x, y, mean_loss))
     else:
-        curvature = HessianCurvature(net, x, y, mean_loss)
+        curvature = Hessian("for comparison").at(point_of(net, x, y, mean_loss))
     u, v = _random_like(net), _random_like(net)
     first, again = _flat(curvature.product(u), net), _flat(curvature.product(u), net)
     torch.testing.assert_close(first, again, rtol=1e-12, atol=1e-13)
@@ -81,9 +82,9 @@ def test_matches_the_authors_fisher_and_hessian(shared):
     v = torch.randn(565, dtype=torch.float64)
     fisher = symmetric(arrays("mlp_fisher", shared / "golden")["F_mean_triu"])
     expected_hessian = symmetric(arrays("mlp_hessian", shared / "golden")["H_mean_triu"])
-    summed = FisherCurvature(net, x, y, nll, Categorical(), "sum")
-    mean = FisherCurvature(net, x, y, nll, Categorical(), "mean")
-    newton = HessianCurvature(net, x, y, nll)
+    summed = Fisher(Categorical(), "sum").at(point_of(net, x, y, nll))
+    mean = Fisher(Categorical(), "mean").at(point_of(net, x, y, nll))
+    newton = Hessian("for comparison").at(point_of(net, x, y, nll))
     torch.testing.assert_close(flatten(summed.product(unflatten(v))), 24 * fisher @ v, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(flatten(mean.product(unflatten(v))), fisher @ v, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(flatten(newton.product(unflatten(v))), expected_hessian @ v, rtol=1e-9, atol=1e-12)
@@ -92,14 +93,14 @@ def test_matches_the_authors_fisher_and_hessian(shared):
     torch.testing.assert_close(flatten(newton.gradient), gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("curvature", [HessianCurvature, lambda *a: FisherCurvature(*a, Categorical(), "sum")])
-def test_leaves_the_network_as_it_found_it(curvature):
+@pytest.mark.parametrize("matrix", [Hessian("for comparison"), Fisher(Categorical(), "sum")])
+def test_leaves_the_network_as_it_found_it(matrix):
     """Modes, running statistics and gradients are the caller's."""
     net, x, y = NETWORKS["conv"]()
     net.train()
     net.norm.eval()
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    curvature(net, x, y, mean_loss).product(_random_like(net))
+    matrix.at(point_of(net, x, y, mean_loss)).product(_random_like(net))
     assert net.training
     assert not net.norm.training
     assert all(p.grad is None for p in net.parameters())
@@ -110,8 +111,8 @@ def test_dropout_is_off():
     net, x, y = NETWORKS["transformer"]()
     net.train()
     v = _random_like(net)
-    first = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum").product(v)
-    again = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum").product(v)
+    first = Fisher(Categorical(), "sum").at(point_of(net, x, y, mean_loss)).product(v)
+    again = Fisher(Categorical(), "sum").at(point_of(net, x, y, mean_loss)).product(v)
     assert all(torch.equal(first[n], again[n]) for n in first)
 
 
@@ -123,8 +124,8 @@ def test_frozen_unused_and_tied_parameters():
     net.encoder.layers[1].linear1.weight = net.encoder.layers[0].linear1.weight
     tokens, y = torch.randint(0, 7, (3, 6)), torch.randint(0, 5, (3, 6))
     curvatures = (
-        FisherCurvature(net, tokens, y, mean_loss, Categorical(), "sum"),
-        HessianCurvature(net, tokens, y, mean_loss),
+        Fisher(Categorical(), "sum").at(point_of(net, tokens, y, mean_loss)),
+        Hessian("for comparison").at(point_of(net, tokens, y, mean_loss)),
     )
     for curvature in curvatures:
         names = {n for n, p in net.named_parameters() if p.requires_grad}
@@ -140,7 +141,7 @@ def test_model_must_return_a_tensor():
             return super().forward(x), x
 
     with pytest.raises(TypeError, match="returns one tensor"):
-        HessianCurvature(Two(2, 2), torch.randn(3, 2), torch.zeros(3).long(), mean_loss)
+        Hessian("for comparison").at(point_of(Two(2, 2), torch.randn(3, 2), torch.zeros(3).long(), mean_loss))
 
 
 def test_inputs_may_be_a_tuple_or_a_mapping():
@@ -149,8 +150,8 @@ def test_inputs_may_be_a_tuple_or_a_mapping():
             return super().forward(x + shift)
 
     net, x, y = Sum(3, 4), torch.randn(5, 3), torch.randint(0, 4, (5,))
-    by_place = HessianCurvature(net, (x, x), y, mean_loss).gradient
-    by_name = HessianCurvature(net, {"x": x, "shift": x}, y, mean_loss).gradient
+    by_place = Hessian("for comparison").at(point_of(net, (x, x), y, mean_loss)).gradient
+    by_name = Hessian("for comparison").at(point_of(net, {"x": x, "shift": x}, y, mean_loss)).gradient
     assert torch.equal(by_place["weight"], by_name["weight"])
 
 
@@ -161,14 +162,13 @@ def test_half_precision_networks_are_linearised_in_float32(name, dtype):
     net, x, y = NETWORKS[name]()
     half = net.to(dtype)
     inputs = x if x.dtype == torch.int64 else x.to(dtype)
-    product = FisherCurvature(half, inputs, y, mean_loss, Categorical(), "sum")
+    product = Fisher(Categorical(), "sum").at(point_of(half, inputs, y, mean_loss))
     v = {n: torch.randn(p.shape) for n, p in half.named_parameters()}
     from_half = product.product(v)
     assert all(p.dtype == dtype for p in half.parameters())
     single = half.float()
-    exact = FisherCurvature(
-        single, inputs if x.dtype == torch.int64 else inputs.float(), y, mean_loss, Categorical(), "sum"
-    )
+    inputs = x if x.dtype == torch.int64 else inputs.float()
+    exact = Fisher(Categorical(), "sum").at(point_of(single, inputs, y, mean_loss))
     for n, expected in exact.product(v).items():
         assert from_half[n].dtype == torch.float32
         torch.testing.assert_close(from_half[n], expected, rtol=1e-5, atol=1e-6)

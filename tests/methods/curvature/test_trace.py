@@ -8,20 +8,24 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.methods.curvature.derivatives import Jacobian
 from llqr_sam.methods.curvature.divergence import DivergenceCurvature
 from llqr_sam.methods.curvature.inference import differentiable_inference
 from llqr_sam.methods.curvature.likelihoods import Categorical
 from llqr_sam.methods.curvature.point import point_of
-from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from llqr_sam.methods.curvature.trace import ForwardTrace, UntraceableError, signature
 from tests.methods.networks import NETWORKS, mean_loss
 
 UNTRACED = "for comparison"
 
 
+def fisher(untraced=""):
+    """Whose J v is looked at."""
+    return Fisher(Categorical(), "sum", untraced)
+
+
 def _points(net, x, y):
-    return {"outputs": point_of(net, x), "gradient": point_of(net, x, targets=y, loss_fn=mean_loss)}
+    return {"outputs": point_of(net, x), "gradient": point_of(net, x, y, mean_loss)}
 
 
 @pytest.mark.slow
@@ -84,7 +88,7 @@ def _jacobian(net, x, replay):
     with differentiable_inference(net):
         point = point_of(net, x)
         outputs = point.outputs()
-        push, expected = replay(point, outputs), Jacobian(UNTRACED)(point, outputs)
+        push, expected = replay.jacobian(point, outputs), fisher(UNTRACED).jacobian(point, outputs)
     assert not replay.cache.refusal
     tangents = [{n: torch.randn_like(p) for n, p in point.parameters.items()} for _ in range(3)]
     return [push(v)[0] for v in tangents], [expected(v)[0] for v in tangents]
@@ -94,7 +98,7 @@ def _jacobian(net, x, replay):
 def test_right_at_every_point_with_one_trace(name):
     """The LSTM's in-place operations included, which a plain forward-mode replay gets wrong from its second call."""
     net, x, _ = NETWORKS[name]()
-    replay = Jacobian()
+    replay = fisher()
     traces = set()
     for _ in range(3):
         with torch.no_grad():
@@ -109,7 +113,7 @@ def test_right_at_every_point_with_one_trace(name):
 
 def test_another_batch_size_is_traced_anew():
     net, x, _ = NETWORKS["mlp"]()
-    replay = Jacobian()
+    replay = fisher()
     for inputs in (x, x[:5], x):
         for actual, expected in zip(*_jacobian(net, inputs, replay), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
@@ -129,7 +133,7 @@ class Switching(nn.Module):
 
 def test_a_stale_trace_is_noticed():
     net, x = Switching(), torch.randn(4, 6, dtype=torch.float64)
-    replay = Jacobian()
+    replay = fisher()
     _jacobian(net, x, replay)
     net.power = 3
     for actual, expected in zip(*_jacobian(net, x, replay), strict=True):
@@ -152,8 +156,8 @@ def test_a_network_without_forward_mode_is_not_replayed():
 
     net = ReverseOnly(3, 2)
     with differentiable_inference(net):
-        point, replay = point_of(net, torch.randn(4, 3)), Jacobian()
-        replay(point, point.outputs())
+        point, replay = point_of(net, torch.randn(4, 3)), fisher()
+        replay.jacobian(point, point.outputs())
     assert "jvp" in replay.cache.refusal
 
 
@@ -169,7 +173,7 @@ def test_tangents_of_another_layout(memory_format):
     net, x = Viewed(3, 8, 2).double().to(memory_format=memory_format), torch.randn(4, 3, 5, 5, dtype=torch.float64)
     with differentiable_inference(net):
         point = point_of(net, x)
-        push = Jacobian()(point, point.outputs())
+        push = fisher().jacobian(point, point.outputs())
     v = {name: torch.randn_like(p) for name, p in point.parameters.items()}
     transposed = {name: t.flatten(1).T.contiguous().T.view(t.shape) if t.ndim > 1 else t for name, t in v.items()}
     assert transposed["weight"].stride() != v["weight"].stride()
@@ -195,9 +199,9 @@ def test_a_padding_row_that_is_an_output_too(divergence):
     tokens[:, :2] = 11
     exact = copy.deepcopy(net).double()
     if divergence == "ngd":
-        expected = FisherCurvature(exact, tokens, y, mean_loss, Categorical(), "sum", Jacobian(UNTRACED))
+        expected = fisher(UNTRACED).at(point_of(exact, tokens, y, mean_loss))
     else:
-        expected = HessianCurvature(exact, tokens, y, mean_loss)
+        expected = Hessian(UNTRACED).at(point_of(exact, tokens, y, mean_loss))
     ours = DivergenceCurvature(net, divergence, "sum", Categorical(), None)
     curvature = ours.at(tokens, y, mean_loss)
     for v in (curvature.gradient, {n: torch.randn_like(p) for n, p in net.named_parameters()}):
@@ -210,5 +214,5 @@ def test_a_padding_row_that_is_an_output_too(divergence):
 def test_parameters_the_output_does_not_depend_on():
     net = nn.Sequential(nn.Linear(3, 2)).double()
     net.spare = nn.Parameter(torch.ones(2, dtype=torch.float64))
-    for actual, expected in zip(*_jacobian(net, torch.randn(4, 3, dtype=torch.float64), Jacobian()), strict=True):
+    for actual, expected in zip(*_jacobian(net, torch.randn(4, 3, dtype=torch.float64), fisher()), strict=True):
         torch.testing.assert_close(actual, expected)

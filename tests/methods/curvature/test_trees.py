@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from llqr_sam.methods.curvature.trees import mapped, tensors
+from llqr_sam.methods.curvature.point import mapped, tensors
 
 Pair = namedtuple("Pair", ["first", "second"])
 

@@ -14,13 +14,13 @@ def test_config_is_typed_and_run_is_what_the_words_describe():
     assert command.config.launch.name == "local"
     assert command.table.methods[0].optim == "sgdm"
     assert command.table.output == "/tmp/results/tables/table_02"
-    assert command.run.settings.optim.name == "sam"
+    assert command.settings.optim.name == "sam"
 
 
 def test_later_words_replace_those_of_the_same_key():
     command = Command.of("seed=1", "optim=sam").with_words("seed=2", "arch.width=8")
     assert command.words == ("seed=2", "optim=sam", "arch.width=8")
-    assert command.run.settings.seed == 2
+    assert command.settings.seed == 2
 
 
 def test_words_choose_runs_of_a_table_or_hold_for_all():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llqr_sam.suite.config.command_line import checked_arguments, checked_words, keys, sweep
+from llqr_sam.suite.config.command_line import checked_arguments, checked_words, keys
 from llqr_sam.suite.config.errors import UsageError
 
 REFUSED = {
@@ -49,15 +49,6 @@ def test_flags_come_first_and_unknown_ones_are_refused():
     assert checked_arguments(["--cfg", "job", "seed=1"]) == ["--cfg", "job", "seed=1"]
     with pytest.raises(UsageError, match="--fast"):
         checked_arguments(["--fast"])
-
-
-def test_sweep_is_the_product():
-    assert sweep(["optim=sam,sgdm", "dry_run=true", "seed=0,1"]) == [
-        ["optim=sam", "dry_run=true", "seed=0"],
-        ["optim=sam", "dry_run=true", "seed=1"],
-        ["optim=sgdm", "dry_run=true", "seed=0"],
-        ["optim=sgdm", "dry_run=true", "seed=1"],
-    ]
 
 
 def test_keys_are_those_of_the_schema():

@@ -6,7 +6,7 @@ from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status, try_each
 from llqr_sam.suite.plan.plan import plan
 
-# What was typed, and what the one line must say. Groups and keys are tested in test_words, values in test_resolve.
+# What was typed, and what the one line must say (keys: test_command_line, values: test_settings).
 LINES = {
     "optim.rho=abc": "error: optim.rho=abc must be a number, not of type str.",
     "optim.rho=[1]": "error: optim.rho=[1] must be a number, not of type list.",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.suite.config.command import Command
@@ -16,6 +15,7 @@ from llqr_sam.suite.launch import launch as launching
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
+from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import start, words_in
@@ -94,7 +94,7 @@ def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, c
 
 
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="prepare_data.py cifar100"):
+    with pytest.raises(UsageError, match="dataset.path=.*none.npz does not exist"):
         run(["dataset=cifar100", f"dataset.path={tmp_path}/none.npz"], tmp_path)
 
 
@@ -136,10 +136,7 @@ def test_an_absent_device_is_a_usage_error(tmp_path):
 
 
 def test_an_interruption_stops_the_sweep(tmp_path, capsys, monkeypatch):
-    def interrupted(*_: object, **__: object) -> None:
-        raise Interrupted(3, tmp_path, None)
-
-    monkeypatch.setattr(launching, "train", interrupted)
+    monkeypatch.setattr(launching, "train", lambda job: Reply("interrupted", "stopped; the same command continues"))
     assert run(["table=demo", "optim=sgdm"], tmp_path) == 130
     error = capsys.readouterr().err
     assert "the same command continues" in error

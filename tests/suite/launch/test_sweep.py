@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.sweep import pooled_sweep
+from llqr_sam.suite.launch.dispatch import pooled_sweep
 
 
 def test_a_sweep_is_checked_to_its_end_before_it_starts():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from llqr_sam.data import registry
@@ -19,16 +20,13 @@ from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import read_record
-from llqr_sam.engine.tasks import classification
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.faults import DeviceLost, LoaderLost, RankLost, explained
-from llqr_sam.suite.run.job import Job
-from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.attempt import DeviceLost, Job, LoaderLost, RankLost, attempt, explained
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import jobs_of, words_in
 
@@ -84,7 +82,7 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     # torch's signal handler and its look at the queue race for the news
     fate = "(is killed by signal: Killed|exited unexpectedly)"
     assert re.search(rf"process \d+, which reads the data set, {fate}; retry=failed continues the run$", line)
-    failure = read_failure(job.folder)
+    failure = Failure.read(job.folder)
     assert failure is not None
     assert failure.error.startswith("LoaderLost: process ")
     found = CheckpointStore(job.folder / "checkpoints").load_latest()
@@ -118,12 +116,14 @@ def test_an_interrupted_run_leaves_no_reader_behind(tmp_path, words):
 def test_a_failed_evaluation_leaves_no_reader_behind(tmp_path, words, monkeypatch, channels_last):
     """Here a reader of test images, and the traceback is kept."""
 
-    def failing(model, batches, *_, **__):
-        next(iter(batches))
+    def failing(outputs, targets, **options):
+        if "reduction" not in options:  # in training
+            return cross_entropy(outputs, targets, **options)
         assert multiprocessing.active_children()
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(classification, "evaluate", failing)
+    cross_entropy = F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
         attempt(job_of(tmp_path, [*words, f"precision.channels_last={channels_last}"]))
     assert not multiprocessing.active_children()
@@ -141,7 +141,7 @@ def test_a_corrupt_image_is_one_line_that_names_the_file(tmp_path, words, worker
     assert not multiprocessing.active_children()  # though the traceback is kept
     with pytest.raises(ValueError, match="07.png"):
         attempt(job_of(tmp_path, words))
-    failure = read_failure(job_of(tmp_path, words).folder)
+    failure = Failure.read(job_of(tmp_path, words).folder)
     assert failure is not None
     assert failure.error.startswith(f"ValueError: {file} is not a readable image (")
 

@@ -15,7 +15,7 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.suite.run.attempt import attempt
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.status import uploads
-from llqr_sam.suite.status.uploads import OfflineRun, UploadError, log_table, waiting
+from llqr_sam.suite.status.uploads import UploadError, log_table, run_id_of, upload, waiting
 from tests.engine.observers import wandb_files
 from tests.suite.jobs import REPOSITORY, jobs_of
 from tests.waiting import wait_for
@@ -67,8 +67,8 @@ def test_a_finished_run_is_uploaded_once_and_whole(trained, sync):
     folder, finished, begun = trained
     unmark(folder)
     for _ in range(2):
-        for run in waiting(folder / "results", folder / "work", 10):
-            run.upload()
+        for path in waiting(folder / "results", folder / "work", 10):
+            upload(path)
     (line,) = sync.read_text().splitlines()
     newest = max((folder / "work" / finished / "wandb").glob("offline-run-*"))
     assert line == f"sync {newest}"
@@ -82,7 +82,7 @@ def test_a_run_that_is_being_trained_again_waits(trained, sync):
     unmark(folder)
     with RunLock(folder / "work" / finished, 10):
         assert not list(waiting(folder / "results", folder / "work", 10))
-    assert [run.run_id for run in waiting(folder / "results", folder / "work", 10)] == [finished]
+    assert [run_id_of(path) for path in waiting(folder / "results", folder / "work", 10)] == [finished]
 
 
 def test_groups_are_cells_and_job_types_methods(trained):
@@ -101,10 +101,10 @@ def test_what_did_not_arrive_is_tried_again(code, reason, trained, sync):
     folder, finished, _ = trained
     unmark(folder)
     (sync.parent / "modules" / "wandb" / "__main__.py").write_text(code)
-    (run,) = waiting(folder / "results", folder / "work", 10)
+    (path,) = waiting(folder / "results", folder / "work", 10)
     with pytest.raises(UploadError, match=f"{finished}: .*{reason}"):
-        run.upload()
-    assert list(waiting(folder / "results", folder / "work", 10)) == [run]
+        upload(path)
+    assert list(waiting(folder / "results", folder / "work", 10)) == [path]
 
 
 def test_an_upload_that_hangs_ends(trained, sync, monkeypatch):
@@ -113,7 +113,7 @@ def test_an_upload_that_hangs_ends(trained, sync, monkeypatch):
     monkeypatch.setattr(uploads, "LIMIT", 1.0)
     (sync.parent / "modules" / "wandb" / "__main__.py").write_text("import time; time.sleep(60)")
     with pytest.raises(UploadError, match="has not ended after 1 seconds"):
-        next(waiting(folder / "results", folder / "work", 10)).upload()
+        upload(next(waiting(folder / "results", folder / "work", 10)))
 
 
 def test_a_rendered_table_is_an_artifact_once(tmp_path):
@@ -122,12 +122,12 @@ def test_a_rendered_table_is_an_artifact_once(tmp_path):
         path.write_text(path.name)
     for _ in range(2):
         log_table("table_02", files, "project", tmp_path / "work")
-    (run,) = waiting(tmp_path / "results", tmp_path / "work", 10)
-    wait_for(lambda: wandb_files.is_closed(run.path))
-    (artifact,) = wandb_files.artifacts(run.path)
+    (path,) = waiting(tmp_path / "results", tmp_path / "work", 10)
+    wait_for(lambda: wandb_files.is_closed(path))
+    (artifact,) = wandb_files.artifacts(path)
     assert (artifact.name, artifact.type) == ("table_02", "table")
     assert sorted(entry.path for entry in artifact.manifest.contents) == ["table.csv", "table.md"]
-    assert wandb_files.run_of(run.path).project == "project"
+    assert wandb_files.run_of(path).project == "project"
 
 
 @pytest.mark.slow
@@ -141,4 +141,4 @@ def test_the_command(tmp_path):
 
 
 def test_ids_are_those_of_the_files(tmp_path):
-    assert OfflineRun(tmp_path / "run-digits-sgdm-s0-0a1b2c3d.wandb").run_id == "digits-sgdm-s0-0a1b2c3d"
+    assert run_id_of(tmp_path / "run-digits-sgdm-s0-0a1b2c3d.wandb") == "digits-sgdm-s0-0a1b2c3d"

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Divergence
-from llqr_sam.methods.llqr import LLQR
+from llqr_sam.methods.llqr import LLQR, RefreshError
 from llqr_sam.methods.metrics import Metric
-from llqr_sam.methods.refresh import RefreshError
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 from llqr_sam.studies.theory.potholes.simulate import Replicas, take_step
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from llqr_sam import LLQR
 from llqr_sam.methods.curvature.likelihoods import Categorical
-from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from llqr_sam.methods.named import dot
 from llqr_sam.studies.theory.control.riccati import riccati
 from llqr_sam.studies.theory.control.rollout import adjoint, rollout
@@ -22,9 +23,9 @@ from tests.studies.theory.control.networks import CHAINS, mean_loss
 def _dense_step(net, x, y, divergence, damping):
     """-(H + damping I)^-1 g, H column by column from curvature products."""
     if divergence == "newton":
-        curvature = HessianCurvature(net, x, y, mean_loss)
+        curvature = Hessian("for comparison").at(point_of(net, x, y, mean_loss))
     else:
-        curvature = FisherCurvature(net, x, y, mean_loss, Categorical(), "sum")
+        curvature = Fisher(Categorical(), "sum").at(point_of(net, x, y, mean_loss))
     shapes = {n: p.shape for n, p in net.named_parameters()}
     size = sum(shape.numel() for shape in shapes.values())
 

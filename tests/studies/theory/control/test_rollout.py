@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from llqr_sam.methods.curvature.likelihoods import Categorical
-from llqr_sam.methods.curvature.products import FisherCurvature, HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Fisher, Hessian
 from llqr_sam.methods.named import dot
 from llqr_sam.studies.theory.control.rollout import adjoint, rollout
 from llqr_sam.studies.theory.control.stages import layerwise_lqr
@@ -16,8 +17,8 @@ from tests.studies.theory.control.networks import CHAINS, AddHalves, Beside, Res
 
 def _curvature(net, x, y, divergence, reduction="sum"):
     if divergence == "newton":
-        return HessianCurvature(net, x, y, mean_loss)
-    return FisherCurvature(net, x, y, mean_loss, Categorical(), reduction)
+        return Hessian("for comparison").at(point_of(net, x, y, mean_loss))
+    return Fisher(Categorical(), reduction).at(point_of(net, x, y, mean_loss))
 
 
 def _random_like(net):

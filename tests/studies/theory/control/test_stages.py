@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from llqr_sam.methods.curvature.products import HessianCurvature
+from llqr_sam.methods.curvature.point import point_of
+from llqr_sam.methods.curvature.products import Hessian
 from llqr_sam.studies.theory.control.stages import layerwise_lqr
 from tests.studies.theory.control.networks import CHAINS, mean_loss
 
@@ -64,7 +65,7 @@ def test_relu_stages_without_parameters_cost_nothing():
 @pytest.mark.parametrize("name", list(CHAINS))
 def test_costates_give_the_gradient(name):
     net, x, y = CHAINS[name]()
-    expected = HessianCurvature(net, x, y, mean_loss).gradient
+    expected = Hessian("for comparison").at(point_of(net, x, y, mean_loss)).gradient
     gradient = layerwise_lqr(net, x, y, mean_loss).gradient()
     assert list(gradient) == list(expected)
     for parameter, g in gradient.items():
