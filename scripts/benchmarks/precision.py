@@ -31,7 +31,7 @@ from llqr_sam.methods.curvature.point import CurvatureDtype, Precision
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 
 PRECISIONS: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
