@@ -22,10 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs without an installation
 
+from data_preparation.bitext import BitextError
 from data_preparation.download import PreparationError
 from data_preparation.subwords import ARCHIVE_URL, prepare_archive, prepare_folder
 
-from llqr_sam.data.bitext import BitextError
 from llqr_sam.data.translation import CORPORA
 from llqr_sam.fairseq_compat import MissingFairseqError
 

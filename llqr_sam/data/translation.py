@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llqr_sam.data.bitext import LANGUAGES
 from llqr_sam.data.streams import MissingDataError, Samples, draw_sample, existing
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 CORPORA: tuple[str, ...] = ("iwslt14", "multi30k")
+LANGUAGES = ("de", "en")  # source, target
 IGNORED = -100
 MAX_POSITIONS = 1024  # tokens of a sentence and its end that a network takes, as in fairseq
 _MULTIPLE = 8  # fairseq's --required-batch-size-multiple

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_preparation.bitext import SPLITS, Bitext, BitextError, holds_iwslt14, read_archive, read_folder
 from data_preparation.download import Source, locked, official
-from llqr_sam.data.bitext import LANGUAGES, SPLITS, Bitext, BitextError, holds_iwslt14, read_archive, read_folder
-from llqr_sam.data.translation import MAX_POSITIONS
+from llqr_sam.data.translation import LANGUAGES, MAX_POSITIONS
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 ARCHIVE_URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"  # fairseq's prepare-iwslt14.sh

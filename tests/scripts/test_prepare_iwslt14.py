@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.data.test_bitext import write
+from tests.scripts.data_preparation.test_bitext import write
 
 pytestmark = pytest.mark.slow
 

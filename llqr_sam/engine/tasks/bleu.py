@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llqr_sam.data.bitext import LANGUAGES
-from llqr_sam.data.translation import PairBatches
+from llqr_sam.data.translation import LANGUAGES, PairBatches
 
 # fairseq's recipe for IWSLT14; a translation of S source tokens has at most 1.2 S + 10.
 SEARCH = {"beam_size": 5, "len_penalty": 1.0, "max_len_a": 1.2, "max_len_b": 10}

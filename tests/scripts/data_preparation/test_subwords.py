@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from data_preparation import subwords
+from data_preparation.bitext import Bitext, BitextError
 from data_preparation.download import PreparationError
 from data_preparation.subwords import prepare_archive, prepare_folder
 
-from llqr_sam.data.bitext import Bitext, BitextError
-from tests.data.test_bitext import TESTS, iwslt14, real_tests, write
+from tests.scripts.data_preparation.test_bitext import TESTS, iwslt14, real_tests, write
 
 pytestmark = pytest.mark.nmt
 

@@ -8,8 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-
-from llqr_sam.data.bitext import Bitext, BitextError, fingerprint, holds_iwslt14, read_archive, read_folder
+from data_preparation.bitext import Bitext, BitextError, fingerprint, holds_iwslt14, read_archive, read_folder
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-LANGUAGES = ("de", "en")  # source, target
+from llqr_sam.data.translation import LANGUAGES
+
 SPLITS = ("train", "valid", "test")
 _STEMS = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test", "test_2016_flickr")}
 
