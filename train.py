@@ -34,7 +34,6 @@ from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status
-from llqr_sam.suite.config.schema import register
 from llqr_sam.suite.launch.dispatch import begun_tables, dispatch, pooled_sweep
 from llqr_sam.suite.plan.plan import plan
 
@@ -80,7 +79,6 @@ def time_networks(command: Command) -> int:
 
 def main() -> int:
     """Check the words, compose, dispatch."""
-    register()
     sys.argv[1:] = checked_arguments(sys.argv[1:])
     if pooled := pooled_sweep(sys.argv[1:]):
         return dispatch(*pooled)

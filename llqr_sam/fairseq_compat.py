@@ -36,11 +36,7 @@ def fairseq_installed() -> bool:
 
 
 def ensure_fairseq() -> None:
-    """Make ``import fairseq`` work; call it before any import of fairseq. The first call takes a second.
-
-    Raises:
-        MissingFairseqError: It is not installed.
-    """
+    """Make ``import fairseq`` work, or raise ``MissingFairseqError``; call it before any import of fairseq."""
     if not fairseq_installed():
         raise MissingFairseqError(HOW_TO_INSTALL)
     with _restored():

@@ -21,12 +21,7 @@ _declared: list[torch.library.Library] = []  # kept alive: an operator is lost w
 
 
 def ensure_torchvision() -> None:
-    """Make ``import torchvision`` work; call it before any import of torchvision or timm.
-
-    Raises:
-        ImportError: torchvision is not installed.
-        RuntimeError: The import fails for another reason than the missing operators.
-    """
+    """Make ``import torchvision`` work, where it is installed; call it before any import of torchvision or timm."""
     try:
         importlib.import_module("torchvision")
         return

@@ -37,7 +37,7 @@ from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Divergence
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 

@@ -20,8 +20,7 @@ from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.accuracy_table import BestOrLast, collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.printed_table import RENDERERS, write_table
-from llqr_sam.studies.table_10.printed import print_cadence
-from llqr_sam.studies.table_10.table import cadence
+from llqr_sam.studies.table_10.table import cadence, print_cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
@@ -67,7 +66,7 @@ def render(words: list[str], kind: BestOrLast) -> list[str]:
         status, table = collect(command, kind)
         damage, total = status.damaged, status.total()
         written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
-        if asked.curves and draw_curves(asked.title, status, Path(asked.curves)):
+        if asked.curves and draw_curves(table, Path(asked.curves)):
             written.append(Path(asked.curves))
     print(f"table={asked.number}  {total}  ->  {', '.join(map(str, written))}")
     return damage

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from llqr_sam.report.page.accuracy import accuracy_section
-from llqr_sam.report.page.page import Section, write_page
+from llqr_sam.report.page.page import Section, accuracy_section, write_page
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
-from llqr_sam.studies.table_10.printed import times_section
-from llqr_sam.studies.table_10.table import cadence
+from llqr_sam.studies.table_10.table import cadence, times_section
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from llqr_sam.report.tables.printed_table import write_table
-from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_storage, arch_table, dataset_for, print_table_9
+from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_table, dataset_for, print_table_9
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status
 
 WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
@@ -36,7 +36,6 @@ def main() -> int:
     structures = [words["structure"]] if "structure" in words else list(KERNEL_SCALARS)
     shards = _whole("shards", words.get("shards", "1"))
     sizes = _pair("words", words["words"]) if "words" in words else None
-    _require_parts(shards, arch, max(len(arch_storage(arch, dataset, each, 1, sizes).parts) for each in structures))
     print(arch_table(arch, dataset, structures, shards, sizes), end="")
     return 0
 
@@ -56,12 +55,6 @@ def _pair(key: str, value: str) -> tuple[int, int]:
     """Two whole numbers, or one for both."""
     first, comma, second = value.partition(",")
     return _whole(key, first), _whole(key, second if comma else first)
-
-
-def _require_parts(shards: int, arch: str, parts: int) -> None:
-    """A shard holds whole parts of U, so further shards would be empty."""
-    if shards > parts:
-        raise UsageError(f"shards={shards} is not possible: U of arch={arch} has {parts} parts to spread.")
 
 
 def _whole(key: str, value: str) -> int:

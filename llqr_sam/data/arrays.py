@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from llqr_sam.data.augment import Augmentation, Normalise
-from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import WHOLE, Samples, Share, check_sample_size
+from llqr_sam.data.streams import WHOLE, Images, Samples, Share, generator
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class ImageArrays:
 
 
 @dataclass(frozen=True)
-class ArrayTrainStream:
-    """Training minibatches from arrays on the device (``TrainStream``).
+class ArrayReader:
+    """Gathers and augments minibatches of arrays on their device.
 
     Several processes augment the whole minibatch and then take their share, so that an image draws the same random
     numbers as in a single process.
@@ -46,49 +45,26 @@ class ArrayTrainStream:
     images: Tensor  # [N, C, H, W] uint8
     labels: Tensor  # [N] int64
     normalise: Normalise
-    augmentations: Sequence[Augmentation]  # applied in order to the uint8 images
-    batch_size: int
-    seed: int  # determines order and augmentation, together with the epoch and the number of the batch
+    augmentations: Sequence[Augmentation] = ()  # applied in order to the uint8 images
+    seed: int = 0
     share: Share = WHOLE
 
     @property
     def size(self) -> int:
         return len(self.images)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.size // self.batch_size
+    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int, start: int = 0) -> Iterator[Images]:
+        order = order.to(self.images.device)
+        for batch, first in enumerate(range(start * batch_size, len(order), batch_size), start):
+            yield self._gather(order[first : first + batch_size], purpose, number, batch)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        order = shuffled(self.size, self.seed, "order", epoch).to(self.images.device)
-        for batch in range(start, self.steps_per_epoch):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield self._gather(chosen, "augment", epoch, batch)
+    def gather(self, purpose: str, number: int, chosen: Tensor) -> Images:
+        return self._gather(chosen.to(self.images.device), purpose, number)
 
-    def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        check_sample_size(size, self.size)
-        order = shuffled(self.size, self.seed, "refresh order", step).to(self.images.device)
-        return self._gather(order[:size], "refresh augment", step)
-
-    def _gather(self, chosen: Tensor, *purpose: int | str) -> tuple[Tensor, Tensor]:
+    def _gather(self, chosen: Tensor, *purpose: int | str) -> Images:
         images = self.images.index_select(0, chosen)
         random = generator(self.images.device, self.seed, *purpose)
         for augmentation in self.augmentations:
             images = augmentation(images, random)
         part = self.share.of(len(chosen))
         return self.normalise(images[part]), self.labels.index_select(0, chosen[part])
-
-
-@dataclass(frozen=True)
-class ArrayTestBatches:
-    """Test minibatches from arrays on the device: images ``[N, C, H, W]`` uint8, labels ``[N]`` int64."""
-
-    images: Tensor
-    labels: Tensor
-    normalise: Normalise
-    batch_size: int = 500
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.images), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
-            yield self.normalise(self.images[chosen]), self.labels[chosen]

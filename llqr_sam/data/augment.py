@@ -1,39 +1,41 @@
-"""Augmentation of whole minibatches, on the device that holds them; each image draws its own random numbers."""
+"""What is changed in training data: images are augmented, by whole minibatches on their device, and labels flipped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from llqr_sam.data.streams import generator
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Images ``[B, C, H, W]`` uint8 and a generator on their device -> new images of the same shape and dtype."""
 
 
-@dataclass(frozen=True)
-class RandomCrop:
-    """Pad by reflection and crop to the original size at a uniformly random offset.
+def augmentations(dataset: str, crop: str) -> tuple[Augmentation, ...]:
+    """The augmentations of a data set, in order; ``crop`` draws one offset per "image" or, as the authors, per "batch".
 
-    With ``per_batch`` the whole minibatch shares one offset, as in the authors' code.
+    Digits are only cropped: a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image. CIFAR and
+    TinyImageNet have the paper's.
     """
+    if dataset == "digits":
+        return (partial(random_crop, pad=1, per_batch=crop == "batch"),)
+    return partial(random_crop, pad=4, per_batch=crop == "batch"), random_flip, partial(cutout, side=16)
 
-    pad: int
-    per_batch: bool = False
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        count, channels, height, width = images.shape
-        if self.pad >= min(height, width):
-            raise ValueError(f"a crop with padding {self.pad} needs images larger than that, not {height} x {width}.")
-        draws = 1 if self.per_batch else count
-        offsets = torch.randint(-self.pad, self.pad + 1, (2, draws, 1), generator=generator, device=images.device)
-        rows = _reflect(offsets[0] + torch.arange(height, device=images.device), height)
-        columns = _reflect(offsets[1] + torch.arange(width, device=images.device), width)
-        # Gathering pixels straight from the unpadded images is several times faster than padding and cutting.
-        pixels = (rows[:, :, None] * width + columns[:, None, :]).view(draws, 1, height * width)
-        flat = images.reshape(count, channels, height * width)
-        return flat.gather(2, pixels.expand(count, channels, height * width)).view_as(images)
+def random_crop(images: Tensor, random: torch.Generator, *, pad: int, per_batch: bool = False) -> Tensor:
+    """Pad by reflection and crop to the original size at a uniformly random offset."""
+    count, channels, height, width = images.shape
+    draws = 1 if per_batch else count
+    offsets = torch.randint(-pad, pad + 1, (2, draws, 1), generator=random, device=images.device)
+    rows = _reflect(offsets[0] + torch.arange(height, device=images.device), height)
+    columns = _reflect(offsets[1] + torch.arange(width, device=images.device), width)
+    # Gathering pixels straight from the unpadded images is several times faster than padding and cutting.
+    pixels = (rows[:, :, None] * width + columns[:, None, :]).view(draws, 1, height * width)
+    flat = images.reshape(count, channels, height * width)
+    return flat.gather(2, pixels.expand(count, channels, height * width)).view_as(images)
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
@@ -41,53 +43,38 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
     return (size - 1) - ((size - 1) - positions.abs()).abs()
 
 
-@dataclass(frozen=True)
-class HorizontalFlip:
-    """Mirror each image left to right with probability ``probability``."""
-
-    probability: float = 0.5
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = _choose(images, self.probability, generator)
-        return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+def random_flip(images: Tensor, random: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    return torch.where(_half(images, random)[:, None, None, None], images.flip(-1), images)
 
 
-@dataclass(frozen=True)
-class Cutout:
-    """Blacken a square in each image with probability ``probability`` (DeVries and Taylor, arXiv 1708.04552).
+def cutout(images: Tensor, random: torch.Generator, *, side: int) -> Tensor:
+    """Blacken a square in each image with probability one half (DeVries and Taylor, arXiv 1708.04552).
 
     The centre is uniform over the pixels, so the border may clip the square. For an even side the centre is the pixel
     to the lower right of the middle.
     """
 
-    side: int
-    probability: float = 0.5
+    def inside(size: int) -> Tensor:
+        """Mask of the rows or columns that each square covers, ``[B, size]`` bool."""
+        centres = torch.randint(0, size, (len(images), 1), generator=random, device=images.device)
+        distance = torch.arange(size, device=images.device) - (centres - side // 2)
+        return (distance >= 0) & (distance < side)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        count, _, height, width = images.shape
-        chosen = _choose(images, self.probability, generator)
-        inside_rows = self._inside(count, height, images.device, generator)
-        inside_columns = self._inside(count, width, images.device, generator)
-        black = chosen[:, None, None] & inside_rows[:, :, None] & inside_columns[:, None, :]
-        return images * ~black[:, None]
-
-    def _inside(self, count: int, size: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Mask of the rows or columns that each square covers, ``[count, size]`` bool."""
-        centres = torch.randint(0, size, (count, 1), generator=generator, device=device)
-        distance = torch.arange(size, device=device) - (centres - self.side // 2)
-        return (distance >= 0) & (distance < self.side)
+    chosen, rows, columns = _half(images, random), inside(images.shape[2]), inside(images.shape[3])
+    return images * ~(chosen[:, None, None] & rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def _choose(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(len(images), generator=generator, device=images.device) < probability
+def _half(images: Tensor, random: torch.Generator) -> Tensor:
+    """Each image is chosen with probability one half, ``[B]`` bool."""
+    return torch.rand(len(images), generator=random, device=images.device) < 0.5
 
 
 class Normalise:
     """Convert uint8 images ``[B, C, H, W]`` to float32, per channel: (x / 255 - mean) / std."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        deviation = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
-        average = torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1)
+        average, deviation = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
         self._scale = (1 / (255 * deviation)).to(device, torch.float32)
         self._shift = (-average / deviation).to(device, torch.float32)
 
@@ -95,11 +82,18 @@ class Normalise:
         return images.float().mul_(self._scale).add_(self._shift)
 
 
-def cifar_augmentation(crop: str) -> tuple[Augmentation, ...]:
-    """The paper's augmentation of CIFAR and TinyImageNet; ``crop`` draws one offset per "image" or per "batch"."""
-    return RandomCrop(4, per_batch=crop == "batch"), HorizontalFlip(), Cutout(16)
+def flip_labels(labels: Tensor, fraction: float, classes: int, seed: int) -> Tensor:
+    """Replace exactly round(fraction N) of the labels ``[N]``, chosen at random, by a uniformly random other class.
 
-
-def digits_augmentation(crop: str) -> tuple[Augmentation, ...]:
-    """A crop alone: a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image."""
-    return (RandomCrop(1, per_batch=crop == "batch"),)
+    ``fraction`` is gamma of the paper's Table 8, in [0, 1). The seed determines which labels change and to what, on
+    every device alike.
+    """
+    count = round(fraction * len(labels))
+    noisy = labels.clone()
+    if count:
+        random = generator("cpu", seed, "label noise")
+        flipped = torch.randperm(len(labels), generator=random)[:count].to(labels.device)
+        # A shift by 1 .. classes - 1, modulo the classes, is uniform over the other classes.
+        shifts = torch.randint(1, classes, (count,), generator=random).to(labels.device)
+        noisy[flipped] = (noisy[flipped] + shifts) % classes
+    return noisy

@@ -6,6 +6,7 @@ Every error names a file and a line, so a pair keeps the number of its line thro
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,15 @@ class Bitext:
     sides: tuple[list[str], list[str]]  # source and target sentences, equally many
     files: tuple[str, str]  # where each side comes from, for messages
     numbers: list[int]  # line of each pair in both files, counted from 1
+
+    @classmethod
+    def of(cls, sides: tuple[list[str], list[str]], files: tuple[str, str]) -> Bitext:
+        """All lines of two files; BitextError unless they are equally many."""
+        (few, shorter), (many, longer) = sorted(zip(map(len, sides), files, strict=True), key=lambda side: side[0])
+        if few != many:
+            why = f"The files have {many} and {few} lines and must correspond line by line."
+            raise BitextError(f"{longer}, line {few + 1}: {Path(shorter).name} has no such line. {why}")
+        return cls(sides, files, list(range(1, few + 1)))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -80,10 +90,8 @@ class Bitext:
 def read_folder(folder: Path, train: str | None = None) -> dict[str, Bitext]:
     """Read the splits of a folder: ``train``, ``valid`` and ``test`` files, one per language, one sentence per line.
 
-    Args:
-        folder: Where they are. ``val`` and ``dev`` may stand for ``valid``, ``test_2016_flickr`` (Multi30k) for
-            ``test``; without a validation split every 23rd training pair is held out.
-        train: Stem of the training files instead of ``train``.
+    ``val`` and ``dev`` may stand for ``valid``, ``test_2016_flickr`` (Multi30k) for ``test``, and the stem ``train``
+    for the training files; without a validation split every 23rd training pair is held out.
 
     Raises:
         BitextError: A file is missing, two have different numbers of lines, a line is empty or not UTF-8.
@@ -98,38 +106,27 @@ def read_folder(folder: Path, train: str | None = None) -> dict[str, Bitext]:
         for stem in stems[split]:
             files = [folder / f"{stem}.{language}" for language in LANGUAGES]
             if any(file.exists() for file in files):
-                found[split] = read_pair(*files)
+                found[split] = _read_pair(*files)
                 break
-    for split in ("train", "test"):
-        if split not in found:
+        if split not in found and split != "valid":
             raise BitextError(f"{folder / stems[split][0]}.{LANGUAGES[0]} is missing.")
     if "valid" not in found:
         found["train"], found["valid"] = found["train"].split()
     return found
 
 
-def read_pair(source: Path, target: Path) -> Bitext:
-    """Read two files that correspond line by line.
-
-    Raises:
-        BitextError: As for ``read_folder``.
-    """
+def _read_pair(source: Path, target: Path) -> Bitext:
+    """Read two files that correspond line by line."""
     for file, other in ((source, target), (target, source)):
         if not file.is_file():
             raise BitextError(f"{file} is missing, the other side of {other.name}.")
-    sides = _lines(source), _lines(target)
-    (few, shorter), (many, longer) = sorted(zip(map(len, sides), (source, target), strict=True), key=lambda s: s[0])
-    if few != many:
-        raise BitextError(
-            f"{longer}, line {few + 1}: {shorter.name} has no such line. The files have {many} and {few} lines and "
-            "must correspond line by line."
-        )
-    for side, file in zip(sides, (source, target), strict=True):
+    text = Bitext.of((_lines(source), _lines(target)), (str(source), str(target)))
+    for side, name in zip(text.sides, text.files, strict=True):
+        if not side:
+            raise BitextError(f"{name} has no lines.")
         if "" in side:
-            raise BitextError(f"{file}, line {side.index('') + 1}: the line is empty.")
-    if not sides[0]:
-        raise BitextError(f"{source} has no lines.")
-    return Bitext(sides, (str(source), str(target)), list(range(1, few + 1)))
+            raise BitextError(f"{name}, line {side.index('') + 1}: the line is empty.")
+    return text
 
 
 def _lines(file: Path) -> list[str]:
@@ -143,19 +140,15 @@ def _lines(file: Path) -> list[str]:
 
 
 def read_archive(archive: Path) -> dict[str, Bitext]:
-    """Training and test pairs of the IWSLT14 archive ``de-en.tgz``, read without unpacking it.
-
-    Raises:
-        BitextError: It is not that archive.
-    """
+    """Training and test pairs of the IWSLT14 archive ``de-en.tgz``, read without unpacking; BitextError for another."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
             train = _archived(tar, "train.tags.de-en.{}", _training_lines)
             tests = [_archived(tar, f"IWSLT14.{name}.de-en.{{}}.xml", _segments) for name in _TESTS]
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
-        raise BitextError(f"{archive} is not a readable archive: {error}.") from error
+    except (tarfile.TarError, KeyError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise BitextError(f"{archive} is not a readable archive of IWSLT14: {error}.") from error
     source, target = ([line for test in tests for line in test.sides[side]] for side in (0, 1))
-    return {"train": train, "test": Bitext((source, target), ("test.de", "test.en"), list(range(1, len(source) + 1)))}
+    return {"train": train, "test": Bitext.of((source, target), ("test.de", "test.en"))}
 
 
 def holds_iwslt14(archive: Path) -> bool:
@@ -177,20 +170,13 @@ def fingerprint(text: Bitext) -> str:
 
 def _archived(tar: tarfile.TarFile, member: str, read: Callable[[Iterable[str]], Iterator[str]]) -> Bitext:
     """The two files of the archive whose name is ``member`` with a language in it, read by ``read``."""
-    names = [member.format(language) for language in LANGUAGES]
+    source, target = (member.format(language) for language in LANGUAGES)
     sides = []
-    for name in names:
-        try:
-            file = tar.extractfile(f"de-en/{name}")
-        except KeyError:
-            file = None
-        if file is None:
-            raise BitextError(f"{tar.name!s}: it has no de-en/{name}.")
+    for name in (source, target):
+        file = tar.extractfile(f"de-en/{name}") or io.BytesIO()
         lines = file.read().decode("utf-8").removesuffix("\n").split("\n")
         sides.append([" ".join(line.split()) for line in read(lines)])
-    if len(sides[0]) != len(sides[1]):
-        raise BitextError(f"{tar.name!s}: {names[0]} has {len(sides[0])} sentences, {names[1]} {len(sides[1])}.")
-    return Bitext((sides[0], sides[1]), (names[0], names[1]), list(range(1, len(sides[0]) + 1)))
+    return Bitext.of((sides[0], sides[1]), (source, target))
 
 
 def _training_lines(lines: Iterable[str]) -> Iterator[str]:

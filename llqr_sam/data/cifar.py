@@ -16,58 +16,39 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.arrays import ImageArrays
-from llqr_sam.data.streams import MissingDataError
 
 SPLITS = ("train", "test")
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_cifar(name: str, classes: int, path: Path | None, root: Path) -> ImageArrays:
-    """Read ``path``, or ``root/<name>.npz`` if no path is given.
-
-    Raises:
-        MissingDataError: The file does not exist.
-        ValueError: It is not an ``.npz``, or an array is missing or has the wrong shape, dtype or range.
-    """
-    file = path or root / f"{name}.npz"
-    if not file.is_file():
-        where = f"dataset.path={file} does not exist" if path else f"dataset={name} is not at {file}"
-        raise MissingDataError(f"{where}. Fetch it with: python scripts/prepare_data.py {name}")
+def read_cifar(file: Path, classes: int) -> ImageArrays:
+    """Read an ``.npz``; ValueError if it is none, or an array is missing or has the wrong shape, dtype or range."""
     arrays = read_npz(file, f"dataset.path={file}")
     tensors: list[Tensor] = []
     for split in SPLITS:
         labels = arrays[f"y_{split}"].astype(np.int64)
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(
-                f"y_{split} in {file} must be in [0, {classes - 1}], but holds {labels.min()} to {labels.max()}."
-            )
+        least, most = labels.min(), labels.max()
+        if least < 0 or most >= classes:
+            raise ValueError(f"y_{split} in {file} must be in [0, {classes - 1}], but holds {least} to {most}.")
         images = np.ascontiguousarray(arrays[f"x_{split}"].transpose(0, 3, 1, 2))
         tensors += torch.from_numpy(images), torch.from_numpy(labels)
     return ImageArrays(*tensors)
 
 
 def read_npz(file: Path, called: str) -> dict[str, npt.NDArray[Any]]:
-    """The four arrays of a CIFAR file; the range of the labels is not checked.
-
-    Args:
-        file: The ``.npz``.
-        called: Its name in messages.
+    """The four arrays of a CIFAR file, named ``called`` in messages; the range of the labels is not checked.
 
     Raises:
         ValueError: It is not an ``.npz``, or an array is missing or has the wrong shape or dtype.
     """
-    arrays = load_arrays(file, called, _ARRAYS)
+    arrays = load_arrays(file, called, ("x_train", "y_train", "x_test", "y_test"))
     for split in SPLITS:
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(images) == 0:
-            raise ValueError(
-                f"x_{split} in {file} must be uint8 of shape [N, 32, 32, 3], not {images.dtype} of "
-                f"{list(images.shape)}."
-            )
+            found = f"{images.dtype} of shape {list(images.shape)}"
+            raise ValueError(f"x_{split} in {file} must be uint8 of shape [N, 32, 32, 3], not {found}.")
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"y_{split} in {file} must be {len(images)} integers, not {labels.dtype} of shape {list(labels.shape)}."
-            )
+            found = f"{labels.dtype} of shape {list(labels.shape)}"
+            raise ValueError(f"y_{split} in {file} must be {len(images)} integers, not {found}.")
     return arrays
 
 

@@ -12,19 +12,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from llqr_sam.data.arrays import ImageArrays
-from llqr_sam.data.streams import MissingDataError
+from llqr_sam.data.streams import MissingDataError, existing
 
-_TINYIMAGENET = "tiny-imagenet-200"  # the folder in the official archive
 _SIDE = 64
 _SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly inside a folder, sorted by name.
-
-    Raises:
-        MissingDataError: There is no such folder, or no image in it.
-    """
+    """The image files directly inside a folder, sorted by name; MissingDataError if there is none."""
     names = os.listdir(folder) if folder.is_dir() else []  # text: slow paths would cost seconds for ImageNet
     images = sorted(name for name in names if os.path.splitext(name)[1].lower() in _SUFFIXES)
     if not images:
@@ -33,11 +28,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def open_rgb(file: Path) -> Image.Image:
-    """Decode an image to three channels.
-
-    Raises:
-        ValueError: The file is not a readable image.
-    """
+    """Decode an image to three channels; ValueError if it is not readable."""
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
@@ -45,36 +36,23 @@ def open_rgb(file: Path) -> Image.Image:
         raise ValueError(f"{file} is not a readable image ({error}).") from error
 
 
-def read_tinyimagenet(path: Path | None, root: Path) -> tuple[ImageArrays, int]:
-    """TinyImageNet-200 in its official layout, decoded; the official validation images are the test split.
+def read_tinyimagenet(folder: Path) -> tuple[ImageArrays, int]:
+    """TinyImageNet-200 in its official layout, decoded to ``[N, 3, 64, 64]``, and the number of classes.
 
-    Args:
-        path: Folder with wnids.txt, train/ and val/; None: ``root/tiny-imagenet-200``.
-        root: Folder where scripts/prepare_data.py unpacks it.
-
-    Returns:
-        Images ``[N, 3, 64, 64]`` uint8 with labels, and the number of classes; label k is line k of wnids.txt.
+    The official validation images are the test split; label k is line k of wnids.txt.
 
     Raises:
-        MissingDataError: The folder, or a part of it, does not exist.
+        MissingDataError: A part of the folder does not exist.
         ValueError: An image does not decode to 64 x 64, or an annotation names no known class.
     """
-    folder = path or root / _TINYIMAGENET
-    if not (folder / "wnids.txt").is_file():
-        where = f"dataset=tinyimagenet is not at {folder}"
-        if path is not None:
-            where = f"dataset.path={folder} " + ("has no wnids.txt" if folder.is_dir() else "does not exist")
-        raise MissingDataError(f"{where}. Fetch it with: python scripts/prepare_data.py tinyimagenet")
-    labels = {wnid: label for label, wnid in enumerate((folder / "wnids.txt").read_text().split())}
+    labels = {wnid: label for label, wnid in enumerate(existing(folder / "wnids.txt").read_text().split())}
     train = [(file, labels[wnid]) for wnid in labels for file in list_images(folder / "train" / wnid / "images")]
     return ImageArrays(*_decode(train), *_decode(_annotated(folder / "val", labels))), len(labels)
 
 
 def _annotated(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
     """Image and label of each line of val_annotations.txt: file, wnid and a box, separated by tabs."""
-    annotations = folder / "val_annotations.txt"
-    if not annotations.is_file():
-        raise MissingDataError(f"{annotations} is missing: the data set is incomplete.")
+    annotations = existing(folder / "val_annotations.txt")
     samples = []
     for number, line in enumerate(annotations.read_text().splitlines(), start=1):
         file, wnid, *_ = [*line.split("\t"), ""]

@@ -25,13 +25,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from llqr_sam.data.augment import Normalise
 from llqr_sam.data.folders import list_images, open_rgb
-from llqr_sam.data.randomness import generator, shuffled
-from llqr_sam.data.streams import MissingDataError, Samples, Share, check_sample_size
+from llqr_sam.data.streams import WHOLE, Images, Samples, Share, existing, generator
 
 Key = tuple[str, int, int]  # purpose, epoch or step, index of the image
-_ATTEMPTS = 10  # at a random crop that fits, before the central one is taken
-_AREA = (0.08, 1.0)
-_RATIO = (3 / 4, 4 / 3)
+_RATIO = (3 / 4, 4 / 3)  # of a crop
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,13 @@ class ImageFolders:
 
 
 def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
-    """List ``folder/{train,val}/<wnid>/<image>``; class k is the k-th wnid in alphabetical order.
-
-    Returns:
-        The images, and the number of classes.
+    """List ``folder/{train,val}/<wnid>/<image>`` and count the classes; class k is the k-th wnid in alphabetical order.
 
     Raises:
         MissingDataError: A folder is missing or empty.
         ValueError: train/ and val/ have different classes.
     """
-    train, test = folder / "train", folder / "val"
-    for part in (train, test):
-        if not part.is_dir():
-            raise MissingDataError(
-                f"dataset=imagenet is not at {folder} (no {part.name}/ there). "
-                "How to arrange it: python scripts/prepare_data.py imagenet"
-            )
+    train, test = existing(folder / "train"), existing(folder / "val")
     wnids, others = (sorted(entry.name for entry in part.iterdir() if entry.is_dir()) for part in (train, test))
     if wnids != others:
         raise ValueError(f"{train} and {test} must have the same classes.")
@@ -95,59 +83,24 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
 
 
 @dataclass(frozen=True)
-class FileTrainStream:
-    """Training minibatches decoded from files (``TrainStream``)."""
+class FileReader(Dataset[tuple[Tensor, int]]):
+    """Decodes minibatches of files, and puts this process's share of each on the device."""
 
-    reader: Reader
-    batch_size: int
-    seed: int  # determines the order, together with the epoch
-    share: Share  # this process's part of each minibatch
+    files: ImageFiles
+    side: int
+    random: bool  # a random crop and flip of each image, or its central crop
+    seed: int
+    normalise: Normalise
+    device: torch.device
+    workers: int  # decoding processes; 0 decodes in this one
+    share: Share = WHOLE
 
     @property
     def size(self) -> int:
-        return len(self.reader.views)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.size // self.batch_size
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        order = shuffled(self.size, self.seed, "order", epoch)
-        whole = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        mine = whole.view(-1, self.batch_size)[:, self.share.of(self.batch_size)]
-        return self.reader.stream("augment", epoch, mine.flatten(), mine.shape[1])
-
-    def sample(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        check_sample_size(size, self.size)
-        order = shuffled(self.size, self.seed, "refresh order", step)
-        return self.reader.gather("refresh augment", step, order[:size][self.share.of(size)])
-
-
-@dataclass(frozen=True)
-class FileTestBatches:
-    """Test minibatches decoded from files."""
-
-    reader: Reader
-    batch_size: int
-    mine: Tensor  # indices of this process's images
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.reader.stream("test", 0, self.mine, self.batch_size)
-
-
-@dataclass(frozen=True)
-class Views(Dataset[tuple[Tensor, int]]):
-    """Key -> image ``[3, side, side]`` uint8 and label; a random crop and flip, or the central crop."""
-
-    files: ImageFiles
-    seed: int
-    side: int
-    random: bool
-
-    def __len__(self) -> int:
         return len(self.files.names)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        """Image ``[3, side, side]`` uint8 and label."""
         index = key[2]
         image = open_rgb(self.files.folder / os.fsdecode(self.files.names[index]))
         if self.random:
@@ -155,6 +108,49 @@ class Views(Dataset[tuple[Tensor, int]]):
         else:
             view = central_view(image, self.side)
         return torch.from_numpy(np.array(view)).permute(2, 0, 1), int(self.files.labels[index])
+
+    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int, start: int = 0) -> Iterator[Images]:
+        """Minibatches decoded ahead by the workers; ValueError if a file is not a readable image."""
+        chunks = (order[i : i + batch_size] for i in range(start * batch_size, len(order), batch_size))
+        mine = (chunk[self.share.of(len(chunk))].tolist() for chunk in chunks)
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            self,
+            batch_sampler=([(purpose, number, index) for index in chunk] for chunk in mine),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # without one, the loader draws a seed from the global generator
+        )
+        delivered = iter(loader)
+        try:
+            while batch := next(delivered, None):
+                yield self._place(*batch)
+        except ConnectionResetError:  # a worker died; within a second torch's signal handler raises an error naming it
+            time.sleep(1.0)
+            raise
+        except ValueError as error:  # without the worker's traceback
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+        finally:
+            # Workers ignore SIGTERM and exit waits for them, so stop them even if a traceback keeps the iterator alive.
+            if self.workers:
+                delivered._shutdown_workers()  # type: ignore[attr-defined]
+
+    def gather(self, purpose: str, number: int, chosen: Tensor) -> Images:
+        """One minibatch, decoded by threads."""
+        keys: list[Key] = [(purpose, number, index) for index in chosen[self.share.of(len(chosen))].tolist()]
+        with ThreadPoolExecutor(max(1, self.workers)) as threads:
+            images, labels = zip(*threads.map(self.__getitem__, keys), strict=True)
+        return self._place(torch.stack(images), torch.tensor(labels))
+
+    def _place(self, images: Tensor, labels: Tensor) -> Images:
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
+        return self.normalise(images), labels
+
+
+def _ignore_signals(_: int) -> None:
+    """Ignore signals in workers: a scheduler sends them to all processes, but the run needs its data to save."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def random_view(image: Image.Image, side: int, random: torch.Generator) -> Image.Image:
@@ -173,8 +169,8 @@ def random_view(image: Image.Image, side: int, random: torch.Generator) -> Image
 def _random_box(width: int, height: int, random: torch.Generator) -> tuple[int, int, int, int]:
     """Left, upper, right and lower edge of a random crop."""
     log_ratio = math.log(_RATIO[0]), math.log(_RATIO[1])
-    for draw in torch.rand((_ATTEMPTS, 4), generator=random, dtype=torch.float64).tolist():
-        area = width * height * (_AREA[0] + draw[0] * (_AREA[1] - _AREA[0]))
+    for draw in torch.rand((10, 4), generator=random, dtype=torch.float64).tolist():
+        area = width * height * (0.08 + draw[0] * 0.92)
         ratio = math.exp(log_ratio[0] + draw[1] * (log_ratio[1] - log_ratio[0]))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -196,66 +192,3 @@ def central_view(image: Image.Image, side: int) -> Image.Image:
     left, upper = round((width - side) / 2), round((height - side) / 2)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, upper, left + side, upper + side))
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Decodes images into normalised minibatches on the device."""
-
-    views: Views
-    normalise: Normalise
-    device: torch.device
-    workers: int  # decoding processes; 0 decodes in this one
-
-    def stream(self, purpose: str, number: int, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches in the given order of images, decoded ahead by the workers.
-
-        Raises:
-            ValueError: A file is not a readable image.
-        """
-        chunks = (order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size))
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            self.views,
-            batch_sampler=([(purpose, number, index) for index in chunk] for chunk in chunks),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_ignore_signals,
-            generator=torch.Generator(),  # without one, the loader draws a seed from the global generator
-        )
-        delivered = iter(loader)
-        try:
-            while batch := _next(delivered):
-                yield self._place(*batch)
-        finally:
-            # Workers ignore SIGTERM and exit waits for them, so stop them even if a traceback keeps the iterator alive.
-            if self.workers:
-                delivered._shutdown_workers()  # type: ignore[attr-defined]
-
-    def gather(self, purpose: str, number: int, order: Tensor) -> tuple[Tensor, Tensor]:
-        """One minibatch, decoded by threads."""
-        keys: list[Key] = [(purpose, number, index) for index in order.tolist()]
-        with ThreadPoolExecutor(max(1, self.workers)) as threads:
-            images, labels = zip(*threads.map(self.views.__getitem__, keys), strict=True)
-        return self._place(torch.stack(images), torch.tensor(labels))
-
-    def _place(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
-        return self.normalise(images), labels
-
-
-def _next(delivered: Iterator[list[Tensor]]) -> list[Tensor] | None:
-    """Images and labels, or None at the end; an error in a worker is raised without the worker's traceback."""
-    try:
-        return next(delivered, None)
-    except ConnectionResetError:  # a worker died; within a second torch's signal handler raises an error that names it
-        time.sleep(1.0)
-        raise
-    except ValueError as error:
-        sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-    raise ValueError(sentence)
-
-
-def _ignore_signals(_: int) -> None:
-    """Ignore signals in workers: a scheduler sends them to all processes, but the run needs its data to save."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)

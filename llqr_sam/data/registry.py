@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
-from llqr_sam.data.augment import Augmentation, Normalise, cifar_augmentation, digits_augmentation
-from llqr_sam.data.label_noise import check_fraction, flip_labels
-from llqr_sam.data.streams import WHOLE, DatasetInfo, Samples, Share, Splits, TestBatches, TrainStream, check_batch_size
+from llqr_sam.data.arrays import ArrayReader, ImageArrays
+from llqr_sam.data.augment import Normalise, augmentations, flip_labels
+from llqr_sam.data.cifar import read_cifar
+from llqr_sam.data.digits import read_digits
+from llqr_sam.data.folders import read_tinyimagenet
+from llqr_sam.data.imagenet import FileReader, ImageFolders, read_imagenet
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Images, MissingDataError, Samples, Share, draw_sample, shuffled
 
-if TYPE_CHECKING:
-    from llqr_sam.data.imagenet import ImageFolders
-
+ImageReader = ArrayReader | FileReader
+_TEST_BATCH = 500  # images, where all are on the device
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR, _TINYIMAGENET = Samples(50_000, 10_000), Samples(100_000, 10_000)
 
 _INFOS = {
-    known.name: known
-    for known in (
-        DatasetInfo("digits", 10, 8, 1, (0.3053,), (0.3758,), Samples(1_297, 500)),
-        DatasetInfo("cifar10", 10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _CIFAR),
-        DatasetInfo("cifar100", 100, 32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), _CIFAR),
-        DatasetInfo("tinyimagenet", 200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), _TINYIMAGENET),
-        DatasetInfo("imagenet", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, Samples(1_281_167, 50_000)),
-    )
+    "digits": DatasetInfo(10, 8, 1, (0.3053,), (0.3758,), Samples(1_297, 500)),
+    "cifar10": DatasetInfo(10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _CIFAR),
+    "cifar100": DatasetInfo(100, 32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), _CIFAR),
+    "tinyimagenet": DatasetInfo(200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), _TINYIMAGENET),
+    "imagenet": DatasetInfo(1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, Samples(1_281_167, 50_000)),
 }
 
 DATASETS: tuple[str, ...] = tuple(_INFOS)
-CROPS: tuple[str, ...] = ("image", "batch")
+# What scripts/prepare_data.py calls it under its root, if not by the data set's name.
+_PLACES = {"cifar10": "cifar10.npz", "cifar100": "cifar100.npz", "tinyimagenet": "tiny-imagenet-200"}
 
 
 def info(name: str) -> DatasetInfo:
-    """The description of a data set, without touching its files.
-
-    Raises:
-        ValueError: There is no data set of that name.
-    """
+    """The description of a data set, without touching its files; ValueError if there is none of that name."""
     if name not in _INFOS:
         raise ValueError(f"dataset={name} is not a data set here. Choose from: {', '.join(DATASETS)}.")
     return _INFOS[name]
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Training minibatches of images (``TrainStream``)."""
+
+    reader: ImageReader
+    batch_size: int
+    seed: int  # determines the order, together with the epoch
+
+    @property
+    def size(self) -> int:
+        return self.reader.size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.batch_size
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Images]:
+        order = shuffled(self.size, self.seed, "order", epoch)[: self.steps_per_epoch * self.batch_size]
+        return self.reader.stream("augment", epoch, order, self.batch_size, start)
+
+    def sample(self, step: int, size: int) -> Images:
+        return self.reader.gather("refresh augment", step, draw_sample(step, size, self.size, self.seed))
+
+
+@dataclass(frozen=True)
+class ImagesInOrder:
+    """Every image of a reader once, in order."""
+
+    reader: ImageReader
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Images]:
+        return self.reader.stream("test", 0, torch.arange(self.reader.size), self.batch_size)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A loaded data set."""
+
+    info: DatasetInfo  # with the number of classes found, which may be lower in a part of a data set
+    train: ImageStream
+    test: ImagesInOrder  # this process's share, not augmented
+    fingerprint: str  # SHA-256 of all samples before label noise, or of their names if they are read during training
+    samples: Samples  # of all processes together
 
 
 def load(
@@ -76,53 +118,51 @@ def load(
 
     Raises:
         MissingDataError: The data is not there.
-        ValueError: An argument is out of range, or the data is invalid.
+        ValueError: The arguments do not fit the data, or the data is invalid.
     """
-    known = info(name)
-    _check(name, crop, label_noise)
-    data, classes = read(name, path.expanduser() if path else None, root.expanduser())
-    check_batch_size(batch_size, data.samples.train, name)
-    labels = flip_labels(data.train_labels, label_noise, classes, seed)
-    normalise = Normalise(known.mean, known.std, device)
-    mine = share.of(data.samples.test)
-    train: TrainStream
-    test: TestBatches
-    if isinstance(data, ImageArrays):
-        augmentations = _augmentations(name, crop) if augment else ()
-        train = ArrayTrainStream(
-            data.train_images.to(device), labels.to(device), normalise, augmentations, batch_size, seed, share
-        )
-        test = ArrayTestBatches(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
-    else:
-        from llqr_sam.data.imagenet import FileTestBatches, FileTrainStream, Reader, Views
-
-        train_views, test_views = (
-            Views(files, seed, known.image_size, random)
-            for files, random in ((replace(data.train, labels=labels), augment), (data.test, False))
-        )
-        train = FileTrainStream(Reader(train_views, normalise, device, workers), batch_size, seed, share)
-        indices = torch.arange(data.samples.test)[mine]
-        test = FileTestBatches(Reader(test_views, normalise, device, workers), batch_size, indices)
-    return Splits(replace(known, classes=classes), train, test, data.fingerprint(), data.samples)
-
-
-def _check(name: str, crop: str, label_noise: float) -> None:
-    """Raise ValueError for arguments that can be refused before any data is read."""
-    if crop not in CROPS:
-        raise ValueError(f"dataset.crop={crop} is not a way to crop here. Choose from: {', '.join(CROPS)}.")
     if crop == "batch" and name == "imagenet":
         raise ValueError(
             "dataset.crop=batch does not fit dataset=imagenet: each image is cropped to a size of its own."
         )
-    check_fraction(label_noise)
+    data, classes = read(name, path, root)
+    known, size = replace(info(name), classes=classes), data.samples.train
+    if batch_size > size:
+        raise ValueError(
+            f"protocol.batch_size={batch_size} does not fit dataset={name}: "
+            f"it must be between 1 and its {size} training samples."
+        )
+    labels = flip_labels(data.train_labels, label_noise, classes, seed)
+    normalise = Normalise(known.mean, known.std, device)
+    mine = share.of(data.samples.test)
+    train: ImageReader
+    test: ImageReader
+    if isinstance(data, ImageArrays):
+        chosen = augmentations(name, crop) if augment else ()
+        train = ArrayReader(data.train_images.to(device), labels.to(device), normalise, chosen, seed, share)
+        test = ArrayReader(data.test_images[mine].to(device), data.test_labels[mine].to(device), normalise)
+        test_size = _TEST_BATCH
+    else:
+        side, rest = known.image_size, (seed, normalise, device, workers)
+        train = FileReader(replace(data.train, labels=labels), side, augment, *rest, share)
+        own = replace(data.test, names=data.test.names[mine], labels=data.test.labels[mine])
+        test = FileReader(own, side, False, *rest)
+        test_size = batch_size
+    stream = ImageStream(train, batch_size, seed)
+    return Splits(known, stream, ImagesInOrder(test, test_size), data.fingerprint(), data.samples)
 
 
-def _augmentations(name: str, crop: str) -> tuple[Augmentation, ...]:
-    return digits_augmentation(crop) if name == "digits" else cifar_augmentation(crop)
+def fingerprint(name: str, path: Path | None, root: Path) -> str | None:
+    """``Splits.fingerprint`` of a data set, in seconds; None for TinyImageNet, whose images would have to be decoded.
+
+    Raises:
+        MissingDataError: The data is not there.
+        ValueError: The data is invalid, or there is no data set of that name.
+    """
+    return None if name == "tinyimagenet" else read(name, path, root)[0].fingerprint()
 
 
 def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageFolders, int]:
-    """The samples of a data set and the number of classes found; each reader is imported only when it is used.
+    """The samples of a data set and the number of classes found.
 
     Raises:
         MissingDataError: The data is not there.
@@ -130,19 +170,15 @@ def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageF
     """
     known = info(name)
     if name == "digits":
-        from llqr_sam.data.digits import read_digits
-
         if path is not None:
             raise ValueError(f"dataset.path={path} has no use with dataset=digits: scikit-learn brings the digits.")
         return read_digits(), known.classes
+    place = (path or root / _PLACES.get(name, name)).expanduser()
+    if not place.exists():
+        how = f"Prepare it with: python scripts/prepare_data.py {name}"
+        raise MissingDataError(f"dataset={name} is not at {place}. {how}")
     if name == "tinyimagenet":
-        from llqr_sam.data.folders import read_tinyimagenet
-
-        return read_tinyimagenet(path, root)
+        return read_tinyimagenet(place)
     if name == "imagenet":
-        from llqr_sam.data.imagenet import read_imagenet
-
-        return read_imagenet(path or root / name)
-    from llqr_sam.data.cifar import read_cifar
-
-    return read_cifar(name, known.classes, path, root), known.classes
+        return read_imagenet(place)
+    return read_cifar(place, known.classes), known.classes

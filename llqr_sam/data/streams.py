@@ -1,21 +1,32 @@
 """What a data set looks like to a training loop: a stream to train on, batches to test on, and a description.
 
 Streams are stateless. A minibatch is a function of (seed, epoch, number of the batch), a preconditioner minibatch of
-(seed, optimizer step), so that a run resumed anywhere sees the data it would have seen.
+(seed, optimizer step), so that a run resumed anywhere sees the data it would have seen. Their random numbers therefore
+come from generators seeded by names and numbers (``generator``), never from what was drawn before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 
 class MissingDataError(FileNotFoundError):
     """A data set is not where it was looked for; the message says what is missing, where, and how to fetch it."""
+
+
+def existing(path: Path) -> Path:
+    """A file or folder of a data set; MissingDataError if it is not there."""
+    if not path.exists():
+        raise MissingDataError(f"{path} is missing: the data set is incomplete.")
+    return path
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,6 @@ class Samples:
 class DatasetInfo:
     """What is known of a data set before it is loaded."""
 
-    name: str
     classes: int
     image_size: int
     channels: int
@@ -54,6 +64,7 @@ class Share:
 WHOLE = Share()
 
 Inputs = Tensor | tuple[Tensor, ...]  # what a network is called with: one argument or several
+Images = tuple[Tensor, Tensor]  # normalised [B, C, H, W] float32 and labels [B] int64, on the device
 Batch = TypeVar("Batch")
 
 
@@ -72,32 +83,11 @@ class TrainStream(Protocol):
         """Minibatches of an epoch, from number ``start`` on.
 
         Yields:
-            Inputs and targets on the device: normalised images ``[B, C, H, W]`` float32 and labels ``[B]`` int64, or
-            sentences (``llqr_sam.data.translation``).
+            Inputs and targets on the device: ``Images``, or sentences (``llqr_sam.data.translation``).
         """
 
     def sample(self, step: int, size: int) -> tuple[Inputs, Tensor]:
-        """The preconditioner minibatch of an optimizer step, drawn without replacement and augmented like the others.
-
-        Raises:
-            ValueError: ``size`` is not between 1 and the number of training samples.
-        """
-
-
-TestBatches = Iterable[tuple[Tensor, Tensor]]
-"""Every test sample of this process once, in a fixed order, without augmentation: normalised images ``[B, C, H, W]``
-float32 and labels ``[B]`` int64 on the device; the last B is smaller."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """A loaded data set."""
-
-    info: DatasetInfo  # with the number of classes found, which may be lower in a part of a data set
-    train: TrainStream
-    test: TestBatches
-    fingerprint: str  # SHA-256 of all samples before label noise, or of their names if they are read during training
-    samples: Samples  # of all processes together
+        """The preconditioner minibatch of an optimizer step (``draw_sample``), augmented like the others."""
 
 
 @contextlib.contextmanager
@@ -115,19 +105,28 @@ def open_batches(batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
             iterator.close()
 
 
-def check_batch_size(batch_size: int, size: int, name: str) -> None:
-    """Raise ValueError unless the ``size`` training samples of data set ``name`` fill at least one minibatch."""
-    if not 1 <= batch_size <= size:
-        raise ValueError(
-            f"protocol.batch_size={batch_size} does not fit dataset={name}: "
-            f"it must be between 1 and its {size} training samples."
-        )
+def derived_seed(*parts: int | str) -> int:
+    """A hash of the parts in [0, 2^63): neighbouring seeds, such as 0 and 1, give unrelated streams."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
-def check_sample_size(size: int, available: int) -> None:
-    """Raise ValueError unless a preconditioner minibatch of ``size`` can be drawn without replacement."""
+def generator(device: torch.device | str, *parts: int | str) -> torch.Generator:
+    """A fresh generator on ``device``, seeded with ``derived_seed(*parts)``; the global generator is not touched."""
+    return torch.Generator(device).manual_seed(derived_seed(*parts))
+
+
+def shuffled(size: int, *parts: int | str) -> Tensor:
+    """A random order of 0 .. size - 1, int64. Drawn on the CPU, so that it is the same on every device."""
+    return torch.randperm(size, generator=generator("cpu", *parts))
+
+
+def draw_sample(step: int, size: int, available: int, seed: int) -> Tensor:
+    """Numbers of the samples in the preconditioner minibatch of an optimizer step, drawn without replacement.
+
+    Raises:
+        ValueError: ``size`` is not between 1 and the ``available`` training samples.
+    """
     if not 1 <= size <= available:
-        raise ValueError(
-            f"a preconditioner minibatch of {size} cannot be drawn: "
-            f"it must have between 1 and the {available} training samples."
-        )
+        raise ValueError(f"a preconditioner minibatch of {size} cannot be drawn from {available} training samples.")
+    return shuffled(available, seed, "refresh order", step)[:size]

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.bitext import LANGUAGES
-from llqr_sam.data.randomness import shuffled
-from llqr_sam.data.streams import MissingDataError, Samples, check_sample_size
+from llqr_sam.data.streams import MissingDataError, Samples, draw_sample, existing
 from llqr_sam.fairseq_compat import ensure_fairseq
 
 CORPORA: tuple[str, ...] = ("iwslt14", "multi30k")
@@ -34,10 +33,13 @@ Pair = tuple[tuple[Tensor, Tensor], Tensor]
 class PairBatches:
     """Sentence pairs in batches of at most ``max_tokens`` tokens on either side, padding included.
 
+    As an iterable it has every pair once: the numbers of the pairs of a batch, and the minibatch. As a ``TrainStream``
+    it has minibatches whose sizes differ.
+
     Args:
         pairs: fairseq's ``LanguagePairDataset``.
         max_tokens: Bound on sentences times the longest side of a batch.
-        seed: Breaks ties between sentences of equal length.
+        seed: Breaks ties between sentences of equal length and, with the epoch, determines the order of the batches.
         device: Where batches are put.
         name: Data set, for messages.
 
@@ -53,19 +55,30 @@ class PairBatches:
             raise ValueError(
                 f"protocol.max_tokens={max_tokens} does not fit dataset={name}: its longest line has {longest} tokens."
             )
-        self.pairs = pairs
-        self.size = len(pairs)
-        self._device = device
+        self.pairs, self._seed, self._device = pairs, seed, device
         with data_utils.numpy_seed(seed):
             order = pairs.ordered_indices()
-        self.batches = pairs.batch_by_size(order, max_tokens=max_tokens, required_batch_size_multiple=_MULTIPLE)
+        self._batches = pairs.batch_by_size(order, max_tokens=max_tokens, required_batch_size_multiple=_MULTIPLE)
+        self.size, self.steps_per_epoch = len(pairs), len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[list[int], Pair]]:
-        """Every pair once: the numbers of the pairs, and the minibatch."""
-        for batch in self.batches:
-            yield self.collate(batch)
+        return map(self._collate, self._batches)
 
-    def collate(self, chosen: Sequence[int]) -> tuple[list[int], Pair]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Pair]:
+        """Minibatches of an epoch, from number ``start`` on; epoch e is fairseq's e + 1, which counts from 1."""
+        from fairseq.data import data_utils
+
+        order = list(self._batches)
+        with data_utils.numpy_seed(self._seed + epoch + 1):
+            np.random.shuffle(order)  # noqa: NPY002  # the generator that fairseq seeds
+        for batch in order[start:]:
+            yield self._collate(batch)[1]
+
+    def sample(self, step: int, size: int) -> Pair:
+        """The preconditioner minibatch of an optimizer step; ``size`` counts sentence pairs."""
+        return self._collate(draw_sample(step, size, self.size, self._seed).tolist())[1]
+
+    def _collate(self, chosen: Sequence[int]) -> tuple[list[int], Pair]:
         """The minibatch of the chosen pairs, longest source first, and their numbers in that order."""
         sample = self.pairs.collater([self.pairs[int(i)] for i in chosen])
         inputs = sample["net_input"]
@@ -76,64 +89,26 @@ class PairBatches:
         return sample["id"].tolist(), ((source, previous), targets.masked_fill(padding, IGNORED))
 
 
-class PairStream:
-    """Training minibatches whose sizes differ (``TrainStream``).
-
-    Args:
-        batches: The training pairs in batches.
-        seed: Determines their order, together with the epoch.
-    """
-
-    def __init__(self, batches: PairBatches, seed: int) -> None:
-        self._batches = batches
-        self._seed = seed
-        self.size = batches.size
-        self.steps_per_epoch = len(batches.batches)
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Pair]:
-        """Minibatches of an epoch, from number ``start`` on; epoch e is fairseq's e + 1, which counts from 1."""
-        from fairseq.data import data_utils
-
-        order = list(self._batches.batches)
-        with data_utils.numpy_seed(self._seed + epoch + 1):
-            np.random.shuffle(order)  # noqa: NPY002  # the generator that fairseq seeds
-        for batch in order[start:]:
-            yield self._batches.collate(batch)[1]
-
-    def sample(self, step: int, size: int) -> Pair:
-        """The preconditioner minibatch of an optimizer step; ``size`` counts sentence pairs."""
-        check_sample_size(size, self.size)
-        order = shuffled(self.size, self._seed, "refresh order", step)
-        return self._batches.collate(order[:size].tolist())[1]
-
-
 @dataclass(frozen=True)
 class Corpus:
-    """A loaded translation data set: fairseq dictionaries, training stream and validation batches."""
+    """A loaded translation data set; the network is tested on the validation pairs during training."""
 
-    dictionaries: tuple[Any, Any]  # source, target
-    train: PairStream
+    dictionaries: tuple[Any, Any]  # fairseq's, of source and target
+    train: PairBatches
     valid: PairBatches
     fingerprint: str  # SHA-256 of the dictionaries and the binarised training and validation text
 
     @property
     def samples(self) -> Samples:
-        """Numbers of training and of validation pairs; the network is tested on the latter during training."""
         return Samples(self.train.size, self.valid.size)
 
 
 def load_corpus(
     name: str, *, path: Path | None, root: Path, max_tokens: int, seed: int, device: torch.device
 ) -> Corpus:
-    """Load what scripts/prepare_iwslt14.py (or fairseq-preprocess) made.
+    """Load what scripts/prepare_iwslt14.py (or fairseq-preprocess) made: ``path``, or ``root/name`` if it is None.
 
-    Args:
-        name: One of ``CORPORA``.
-        path: The folder; None: under ``root``.
-        root: Where data sets are.
-        max_tokens: Bound on a batch (``PairBatches``).
-        seed: Determines the batches.
-        device: Where they are put.
+    ``name`` is one of ``CORPORA``; the other arguments are those of ``PairBatches``.
 
     Raises:
         MissingFairseqError: fairseq is not installed.
@@ -141,12 +116,13 @@ def load_corpus(
         ValueError: Sides that do not correspond, a line that is empty or too long, a dictionary of other data.
     """
     ensure_fairseq()
-    folder = _folder(name, (path or root / name).expanduser())
+    folder = (path or root / name).expanduser()
+    fingerprint = corpus_fingerprint(name, folder)
     dictionaries = _dictionary(folder, LANGUAGES[0]), _dictionary(folder, LANGUAGES[1])
     train, valid = (
         PairBatches(_pairs(folder, split, dictionaries), max_tokens, seed, device, name) for split in ("train", "valid")
     )
-    return Corpus(dictionaries, PairStream(train, seed), valid, _fingerprint(folder))
+    return Corpus(dictionaries, train, valid, fingerprint)
 
 
 def corpus_fingerprint(name: str, folder: Path) -> str:
@@ -155,40 +131,28 @@ def corpus_fingerprint(name: str, folder: Path) -> str:
     Raises:
         MissingDataError: The folder or a file in it does not exist.
     """
-    return _fingerprint(_folder(name, folder))
-
-
-def _folder(name: str, folder: Path) -> Path:
-    """The folder, if it exists; MissingDataError otherwise."""
     if not folder.is_dir():
         source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
         raise MissingDataError(
             f"dataset={name} is not at {folder}. Prepare it with: python scripts/prepare_iwslt14.py{source}"
         )
-    return folder
-
-
-def _existing(file: Path) -> Path:
-    """The file, if it exists; MissingDataError otherwise."""
-    if not file.is_file():
-        raise MissingDataError(f"{file} is missing: the data set is incomplete.")
-    return file
-
-
-def _fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
-    pair = "-".join(LANGUAGES)
     for language in LANGUAGES:
-        binaries = [f"{split}.{pair}.{language}.{kind}" for split in ("train", "valid") for kind in ("idx", "bin")]
-        for name in (f"dict.{language}.txt", *binaries):
-            digest.update(_existing(folder / name).read_bytes())
+        binaries = [f"{_prefix(split, language)}.{kind}" for split in ("train", "valid") for kind in ("idx", "bin")]
+        for file in (f"dict.{language}.txt", *binaries):
+            digest.update(existing(folder / file).read_bytes())
     return digest.hexdigest()
+
+
+def _prefix(split: str, language: str) -> str:
+    """fairseq's name for the binarised text of a split in one language."""
+    return f"{split}.{'-'.join(LANGUAGES)}.{language}"
 
 
 def _dictionary(folder: Path, language: str) -> Any:
     from fairseq.data import Dictionary
 
-    file = _existing(folder / f"dict.{language}.txt")
+    file = folder / f"dict.{language}.txt"
     try:
         return Dictionary.load(str(file))
     except Exception as error:  # fairseq raises many types for another format
@@ -199,7 +163,7 @@ def _pairs(folder: Path, split: str, dictionaries: tuple[Any, Any]) -> Any:
     """The checked pairs of a split."""
     from fairseq.data import LanguagePairDataset
 
-    prefixes = [folder / f"{split}.{'-'.join(LANGUAGES)}.{language}" for language in LANGUAGES]
+    prefixes = [folder / _prefix(split, language) for language in LANGUAGES]
     source, target = (_side(prefix, dictionary) for prefix, dictionary in zip(prefixes, dictionaries, strict=True))
     if len(source) != len(target):
         raise ValueError(
@@ -217,9 +181,7 @@ def _side(prefix: Path, dictionary: Any) -> Any:
     """The checked sentences of one language of a split."""
     from fairseq.data import data_utils
 
-    file = Path(f"{prefix}.bin")
-    for suffix in (".bin", ".idx"):
-        _existing(Path(f"{prefix}{suffix}"))
+    file = f"{prefix}.bin"
     try:
         side = data_utils.load_indexed_dataset(str(prefix), dictionary, "mmap")
         sentences = [side[i] for i in range(len(side))]
@@ -234,9 +196,8 @@ def _side(prefix: Path, dictionary: Any) -> Any:
         if len(sentence) > MAX_POSITIONS:
             raise ValueError(f"{where}: {len(sentence)} tokens, but a network takes {MAX_POSITIONS} at most.")
         if (token := int(sentence.max())) >= words:
-            raise ValueError(
-                f"{where}: token {token} is not in the dictionary, which has {words} words: it was made for other data."
-            )
+            found = f"token {token} is not in the dictionary, which has {words} words"
+            raise ValueError(f"{where}: {found}: it was made for other data.")
     return side
 
 

@@ -1,8 +1,4 @@
-"""Batch-norm running statistics under two passes: exactly one of them may count.
-
-A sharpness-aware step runs the network twice on one minibatch. The authors' code takes running statistics from the
-perturbed pass; most PyTorch SAM code takes them from the first. Here the other pass is run inside
-``frozen_statistics``.
+"""Batch-norm running statistics under two passes: the pass that does not count runs inside ``frozen_statistics``.
 
 The statistics are put back rather than the layers switched off: a switched layer is another network to a compiler or a
 CUDA graph, which would have to be made twice.
@@ -21,19 +17,17 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 @contextlib.contextmanager
-def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor] | None = None) -> Iterator[None]:
+def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor]) -> Iterator[None]:
     """Lets batch-norm normalise by batch statistics as before, and discards on exit what it recorded.
 
     The running mean and variance and ``num_batches_tracked`` are restored bit for bit, also after an exception. The
     backward pass belongs inside, with its forward pass: the statistics are written to afterwards.
 
-    Args:
-        model: Network whose batch-norm layers to freeze. ``None`` freezes each layer as it is called, whatever model
-            it belongs to; name a compiled model, which hides its layers from that.
-        memory: Statistic -> memory for its copy, reused from step to step where one network is frozen each time.
+    Without a ``model``, each layer is frozen as it is called, whatever model it belongs to; name a compiled model,
+    which hides its layers from that. ``memory`` holds the copies, which a later call with the same model reuses.
     """
-    known = {} if memory is None else dict(memory)
-    kept: list[tuple[list[Tensor], list[Tensor]]] = []  # statistics, and what they were
+    known, kept = dict(memory), list[tuple[list[Tensor], list[Tensor]]]()  # kept: statistics, and what they were
+    memory.clear()
 
     def keep(modules: Iterable[nn.Module]) -> None:
         buffers = [module._buffers for module in modules if _records(module)]  # by attribute takes ten times as long
@@ -43,19 +37,18 @@ def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor] | No
                 copies = [known[s] if s in known else torch.empty_like(s) for s in statistics]
                 torch._foreach_copy_(copies, statistics)
                 kept.append((statistics, copies))
+                memory.update(zip(statistics, copies, strict=True))
 
-    hook = None
-    if model is None:
-        called: set[nn.Module] = set()
+    called: set[nn.Module] = set()
 
-        def keep_once(module: nn.Module, *_: Any) -> None:
-            if module not in called:
-                called.add(module)
-                keep([module])
+    def keep_once(module: nn.Module, *_: Any) -> None:
+        if module not in called:
+            called.add(module)
+            keep([module])
 
-        hook = register_module_forward_pre_hook(keep_once)
-    else:
+    if model is not None:
         keep(model.modules())
+    hook = register_module_forward_pre_hook(keep_once) if model is None else None
     try:
         yield
     finally:
@@ -64,9 +57,6 @@ def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor] | No
         with torch.no_grad():
             for statistics, copies in kept:
                 torch._foreach_copy_(statistics, copies)
-        if memory is not None:
-            memory.clear()
-            memory.update((s, copy) for pair in kept for s, copy in zip(*pair, strict=True))
 
 
 def _records(module: nn.Module) -> bool:

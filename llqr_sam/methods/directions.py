@@ -48,15 +48,7 @@ class Direction:
 class _Averaging(Direction):
     """A direction that keeps an average m of gradients, in float32 where they are in half precision."""
 
-    def __init__(self) -> None:
-        self.average: Named = {}
-
-    def _start(self, gradients: Named) -> Named:
-        """Sets m = g where this is a parameter's first gradient; returns the other gradients."""
-        follow(self.average, gradients)
-        known = {name: g for name, g in gradients.items() if name in self.average}
-        self.average |= {name: g.clone() for name, g in gradients.items() if name not in known}
-        return known
+    average: Named
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": dict(self.average)}
@@ -88,13 +80,12 @@ class Friendly(_Averaging):
     """
 
     def __init__(self, decay: float = 0.6, sigma: float = 1.0) -> None:
-        super().__init__()
         FriendlySettings(sigma, decay)  # checks them
-        self.decay, self.sigma = decay, sigma
+        self.decay, self.sigma, self.average = decay, sigma, {}
 
     def __call__(self, gradients: Named) -> Named:
         gradients = float32_if_half(gradients)
-        known = self._start(gradients)
+        known = follow(self.average, gradients)
         if not known:
             return gradients
         g, m = list(known.values()), [self.average[name] for name in known]
@@ -123,13 +114,12 @@ class VarianceSuppressed(_Averaging):
     """
 
     def __init__(self, theta: float = 0.9) -> None:
-        super().__init__()
         VarianceSuppressedSettings(theta)  # checks it
-        self.theta = theta
+        self.theta, self.average = theta, {}
 
     def __call__(self, gradients: Named) -> Named:
         gradients = float32_if_half(gradients)
-        self._start(gradients)
+        follow(self.average, gradients)
         m = [self.average[name] for name in gradients]
         torch._foreach_lerp_(m, list(gradients.values()), self.theta)
         return dict(zip(gradients, m, strict=True))

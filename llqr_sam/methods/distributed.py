@@ -10,7 +10,7 @@ Batch-norm's running statistics are each rank's own, as ``DistributedDataParalle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +32,7 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        self._first = 0 if group is None else dist.get_global_rank(group, 0)
 
     def complete(self, own: Named, like: Named) -> Named:
         """Returns all entries of ``like``; each rank contributes those that it holds."""
@@ -88,33 +89,23 @@ class Ranks:
                 mine.add(i)
         return [item for i, item in enumerate(items) if i in mine]
 
-    @property
-    def _first(self) -> int:
-        """Global rank of the group's first process."""
-        assert self.group is not None
-        return dist.get_global_rank(self.group, 0)
-
 
 def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks:
     """The given group's ranks; without one, those of a ``DistributedDataParallel`` model, else the process alone."""
-    for wrapper in _wrappers(model):
-        if process_group is None and isinstance(wrapper, DistributedDataParallel):
-            process_group = wrapper.process_group
-    return Ranks(process_group)
+    groups = (wrapper.process_group for wrapper in _wrappers(model) if isinstance(wrapper, DistributedDataParallel))
+    return Ranks(next(groups, None) if process_group is None else process_group)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``, with its plain names."""
-    return _wrappers(model)[-1]
+    *_, network = _wrappers(model)
+    return network
 
 
-def _wrappers(model: nn.Module) -> list[nn.Module]:
+def _wrappers(model: nn.Module) -> Iterator[nn.Module]:
     """The model and the models it wraps, outermost first; the last one is the network."""
-    chain = [model]
-    while True:
-        parallel = isinstance(model, (DistributedDataParallel, DataParallel))
-        inner = model.module if parallel else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return chain
-        chain.append(inner)
-        model = inner
+    inner: Any = model
+    while isinstance(inner, nn.Module):
+        yield inner
+        parallel = isinstance(inner, (DistributedDataParallel, DataParallel))
+        inner = inner.module if parallel else getattr(inner, "_orig_mod", None)

@@ -16,7 +16,7 @@ from llqr_sam.methods.curvature.point import CurvatureDtype
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import Adaptive, FisherDiagonal, GradientNoise, Metric
-from llqr_sam.methods.settings import LLQRSettings, MethodSettings, Settings
+from llqr_sam.methods.settings import LLQRSettings, MethodSettings
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
 # Class of a part, by the name of its settings.
@@ -44,16 +44,8 @@ def build(
 ) -> Method:
     """Builds the method's optimizer over the model's trainable parameters.
 
-    Args:
-        settings: The method.
-        model: The network.
-        process_group: Ranks that learn one metric U together.
-        shard: Whether U is spread over them.
-        fused: Whether the base optimizer is one kernel; ``None``: PyTorch's choice for the device.
-        curvature_dtype: Precision of the network when U is refreshed, as ``LLQR`` takes it.
-
-    Raises:
-        ValueError: ``LLQR`` refuses the model or ``curvature_dtype``.
+    ``process_group``, ``shard`` and ``curvature_dtype`` are those of ``LLQR``, which may refuse the model. ``fused``:
+    whether the base optimizer is one kernel; ``None`` is PyTorch's choice for the device.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     base = BASES[settings.base.kind](trainable, fused=fused, **vars(settings.base))
@@ -66,19 +58,13 @@ def build(
     if sam is None:
         optimizer = SharpnessAware(base, rho=0.0, transport=transport, model=model) if transport else base
         return Method(optimizer, metric)
+    of_model = {"model": model} if sam.probe.kind == "adaptive" else {}  # ASAM reads the weights
     optimizer = SharpnessAware(
         base,
-        probe=metric if isinstance(sam.probe, LLQRSettings) else _probe(sam.probe, model),
+        probe=metric if isinstance(sam.probe, LLQRSettings) else PROBES[sam.probe.kind](**of_model, **vars(sam.probe)),
         direction=DIRECTIONS[sam.direction.kind](**vars(sam.direction)),
         transport=transport,
         model=model,
         **vars(sam.perturbation),
     )
     return Method(optimizer, metric)
-
-
-def _probe(settings: Settings, model: nn.Module) -> Metric:
-    """Builds a probe; ASAM's reads the weights."""
-    tied = {"model": model} if settings.kind == "adaptive" else {}
-    probe: Metric = PROBES[settings.kind](**tied, **vars(settings))
-    return probe

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llqr_sam.methods.blocks.assembly import Parameters, Structure, assemble
-from llqr_sam.methods.blocks.block import Factors, HeavyBall, Learner
+from llqr_sam.methods.blocks.block import Factors, HeavyBall
 from llqr_sam.methods.curvature.divergence import DivergenceCurvature
 from llqr_sam.methods.curvature.inference import ordinary_tensors
 from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
@@ -31,7 +31,7 @@ from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
 from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
-from llqr_sam.methods.settings import LearningSettings
+from llqr_sam.methods.settings import LearningSettings, require
 
 MAX_FAILURES = 3
 """Refreshes in a row that may fail (not be finite): the third stops the run."""
@@ -71,8 +71,7 @@ class LLQR(Metric):
     U is learned on a minibatch every ``interval`` steps (LLQR paper, arXiv 2605.04230, Algorithm 2).
 
     Args:
-        model: Any ``nn.Module`` that returns one tensor of outputs. ``DistributedDataParallel``, ``DataParallel`` and
-            ``torch.compile`` are unwrapped.
+        model: Any ``nn.Module`` that returns one tensor of outputs; parallel and compiled wrappers are looked through.
         divergence: "ngd" (Fisher matrix of the predictive distribution) or "newton" (Hessian of the loss).
         structure: Blocks of U: "diagonal", "kfac", "ekfac", "diag_kfac", or "dense" for toys.
         inner_steps: Steps of gradient descent in a refresh, T, >= 1.
@@ -83,8 +82,8 @@ class LLQR(Metric):
         damping: lambda, >= 0; added to H as lambda I.
         interval: Optimizer steps between two refreshes, n, >= 1.
         reduction: How curvatures of samples combine under "ngd": "sum" (authors' code) or "mean".
-        likelihood: Predictive distribution for "ngd": "categorical" (softmax over the last axis), "bernoulli"
-            (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``. It is compared with the loss.
+        likelihood: Predictive distribution for "ngd", compared with the loss: "categorical" (softmax over the last
+            axis), "bernoulli" (yes-or-no logits), "gaussian", or an object such as ``Categorical(axis=1)``.
         chunk_size: Samples that a refresh linearises at a time, >= 1. It bounds the memory and about doubles the time;
             the loss must then be a weighted mean over samples or tokens. Default: the whole minibatch.
         apply_dtype: dtype of the matrix products in U v, such as ``torch.bfloat16``; U always learns in float32.
@@ -96,8 +95,8 @@ class LLQR(Metric):
             must then call ``apply`` with the same v, and ``state_dict``, at the same time.
 
     Raises:
-        ValueError: a value is out of its range or choices, the model has nothing to train, or it has parameters that
-            are not dense, real and initialised.
+        ValueError: a value is out of its range or choices, or the trainable parameters are none, not dense, not real,
+            not initialised or not on one device.
 
     Warns:
         UserWarning: once, naming the weights that are no matrix: U is diagonal on them under every structure.
@@ -138,8 +137,7 @@ class LLQR(Metric):
         LearningSettings(
             divergence, structure, inner_steps, inner_lr, inner_momentum, clip_norm, ema, damping, interval, reduction
         )
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size} must be >= 1.")
+        require(chunk_size is None or chunk_size >= 1, "chunk_size", chunk_size, "must be >= 1")
         self.model, self.sharded = unwrapped(model), shard
         self.divergence, self.structure, self.reduction = divergence, structure, reduction
         self.inner_steps, self.ema, self.damping, self.interval = inner_steps, ema, damping, interval
@@ -154,13 +152,10 @@ class LLQR(Metric):
         self._precision = precision_of(curvature_dtype, self._parameters.dtype)
 
     def refresh_due(self, step: int) -> bool:
-        """Returns whether U is due for a refresh before an optimizer step: every ``interval`` steps.
+        """Returns whether ``refresh`` is due before an optimizer step: every ``interval`` steps.
 
         Args:
             step: Number of the step, from 0.
-
-        Returns:
-            Whether ``refresh`` should be called before it.
         """
         return step % self.interval == 0
 
@@ -205,12 +200,13 @@ class LLQR(Metric):
             curvature = self._curvature.at(inputs, targets, loss_fn)
             if not curvature.gradient:
                 raise ValueError("the preconditioner minibatch is empty.")
-            mean = self._ranks.summed(curvature.gradient, 1.0 / self._ranks.size)
-            g = curvature.gradient = self._parameters.laid_out(mean, self._replicas)
+            curvature.gradient = self._ranks.summed(curvature.gradient, 1.0 / self._ranks.size)
+            g = curvature.gradient = self._parameters.laid_out(curvature.gradient, self._replicas)
             learners = [block.learner(g, self._descent) for block in self._blocks]
             before = torch.zeros(())
             for step in range(self.inner_steps):
-                delta = self._delta(learners, g)
+                delta = self._joined((learner.apply() for learner in learners), g)
+                torch._foreach_neg_(list(delta.values()))
                 c = self._costate(curvature, delta)
                 if step == 0:
                     before = _objective(g, delta, c)
@@ -236,10 +232,7 @@ class LLQR(Metric):
     def apply(self, v: Named) -> Named:
         with self._own_dtypes():
             self._parameters.require_known(v)
-            transported: Named = {}
-            for block in self._blocks:
-                transported.update(block.apply(v))
-            transported = self._shards.complete(transported, v)
+            transported = self._joined((block.apply(v) for block in self._blocks), v)
             return {name: transported[name] for name in v}
 
     def apply_(self, v: Named) -> None:
@@ -264,15 +257,15 @@ class LLQR(Metric):
         return {name: factors for block in self._blocks for name, factors in block.named_factors().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns U by parameter name, and the counters.
+        """Returns copies of U's factors by parameter name, and the counters.
 
-        Returns:
-            Plain values and copies of tensors. Of a sharded U the first rank has the whole, on the CPU, and every
-            other rank its own share.
+        Of a sharded U the first rank has the whole, on the CPU, and every other rank its own share.
         """
-        own = {name: {key: f.clone() for key, f in factors.items()} for name, factors in self.named_factors().items()}
-        if self.sharded:
-            own = {name: {key: f.cpu() for key, f in factors.items()} for name, factors in own.items()}
+        device = torch.device("cpu") if self.sharded else self._parameters.device
+        own = {
+            name: {key: f.to(device, copy=True) for key, f in factors.items()}
+            for name, factors in self.named_factors().items()
+        }
         return {
             **super().state_dict(),
             "structure": self.structure,
@@ -295,19 +288,17 @@ class LLQR(Metric):
         for key, present in (("structure", self.structure), ("divergence", self.divergence)):
             if state[key] != present:
                 raise ValueError(f"the saved U has {key}={state[key]}, this one {key}={present}.")
-        own, saved, names = self.named_factors(), state["factors"].keys(), self._parameters.shapes.keys()
-        differing = sorted((own.keys() - saved) | (saved - names))
-        if differing:
-            kind = "another share of this model" if saved <= names else "another model"
-            raise ValueError(f"the saved U is of {kind}: {', '.join(differing[:3])} in only one of them.")
-        for name, factors in own.items():
-            sizes, theirs = _sizes(factors), _sizes(state["factors"][name])
+        factors, saved = self.named_factors(), state["factors"]
+        strangers = saved.keys() - self._parameters.shapes.keys()
+        for name in sorted(factors.keys() | strangers):
+            sizes, theirs = _sizes(factors.get(name, {})), _sizes(saved.get(name, {}))
             if sizes != theirs:
-                raise ValueError(f"the saved U has {theirs} for {name}, this one {sizes}: it is of another model.")
+                kind = "another model" if theirs or strangers else "another share of this model"
+                raise ValueError(f"the saved U has {theirs} for {name}, this one {sizes}: it is of {kind}.")
         super().load_state_dict(state)
-        for name, factors in own.items():
-            for key, factor in factors.items():
-                factor.copy_(state["factors"][name][key])
+        for name, own in factors.items():
+            for key, factor in own.items():
+                factor.copy_(saved[name][key])
         self.steps = state["steps"]
         self._failures_in_a_row = state["failures_in_a_row"]
         self._reported_fallbacks = state["reported_fallbacks"]
@@ -327,17 +318,15 @@ class LLQR(Metric):
     @contextlib.contextmanager
     def _own_dtypes(self) -> Iterator[None]:
         """Leaves inference mode and the caller's autocast, which would round every matrix product."""
-        self._parameters.require_values()
         with ordinary_tensors(), torch.autocast(self._parameters.device.type, enabled=False):
             yield
 
-    def _delta(self, learners: list[Learner], g: Named) -> Named:
-        """Returns delta = -U g."""
-        delta: Named = {}
-        for learner in learners:
-            delta.update(learner.apply())
-        torch._foreach_neg_(list(delta.values()))
-        return self._shards.complete(delta, g)
+    def _joined(self, parts: Iterable[Named], like: Named) -> Named:
+        """Returns the parts of a vector as one; where U is sharded, with those of the other ranks."""
+        joined: Named = {}
+        for part in parts:
+            joined.update(part)
+        return self._shards.complete(joined, like)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
         """Returns c = g + (H + lambda I) delta, the gradient of J with respect to delta."""
@@ -350,9 +339,8 @@ class LLQR(Metric):
 
     def _report(self, curvature: Curvature, before: Tensor, accepted: bool, start: float) -> RefreshReport:
         g = curvature.gradient
-        ug = self.apply(g)
-        delta = dict(zip(ug, torch._foreach_neg(list(ug.values())), strict=True))
-        del ug
+        delta = self.apply(g)
+        torch._foreach_neg_(list(delta.values()))
         after = _objective(g, delta, self._costate(curvature, delta))
         torch._foreach_add_(list(delta.values()), [g[name] for name in delta])  # g - U g
         change, size = dot(delta, delta).sqrt(), dot(g, g).sqrt()

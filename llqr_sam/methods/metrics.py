@@ -219,10 +219,8 @@ class Adaptive(Metric):
 class GradientNoise(Metric):
     """infoSAM, our reading: eps = rho D v / |D v|, D = 1 / (s + delta), s = EMA of (g - EMA(g))^2, elementwise.
 
-    Only an abstract is known, which "weights gradient components by their estimated variance" and gives no formula.
-    Summaries of preSAM (arXiv 2501.06603) name two kinds of perturbation: one preconditions the constraint, eps =
-    rho M v / sqrt(v' M v), the other the objective, eps = rho D v / |D v|. We read infoSAM as the second kind, hence
-    norm "euclidean"; D is ours. The length of eps is then rho whatever the scale of s, so SAM's radius carries over.
+    Only an abstract without a formula is public: D and the norm, "euclidean", are our reading (docs/methods.md, section
+    1.4). The length of eps is rho whatever the scale of s, so SAM's radius carries over.
 
     Args:
         decay: Weight of the old value in both averages, in [0, 1). A parameter's first gradient starts its mean; its
@@ -252,10 +250,7 @@ class GradientNoise(Metric):
     def observe(self, gradients: Named) -> None:
         gradients = float32_if_half(gradients)
         follow(self._mean, gradients)
-        follow(self._variance, gradients)
-        for name, g in gradients.items():
-            if name not in self._mean:
-                self._mean[name], self._variance[name] = g.clone(), torch.zeros_like(g)
+        follow(self._variance, gradients, torch.zeros_like)
         if not gradients:
             return
         present, mean = list(gradients.values()), [self._mean[name] for name in gradients]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,18 +18,23 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
 
 
-def follow(averages: Named, gradients: Named) -> None:
-    """Casts and moves each average to its gradient, in place: a model may be cast or moved between steps.
+def follow(averages: Named, gradients: Named, start: Callable[[Tensor], Tensor] = torch.clone) -> Named:
+    """Casts and moves each average to its gradient, since a model may be cast or moved between steps.
 
-    Drops the average of a gradient of another shape, which belongs to another parameter. Averages without a gradient
-    stay as they are.
+    A gradient without an average starts one, as does a gradient of another shape, which is another parameter's.
+
+    Returns:
+        The gradients that had an average.
     """
+    known: Named = {}
     for name, g in gradients.items():
         average = averages.get(name)
-        if average is not None and average.shape != g.shape:
-            del averages[name]
-        elif average is not None and not alike(average, g):
-            averages[name] = torch.empty_like(g).copy_(average)
+        if average is None or average.shape != g.shape:
+            averages[name] = start(g)
+        else:
+            known[name] = g
+            averages[name] = average if alike(average, g) else torch.empty_like(g).copy_(average)
+    return known
 
 
 def float32_if_half(named: Named) -> Named:

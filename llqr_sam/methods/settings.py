@@ -85,7 +85,8 @@ class Settings:
     @classmethod
     def check(cls, name: str, value: object) -> None:
         """Raises SettingError where a value breaks the rule of the field ``name``."""
-        rule = _rules(cls).get(name)  # type: ignore[arg-type]  # mypy takes the objects' __hash__ for the class's
+        hint = _hints(cls, include_extras=True)[name]
+        rule = None if value is None and NoneType in get_args(hint) else _rule(hint)
         if rule is not None:
             finite = not isinstance(value, float) or math.isfinite(value)
             problem = rule.problem if finite else f"{rule.problem} and finite"
@@ -121,11 +122,9 @@ class Settings:
         return values
 
 
-# The base optimizer.
+# The base optimizer: heavy-ball SGD, Adam (arXiv 1412.6980), and Adam with decoupled weight decay (arXiv 1711.05101).
 @dataclass(frozen=True)
 class SGDSettings(Settings, kind="sgd"):
-    """SGD with heavy-ball momentum."""
-
     lr: Positive
     weight_decay: NotNegative
     momentum: Fraction
@@ -133,8 +132,6 @@ class SGDSettings(Settings, kind="sgd"):
 
 @dataclass(frozen=True)
 class AdamSettings(Settings, kind="adam"):
-    """Adam (Kingma and Ba, arXiv 1412.6980)."""
-
     lr: Positive
     weight_decay: NotNegative
     betas: Betas
@@ -163,16 +160,12 @@ class GradientSettings(Settings, kind="gradient"):
 
 @dataclass(frozen=True)
 class FriendlySettings(Settings, kind="friendly", prefix="friendly_"):
-    """Direction of F-SAM."""
-
     sigma: NotNegative
     decay: Fraction  # lambda
 
 
 @dataclass(frozen=True)
 class VarianceSuppressedSettings(Settings, kind="variance_suppressed", prefix="vasso_"):
-    """Direction of VaSSO."""
-
     theta: Share
 
 
@@ -183,23 +176,17 @@ class IdentitySettings(Settings, kind="identity"):
 
 @dataclass(frozen=True)
 class FisherSettings(Settings, kind="fisher", prefix="fisher_"):
-    """Probe of FisherSAM."""
-
     eta: Positive
     form: FisherForm
 
 
 @dataclass(frozen=True)
 class AdaptiveSettings(Settings, kind="adaptive", prefix="asam_"):
-    """Probe of ASAM."""
-
     eta: NotNegative
 
 
 @dataclass(frozen=True)
 class NoiseSettings(Settings, kind="noise", prefix="noise_"):
-    """Probe of infoSAM."""
-
     decay: Fraction
     delta: Positive
 
@@ -299,23 +286,14 @@ _hints: Any = cache(get_type_hints)
 
 
 @cache
-def _rules(kind: type[Settings]) -> dict[str, Rule]:
-    """Returns the rule of each field that has one."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: rule for field in fields(kind) if (rule := _rule(hints[field.name]))}
-
-
 def _rule(hint: Any) -> Rule | None:
-    """Reads the rule from an annotation; an optional value may be ``None`` too."""
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        return Rule(f"is not known. Choose from: {', '.join(choices)}", lambda value: value in choices)
-    if get_origin(hint) is Annotated:
-        return next((extra for extra in hint.__metadata__ if isinstance(extra, Rule)), None)
-    if NoneType in get_args(hint) and (rule := _rule(_options(hint)[0])):
-        holds = rule.holds
-        return Rule(rule.problem, lambda value: value is None or holds(value))
-    return None
+    """Reads the rule from an annotation, if it has one."""
+    option = _options(hint)[0]
+    if get_origin(option) is Literal:
+        choices = get_args(option)
+        return Rule(f"is not known. Choose from: {', '.join(choices)}", choices.__contains__)
+    rule: Rule | None = getattr(option, "__metadata__", (None,))[0]
+    return rule
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

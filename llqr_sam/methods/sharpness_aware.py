@@ -157,7 +157,7 @@ class SharpnessAware(Optimizer):
                 f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
                 "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
             )
-        evaluate, groups = torch.enable_grad()(closure), self._groups()
+        evaluate, groups = torch.enable_grad()(closure), self._groups()  # a model may have been given others since
         perturbed = self.steps >= self.perturbation.start_step and any(radius > 0 for radius, _ in groups)
         loss = self._perturbed(evaluate, scaler, groups) if perturbed else evaluate()
         if _unscale(scaler, self.base):
@@ -170,11 +170,6 @@ class SharpnessAware(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears the gradients of all parameters.
-
-        Args:
-            set_to_none: Whether ``.grad`` becomes ``None`` instead of zeros.
-        """
         self.base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -182,15 +177,11 @@ class SharpnessAware(Optimizer):
 
         Args:
             param_group: ``{"params": ...}`` and options of the base; ``"rho"`` is this optimizer's by default.
-
-        Raises:
-            ValueError: the group's rho is negative or not finite.
         """
-        if "base" not in vars(self):  # torch's constructor, at the base's own groups
-            return
-        group = {"rho": self.defaults["rho"], **param_group}
-        Perturbation.check("rho", group["rho"])
-        self.base.add_param_group(group)
+        if "base" in vars(self):  # else torch's constructor, at the base's own groups
+            group = {"rho": self.defaults["rho"], **param_group}
+            Perturbation.check("rho", group["rho"])
+            self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the base's ``state_dict``, with all else that a resumed run needs under ``"sharpness_aware"``.
@@ -292,10 +283,7 @@ class SharpnessAware(Optimizer):
         return {p: unit[name] for name, p in probed.items()}
 
     def _groups(self) -> Groups:
-        """Returns each group's rho, and its parameters by the model's names or ``group.index`` without a model.
-
-        They are looked up at each step, since a model may be given other parameters and the base another state.
-        """
+        """Returns each group's rho, and its parameters by the model's names or ``group.index`` without a model."""
         groups = self.param_groups
         if self.model is None:
             names = {p: f"{g}.{i}" for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
@@ -306,11 +294,9 @@ class SharpnessAware(Optimizer):
             radius = group.get("rho", self.defaults["rho"])  # the base may have loaded a state without one
             Perturbation.check("rho", radius)
             if any(p not in names for p in group["params"]):
-                raise ValueError(
-                    "the base optimizer holds a parameter that is not the model's; give it the present ones."
-                )
+                raise ValueError("the base holds a parameter that is not the model's; give it the present ones.")
             if any(p.is_complex() for p in group["params"]):
-                raise ValueError("the base optimizer holds a complex parameter; this step needs real ones.")
+                raise ValueError("the base holds a complex parameter; this step needs real ones.")
             found.append((radius, {names[p]: p for p in group["params"]}))
         return found
 
@@ -343,9 +329,7 @@ def _require_plain(base: Optimizer) -> None:
     closure = inspect.signature(type(base).step).parameters.get("closure")
     needed = closure is not None and closure.default is inspect.Parameter.empty
     if needed or isinstance(base, SharpnessAware):
-        raise ValueError(
-            f"base={type(base).__name__} evaluates the loss itself; wrap one that steps on gradients, such as SGD."
-        )
+        raise ValueError(f"base={type(base).__name__} evaluates the loss itself; wrap one such as SGD, that does not.")
 
 
 def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:

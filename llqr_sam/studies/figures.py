@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from llqr_sam.report.figures.curves import draw_convergence
+from llqr_sam.report.figures.curves import TABLES, draw_convergence
 from llqr_sam.studies.table_10.figures import figure_05, figure_06
 from llqr_sam.studies.theory.potholes.figures import figure_02, figure_03
 
-Draw = Callable[[Path, Path], list[Path]]
+Draw = Callable[[Path, Path], list[Path]]  # (results, folder) -> the files that were written; may raise ``NoRecords``
 
 TITLES = {
     "1": "Error against epoch, loss against time",
@@ -23,16 +23,6 @@ TITLES = {
 
 
 def drawers(words: Sequence[str] = ()) -> dict[str, Draw]:
-    """Number -> function of (results, folder) that draws the figure, or raises ``NoRecords``.
-
-    Args:
-        words: What the runs of Figures 1 and 4 were started with.
-    """
-    return {
-        "1": partial(draw_convergence, "1", words=words),
-        "2": lambda _, folder: figure_02(folder),
-        "3": lambda _, folder: figure_03(folder),
-        "4": partial(draw_convergence, "4", words=words),
-        "5": figure_05,
-        "6": figure_06,
-    }
+    """Number -> function that draws the figure; ``words``: what the runs of Figures 1 and 4 were started with."""
+    runs = {number: partial(draw_convergence, number, words=words) for number in TABLES}
+    return runs | {"2": lambda _, to: figure_02(to), "3": lambda _, to: figure_03(to), "5": figure_05, "6": figure_06}

@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
 from llqr_sam.engine.tasks.registry import ARCHS, check_inputs, task_for
-from llqr_sam.methods.blocks.layout import Kernel, Vector, layout
+from llqr_sam.methods.blocks.layout import layout
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.report.tables.printed_table import (
     TIMES,
@@ -49,6 +50,7 @@ PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was cou
     "ViT-B/16": ("vit_base", "imagenet", "ViT-B/16, 224 x 224 images, 1000 classes"),
     "ViT-L/16": ("vit_large", "imagenet", "ViT-L/16, 224 x 224 images, 1000 classes"),
 }
+TONES = {True: "same", False: "below sure"}  # whether ours is the paper's number -> ``PrintedCell.tone``
 COLUMNS = ("model_params", "precond_params", "precond_mib_per_device", "total_mib_per_device")
 HEADS = ("Model params", "U, scalars", "U, MiB a device", "U + model, MiB a device")
 
@@ -96,34 +98,24 @@ class Storage:
 
 
 def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
-    """What LLQR stores for a network. No memory is taken if the network is on the meta device.
-
-    Raises:
-        UsageError: an unknown structure or fewer than one shard.
-    """
+    """What LLQR stores for a network. No memory is taken if the network is on the meta device."""
     if structure not in KERNEL_SCALARS:
         raise UsageError(f"structure={structure} is not counted here. Choose from: {', '.join(KERNEL_SCALARS)}.")
     if shards < 1:
         raise UsageError(f"shards={shards} must be at least 1.")
     kernels, vectors = layout(model)
-    of_weights, of_embeddings = KERNEL_SCALARS[structure], VOCABULARY_SCALARS[structure]
-    sizes: list[tuple[Kernel | Vector, int]] = [
-        (kernel, kernel.parts * (of_embeddings if kernel.vocabulary else of_weights)(kernel.m, kernel.n))
-        for kernel in kernels
-    ]
-    sizes += [(vector, vector.shape.numel()) for vector in vectors]
+    scalars = {False: KERNEL_SCALARS[structure], True: VOCABULARY_SCALARS[structure]}  # by whether it is an embedding
     together: defaultdict[str, int] = defaultdict(int)
-    for part, size in sizes:
-        together[part.layer if structure == "diagonal" else part.name] += size
+    for kernel in kernels:
+        size = kernel.parts * scalars[bool(kernel.vocabulary)](kernel.m, kernel.n)
+        together[kernel.layer if structure == "diagonal" else kernel.name] += size
+    for vector in vectors:
+        together[vector.layer if structure == "diagonal" else vector.name] += vector.shape.numel()
     return Storage(sum(p.numel() for p in model.parameters()), tuple(together.values()), shards)
 
 
 def dataset_for(arch: str) -> str:
-    """The data set that an arch is counted for unless another is named.
-
-    Raises:
-        UsageError: there is no such arch.
-    """
+    """The data set that an arch is counted for unless another is named."""
     if arch not in ARCHS:
         known = ", ".join(ARCHS)
         raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, ARCHS)}")
@@ -133,43 +125,26 @@ def dataset_for(arch: str) -> str:
 def arch_storage(
     arch: str, dataset: str, structure: str, shards: int = 1, words: tuple[int, int] | None = None
 ) -> Storage:
-    """Storage of a named network for a data set.
-
-    Args:
-        arch: Name of the network.
-        dataset: Data set with its images and classes, or its sentences.
-        structure: One of ``KERNEL_SCALARS``.
-        shards: Devices that U is spread over.
-        words: Words of the source and target dictionaries, for sentences (default: those of the data set).
-
-    Raises:
-        UsageError: an unknown name, a network that does not take the samples of the data set, too few ``words`` or
-            ``words`` for a network that classifies, or fairseq is needed and not installed.
-    """
-    return storage(_shapes(arch, dataset, words)[0], structure, shards)
+    """Storage of a named network; ``words``: sizes of the source and target dictionaries, for sentences."""
+    return storage(_network(arch, dataset, words)[0], structure, shards)
 
 
 def arch_table(
     arch: str, dataset: str, structures: Sequence[str], shards: int, words: tuple[int, int] | None = None
 ) -> str:
-    """A Markdown table of one network's storage, a row for each structure.
-
-    Raises:
-        UsageError: as in ``arch_storage``.
-    """
-    counted = {structure: arch_storage(arch, dataset, structure, shards, words) for structure in structures}
+    """A Markdown table of one network's storage, a row for each structure; arguments as for ``arch_storage``."""
+    model, sizes = _network(arch, dataset, words)
+    counted = {structure: storage(model, structure, shards) for structure in structures}
+    parts = max(len(each.parts) for each in counted.values())
+    if shards > parts:  # a shard holds whole parts of U, so further shards would be empty
+        raise UsageError(f"shards={shards} is not possible: U of arch={arch} has {parts} parts to spread.")
     rows = [(name, *each.printed(), f"{each.largest_mib:.2f}") for name, each in counted.items()]
-    sizes = _shapes(arch, dataset, words)[1]
-    lines = [
-        f"arch={arch}, {sizes} ({dataset}), float32, U over {shards} device{'s' * (shards > 1)}",
-        "",
-        *markdown_rows(("Structure", *HEADS, "fullest device, MiB"), rows),
-    ]
-    return "\n".join(lines) + "\n"
+    spread = f"U over {shards} device{'s' * (shards > 1)}"
+    table = markdown_rows(("Structure", *HEADS, "fullest device, MiB"), rows)
+    return "\n".join([f"arch={arch}, {sizes} ({dataset}), float32, {spread}", "", *table, ""])
 
 
-@dataclass(frozen=True)
-class StorageRow:
+class StorageRow(NamedTuple):
     """A row of Table 9: our numbers and those that the paper prints, in the order of ``COLUMNS``."""
 
     model: str  # as printed
@@ -178,43 +153,33 @@ class StorageRow:
     ours: tuple[str, ...]
     paper: tuple[str, ...]
 
-    @property
-    def label(self) -> str:
-        """The model; ``ViT-Ti/8 (printed: ViT-Ti/16)`` where the paper prints another patch size."""
+    def printed(self) -> PrintedRow:
+        """Ours over the paper's; ``ViT-Ti/8 (printed: ViT-Ti/16)`` where the paper prints another patch size."""
         counted = PAPER_MODELS[self.model][2].partition(",")[0]
-        return self.model if counted == self.model else f"{counted} (printed: {self.model})"
-
-    def csv_row(self) -> dict[str, object]:
-        """Our numbers under the columns of the paper's file."""
-        ours = dict(zip(COLUMNS, self.ours, strict=True))
-        return {"model": self.model, "structure": self.structure, "shards": self.shards, **ours}
-
-    def cells(self) -> list[PrintedCell]:
-        """Ours over the paper's."""
-        return [
-            PrintedCell(ours, {"paper": paper}, difference="=", tone="same")
-            if ours == paper
-            else PrintedCell(ours, {"paper": paper}, difference="≠", tone="below sure")
+        label = self.model if counted == self.model else f"{counted} (printed: {self.model})"
+        cells = [
+            PrintedCell(ours, {"paper": paper}, difference="=" if ours == paper else "≠", tone=TONES[ours == paper])
             for ours, paper in zip(self.ours, self.paper, strict=True)
         ]
+        return PrintedRow((label, self.structure, str(self.shards)), cells)
 
 
 def table_9(path: Path = STORAGE) -> list[StorageRow]:
     """The paper's rows, counted from our networks' shapes."""
-    with path.open(newline="") as file:
-        printed = list(csv.DictReader(file))
     rows = []
-    for row in printed:
-        arch, dataset, _ = PAPER_MODELS[row["model"]]
-        counted = arch_storage(arch, dataset, PAPER_STRUCTURES[row["structure"]], int(row["shards"]))
-        paper = tuple(row[column] for column in COLUMNS)
-        rows.append(StorageRow(row["model"], row["structure"], int(row["shards"]), counted.printed(), paper))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            arch, dataset, _ = PAPER_MODELS[row["model"]]
+            shards, structure = int(row["shards"]), row["structure"]
+            ours = arch_storage(arch, dataset, PAPER_STRUCTURES[structure], shards).printed()
+            rows.append(StorageRow(row["model"], structure, shards, ours, tuple(row[column] for column in COLUMNS)))
     return rows
 
 
 def print_table_9() -> PrintedTable:
     """Table 9 as a reader sees it. Its CSV has the paper's columns and line ends: equal numbers give an equal file."""
     rows = table_9()
+    csv_heads = ("model", "structure", "shards", *COLUMNS)
     agreed = sum(row.ours == row.paper for row in rows)
     caption = (
         "Float32, from the networks' shapes; S devices hold 1/S of U each. The row the paper prints as ViT-Ti/16 is "
@@ -227,18 +192,18 @@ def print_table_9() -> PrintedTable:
         markdown_caption=f'{caption} "paper": the value printed in arXiv 2605.16134.',
         heads=("Model", "Structure", "S", *HEADS),
         alignment="llrrrrr",
-        groups=[RowGroup([PrintedRow((row.label, row.structure, str(row.shards)), row.cells()) for row in rows])],
+        groups=[RowGroup([row.printed() for row in rows])],
         progress=f"{agreed} of {len(rows)} rows equal the paper's in every digit.",
         command="python scripts/storage.py",
         done=len(rows),
         planned=len(rows),
         unit="rows",
-        csv=csv_text([row.csv_row() for row in rows], line_end="\r\n"),
+        csv=csv_text([dict(zip(csv_heads, (*row[:3], *row.ours), strict=True)) for row in rows], line_end="\r\n"),
     )
 
 
 @cache
-def _shapes(arch: str, dataset: str, words: tuple[int, int] | None) -> tuple[nn.Module, str]:
+def _network(arch: str, dataset: str, words: tuple[int, int] | None) -> tuple[nn.Module, str]:
     """A network on the meta device, and a description of what it is built for."""
     try:
         check_inputs(arch, dataset)

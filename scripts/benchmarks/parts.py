@@ -15,7 +15,7 @@ from llqr_sam.engine.measurements.rounds import clock
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.products import Curvature
 from llqr_sam.methods.llqr import LLQR
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 
 
 class PartTimes:

@@ -31,7 +31,7 @@ from llqr_sam.methods.curvature.point import CurvatureDtype, Precision
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 
 PRECISIONS: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"}
@@ -74,7 +74,7 @@ class Trained:
 
     def __init__(self, path: Path | None, batch: int, steps: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        data: ImageArrays = read_cifar(path.stem, 100, path, path.parent) if path else read_digits()
+        data: ImageArrays = read_cifar(path, 100) if path else read_digits()
         self._images = (data.train_images.float() / 255 - 0.5) / 0.25
         self._labels, self._batch, self._device = data.train_labels, batch, device
         arch, width = ("resnet18", 16) if path else ("small_cnn", None)

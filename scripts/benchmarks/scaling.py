@@ -13,7 +13,7 @@ from llqr_sam.engine.measurements.rounds import Workload, exponent, time_in_roun
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 from llqr_sam.torchvision_compat import ensure_torchvision
 
 

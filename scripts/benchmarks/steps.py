@@ -10,7 +10,7 @@ import torch
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
 from llqr_sam.methods.blocks.block import KernelBlock
 from llqr_sam.methods.llqr import LLQR
-from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
+from llqr_sam.studies.table_10.timing import Problem, TimedMethod
 from llqr_sam.suite.config.command import Command
 
 INNER_STEPS = 50  # T of the paper; a refresh is timed with fewer

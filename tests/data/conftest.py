@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llqr_sam.data.registry import load
-from llqr_sam.data.streams import Splits
+from llqr_sam.data.registry import Splits, load
 
 
 @pytest.fixture

@@ -8,20 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from llqr_sam.data.arrays import ArrayTestBatches, ArrayTrainStream, ImageArrays
-from llqr_sam.data.augment import Augmentation, HorizontalFlip, Normalise, RandomCrop
+from llqr_sam.data.arrays import ArrayReader, ImageArrays
+from llqr_sam.data.augment import Augmentation, Normalise, augmentations, random_flip
+from llqr_sam.data.registry import ImagesInOrder, ImageStream
 
 CPU = torch.device("cpu")
 UNIT = Normalise((0.0,), (1 / 255,), CPU)  # float32 images with the values of the uint8 ones
 
 
-def stream(seed: int = 0, augmentations: tuple[Augmentation, ...] = (), batch_size: int = 6) -> ArrayTrainStream:
+def stream(seed: int = 0, augment: tuple[Augmentation, ...] = (), batch_size: int = 6) -> ImageStream:
     """Fifty 4 x 4 images; every pixel of image k has the value k, as has its label."""
     labels = torch.arange(50)
     pixels = labels.to(torch.uint8)[:, None, None, None].expand(50, 1, 4, 4).contiguous()
-    return ArrayTrainStream(
-        pixels, labels, normalise=UNIT, augmentations=augmentations, batch_size=batch_size, seed=seed
-    )
+    return ImageStream(ArrayReader(pixels, labels, UNIT, augment, seed), batch_size, seed)
 
 
 def test_a_fingerprint_sees_every_pixel_label_and_shape() -> None:
@@ -40,16 +39,10 @@ def test_a_fingerprint_sees_every_pixel_label_and_shape() -> None:
     assert replace(arrays, train_images=images.clone()).fingerprint() == arrays.fingerprint()
 
 
-def noisy_stream(seed: int = 0) -> ArrayTrainStream:
+def noisy_stream(seed: int = 0) -> ImageStream:
     pixels = torch.randint(0, 256, (50, 1, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return ArrayTrainStream(
-        pixels,
-        torch.arange(50),
-        normalise=UNIT,
-        augmentations=(RandomCrop(2), HorizontalFlip()),
-        batch_size=6,
-        seed=seed,
-    )
+    chosen = (*augmentations("digits", "image"), random_flip)
+    return ImageStream(ArrayReader(pixels, torch.arange(50), UNIT, chosen, seed), 6, seed)
 
 
 def equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
@@ -107,15 +100,10 @@ def test_sample_is_drawn_without_replacement_and_per_step() -> None:
     torch.testing.assert_close(plain[0][:, 0, 0, 0], plain[1].float())
 
 
-def test_an_impossible_sample_gets_one_sentence() -> None:
-    with pytest.raises(ValueError, match="between 1 and the 50 training samples"):
-        stream().sample(0, 51)
-
-
 def test_test_batches_are_every_sample_once_in_order() -> None:
     labels = torch.arange(10)
     pixels = labels.to(torch.uint8)[:, None, None, None].expand(10, 1, 2, 2)
-    batches = ArrayTestBatches(pixels, labels, normalise=UNIT, batch_size=4)
+    batches = ImagesInOrder(ArrayReader(pixels, labels, UNIT), batch_size=4)
     for _ in range(2):  # iterable again
         parts = list(batches)
         assert [len(part[1]) for part in parts] == [4, 4, 2]

@@ -1,4 +1,4 @@
-"""Augmentations against slow, obvious versions of themselves, and their statistics."""
+"""Augmentations against slow, obvious versions of themselves, their statistics, and label noise."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from llqr_sam.data.augment import Augmentation, Cutout, HorizontalFlip, Normalise, RandomCrop, cifar_augmentation
-from llqr_sam.data.randomness import generator
+from llqr_sam.data.augment import (
+    Augmentation,
+    Normalise,
+    augmentations,
+    cutout,
+    flip_labels,
+    random_crop,
+    random_flip,
+)
+from llqr_sam.data.streams import generator
 
 
 def images(count: int = 64, side: int = 12) -> Tensor:
@@ -19,7 +27,7 @@ def images(count: int = 64, side: int = 12) -> Tensor:
 def test_crop_is_a_window_of_the_reflected_image(per_batch: bool) -> None:
     """Each output is one of the 81 windows of numpy's reflect-padded image; one offset a batch if asked."""
     before = images()
-    after = RandomCrop(4, per_batch=per_batch)(before, generator("cpu", 1))
+    after = random_crop(before, generator("cpu", 1), pad=4, per_batch=per_batch)
     offsets = []
     for source, result in zip(before.numpy(), after.numpy(), strict=True):
         padded = np.pad(source, ((0, 0), (4, 4), (4, 4)), mode="reflect")
@@ -32,20 +40,15 @@ def test_crop_is_a_window_of_the_reflected_image(per_batch: bool) -> None:
 def test_crop_offsets_are_uniform() -> None:
     """All 9 vertical shifts of 9,000 images within five standard deviations of 1,000."""
     ramp = torch.arange(64, dtype=torch.uint8)[None, None, :, None].expand(9000, 1, 64, 64)
-    rows = RandomCrop(4)(ramp, generator("cpu", 2))[:, 0, 32, 0].long() - 28
+    rows = random_crop(ramp, generator("cpu", 2), pad=4)[:, 0, 32, 0].long() - 28
     counts = rows.bincount(minlength=9)
     assert len(counts) == 9
     assert (counts - 1000).abs().max() < 5 * (1000 * 8 / 9) ** 0.5
 
 
-def test_crop_needs_room_to_reflect() -> None:
-    with pytest.raises(ValueError, match="padding 4"):
-        RandomCrop(4)(images(side=4), generator("cpu", 0))
-
-
 def test_flip_mirrors_about_half() -> None:
     before = images(count=1000)
-    after = HorizontalFlip()(before, generator("cpu", 3))
+    after = random_flip(before, generator("cpu", 3))
     mirrored = (after == before.flip(-1)).flatten(1).all(1)
     unchanged = (after == before).flatten(1).all(1)
     assert (mirrored | unchanged).all()
@@ -56,7 +59,7 @@ def test_flip_mirrors_about_half() -> None:
 def test_cutout_blackens_one_clipped_square(side: int, size: int) -> None:
     """Half of the images; a rectangle no larger than the square, smaller only at the border; centres everywhere."""
     before = images(count=1000, side=size)
-    after = Cutout(side)(before, generator("cpu", 4))
+    after = cutout(before, generator("cpu", 4), side=side)
     black = (after == 0).all(1)
     assert torch.equal(after, before * ~black[:, None])
     touched = black.flatten(1).any(1)
@@ -80,7 +83,7 @@ def test_normalise_is_the_textbook_formula() -> None:
     torch.testing.assert_close(after.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("augmentation", [RandomCrop(1), RandomCrop(1, per_batch=True), HorizontalFlip(), Cutout(4)])
+@pytest.mark.parametrize("augmentation", [*augmentations("cifar10", "image"), *augmentations("digits", "batch")])
 def test_pure_and_repeatable(augmentation: Augmentation) -> None:
     """Same generator, same result; the argument, its shape and its type stay; the global generator is not used."""
     before, state = images(), torch.get_rng_state()
@@ -94,14 +97,45 @@ def test_pure_and_repeatable(augmentation: Augmentation) -> None:
 
 
 def test_recipe_of_the_paper() -> None:
-    assert cifar_augmentation("image") == (RandomCrop(4), HorizontalFlip(0.5), Cutout(16, 0.5))
-    assert cifar_augmentation("batch")[0] == RandomCrop(4, per_batch=True)
+    crop, flip, cut = augmentations("cifar100", "batch")
+    assert (crop.func, crop.keywords) == (random_crop, {"pad": 4, "per_batch": True})
+    assert flip is random_flip
+    assert (cut.func, cut.keywords) == (cutout, {"side": 16})
+    assert [augmentation.keywords for augmentation in augmentations("digits", "image")] == [
+        {"pad": 1, "per_batch": False}
+    ]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.6, 0.7, 0.8, 0.3333])
+def test_the_exact_fraction_of_labels_changes(fraction: float) -> None:
+    labels = torch.arange(1000) % 10
+    kept = labels.clone()
+    noisy = flip_labels(labels, fraction, 10, seed=0)
+    assert int((noisy != labels).sum()) == round(fraction * 1000)
+    assert torch.equal(labels, kept)
+    assert noisy.min() >= 0
+    assert noisy.max() < 10
+
+
+def test_new_labels_are_uniform_over_the_other_classes() -> None:
+    """Nine cells of 1,000 expected; five standard deviations."""
+    noisy = flip_labels(torch.zeros(10_000, dtype=torch.int64), 0.9, 10, seed=1)
+    counts = noisy.bincount(minlength=10)
+    assert counts[0] == 1000
+    assert (counts[1:] - 1000).abs().max() < 5 * (1000 * 8 / 9) ** 0.5
+
+
+def test_the_seed_decides_which_labels_change() -> None:
+    labels, state = torch.arange(100) % 10, torch.get_rng_state()
+    assert torch.equal(flip_labels(labels, 0.4, 10, seed=2), flip_labels(labels, 0.4, 10, seed=2))
+    assert not torch.equal(flip_labels(labels, 0.4, 10, seed=2), flip_labels(labels, 0.4, 10, seed=3))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
     device = torch.device("cuda")
     batch, random = images(count=128, side=32).to(device), generator(device, 0)
-    for augmentation in cifar_augmentation("image"):
+    for augmentation in augmentations("cifar10", "image"):
         batch = augmentation(batch, random)
     assert batch.device.type == "cuda"

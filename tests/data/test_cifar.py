@@ -12,7 +12,7 @@ import torch
 from data_preparation import pieces
 
 from llqr_sam.data.cifar import read_cifar
-from llqr_sam.data.streams import MissingDataError, Splits
+from llqr_sam.data.registry import Splits
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def write(path: Path, **changes: Any) -> Path:
 
 def test_pixels_and_labels_arrive_unchanged(tmp_path: Path) -> None:
     file = write(tmp_path / "cifar10.npz")
-    arrays = read_cifar("cifar10", 10, None, tmp_path)
+    arrays = read_cifar(file, 10)
     with np.load(file) as original:
         np.testing.assert_array_equal(arrays.train_images.permute(0, 2, 3, 1).numpy(), original["x_train"])
         np.testing.assert_array_equal(arrays.test_labels.numpy(), original["y_test"])
@@ -72,17 +72,6 @@ def test_real_images_augmented(real_cifar10: Path, load_with: Callable[..., Spli
     assert 0.05 < share < 0.15  # half of the images, 16 x 16 of 32 x 32 less what the border clips
 
 
-def test_missing_file_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError) as caught:
-        read_cifar("cifar100", 100, None, tmp_path)
-    expected = (
-        f"dataset=cifar100 is not at {tmp_path}/cifar100.npz. Fetch it with: python scripts/prepare_data.py cifar100"
-    )
-    assert str(caught.value) == expected
-    with pytest.raises(MissingDataError, match=r"dataset.path=.*x.npz does not exist\. .*prepare_data.py cifar10$"):
-        read_cifar("cifar10", 10, tmp_path / "x.npz", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -100,7 +89,7 @@ def test_missing_file_names_the_command(tmp_path: Path) -> None:
 def test_wrong_arrays_get_one_sentence(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     file = write(tmp_path / "bad.npz", **changes)
     with pytest.raises(ValueError, match=words) as caught:
-        read_cifar("cifar10", 10, file, tmp_path)
+        read_cifar(file, 10)
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
 
@@ -110,14 +99,14 @@ def test_damaged_files_get_one_sentence(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bad.npz"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"dataset.path=.*bad.npz is not an .npz"):
-        read_cifar("cifar10", 10, file, tmp_path)
+        read_cifar(file, 10)
 
 
 def test_truncated_file(tmp_path: Path) -> None:
     file = write(tmp_path / "bad.npz")
     file.write_bytes(file.read_bytes()[:9000])
     with pytest.raises(ValueError, match="is not an .npz"):
-        read_cifar("cifar10", 10, file, tmp_path)
+        read_cifar(file, 10)
 
 
 def test_a_lone_array_is_refused(tmp_path: Path) -> None:
@@ -126,4 +115,4 @@ def test_a_lone_array_is_refused(tmp_path: Path) -> None:
     with file.open("wb") as stream:
         np.save(stream, np.zeros(3))
     with pytest.raises(ValueError, match="is not an .npz"):
-        read_cifar("cifar10", 10, file, tmp_path)
+        read_cifar(file, 10)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.data.fingerprint import fingerprint
-from llqr_sam.data.streams import MissingDataError, Splits
+from llqr_sam.data.registry import Splits, fingerprint
+from llqr_sam.data.streams import MissingDataError
 from tests.data.test_cifar import write
 
 

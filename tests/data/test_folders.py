@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from llqr_sam.data.folders import list_images, open_rgb, read_tinyimagenet
-from llqr_sam.data.streams import MissingDataError, Splits
+from llqr_sam.data.registry import Splits
+from llqr_sam.data.streams import MissingDataError
 
 WNIDS = ["n02", "n01"]  # wnids.txt is not sorted in the official archive either
 
@@ -36,16 +37,12 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_labels_follow_wnids_and_grey_gets_three_channels(small: Path) -> None:
-    arrays, classes = read_tinyimagenet(small, Path("unused"))
+    arrays, classes = read_tinyimagenet(small)
     assert classes == 2
     assert arrays.train_labels.tolist() == [0, 0, 1, 1]
     assert arrays.test_labels.tolist() == [1, 0]
     assert arrays.train_images[0].unique().numel() == 1
     assert arrays.train_images.shape == (4, 3, 64, 64)
-
-
-def test_default_place_is_where_the_archive_unpacks(small: Path) -> None:
-    assert read_tinyimagenet(None, small.parent)[1] == 2
 
 
 def test_real_sample(shared: Path, load_with: Callable[..., Splits]) -> None:
@@ -61,27 +58,21 @@ def test_real_sample(shared: Path, load_with: Callable[..., Splits]) -> None:
     assert batch.shape == (100, 3, 64, 64)
     file = folder / "train" / (folder / "wnids.txt").read_text().split()[0] / "images"
     first = np.asarray(open_rgb(list_images(file)[0]))
-    arrays, _ = read_tinyimagenet(folder, Path("unused"))
+    arrays, _ = read_tinyimagenet(folder)
     np.testing.assert_array_equal(arrays.train_images[0].permute(1, 2, 0).numpy(), first)
-
-
-def test_missing_folder_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"dataset=tinyimagenet is not at .*prepare_data.py tinyimagenet$"):
-        read_tinyimagenet(None, tmp_path)
-    with pytest.raises(MissingDataError, match=r"dataset.path=.*absent does not exist"):
-        read_tinyimagenet(tmp_path / "absent", tmp_path)
-    with pytest.raises(MissingDataError, match=r"dataset.path=.* has no wnids.txt"):
-        read_tinyimagenet(tmp_path, tmp_path)
 
 
 def test_incomplete_folders_are_refused(small: Path) -> None:
     (small / "val/val_annotations.txt").rename(small / "elsewhere")
     with pytest.raises(MissingDataError, match="val_annotations.txt is missing"):
-        read_tinyimagenet(small, small)
+        read_tinyimagenet(small)
     for file in (small / "train/n01/images").iterdir():
         file.unlink()
     with pytest.raises(MissingDataError, match="n01/images is missing or has no images"):
-        read_tinyimagenet(small, small)
+        read_tinyimagenet(small)
+    (small / "wnids.txt").unlink()
+    with pytest.raises(MissingDataError, match="wnids.txt is missing"):
+        read_tinyimagenet(small)
 
 
 def test_wrong_content_is_named(small: Path) -> None:
@@ -89,12 +80,12 @@ def test_wrong_content_is_named(small: Path) -> None:
     kept = annotations.read_text()
     annotations.write_text(kept + "val_9.JPEG\tn99\t0\t0\t1\t1\n")
     with pytest.raises(ValueError, match="line 3: class 'n99'"):
-        read_tinyimagenet(small, small)
+        read_tinyimagenet(small)
     annotations.write_text(kept)
     image = small / "train/n01/images/n01_0.JPEG"
     Image.new("RGB", (32, 64)).save(image)
     with pytest.raises(ValueError, match="n01_0.JPEG must be 64 x 64 pixels, not 32 x 64"):
-        read_tinyimagenet(small, small)
+        read_tinyimagenet(small)
     image.write_bytes(b"no image")
     with pytest.raises(ValueError, match="n01_0.JPEG is not a readable image"):
-        read_tinyimagenet(small, small)
+        read_tinyimagenet(small)

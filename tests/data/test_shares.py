@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llqr_sam.data.streams import Share, Splits
+from llqr_sam.data.registry import Splits
+from llqr_sam.data.streams import Share
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -19,10 +19,9 @@ from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import Record, read_record
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, attempt
 from llqr_sam.suite.run.lock import holder
-from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.run.worker import SlurmRun
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, start, words_in
@@ -52,7 +51,7 @@ import contextlib, os, signal, sys
 from llqr_sam.engine.records import checkpoint
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 
 step, where = int(sys.argv[2]), sys.argv[3]
 replacing, take = checkpoint.replacing, Trainer._step
@@ -200,7 +199,7 @@ def test_a_node_without_the_data(tmp_path, monkeypatch):
         SlurmRun(first.to_json())()
     monkeypatch.setenv("NODE", str(tmp_path / "good"))
     assert SlurmRun(second.to_json())() == "finished"
-    failure = read_failure(first.folder)
+    failure = Failure.read(first.folder)
     assert failure is not None
     assert f"dataset=cifar10 is not at {tmp_path}/bad/cifar10.npz" in failure.error
     assert "\n" not in failure.error

@@ -27,7 +27,7 @@ def _statistics(net):
 def test_outputs_are_the_same_and_nothing_is_recorded(named, build):
     net, x = build(), torch.randn(4, 1, 4, 4)
     before = _statistics(net)
-    with frozen_statistics(net if named else None):
+    with frozen_statistics(net if named else None, {}):
         frozen = net(x)
     assert all(torch.equal(b, before[n]) for n, b in net.named_buffers()), "num_batches_tracked included"
     assert torch.equal(net(x), frozen)
@@ -39,7 +39,7 @@ def test_nesting_and_exceptions_leave_modules_as_found(named):
     net, x = _net(), torch.randn(4, 1, 4, 4)
     net[4].track_running_stats = False
     model = net if named else None
-    with pytest.raises(KeyboardInterrupt), frozen_statistics(model), frozen_statistics(model):
+    with pytest.raises(KeyboardInterrupt), frozen_statistics(model, {}), frozen_statistics(model, {}):
         net(x)
         raise KeyboardInterrupt
     assert net[1].track_running_stats
@@ -51,7 +51,7 @@ def test_evaluation_mode_is_left_alone():
     """A layer that normalises by its running statistics goes on doing so."""
     net, x = _net().eval(), torch.randn(4, 1, 4, 4)
     expected = net(x)
-    with frozen_statistics(net):
+    with frozen_statistics(net, {}):
         assert torch.equal(net(x), expected)
 
 

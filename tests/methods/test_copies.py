@@ -57,7 +57,7 @@ def test_a_metric_of_several_processes_is_not_copied():
     metric = LLQR(NETWORKS["mlp"]()[0])
     metric._ranks = Ranks()
     metric._ranks.group = object()
-    with pytest.raises(TypeError, match="LLQR of several processes cannot be copied or pickled; save its state_dict"):
+    with pytest.raises(TypeError, match="cannot be copied or pickled.*state_dict"):
         copy.deepcopy(metric)
 
 

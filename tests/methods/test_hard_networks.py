@@ -595,9 +595,9 @@ def test_parameters_without_gradients_or_values_are_named():
         net = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="parameter weight was made in inference mode"):
         LLQR(net)
-    with pytest.raises(ValueError, match=r"parameter 0.weight is on cpu and 1.weight on meta; LLQR needs all on one"):
+    with pytest.raises(ValueError, match=r"0.weight is on cpu and 1.weight on meta.*one device"):
         LLQR(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, device="meta")))
-    with pytest.raises(ValueError, match="the model is on the meta device, without values"):
+    with pytest.raises(ValueError, match="meta device"):
         LLQR(nn.Linear(3, 2, device="meta")).refresh(torch.randn(4, 3), torch.zeros(4).long(), mean_loss)
 
 

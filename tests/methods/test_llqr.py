@@ -469,7 +469,7 @@ def test_a_change_of_what_is_trained_is_refused_at_the_next_refresh(frozen, late
     net[0].requires_grad_(not frozen)
     metric = LLQR(net, inner_steps=1)
     net[0].requires_grad_(not later)
-    with pytest.raises(ValueError, match=f"parameter {change} after this LLQR was built; build a new one"):
+    with pytest.raises(ValueError, match=f"parameter {change} .*build a new one"):
         metric.refresh(x, y, mean_loss)
     net[0].requires_grad_(not frozen)
     assert metric.refresh(x, y, mean_loss).accepted

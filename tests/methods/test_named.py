@@ -40,7 +40,7 @@ def test_alike_is_more_than_the_shape(other):
 
 
 def test_averages_follow_their_gradients():
-    """In dtype, device and memory format; one of another shape is another parameter's and is dropped."""
+    """In dtype, device and memory format; one of another shape is another parameter's and starts anew."""
     averages = {name: torch.full((2, 3, 4, 4), 0.5) for name in ("cast", "formatted", "reshaped", "absent", "same")}
     before = dict(averages)
     gradients = {
@@ -50,8 +50,10 @@ def test_averages_follow_their_gradients():
         "same": torch.zeros(2, 3, 4, 4),
         "new": torch.zeros(2),
     }
-    follow(averages, gradients)
-    assert averages.keys() == {"cast", "formatted", "absent", "same"}
+    known = follow(averages, gradients)
+    assert known.keys() == {"cast", "formatted", "same"}
+    started = {name: averages.pop(name) for name in ("reshaped", "new")}
+    assert all(average.eq(0).all() and average is not gradients[name] for name, average in started.items())
     assert all(average.eq(0.5).all() for average in averages.values())
     assert all(alike(averages[name], gradients[name]) for name in ("cast", "formatted", "same"))
     assert averages["same"] is before["same"]

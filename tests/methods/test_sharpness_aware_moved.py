@@ -147,7 +147,7 @@ def test_a_base_left_with_old_parameters_is_refused(how):
             net.float()
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(False)
-    with pytest.raises(ValueError, match="a parameter that is not the model's; give it the present ones"):
+    with pytest.raises(ValueError, match="not the model's; give it the present ones"):
         _step(net, optimizer, 1)
 
 
@@ -157,7 +157,7 @@ def test_a_u_of_another_dtype_is_refused():
     optimizer = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.05), probe=metric, transport=metric)
     metric.refresh(x, y, mean_loss)
     net.float()
-    with pytest.raises(ValueError, match=r"the model is now torch.float32 on cpu, but U is torch.float64"):
+    with pytest.raises(ValueError, match=r"now torch\.float32 .*U is torch\.float64"):
         _step(net, optimizer, 0)
 
 

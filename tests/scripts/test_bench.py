@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.studies.table_10.timed_method import Problem
+from llqr_sam.studies.table_10.timing import Problem
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench.py"
 TINY = ("--width", "4", "--batch", "4", "--inner-steps", "2", "--rounds", "1", "--device", "cpu")

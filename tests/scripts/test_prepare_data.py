@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_preparation.pieces import PIECE, split
 
-from llqr_sam.data.fingerprint import fingerprint
+from llqr_sam.data.registry import fingerprint
 from tests.scripts.data_preparation.archives import cifar100_members, write_tar
 from tests.waiting import PATIENCE
 

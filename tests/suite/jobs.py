@@ -9,7 +9,7 @@ from pathlib import Path
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.launch.launch import make_job
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.status.status import Status
 
 WORDS = ("logger=none", "device=cpu")

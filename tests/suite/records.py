@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from llqr_sam.data.streams import Samples
-from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.run_folder import Epochs, progress_path
+from llqr_sam.suite.run.run_folder import Epochs
 
 
 def record_of(
@@ -68,6 +65,4 @@ def write_record(
 
 def write_progress(folder: Path, done: float, seconds: float, devices: int = 1, unit: str = "%") -> None:
     """Write how far a run of 20 epochs is."""
-    epochs = Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit)
-    with replacing(progress_path(folder)) as file:
-        file.write(json.dumps(dataclasses.asdict(epochs)).encode())
+    Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit).write(folder)

@@ -1,9 +1,8 @@
 """Two ways to spend less time on starting kernels: a compiled network, and a gradient evaluation as a CUDA graph.
 
-The graph's forward and backward pass are captured once, on a minibatch in fixed memory, and replayed by one call on
-each minibatch copied there. It reads the parameters and updates the batch-norm statistics in place, so both passes of a
-sharpness-aware step replay the same graph. Perturbation, transport and update stay outside, because they keep counts in
-Python. The steps follow PyTorch's notes on CUDA graphs: warm up on a side stream, clear the gradients, capture.
+Forward and backward pass are captured once, on a minibatch in fixed memory, and replayed on each minibatch copied
+there. The graph reads the parameters and updates the batch-norm statistics in place, so both passes of a
+sharpness-aware step replay it. As in PyTorch's notes: warm up on a side stream, clear the gradients, capture.
 """
 
 from __future__ import annotations
@@ -28,12 +27,8 @@ def compiled(model: nn.Module, *, deterministic: bool) -> nn.Module:
     """``model`` with its forward pass compiled, at the first call in training and the first in inference mode.
 
     Shapes are static: a smaller last test minibatch is compiled once more, and nothing after the first epoch. A network
-    that is not one graph, or that would be recompiled repeatedly, raises instead of running uncompiled.
-
-    Args:
-        model: The network, not changed; what is returned shares its weights and its mode.
-        deterministic: Choose kernels by rule instead of by timing, so that another process chooses the same, if this
-            version of PyTorch can.
+    that is not one graph, or that would be recompiled repeatedly, raises instead of running uncompiled. Deterministic
+    kernels are chosen by rule, not by timing, if this version of PyTorch can: another process chooses the same.
     """
     torch.compiler.reset()  # the graphs of earlier runs in this process would count towards the limit
     options: dict[str, Any] = {}
@@ -57,18 +52,10 @@ class CudaGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, evaluate: Callable[[Inputs, Tensor], Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
-        """Evaluate a minibatch; the gradient is then in ``.grad``, in memory that the next call overwrites.
+        """Evaluate a minibatch of the captured shape and return a copy of the loss.
 
-        Args:
-            evaluate: Returns the loss, 0-d and detached, and adds its gradient to ``.grad``.
-            inputs: ``[B, ...]``, of the captured shape.
-            targets: ``[B, ...]``, of the captured shape.
-
-        Returns:
-            A copy of the loss.
-
-        Raises:
-            ValueError: the minibatch has another shape than the captured one, or is not one tensor of inputs.
+        ``evaluate`` returns the loss, 0-d and detached, and adds its gradient to ``.grad``. The gradient's memory is
+        overwritten by the next call. Raises ValueError for another shape and for several tensors of inputs.
         """
         if not isinstance(inputs, Tensor):
             raise ValueError("precision.cuda_graphs=true needs minibatches of one shape. Choose precision=default.")

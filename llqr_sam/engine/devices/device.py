@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,12 +19,9 @@ class DeviceError(ValueError):
 
 
 def find_device(name: str, rank: int = 0, ranks: int = 1) -> torch.device:
-    """The device of one of the processes that train a run on this machine.
+    """The device of process ``rank`` of the ``ranks`` that train a run on this machine, each with a GPU of its own.
 
-    Args:
-        name: ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto``: GPUs where there are any, else the CPU.
-        rank: Number of the process on this machine.
-        ranks: How many there are; each has a GPU of its own.
+    ``name`` is ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto``: GPUs where there are any, else the CPU.
 
     Raises:
         DeviceError: no such device on this machine, not enough of them, or the name of one for several processes.
@@ -63,9 +60,8 @@ def device_slug(name: str) -> str:
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        if match := re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return match[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -73,41 +69,35 @@ def _processor() -> str:
 def arithmetic(*, deterministic: bool) -> Iterator[None]:
     """Compute in full float32 within the block, either reproducibly or with the fastest kernels.
 
-    All settings are restored afterwards, except ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS reads when it starts.
-
     TF32, the default of cuDNN's convolutions, keeps 10 of float32's 23 bits. It is switched off with PyTorch's older
     settings: its compiler reads them, and a mixture with ``fp32_precision`` raises. In deterministic mode PyTorch would
     fill all new memory, at the cost of a kernel each; this is switched off, since no code here reads memory before it
     writes there.
     """
-    cudnn = torch.backends.cudnn
-    memory: Any = torch.utils.deterministic  # its stub lacks the setting
-    mode = _mode()
-    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
-    matmul, filling = torch.get_float32_matmul_precision(), memory.fill_uninitialized_memory
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = _exchange((deterministic, False), (deterministic, not deterministic, False), "highest", False)
     try:
-        _use_deterministic_algorithms(deterministic, False)
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = deterministic, not deterministic, False
-        torch.set_float32_matmul_precision("highest")
-        memory.fill_uninitialized_memory = False
         yield
     finally:
-        _use_deterministic_algorithms(*mode)
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before
-        torch.set_float32_matmul_precision(matmul)
-        memory.fill_uninitialized_memory = filling
+        _exchange(*before)
 
 
-def _mode() -> tuple[bool, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-def _use_deterministic_algorithms(mode: bool, warn_only: bool) -> None:
-    """Set torch's mode only where it changes: setting it imports the compiler, which takes a second."""
-    if _mode() != (mode, warn_only):
-        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+def _exchange(mode: tuple[bool, bool], convolutions: tuple[bool, bool, bool], matmul: str, filling: bool) -> Any:
+    """Change the settings and return what they were."""
+    cudnn, memory = torch.backends.cudnn, cast("Any", torch.utils.deterministic)  # its stub lacks the setting
+    before = (
+        (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32),
+        torch.get_float32_matmul_precision(),
+        memory.fill_uninitialized_memory,
+    )
+    if mode != before[0]:  # setting it imports the compiler, which takes a second
+        torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision(matmul)
+    memory.fill_uninitialized_memory = filling
+    return before
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class GradientEvaluation:
         self._losses: list[Tensor] = []
 
     def take(self, inputs: Inputs, targets: Tensor) -> None:
-        """Use this minibatch from now on; its passes are counted from the first."""
+        """Use this minibatch from now on."""
         if self.accumulate == 1 or isinstance(inputs, tuple):
             self._micro_batches = [(inputs, targets)]
         else:

@@ -1,12 +1,9 @@
 """How a run is stopped between two steps: by SIGUSR2, SIGTERM, SIGINT (Ctrl-C) or an observer.
 
-    1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
-    2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
-    3. It writes a checkpoint and raises ``Interrupted``; no record is written.
-    4. The same command continues from the checkpoint. Under SLURM the job queues itself again
-       (``llqr_sam.suite.run.worker``).
-
-A second Ctrl-C does not wait for the checkpoint.
+1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
+2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
+3. It writes a checkpoint and raises ``Interrupted``; no record is written.
+4. The same command continues from the checkpoint. Under SLURM the job queues itself again (suite/run/worker.py).
 """
 
 from __future__ import annotations
@@ -37,11 +34,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Send the signals of ``SIGNALS`` to ``handler`` within the block; the earlier handlers are restored afterwards.
-
-    Args:
-        handler: As ``signal.signal`` takes it. Only the main thread of a process can set one.
-    """
+    """Send the signals of ``SIGNALS`` to ``handler`` within the block, in the main thread of a process."""
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -57,21 +50,18 @@ class StopRequest:
         self.made = False
         self.signum: int | None = None
 
-    def __call__(self, signum: int | None = None) -> None:
-        """Ask the run to stop after the current step; the first request counts."""
+    def __call__(self, signum: int | None = None, frame: FrameType | None = None) -> None:
+        """Ask the run to stop after the current step; the first request counts, and a second SIGINT does not wait."""
+        if signum == self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
         if not self.made:
             self.made, self.signum = True, signum
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let the signals of ``SIGNALS`` set the flag within the block; a second SIGINT raises ``KeyboardInterrupt``.
-
-        Does nothing outside the main thread, where no handler can be set.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        with handled(self._handle):
+        """Let the signals of ``SIGNALS`` set the flag within the block; outside the main thread they cannot."""
+        here = threading.current_thread() is threading.main_thread()
+        with handled(self) if here else contextlib.nullcontext():
             yield
 
     def pass_on(self) -> None:
@@ -81,8 +71,3 @@ class StopRequest:
         """
         if self.signum is not None:
             signal.raise_signal(self.signum)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self(signum)

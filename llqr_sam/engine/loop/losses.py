@@ -37,14 +37,7 @@ class LossLog:
         self._count = 0
 
     def add(self, step: int, loss: Tensor) -> bool:
-        """Take the loss (0-d) of ``step``.
-
-        Returns:
-            Whether this call waited for the device.
-
-        Raises:
-            Diverged: a loss that was read in this call is not finite.
-        """
+        """Take the loss (0-d) of ``step``; returns whether this call read the losses and so waited for the device."""
         self._waiting.append((step, loss))
         if len(self._waiting) < self._window:
             return False
@@ -52,11 +45,7 @@ class LossLog:
         return True
 
     def drain(self) -> None:
-        """Read what is still on the device.
-
-        Raises:
-            Diverged: one of the losses is not finite.
-        """
+        """Read what is still on the device; raises ``Diverged`` at a loss that is not finite."""
         if not self._waiting:
             return
         steps, losses = zip(*self._waiting, strict=True)

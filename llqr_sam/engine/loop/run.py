@@ -26,20 +26,14 @@ def execute(
 ) -> Record:
     """Train one run, or continue it where it was interrupted, and write its record.
 
-    Args:
-        settings: The run.
-        options: How and where.
-        observers: Are told what happens.
-        team: The ranks that train it, each in its own call; the first one writes the files.
+    Each rank of ``team`` calls this; the first one writes the files. A signal that arrives while data are loaded stops
+    the run after its first step. A diverged run leaves its last good checkpoint; a finished one clears its checkpoints.
 
     Raises:
         ValueError: a setting or the device is impossible; nothing has been trained.
         MissingDataError: the data set is not there.
         Interrupted: stopped by SIGINT, SIGTERM, SIGUSR2 or an observer; a checkpoint has been written.
         KeyboardInterrupt: SIGINT came twice, or after the last step; in the latter case the record has been written.
-
-    A signal that arrives while data are loaded stops the run after its first step. A diverged run leaves its last
-    good checkpoint in place; a finished one clears its checkpoints.
     """
     tasks.check(settings, team.size)
     tasks.check_installed(settings, flatness=options.sharpness_rho is not None)
@@ -54,7 +48,12 @@ def execute(
             record = _train(trainer)
             if team.is_first:
                 trainer.announce_save()
-                _keep(record, trainer)
+                if options.keep_weights:
+                    with replacing(trainer.folder / "weights.pt") as file:
+                        torch.save(trainer.model.state_dict(), file)
+                record.write(options.record_path)
+                if record.status == "finished":
+                    trainer.checkpoints.clear()
         for observer in observers:
             observer.on_end(record)
     stop.pass_on()
@@ -115,13 +114,3 @@ def _train(trainer: Trainer) -> Record:
         data_sha256=trainer.splits.fingerprint,
         samples=trainer.splits.samples,
     )
-
-
-def _keep(record: Record, trainer: Trainer) -> None:
-    """Write what is kept of a run; its checkpoints only if it diverged."""
-    if trainer.options.keep_weights:
-        with replacing(trainer.folder / "weights.pt") as file:
-            torch.save(trainer.model.state_dict(), file)
-    record.write(trainer.options.record_path)
-    if record.status == "finished":
-        trainer.checkpoints.clear()

@@ -2,8 +2,7 @@
 
 Everything that changes in training is in the model, the optimizer (with U), ``TrainingState`` and the random state; the
 order of the data and the learning rate are functions of the step. A checkpoint holds exactly these, so a resumed run
-does the same arithmetic as one that was never stopped. Where several ranks train one run, everything but the random
-state is equal on all of them.
+does the same arithmetic as one that was never stopped. All but the random state is equal on all ranks.
 """
 
 from __future__ import annotations
@@ -14,21 +13,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llqr_sam.data.randomness import derived_seed
-from llqr_sam.data.streams import Inputs, Share, open_batches
+from llqr_sam.data.streams import Inputs, Share, derived_seed, open_batches
 from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import random_state, set_random_state
-from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
-from llqr_sam.engine.devices.team import ALONE, Team
+from llqr_sam.engine.devices.team import ALONE, Team, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted, StopRequest
 from llqr_sam.engine.loop.losses import Diverged, LossLog, all_finite
-from llqr_sam.engine.loop.schedules import LearningRate
+from llqr_sam.engine.loop.schedules import learning_rate
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.observers.observer import BestWeights, Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
@@ -55,23 +51,9 @@ class TrainingState:
     curve: list[CurvePoint] = field(default_factory=list)
     refreshes: list[RefreshPoint] = field(default_factory=list)
 
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> TrainingState:
-        """Inverse of ``dataclasses.asdict``."""
-        curve = [CurvePoint(**point) for point in state["curve"]]
-        refreshes = [RefreshPoint(**point) for point in state["refreshes"]]
-        return cls(**(state | {"curve": curve, "refreshes": refreshes}))
-
 
 class Trainer:
-    """Trains one run: its data, network, optimizer and loop.
-
-    Args:
-        settings: The run.
-        options: How and where.
-        device: Of this process.
-        observers: Are told what happens.
-        team: The ranks that train this run together.
+    """Data, network, optimizer and loop of one run, on the ``device`` of this process.
 
     The network's initial weights are a function of the seed. Later draws (dropout) differ between ranks.
     """
@@ -99,7 +81,6 @@ class Trainer:
         self.steps_per_epoch = self.splits.train.steps_per_epoch
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
         self.evaluate_every = protocol.steps_between_evaluations(self.steps_per_epoch)
-        self.rate = LearningRate(protocol, settings.optim.base.lr, self.steps_per_epoch)
 
         torch.manual_seed(settings.seed)
         model = self.task.model(self.splits).to(device)
@@ -132,42 +113,41 @@ class Trainer:
         if options.keep_weights and self.task.keeps_best_weights:
             self.observers.append(BestWeights(self.model, self.folder / "best.pt"))
 
-    def load(self) -> None:
-        """Continue from the newest checkpoint, if there is one.
+    def rate(self, step: int) -> float:
+        """Learning rate of an optimizer step."""
+        return learning_rate(step, self.settings.protocol, self.settings.optim.base.lr, self.steps_per_epoch)
 
-        Raises:
-            CheckpointMismatchError: it is of a run with other settings, or on other data.
-        """
+    def load(self) -> None:
+        """Continue from the newest checkpoint, if there is one; CheckpointMismatchError, if it is not of this run."""
         found = self.team.broadcast(self.checkpoints.load_latest() if self.team.is_first else None)
         if found is None:
             return
         _, saved = found
-        if saved["run_id"] != self.settings.run_id:
-            raise CheckpointMismatchError(
-                f"the checkpoint in {self.checkpoints.folder} is of run {saved['run_id']}, not of "
-                f"{self.settings.run_id}: its settings differ; remove it or use another workspace"
-            )
+        which, run_id = f"the checkpoint in {self.checkpoints.folder} is of", self.settings.run_id
+        if saved["run_id"] != run_id:
+            wrong = f"{which} run {saved['run_id']}, not of {run_id}: its settings differ"
+            raise CheckpointMismatchError(f"{wrong}; remove it or use another paths.workspace=.")
         here = self.splits.fingerprint
         if (then := saved.get("data", here)) != here:
-            raise CheckpointMismatchError(
-                f"the checkpoint in {self.checkpoints.folder} is of a run on other data, {then[:12]} where here are "
-                f"{here[:12]}: name those data, remove the checkpoint or use another paths.workspace=."
-            )
+            wrong = f"{which} a run on other data, {then[:12]} where here are {here[:12]}: name those data"
+            raise CheckpointMismatchError(f"{wrong}, remove it or use another paths.workspace=.")
         self.model.load_state_dict(saved["model"])
         self.method.optimizer.load_state_dict(saved["optimizer"])
-        self.state = TrainingState.from_dict(saved["progress"])
-        self.state.resumes += 1
+        progress = saved["progress"]
+        self.state = TrainingState(
+            progress["started"],
+            progress["step"],
+            progress["resumes"] + 1,
+            [CurvePoint(**point) for point in progress["curve"]],
+            [RefreshPoint(**point) for point in progress["refreshes"]],
+        )
         self.losses.load_state_dict(saved["losses"])
         self.watch.resume(Seconds(**saved["seconds"]))
         if self.team.rank < len(saved["random"]):  # otherwise fewer ranks saved it
             set_random_state(saved["random"][self.team.rank], self.device)
 
     def save(self) -> None:
-        """Write a checkpoint of this step boundary.
-
-        Raises:
-            Diverged: the losses or the weights are not finite; the checkpoints on disk are kept.
-        """
+        """Write a checkpoint of this step boundary; raises ``Diverged`` if losses or weights are not finite."""
         self.losses.drain()
         if not all_finite(self.model):
             raise Diverged(f"the weights are not finite after step {self.state.step - 1}")
@@ -225,7 +205,7 @@ class Trainer:
     def _step(self, inputs: Inputs, targets: Tensor) -> None:
         step = self.state.step
         self._refresh_if_due(step)
-        rate = self.rate.at(step)
+        rate = self.rate(step)
         for group in self.method.optimizer.param_groups:
             group["lr"] = rate
         self.minibatch.take(self._formatted(inputs), targets)
@@ -273,7 +253,7 @@ class Trainer:
         point = CurvePoint(
             epoch=epoch if begun == 0 else step / self.steps_per_epoch,
             step=step,
-            lr=self.rate.at(step - 1),
+            lr=self.rate(step - 1),
             train_loss=self.losses.mean,
             seconds=self.watch.total,
             **asdict(scores),

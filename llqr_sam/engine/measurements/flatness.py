@@ -45,15 +45,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Flatness:
-    """Flatness of a trained image classifier, which is not changed.
-
-    Args:
-        model: The network.
-        train: Its training samples, not augmented.
-        loss_fn: Outputs and targets to the mean loss.
-        rho: Radius of m-sharpness, > 0.
-        m: Samples in each of its minibatches.
-    """
+    """Flatness of a trained image classifier, which is not changed; ``train`` is not augmented, and rho > 0."""
     start = time.perf_counter()
     samples = max(1, min(SAMPLES, train.size) // m) * m
     inputs, targets = train.sample(0, samples)
@@ -90,15 +82,8 @@ class TrainingHessian(PyTorchLinearOperator):  # type: ignore[misc]  # curvlinop
         shapes = [tuple(parameter.shape) for parameter in self._parameters.values()]
         super().__init__(shapes, shapes)
 
-    @property
-    def device(self) -> torch.device:
-        """Of the parameters."""
-        return next(iter(self._parameters.values())).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters."""
-        return next(iter(self._parameters.values())).dtype
+    device = property(lambda self: next(iter(self._parameters.values())).device)
+    dtype = property(lambda self: next(iter(self._parameters.values())).dtype)
 
     def _matmat(self, columns: list[Tensor]) -> list[Tensor]:
         """H V, where V and H V have one tensor ``[*shape, K]`` a parameter."""
@@ -130,15 +115,15 @@ def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: 
     Both losses are evaluated with gradients enabled: without them attention uses an inference kernel that rounds
     differently.
     """
+
+    def loss_at(point: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss_fn(functional_call(model, point, (inputs,)), targets)
+
     rises = []
-    for inputs, targets in batches:
-
-        def loss_at(point: dict[str, Tensor], batch: Batch = (inputs, targets)) -> Tensor:
-            return loss_fn(functional_call(model, point, (batch[0],)), batch[1])
-
+    for batch in batches:
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
         with torch.enable_grad():
-            loss = loss_at(theta)
+            loss = loss_at(theta, *batch)
             gradients = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
             norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
             scale = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # at a stationary point nothing is perturbed
@@ -146,5 +131,5 @@ def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: 
                 name: (p.detach() + scale * g).requires_grad_()
                 for (name, p), g in zip(theta.items(), gradients, strict=True)
             }
-            rises.append(loss_at(perturbed).detach() - loss.detach())
+            rises.append(loss_at(perturbed, *batch).detach() - loss.detach())
     return float(torch.stack(rises).mean())

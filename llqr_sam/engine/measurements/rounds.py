@@ -1,8 +1,7 @@
 """Timing in rounds, and peak memory.
 
 Every round times each workload once, in turn, so that a slow spell of the machine reaches all of them. A ratio is the
-median over the rounds of the ratios within a round. ``torch.utils.benchmark`` times one workload after another, and
-runs each twice more to warm up whenever it is timed, which is too much for a refresh of minutes.
+median over the rounds of the ratios within a round. (``torch.utils.benchmark`` times one workload after another.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Wall time of a run, split by what it was spent on.
 
-On the CPU a part is timed by the clock. On a GPU the clock would time only the queueing of kernels, so a part is a pair
-of CUDA events in the stream. The time between them is read later, when the run waits for the device anyway.
+On a GPU the clock would time only the queueing of kernels, so a part is a pair of CUDA events in the stream. The time
+between them is read later, when the run waits for the device anyway.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import torch
 
@@ -61,10 +60,9 @@ class Stopwatch:
 
     def resume(self, earlier: Seconds) -> None:
         """Add the time that the run had spent when it was interrupted."""
-        parts = asdict(earlier)
-        self._before += parts.pop("total")
-        for part, seconds in parts.items():
-            self._parts[part] += seconds
+        self._before += earlier.total
+        for part in PARTS:
+            self._parts[part] += getattr(earlier, part)
 
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

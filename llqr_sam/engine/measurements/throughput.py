@@ -20,13 +20,9 @@ def peak(device: str) -> float | None:
 
 
 def cost(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Operations of a network's forward and backward pass for one image, a multiplication and an addition as two.
+    """Operations of a network's forward and backward pass for one image ``[C, H, W]``, a multiply-add as two.
 
-    Only matrix products and convolutions are counted. Nothing is computed.
-
-    Args:
-        model: The network; it is moved to the meta device.
-        shape: Channels, height and width of an image.
+    Only matrix products and convolutions are counted. The network is moved to the meta device; nothing is computed.
     """
     model = model.to("meta").train()
     images = torch.empty(2, *shape, device="meta")  # batch-norm needs two
@@ -47,11 +43,7 @@ class Throughput:
 
 
 def throughput(record: Record, operations: int) -> Throughput:
-    """Speed of the run of a record, of whose network one gradient takes so many operations an image.
-
-    Raises:
-        ValueError: fewer than two evaluations.
-    """
+    """Speed of the run of a record, of whose network one gradient takes so many operations an image."""
     curve = record.metrics.curve
     if len(curve) < 2:
         raise ValueError("a throughput needs at least two evaluations: the run warms up before the first.")

@@ -45,19 +45,13 @@ class RunInfo:
 
 
 class Observer:
-    """Base class whose methods do nothing; observers override what they need.
-
-    ``close`` is always called last. Without an ``on_end`` before it the run was interrupted or failed.
-    """
+    """Base class whose methods do nothing; observers override what they need."""
 
     def on_start(self, run: RunInfo) -> None:
         """Training begins."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """``step`` optimizer steps are finished. Called after every step, so it must take microseconds.
-
-        ``loss`` is the mean since the last evaluation, as last read from the device; NaN before the first reading.
-        """
+        """So many steps are finished. ``loss`` is the mean since the last evaluation, as last read from the device."""
 
     def on_refresh(self, point: RefreshPoint) -> None:
         """U has been refreshed."""
@@ -72,7 +66,7 @@ class Observer:
         """The run is over and its record is written."""
 
     def close(self) -> None:
-        """Release what is held."""
+        """Always called last. Without an ``on_end`` before it the run was interrupted or failed."""
 
 
 class BestWeights(Observer):

@@ -15,13 +15,10 @@ REDRAW = 0.25  # seconds between two drawings of the bar
 
 
 class Terminal(Observer):
-    """Prints a line at the start, at each evaluation and at the end.
+    """Prints a line at the start, at each evaluation and at the end, on standard error by default.
 
-    On a terminal it also draws a bar with step, times and training loss. The bar is drawn from the training thread, at
-    most once in ``REDRAW`` seconds; otherwise a step costs one look at the clock.
-
-    Args:
-        console: Where to print; standard error by default.
+    On a terminal it also draws a bar with step, times and training loss, from the training thread, at most once in
+    ``REDRAW`` seconds; otherwise a step costs one look at the clock.
     """
 
     def __init__(self, console: Console | None = None) -> None:

@@ -1,11 +1,8 @@
 """The numbers of a run in Weights & Biases, live.
 
-This is a convenience beside the record: it works offline by default, and any failure ends the logging with one warning,
-never the run. A server that does not answer costs ``PATIENCE`` at the start and at the end.
-
-A row is an evaluation or a refresh. Row k is the same in every attempt at a run, since training is deterministic. A
-resumed run therefore logs its rows from the first on: the offline files of each attempt are complete, and online the
-rows that the server already has are skipped. So a preempted run shows one curve, without gaps or repetitions.
+It works offline by default, and any failure ends the logging with one warning, never the run. A row is an evaluation
+or a refresh, and the same in every attempt at a run. So a resumed run logs its rows from the first on: the offline
+files of each attempt are complete, and online the rows that the server already has are skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ class WandbLogger(Observer):
 
     Args:
         project: Name of the project.
-        mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads; ``online`` needs an account.
+        mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads.
         folder: Where the files go; by default the run's folder in the workspace.
         arguments: Words to find the run by, as ``wandb.init`` takes them: group (the cell of a table), job_type, tags.
 
@@ -56,12 +53,6 @@ class WandbLogger(Observer):
         points: list[CurvePoint | RefreshPoint] = [*run.curve, *run.refreshes]
         for point in sorted(points, key=lambda point: point.step):
             self._log(point)
-
-    def on_refresh(self, point: RefreshPoint) -> None:
-        self._log(point)
-
-    def on_epoch(self, point: CurvePoint) -> None:
-        self._log(point)
 
     def on_end(self, record: Record) -> None:
         best, last = record.metrics.best, record.metrics.last
@@ -96,6 +87,8 @@ class WandbLogger(Observer):
         row = {f"{kind}/{name}": value for name, value in values.items()}
         self._guard(lambda: self._run.log({"step": step} | row))
 
+    on_epoch = on_refresh = _log
+
     def _guard(self, call: Callable[[], object], *, opening: bool = False) -> None:
         """Call W&B, if it has not failed before."""
         if self._run is None and not opening:
@@ -111,12 +104,7 @@ class WandbLogger(Observer):
 def open_run(folder: Path, **arguments: Any) -> Any:
     """A W&B run whose files go to ``folder/wandb`` and that never waits longer than ``PATIENCE``.
 
-    Args:
-        folder: Made if missing.
-        arguments: Passed to ``wandb.init``.
-
-    Raises:
-        Exception: whatever W&B raises: it is not installed, its server does not answer.
+    Raises what W&B raises: it is not installed, its server does not answer.
     """
     import wandb  # takes a second, and is needed here alone
 

@@ -14,17 +14,10 @@ TEMPORARY = ".tmp"  # suffix of an unfinished file
 
 @contextlib.contextmanager
 def replacing(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces ``path`` when the block ends.
+    """Open a temporary file that replaces ``path`` when the block ends; missing parent folders are made.
 
-    Args:
-        path: File to create or replace. Missing parent folders are made.
-        new: Never replace another file.
-
-    Raises:
-        FileExistsError: ``new``, and ``path`` exists when the block ends.
-
-    If the block raises, ``path`` is unchanged and the temporary file is removed; if the machine stops, ``path`` is
-    unchanged and a ``*.tmp`` file is left behind.
+    With ``new`` it never replaces another file: FileExistsError, if ``path`` exists when the block ends. If the block
+    raises, the temporary file is removed; if the machine stops, a ``*.tmp`` file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
@@ -42,7 +35,7 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-creating = partial(replacing, new=True)
+creating = partial(replacing, new=True)  # never replaces another file
 
 
 def _place_new(temporary: Path, path: Path) -> None:

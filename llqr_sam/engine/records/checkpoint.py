@@ -27,25 +27,16 @@ PASSING = (OSError, MemoryError, RuntimeError)
 
 
 class CheckpointStore:
-    """The checkpoints in one folder, newest last.
-
-    Args:
-        folder: Where they are; made by the first ``save``.
-        keep: How many to keep, >= 1.
-    """
+    """The last ``keep`` checkpoints, in a folder that the first ``save`` makes."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder = folder
-        self.keep = keep
+        self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write ``state`` as the checkpoint of ``step``; keep it and the ``keep - 1`` before it.
 
         Checkpoints of later steps are removed: the run continued from an earlier one. The digest is renamed into its
-        place before the checkpoint is, so no checkpoint is ever without one.
-
-        Raises:
-            OSError: the disk does not take it; the older checkpoints are kept.
+        place before the checkpoint is, so no checkpoint is ever without one. After an OSError the older ones are kept.
         """
         path = self.folder / f"step_{step:09d}.pt"
         buffer = io.BytesIO()
@@ -62,10 +53,7 @@ class CheckpointStore:
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest intact checkpoint, on the CPU; ``None`` if there is none.
 
-        A damaged checkpoint is named in a warning and passed over.
-
-        Raises:
-            OSError, MemoryError, RuntimeError: a checkpoint cannot be read or held at the moment, damaged or not.
+        A damaged checkpoint is named in a warning and passed over; what cannot be read at the moment raises.
         """
         for path in reversed(self._paths()):
             try:
@@ -98,13 +86,11 @@ def _digest_path(path: Path) -> Path:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        expected = _digest_path(path).read_text().split()
-    except FileNotFoundError:
-        raise ValueError("its SHA-256 is lost") from None
+    if not _digest_path(path).exists():
+        raise ValueError("its SHA-256 is lost")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected[:1] != [digest]:
+    if _digest_path(path).read_text().split()[:1] != [digest]:
         raise ValueError(f"its SHA-256 is not the one in {_digest_path(path).name}")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):

@@ -25,12 +25,8 @@ TIMEOUT = 10  # seconds, so that git on a slow network file system does not dela
 def git_state(folder: Path = PACKAGE) -> tuple[str | None, bool]:
     """Commit of the checkout that tracks ``folder``, and whether anything in ``folder`` differs from it.
 
-    Without a checkout, a commit or git, the environment may give the commit: ``LLQR_SAM_COMMIT``, with ``-dirty``
-    appended if the code was changed. Otherwise it is ``(None, False)``: an installed package may lie in somebody else's
-    repository, whose commit says nothing about it.
-
-    Raises:
-        ValueError: there is no checkout, and ``LLQR_SAM_COMMIT`` is not a commit.
+    Without one, ``LLQR_SAM_COMMIT`` may give the commit, with ``-dirty`` appended if the code was changed; ValueError
+    if that is no commit. Otherwise it is ``(None, False)``: an installed package may lie in somebody else's repository.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit and _git(folder, "ls-files", "."):

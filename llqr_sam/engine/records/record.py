@@ -100,11 +100,9 @@ class Metrics:
     @classmethod
     def from_curve(cls, curve: list[CurvePoint], scoring: Scoring | None = None) -> Metrics:
         """Best is the first evaluation that reaches the maximum, last the last one with a score."""
-        scored = [point for point in curve if point.score is not None]
-        if not scored:
-            return cls(best=Accuracy(None, 0), last=Accuracy(None, 0), curve=list(curve), scoring=scoring, best_of=0)
-        best, last = max(scored, key=lambda point: point.score or 0.0), scored[-1]
-        return cls(best.accuracy, last.accuracy, list(curve), scoring, len(scored))
+        scored = [point.accuracy for point in curve if point.score is not None]
+        best = max(scored, key=lambda accuracy: accuracy.score or 0.0, default=Accuracy(None, 0))
+        return cls(best, scored[-1] if scored else best, list(curve), scoring, len(scored))
 
     @property
     def scored(self) -> int:
@@ -180,21 +178,13 @@ class Record:
         """Wall time times devices."""
         return self.seconds.total * self.devices
 
-    def to_json(self) -> str:
-        """The file's content (``typed_json.to_json``)."""
-        return to_json(self)
-
     def write(self, path: Path) -> Path:
-        """Create the file ``path`` or, if it exists, the first free of ``<stem>.2.json``, ``<stem>.3.json``, ...
-
-        Returns:
-            The new file.
-        """
+        """Create and return ``path`` or, if it exists, the first free of ``<stem>.2.json``, ``<stem>.3.json``, ..."""
         free, number = path, 1
         while True:
             try:
                 with creating(free) as file:
-                    file.write(self.to_json().encode())
+                    file.write(to_json(self).encode())
                 return free
             except FileExistsError:
                 if not free.exists():

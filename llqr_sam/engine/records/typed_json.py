@@ -29,16 +29,9 @@ def to_json(instance: Any) -> str:
 
 
 def read(kind: type[T], path: Path, version: int) -> T:
-    """Read a file that ``to_json`` wrote.
+    """Read a file that ``to_json`` wrote of a dataclass whose field ``schema`` is ``version``.
 
-    Args:
-        kind: A dataclass with a field ``schema``.
-        path: The file.
-        version: The schema that this version of the code reads.
-
-    Raises:
-        DamagedRecordError: not JSON, another schema version, or a missing, unknown or mistyped key.
-        OSError: the file cannot be read.
+    Raises ``DamagedRecordError`` where it is not JSON, of another version, or a key is missing, unknown or mistyped.
     """
     from pydantic_core import from_json
 
@@ -46,13 +39,14 @@ def read(kind: type[T], path: Path, version: int) -> T:
     try:
         tree = from_json(content, allow_inf_nan=False)
         found = tree.get("schema") if isinstance(tree, dict) else None
-        if type(found) is not int or found != version:
-            advice = ""
-            if type(found) is int and found > version:
-                advice = ": update the code to read it"
-            elif type(found) is int:
-                advice = f": the code of its commit, {tree.get('git_commit')}, reads it; here its run counts as missing"
-            raise ValueError(f"schema is {found!r}, this version reads {version}{advice}")
+        problem = f"schema is {found!r}, this version reads {version}"
+        if type(found) is not int:
+            raise ValueError(problem)
+        if found > version:
+            raise ValueError(f"{problem}: update the code to read it")
+        if found < version:
+            commit = tree.get("git_commit")
+            raise ValueError(f"{problem}: the code of its commit, {commit}, reads it; here its run counts as missing")
         instance: T = _adapter(kind).validate_json(content, strict=True, extra="forbid")
     except ValueError as error:
         raise DamagedRecordError(f"{path}: {_reason(error)}") from error
@@ -66,10 +60,8 @@ def read_all(kind: type[T], paths: Iterable[Path], version: int) -> tuple[list[T
     for path in paths:
         try:
             instances.append(read(kind, path, version))
-        except DamagedRecordError as error:
-            damaged.append(str(error))
-        except OSError as error:
-            damaged.append(f"{path}: {_reason(error)}")
+        except (DamagedRecordError, OSError) as error:
+            damaged.append(str(error) if isinstance(error, DamagedRecordError) else f"{path}: {_reason(error)}")
     return instances, damaged
 
 

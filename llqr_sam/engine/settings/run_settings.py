@@ -24,13 +24,8 @@ Epochs = Annotated[
     tuple[int, ...],
     Rule("must be epochs >= 1 in rising order", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1),
 ]
-Interval = Annotated[
-    str,
-    Rule(
-        "must be a number of steps or epochs in one word, like 2000steps or 2epochs; null is 1epochs",
-        re.compile(r"[1-9][0-9]*(steps?|epochs?)").fullmatch,
-    ),
-]
+_INTERVAL = "must be a number of steps or epochs in one word, like 2000steps or 2epochs; null is 1epochs"
+Interval = Annotated[str, Rule(_INTERVAL, re.compile(r"[1-9][0-9]*(steps?|epochs?)").fullmatch)]
 REFRESH_DTYPES: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
 
 
@@ -140,11 +135,7 @@ class RunSettings:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> RunSettings:
-        """Inverse of ``as_dict``; keys that are not a run's are left out.
-
-        Raises:
-            ValueError: a value is impossible; the message names the key, the value and what would be right.
-        """
+        """Inverse of ``as_dict``; keys that are not a run's are left out. Raises ValueError at a bad value."""
         return cls(
             dataset=_part(DatasetSettings, tree["dataset"]),
             arch=_part(ArchSettings, tree["arch"]),

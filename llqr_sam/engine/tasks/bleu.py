@@ -10,26 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llqr_sam.data.bitext import LANGUAGES
 from llqr_sam.data.translation import PairBatches
 
 # fairseq's recipe for IWSLT14; a translation of S source tokens has at most 1.2 S + 10.
-BEAM, LENGTH_PENALTY, MAX_LENGTH = 5, 1.0, (1.2, 10)
+SEARCH = {"beam_size": 5, "len_penalty": 1.0, "max_len_a": 1.2, "max_len_b": 10}
 _JOINED = "subword_nmt"  # fairseq's name for removing "@@ "
 
 
 class BleuScorer:
-    """BLEU against the target side of sentence pairs.
+    """BLEU against the target side of ``pairs``, fairseq's ``LanguagePairDataset``.
 
-    Args:
-        pairs: fairseq's ``LanguagePairDataset``.
-        dictionaries: fairseq's, of source and target.
-
-    Attributes:
-        copy: Both scores of the source as its own translation.
-        signature: sacreBLEU's description of how it scores.
+    ``copy`` has both scores of the source as its own translation, ``signature`` is sacreBLEU's description of how it
+    scores.
     """
 
     def __init__(self, pairs: Any, dictionaries: tuple[Any, Any]) -> None:
@@ -48,14 +43,7 @@ class BleuScorer:
         """Translate the source of every pair by beam search; words, in the order of the pairs."""
         from fairseq.sequence_generator import SequenceGenerator
 
-        generator = SequenceGenerator(
-            [model],
-            self._target,
-            beam_size=BEAM,
-            max_len_a=MAX_LENGTH[0],
-            max_len_b=MAX_LENGTH[1],
-            len_penalty=LENGTH_PENALTY,
-        )
+        generator = SequenceGenerator([model], self._target, **SEARCH)
         found = [""] * batches.size
         padding = batches.pairs.src_dict.pad()
         for numbers, ((source, _), _) in batches:
@@ -78,13 +66,9 @@ class BleuScorer:
         words = Dictionary()  # numbers whole words as they come
         scorer = Scorer(BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
         for reference, translation in zip(self._references, translations, strict=True):
-            encoded: list[Tensor] = [
-                words.encode_line(line, add_if_not_exist=True, append_eos=True).to(torch.int32)
-                for line in (reference, translation)
-            ]
-            scorer.add(*encoded)
+            encoded = (words.encode_line(line, add_if_not_exist=True) for line in (reference, translation))
+            scorer.add(*(line.to(torch.int32) for line in encoded))
         return float(scorer.score()) if any(translations) else 0.0
 
     def _detokenise(self, line: str) -> str:
-        detokenised: str = self._detokeniser.detokenize(line.split())
-        return detokenised
+        return str(self._detokeniser.detokenize(line.split()))

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llqr_sam.data import fingerprint
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import WHOLE, Share, Splits, open_batches
+from llqr_sam.data.streams import WHOLE, Share, open_batches
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Flatness
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
@@ -62,7 +61,7 @@ class Classification(Task):
     @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """``None`` for TinyImageNet."""
-        return fingerprint.fingerprint(dataset, path, root)
+        return data.fingerprint(dataset, path, root)
 
     @classmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
@@ -74,7 +73,7 @@ class Classification(Task):
             model = models.build(arch, classes=known.classes, image_size=side, channels=known.channels)
         return model, f"{known.classes} classes, {side} x {side} images"
 
-    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> Splits:
+    def load(self, options: RunOptions, device: torch.device, share: Share = WHOLE) -> data.Splits:
         """The data set with the run's augmentation and label noise."""
         dataset, protocol = self.settings.dataset, self.settings.protocol
         assert protocol.batch_size is not None  # registry.check
@@ -92,7 +91,7 @@ class Classification(Task):
             share=share,
         )
 
-    def model(self, splits: Splits) -> nn.Module:
+    def model(self, splits: data.Splits) -> nn.Module:
         """The network for as many classes as the data have."""
         arch, found = self.settings.arch, splits.info
         return models.build(
@@ -105,7 +104,7 @@ class Classification(Task):
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, splits: Splits, number: int | None, device: torch.device, team: Team = ALONE
+        self, model: nn.Module, splits: data.Splits, number: int | None, device: torch.device, team: Team = ALONE
     ) -> Scores:
         """Top-1 and the mean cross-entropy, never smoothed, so that it can be compared between protocols."""
         precision, samples = self.settings.precision, 0

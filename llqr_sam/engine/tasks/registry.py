@@ -17,11 +17,7 @@ ARCHS = tuple(name for task in TASKS for name in task.archs)
 
 
 def task_for(dataset: str) -> type[Task]:
-    """The task of a data set.
-
-    Raises:
-        ValueError: there is no data set of that name.
-    """
+    """The task of a data set; raises ValueError where there is no data set of that name."""
     for task in TASKS:
         if dataset in task.datasets:
             return task
@@ -29,11 +25,7 @@ def task_for(dataset: str) -> type[Task]:
 
 
 def check_inputs(arch: str, dataset: str) -> None:
-    """Check that a network takes what a data set holds.
-
-    Raises:
-        ValueError: there is no such network or data set, or they belong to different tasks.
-    """
+    """Raise ValueError where there is no such network or data set, or they belong to different tasks."""
     task = task_for(dataset)
     if arch not in ARCHS:
         raise ValueError(f"arch={arch} is not a network here. Choose from: {', '.join(ARCHS)}.")
@@ -46,11 +38,7 @@ def check_inputs(arch: str, dataset: str) -> None:
 
 
 def check(settings: RunSettings, devices: int = 1) -> None:
-    """Check that the parts of a run fit together, before any data are read.
-
-    Args:
-        settings: The run.
-        devices: Number of devices that train it.
+    """Check that the parts of a run on so many devices fit together, before any data are read.
 
     Raises:
         ValueError: they do not; the message names the key, the value and what would be right.
@@ -71,11 +59,7 @@ def check(settings: RunSettings, devices: int = 1) -> None:
 
 
 def check_installed(settings: RunSettings, *, flatness: bool) -> None:
-    """Check that this machine has the optional packages that a run needs.
-
-    Args:
-        settings: The run.
-        flatness: Whether the sharpness at its end is measured.
+    """Check that this machine has the optional packages for a run, and for measuring its ``flatness`` at the end.
 
     Raises:
         ValueError: a package is not installed, or the sharpness of this task cannot be measured.

@@ -5,7 +5,6 @@ The loop knows minibatches and a loss. A kind of data is one subclass of ``Task`
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +44,8 @@ class Loaded(Protocol):
     def samples(self) -> Samples: ...
 
 
-class Task(ABC):
-    """One kind of data and what is learned from it in the run of ``settings``.
+class Task:
+    """Base of the tasks: one kind of data and what is learned from it in the run of ``settings``.
 
     ``model`` and ``evaluate`` take what ``load`` returned.
     """
@@ -77,52 +76,40 @@ class Task(ABC):
         """Raise ValueError if an optional package is missing; the message says what installs it."""
 
     @staticmethod
-    @abstractmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """The ``fingerprint`` of the data set without loading it; ``None`` where that would take minutes.
 
-        Raises:
-            MissingDataError: the data are not there.
-            ValueError: they are not what they should be.
+        Raises MissingDataError, or ValueError where the data are not what they should be.
         """
+        raise NotImplementedError
 
     @classmethod
-    @abstractmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
         """The network on the meta device, which takes no memory, and a description of what it is built for.
 
-        Args:
-            arch: One of ``archs_for(dataset)``.
-            dataset: One of ``datasets``.
-            words: Words in the two dictionaries, for data sets that have some; None: as many as the data set's.
-
-        Raises:
-            ValueError: ``words`` has no use or is too small, or an optional package is missing.
+        ``words`` are those in the two dictionaries, for data sets that have some; None: as many as the data set's.
+        ValueError, if they have no use or are too few, or an optional package is missing.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def load(self, options: RunOptions, device: torch.device, share: Share) -> Loaded:
         """Load this process's share of the data set; minibatches are made on ``device``."""
+        raise NotImplementedError
 
-    @abstractmethod
     def model(self, splits: Any) -> nn.Module:
         """A network for the data, with fresh weights from the global generator."""
+        raise NotImplementedError
 
-    @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean training loss of a minibatch, 0-d."""
+        raise NotImplementedError
 
-    @abstractmethod
     def evaluate(self, model: nn.Module, splits: Any, number: int | None, device: torch.device, team: Team) -> Scores:
-        """Score the network on the test data; it is left in inference mode.
+        """Score the network on the test data that the ranks of ``team`` share; it is left in inference mode.
 
-        Args:
-            model: The network.
-            splits: Its data.
-            number: Number of the evaluation, from 1; None: the last one of the run.
-            device: Where both are.
-            team: The ranks that share the test data.
+        ``number`` is that of the evaluation, from 1; None: the last one of the run.
         """
+        raise NotImplementedError
 
     def scoring(self) -> Scoring | None:
         """How the network is scored, for the record, where the scores alone do not say it."""

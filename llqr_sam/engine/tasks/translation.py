@@ -29,12 +29,10 @@ DICTIONARY_WORDS = {"iwslt14": 10_000, "multi30k": 4_000}  # about the number of
 
 
 def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """fairseq's label-smoothed cross-entropy, the mean over the tokens that are not padding, in nats.
+    """fairseq's label-smoothed cross-entropy, the mean in nats over the tokens that are not padding.
 
-    Args:
-        outputs: Logits ``[B, T, V]``.
-        targets: Tokens ``[B, T]``, padding ``IGNORED``.
-        smoothing: Probability taken from the target and spread over the others, in [0, 1).
+    Logits are ``[B, T, V]``, targets ``[B, T]`` with padding ``IGNORED``; ``smoothing`` in [0, 1) is the probability
+    taken from the target and spread over the others.
     """
     from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
@@ -50,9 +48,7 @@ class Translation(Task):
     datasets = CORPORA
     archs = TRANSFORMERS
     inputs = "sentences"
-    own_keys: ClassVar = dict.fromkeys(
-        ("protocol.max_tokens", "protocol.warmup_steps", "protocol.dropout", "protocol.bleu_every"), None
-    )
+    own_keys: ClassVar = {f"protocol.{key}": None for key in ("max_tokens", "warmup_steps", "dropout", "bleu_every")}
     required_keys = ("protocol.max_tokens", "protocol.dropout")
     several_devices = False  # a minibatch is bounded by its tokens, so it has no equal shares
     keeps_best_weights = True
@@ -65,9 +61,8 @@ class Translation(Task):
     def check(cls, settings: RunSettings) -> None:
         """A dense block of the embedding would have as many entries as the vocabulary squared."""
         if settings.optim.llqr and settings.optim.llqr.structure == "dense":
-            raise ValueError(
-                f"structure=dense does not fit dataset={settings.dataset.name}: it squares the vocabulary."
-            )
+            name = settings.dataset.name
+            raise ValueError(f"structure=dense does not fit dataset={name}: it squares the vocabulary.")
 
     @classmethod
     def check_installed(cls, settings: RunSettings) -> None:

@@ -36,11 +36,6 @@ class Parameters:
         first = self._first()
         self.device, self.dtype = first.device, _dtype_of_factors(first)
 
-    def require_values(self) -> None:
-        """Raises ValueError for a model on the meta device."""
-        if self.device.type == "meta":
-            raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
-
     def require_known(self, v: Named) -> None:
         """Raises ValueError if a vector has an unknown name or shape, or if the model has been moved."""
         for name, x in v.items():
@@ -57,10 +52,9 @@ class Parameters:
             before, now = self.shapes.get(name), present.get(name)
             if before != now:
                 change = "became trainable" if before is None else "was frozen or removed"
-                change = f"became {tuple(now)}" if before and now else change
-                raise ValueError(
-                    f"parameter {name} {change} after this LLQR was built; build a new one for the model as it is."
-                )
+                if before is not None and now is not None:
+                    change = f"became {tuple(now)}"
+                raise ValueError(f"parameter {name} {change} after this LLQR was built; build a new one.")
         self._require_in_place()
 
     def laid_out(self, named: Named, ranks: Ranks) -> Named:
@@ -168,6 +162,8 @@ def _require_supported(model: nn.Module) -> None:
             fault = f"{first} is {other.dtype} and {name} {p.dtype}; LLQR needs all in double precision, or none."
         if fault:
             raise ValueError(f"parameter {fault}")
+    if other.device.type == "meta":
+        raise ValueError("the model is on the meta device, without values; build LLQR after loading them.")
     for name, module in model.named_modules():
         if isinstance(module, EMBEDDINGS) and module.sparse and any(p.requires_grad for p in module.parameters()):
             raise ValueError(f"embedding {name} has sparse gradients, and LLQR needs dense ones: set sparse=False.")

@@ -18,7 +18,7 @@ All start at the identity. Factors are free: neither orthogonality nor symmetry 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,14 +33,11 @@ Factors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """G <- G clip / max(clip, |G|), buf <- G + momentum buf, U <- U - lr buf: an inner step (LLQR paper, Alg. 2).
-
-    ``clip_norm`` is the L2 norm to which each factor's gradient is clipped.
-    """
+    """G <- G clip / max(clip, |G|), buf <- G + momentum buf, U <- U - lr buf: an inner step (LLQR paper, Alg. 2)."""
 
     lr: float = 1e-3
     momentum: float = 0.9
-    clip_norm: float = 5.0
+    clip_norm: float = 5.0  # L2 norm to which each factor's gradient is clipped
 
     def clip(self, squared_norm: Tensor) -> Tensor:
         """Factor in (0, 1] that clips a gradient of that squared norm; any shape, elementwise."""
@@ -104,33 +101,28 @@ class Block(ABC):
 
 
 class KernelBlock(Block):
-    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight.
+    """A block of kernels of one matrix shape, ``[K, n, m]``; K counts matrices, three for a fused attention weight."""
 
-    The factors are in ``dtype``, and so are the products of ``apply`` unless ``apply_dtype`` is given.
-    """
-
+    axes: ClassVar[dict[str, str]]
+    """Factor -> its axes, of n, m and p = nm: two equal ones are the identity at first, others are ones."""
     learner_type: ClassVar[Callable[..., Learner]]
     """Makes the learner from the block, its stacked gradient and the heavy ball."""
 
     def __init__(
-        self,
-        kernels: Sequence[Kernel],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        apply_dtype: torch.dtype | None = None,
+        self, kernels: list[Kernel], *, dtype: torch.dtype, device: torch.device, apply_dtype: torch.dtype | None = None
     ) -> None:
-        self._kernels = list(kernels)
+        self._kernels = kernels
         self.count = sum(kernel.parts for kernel in kernels)
         self.n, self.m = kernels[0].n, kernels[0].m
         self._blank = torch.zeros((), dtype=dtype, device=device)
-        self.factors = self.identity()
+        self.factors = {}
+        sizes = {"n": self.n, "m": self.m, "p": self.n * self.m}
+        for name, axes in self.axes.items():
+            shape = [sizes[axis] for axis in axes]
+            start = torch.eye if axes in ("nn", "mm", "pp") else torch.ones
+            self.factors[name] = start(*shape, dtype=dtype, device=device).expand(self.count, *shape).contiguous()
         self._apply_dtype = apply_dtype or dtype
         self._rounded: tuple[list[int], Factors] = ([], {})
-
-    @abstractmethod
-    def identity(self) -> Factors:
-        """Factors of U = I."""
 
     @abstractmethod
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
@@ -172,13 +164,6 @@ class KernelBlock(Block):
         pieces = {name: torch.split(f, [k.parts for k in self._kernels]) for name, f in self.factors.items()}
         return {k.name: {name: p[i] for name, p in pieces.items()} for i, k in enumerate(self._kernels)}
 
-    def _eye(self, size: int) -> Tensor:
-        eye = torch.eye(size, dtype=self._blank.dtype, device=self._blank.device)
-        return eye.expand(self.count, size, size).contiguous()
-
-    def _ones(self, *shape: int) -> Tensor:
-        return self._blank.new_ones(self.count, *shape)
-
 
 class FreeLearner(Learner):
     """Heavy ball on explicit factors, whose gradients the block's ``pullback`` forms."""
@@ -213,8 +198,7 @@ class FreeBlock(KernelBlock):
 class DiagKFAC(FreeBlock):
     """U W = b W a', a ``[K, m]`` over the fan-in and b ``[K, n]`` over the fan-out."""
 
-    def identity(self) -> Factors:
-        return {"a": self._ones(self.m), "b": self._ones(self.n)}
+    axes: ClassVar = {"a": "m", "b": "n"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return stacked * factors["a"].unsqueeze(1) * factors["b"].unsqueeze(2)
@@ -228,8 +212,7 @@ class DiagKFAC(FreeBlock):
 class Dense(FreeBlock):
     """A full matrix ``[K, nm, nm]`` on each vectorised kernel, for tests and toys only."""
 
-    def identity(self) -> Factors:
-        return {"U": self._eye(self.n * self.m)}
+    axes: ClassVar = {"U": "pp"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return (factors["U"] @ stacked.flatten(1).unsqueeze(2)).view_as(stacked)

@@ -31,7 +31,7 @@ class Diagonal(Block):
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
         self._joint = joint
         self._shapes = {p.name: p.shape for p in parameters}
-        self._parts = [p.parts for p in parameters]
+        self.parts = [p.parts for p in parameters]
         keys = [(p.layer if joint else p.name, *part) for p in parameters for part in p.slices()]
         groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         self.groups = torch.tensor([groups[key] for key in keys], device=device)
@@ -61,11 +61,6 @@ class Diagonal(Block):
         pieces = torch.split(flat.squeeze(0), [shape.numel() for shape in self._shapes.values()])
         shapes = zip(pieces, self._shapes.items(), strict=True)
         return {name: x.as_strided(shape, self._strides[name]) for x, (name, shape) in shapes}
-
-    def parts(self, views: Named) -> list[Tensor]:
-        """Returns ``views``, cut into the parts that are clipped one by one."""
-        cut = zip(views.values(), self._parts, strict=True)
-        return [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
 
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
         """Starts an inner loop; d takes the memory order of the gradient."""
@@ -117,7 +112,8 @@ class DiagonalLearner(Learner):
         self._d = block.factors["d"].clone()
         self._buffer, self._work = torch.zeros_like(self._d), torch.empty_like(self._d)
         self._named_d, self._named_work = block.views(self._d), block.views(self._work)
-        self._parts = block.parts(self._named_work)
+        cut = zip(self._named_work.values(), block.parts, strict=True)
+        self._parts = [x for view, parts in cut for x in (view.chunk(parts) if parts > 1 else (view,))]
         self._gradient = {name: gradient[name] for name in self._named_d}
 
     def apply(self) -> Named:

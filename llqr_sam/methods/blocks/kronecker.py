@@ -81,10 +81,8 @@ class KFACLearner(_TwoSidedLearner):
 class KFAC(KernelBlock):
     """U W = B W A' (the paper's A X B'), A ``[K, m, m]`` on the fan-in, B ``[K, n, n]`` on the fan-out."""
 
+    axes: ClassVar = {"A": "mm", "B": "nn"}
     learner_type = KFACLearner
-
-    def identity(self) -> Factors:
-        return {"A": self._eye(self.m), "B": self._eye(self.n)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return matmul(matmul(factors["B"], stacked), factors["A"].mT)
@@ -122,18 +120,14 @@ class EKFACLearner(_TwoSidedLearner):
         short_gradient = -(matmul(c_long, e.mT) + matmul(self._w_long, df.mT))
         left = torch.cat([c, self._w], dim=1)
         right = torch.cat([matmul(self._short, e), matmul(self._short, df)], dim=1)
-        self._descend_long(left, right)
-        self._descent.step(self._short, self._short_buffer, short_gradient)
-        self._descent.step(self._scale, self._scale_buffer, -(f * s))
-
-    def _descend_long(self, left: Tensor, right: Tensor) -> None:
-        """Steps the long factor, whose gradient is -left' right, and W long by the same momentum rule."""
         descent = self._descent
-        squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))
+        squared_norm = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))  # of dJ/dlong = -left' right
         right = right * descent.clip(squared_norm).view(-1, 1, 1)
         w_left = torch.cat([matmul(self._w, left[:, : self._w.shape[1]].mT), self._gram], dim=2)
         descent.move(self._long, self._long_buffer.baddbmm_(left.mT, right, beta=descent.momentum, alpha=-1))
         descent.move(self._w_long, self._w_long_buffer.baddbmm_(w_left, right, beta=descent.momentum, alpha=-1))
+        descent.step(self._short, self._short_buffer, short_gradient)
+        descent.step(self._scale, self._scale_buffer, -(f * s))
 
     def factors(self) -> Factors:
         return {self._short_name: self._short, self._long_name: self._long, "D": self._short_first(self._scale)}
@@ -142,10 +136,8 @@ class EKFACLearner(_TwoSidedLearner):
 class EKFAC(KernelBlock):
     """U W = Q_B (D * (Q_B' W Q_A)) Q_A', Q_A ``[K, m, m]``, Q_B ``[K, n, n]``, D ``[K, n, m]``."""
 
+    axes: ClassVar = {"Q_A": "mm", "Q_B": "nn", "D": "nm"}
     learner_type = EKFACLearner
-
-    def identity(self) -> Factors:
-        return {"Q_A": self._eye(self.m), "Q_B": self._eye(self.n), "D": self._ones(self.n, self.m)}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         q_a, q_b = factors["Q_A"], factors["Q_B"]
@@ -156,8 +148,7 @@ class EKFAC(KernelBlock):
 class VocabularyKFAC(FreeBlock):
     """U W = b W A', A ``[K, m, m]`` over the width and b ``[K, n]`` over the words: m^2 + n scalars."""
 
-    def identity(self) -> Factors:
-        return {"A": self._eye(self.m), "b": self._ones(self.n)}
+    axes: ClassVar = {"A": "mm", "b": "n"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         return (factors["b"].unsqueeze(2) * stacked) @ factors["A"].mT
@@ -169,8 +160,7 @@ class VocabularyKFAC(FreeBlock):
 class VocabularyEKFAC(FreeBlock):
     """U W = (D * W Q_A) Q_A', Q_A ``[K, m, m]`` over the width, D ``[K, n, m]``: m^2 + mn scalars."""
 
-    def identity(self) -> Factors:
-        return {"Q_A": self._eye(self.m), "D": self._ones(self.n, self.m)}
+    axes: ClassVar = {"Q_A": "mm", "D": "nm"}
 
     def product(self, factors: Factors, stacked: Tensor) -> Tensor:
         q = factors["Q_A"]

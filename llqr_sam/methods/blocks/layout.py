@@ -26,23 +26,14 @@ SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 @dataclass(frozen=True)
 class Vector:
-    """One bias or norm scale, preconditioned elementwise; under the diagonal structure any parameter.
-
-    Args:
-        name, shape: Of the parameter, as stored.
-        layer: What the diagonal structure clips as a whole: the module it belongs to, or the parameter itself where
-            that module is the network (a class token is no layer's).
-        parts: Equal slices of its first axis that are clipped each by itself: three in a fused query-key-value layer.
-        third: Its index among the three where a layer stores them separately.
-        fallback: It is a weight whose shape is no matrix.
-    """
+    """One bias or norm scale, preconditioned elementwise; under the diagonal structure any parameter."""
 
     name: str
-    shape: torch.Size
-    layer: str = ""
-    parts: int = 1
-    third: int | None = None
-    fallback: bool = False
+    shape: torch.Size  # as stored
+    layer: str = ""  # what the diagonal structure clips as a whole: the module, or a parameter that is of no layer
+    parts: int = 1  # slices of the first axis that are clipped each by itself: three in a fused query-key-value layer
+    third: int | None = None  # index among the three where a layer stores them separately
+    fallback: bool = False  # whether it is a weight whose shape is no matrix
 
     def slices(self) -> list[tuple[int, int]]:
         """Returns (n_slices, index) for each part, as of a fused layer."""
@@ -51,16 +42,12 @@ class Vector:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel(Vector):
-    """A weight that is also ``parts`` matrices ``[n, m]``, n the fan-out and m the fan-in.
-
-    ``input_first``: it is stored as (in, out, ...), as transposed convolutions are. ``vocabulary``: it belongs to an
-    embedding, a row a word, whether or not an output layer shares it.
-    """
+    """A weight that is also ``parts`` matrices ``[n, m]``, n the fan-out and m the fan-in."""
 
     n: int
     m: int
-    input_first: bool = False
-    vocabulary: bool = False
+    input_first: bool = False  # stored as (in, out, ...), as transposed convolutions are
+    vocabulary: bool = False  # belongs to an embedding, a row a word, whether or not an output layer shares it
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Weight-shaped tensor -> ``[parts, n, m]`` (a view where the memory layout allows)."""

@@ -5,7 +5,7 @@ A line is the mean over the seeds of a cell; the band around it reaches from the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from matplotlib.ticker import MaxNLocator
 
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.drawing import NoRecords, colour, label, legend_beside, tidy, write_figure
+from llqr_sam.report.tables.accuracy_table import AccuracyTable, CellResult, collect
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.plan.plan import Cell, plan
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.plan.plan import Cell
 
 TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # figure -> tables; the paper's Figure 1 shows Table 5 alone
 FIELDS = ("score", "test_loss", "seconds")  # of a record's curve, in the order of those of ``Curve``
@@ -58,31 +58,19 @@ class Curve:
         return f"{method_label(self.cell)}, n = {len(self.score)}"
 
 
-def curves_of(status: Status) -> list[Curve]:
-    """Curves of the cells with finished runs, in the order of the plan; each as long as its shortest run.
-
-    Raises:
-        UsageError: records of one data set are of different data.
-    """
-    status.check_mixtures()
-    records: dict[Cell, list[Record]] = {}
-    for run in status.runs:
-        record = status.records.get(run.run_id)
-        if record is not None and record.status == "finished" and record.metrics.curve:
-            records.setdefault(run.cell, []).append(record)
-    return [
-        Curve(cell, runs[0].metrics.curve[0].unit, _stack(runs, "epoch")[0], *(_stack(runs, name) for name in FIELDS))
-        for cell, runs in records.items()
-    ]
+def curves_of(cells: Iterable[CellResult]) -> list[Curve]:
+    """Curves of the cells with finished runs, in their order; each as long as its shortest run."""
+    curves = []
+    for result in cells:
+        if runs := [record for record in result.finished.values() if record.metrics.curve]:
+            numbers = (_stack(runs, name) for name in FIELDS)
+            curves.append(Curve(result.cell, runs[0].metrics.curve[0].unit, _stack(runs, "epoch")[0], *numbers))
+    return curves
 
 
-def draw_curves(title: str, status: Status, path: Path) -> bool:
-    """Draw the finished runs of a plan, all of one data set, into the PNG ``path``.
-
-    Returns:
-        Whether there was anything to draw. Without finished runs no file is written.
-    """
-    curves = sorted(curves_of(status), key=lambda curve: -curve.best)
+def draw_curves(table: AccuracyTable, path: Path) -> bool:
+    """Draw a table's finished runs, all of one data set, into the PNG ``path``; returns whether there are any."""
+    curves = sorted(curves_of(table.cells), key=lambda curve: -curve.best)
     if not curves:
         return False
     axis, best = SCORE_LABELS[curves[0].unit]
@@ -90,7 +78,7 @@ def draw_curves(title: str, status: Status, path: Path) -> bool:
     axes = figure.add_subplot()
     for curve in curves:
         _line(axes, curve, curve.epochs, curve.score, f"{curve.best:.2f}  {method_label(curve.cell)}")
-    label(axes, f"{title}: mean over seeds, shaded from lowest to highest", xlabel="epoch", ylabel=axis)
+    label(axes, f"{table.config.title}: mean over seeds, shaded from lowest to highest", xlabel="epoch", ylabel=axis)
     axes.set(xlim=(min(c.epochs[0] for c in curves), max(c.epochs[-1] for c in curves)), ylim=_limits(curves))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
@@ -102,25 +90,16 @@ def draw_curves(title: str, status: Status, path: Path) -> bool:
 def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[str] = ()) -> list[Path]:
     """Figure 1 or 4: error against epoch and loss against time, a row for each network with finished runs.
 
-    Args:
-        number: Of the figure.
-        results: Holds the records.
-        folder: Where the picture goes.
-        words: As for train.py; ``table=`` draws another table's records.
-
-    Raises:
-        NoRecords: none of the runs is finished.
-        UsageError: records of one data set are of different data.
+    ``words`` are as for train.py; ``table=`` draws another table's records. Raises ``NoRecords`` if no run is finished.
     """
     tables = TABLES[number]
     named = any(word.startswith("table=") for word in words)
     rows: list[tuple[str, list[Curve]]] = []
     for chosen in [words] if named else [[f"table={table}", *words] for table in tables]:
-        command = Command.of(*chosen)
-        table = command.table
-        place = f"Table {table.number}" if table.number.isdigit() else table.title
-        for of_network in by_network(curves_of(Status.of(plan(command), results))):
-            rows.append((f"{network_name(of_network[0].cell)} ({place})", of_network))
+        _, table = collect(Command.of(*chosen, f"paths.results={results}"))
+        place = f"Table {table.config.number}" if table.config.number.isdigit() else table.config.title
+        by_network = filter(None, map(curves_of, table.rows))
+        rows += [(f"{network_name(curves[0].cell)} ({place})", curves) for curves in by_network]
     if not rows:
         raise NoRecords(f"no run of table {' or '.join(tables)} is finished; python train.py table={tables[0]}")
     figure = Figure(figsize=(12.5, 0.4 + 4.2 * len(rows)), layout="constrained")
@@ -128,14 +107,6 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
     for (title, curves), (by_epoch, by_time) in zip(rows, panels, strict=True):
         _draw_pair(by_epoch, by_time, title, curves)
     return [write_figure(figure, folder / f"figure_{int(number):02d}.png")]
-
-
-def by_network(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """The curves of each row of a table: data set, network and label noise."""
-    rows: dict[str, list[Curve]] = {}
-    for curve in curves:
-        rows.setdefault(network_name(curve.cell), []).append(curve)
-    return list(rows.values())
 
 
 def network_name(cell: Cell) -> str:

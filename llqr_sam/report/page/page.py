@@ -8,15 +8,94 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.ticker import MaxNLocator
+from omegaconf import OmegaConf
 
 from llqr_sam.engine.records.atomic import replacing
-from llqr_sam.report.page.curves import Chart
+from llqr_sam.engine.records.record import Record
+from llqr_sam.report.figures.curves import Curve, curves_of, network_name
+from llqr_sam.report.figures.drawing import colour
+from llqr_sam.report.tables.accuracy_table import collect
+from llqr_sam.report.tables.accuracy_text import print_accuracy
+from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.report.tables.printed_table import PrintedTable
+from llqr_sam.suite.config.command import Command
+from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.status.status import Status
+
+WIDTH, HEIGHT = 460, 300  # of a panel, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44  # margins
+INK = "currentColor"  # of the method that is black elsewhere: the page may be dark
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes and lines."""
+
+    x_label: str
+    y_label: str
+    x_ticks: Sequence[tuple[float, str]]  # pixel and label
+    y_ticks: Sequence[tuple[float, str]]
+    lines: Sequence[str]  # points of a polyline for each method
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """How a method is named and drawn."""
+
+    name: str
+    colour: str
+    dashes: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The curves of a network."""
+
+    title: str
+    methods: Sequence[LegendEntry]
+    panels: Sequence[Panel]
+
+
+def chart(curves: Sequence[Curve]) -> Chart:
+    """The chart of a network: error against epoch, loss against time."""
+    errors = [(curve.epochs, curve.error.mean(axis=0)) for curve in curves]
+    losses = [(curve.seconds.mean(axis=0) / 60, curve.loss.mean(axis=0)) for curve in curves]
+    methods = []
+    for curve in curves:
+        ink = INK if curve.cell.method == "sgdm" else colour(curve.cell.method)
+        methods.append(LegendEntry(curve.label, ink, "6 3" if curve.cell.geometry == "newton" else ""))
+    panels = _panel(errors, "epoch", curves[0].error_label), _panel(losses, "minutes", "test cross-entropy")
+    return Chart(network_name(curves[0].cell), methods, panels)
+
+
+def _panel(lines: Sequence[tuple[np.ndarray, np.ndarray]], x_label: str, y_label: str) -> Panel:
+    """Draw lines of x and y. The first tenth of training, where losses fall steeply, does not stretch the y axis."""
+    lines = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in lines]
+    late = np.concatenate([y[len(y) // 10 :] for _, y in lines])
+    x_high = max(float(x.max()) for x, _ in lines)
+    margin = 0.05 * float(np.ptp(late)) or 1.0
+    y_low, y_high = float(late.min()) - margin, float(late.max()) + margin
+
+    def x_pixel(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_high
+
+    def y_pixel(y: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / (y_high - y_low)
+
+    points = [" ".join(f"{x_pixel(a):.1f},{y_pixel(b):.1f}" for a, b in zip(x, y, strict=True)) for x, y in lines]
+    return Panel(x_label, y_label, _ticks(0.0, x_high, x_pixel), _ticks(y_low, y_high, y_pixel), points)
+
+
+def _ticks(low: float, high: float, pixel: Callable[[float], float]) -> list[tuple[float, str]]:
+    values = map(float, MaxNLocator(5).tick_values(low, high))
+    return [(round(pixel(value), 1), f"{value:g}") for value in values if low <= value <= high]
 
 
 @dataclass(frozen=True)
@@ -71,7 +150,7 @@ def write_page(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("page.html").render(
-        sections=sorted(sections, key=lambda section: _order(section.table.number)),
+        sections=sorted(sections, key=_order),
         figures=[(number, title, _picture(number, results)) for number, title in figures.items()],
         notes=notes,
         words=shlex.join(words),
@@ -88,6 +167,55 @@ def _picture(number: str, results: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 
-def _order(number: str) -> tuple[bool, int, str]:
+def accuracy_section(command: Command) -> Section:
+    """The table that a command names."""
+    status, table = collect(command)
+    return Section(
+        print_accuracy(table),
+        sources=[_source(result.runs, status) for result in table.cells],
+        charts=[chart(curves) for row in table.rows if (curves := curves_of(row))],
+        damage=status.damaged,
+    )
+
+
+def _source(runs: Sequence[Planned], status: Status) -> CellSource:
+    """The runs of a cell, with the command that trains one of them."""
+    cell = runs[0].cell
+    words = ["python", "train.py", f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}"]
+    words += [f"geometry={cell.geometry}"] * bool(cell.geometry)
+    words += [f"dataset.label_noise={cell.label_noise:g}"] * bool(cell.label_noise)
+    words += [f"{choice.key}={choice.value!r}" for choice in runs[0].choices if choice.origin == "selected"]
+    noise = f", label noise {cell.label_noise:g}" if cell.label_noise else ""
+    return CellSource(
+        name=f"{method_label(cell)} on {dataset_label(cell.dataset)}, {arch_label(cell.arch)}{noise}",
+        command=shlex.join(words),
+        config=OmegaConf.to_yaml(OmegaConf.create(runs[0].settings.as_dict())),
+        runs=tuple(_run_link(run, status) for run in runs),
+    )
+
+
+def _run_link(run: Planned, status: Status) -> RunLink:
+    record, path = status.records.get(run.run_id), status.paths.get(run.run_id)
+    if record is None or path is None:
+        return RunLink(run.run_id, status.line(run) if status.of_run(run) != "missing" else "not run")
+    return RunLink(run.run_id, status.line(run), f"../runs/{path.parent.name}/{path.name}", _details(record))
+
+
+def _details(record: Record) -> str:
+    """What the run was trained with, and what came of it."""
+    details = [
+        record.device,
+        f"torch {record.packages.get('torch', 'unknown')}",
+        f"commit {(record.git_commit or 'unknown')[:7]}{'+' * record.git_dirty}",
+        f"{record.seconds.total / 60:.1f} minutes",
+        f"weights {record.weights_sha256[:12]}",
+    ]
+    if record.data_sha256 is not None:
+        details.append(f"data {record.data_sha256[:12]}")
+    return ", ".join(details)
+
+
+def _order(section: Section) -> tuple[bool, int, str]:
     """Sorts tables by number, named ones last."""
+    number = section.table.number
     return (not number.isdigit(), int(number) if number.isdigit() else 0, number)

@@ -131,12 +131,7 @@ class AccuracyTable:
 def collect(
     command: Command, kind: BestOrLast = "best", paper: PaperValues | None = None
 ) -> tuple[Status, AccuracyTable]:
-    """Read the records of a table's runs.
-
-    Args:
-        command: Names the table.
-        kind: Which score of a run.
-        paper: What is beside them; ``None``: what the paper prints.
+    """Read the records of the table that a command names; ``paper`` replaces the values that the paper prints.
 
     Raises:
         UsageError: records of one data set are of different data.

@@ -26,7 +26,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from llqr_sam.engine.devices.device import DeviceError, device_name, device_slug, find_device
-from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
+from llqr_sam.engine.loop.interruption import handled
 from llqr_sam.studies.gpu_window.steps import Output, Step, StepFailed, Training
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import keys, merged, unknown
@@ -55,18 +55,10 @@ class StepList:
 
     Args:
         path: The YAML file.
-        arguments: Words ``key=value``: ``minutes=``, ``parts=`` (numbers from 1), the script's other ones, and
-            train.py's, which replace the list's own of the same key. Those that begin with ``table.`` are for the runs
-            of tables alone, with ``table.timing.`` for tables of times.
-        others: Further keys of the script.
-
-    Attributes:
-        own: The script's own words; empty where they were not given.
-        config: What the words of train.py mean.
-        parts: Those that were asked for.
-
-    Raises:
-        UsageError: an impossible word.
+        arguments: Words ``key=value``: ``minutes=``, ``parts=`` (numbers from 1), the script's own (``others``), and
+            train.py's, which replace the list's of the same key. Those that begin with ``table.`` are for the runs of
+            tables alone, with ``table.timing.`` for tables of times.
+        others: Further keys of the script; ``own`` has their values, empty where they were not given.
     """
 
     def __init__(self, path: Path, arguments: Sequence[str] = (), others: Sequence[str] = ()) -> None:
@@ -111,28 +103,25 @@ class StepList:
 
         Returns:
             Exit status: 0; 1 if a step failed; 130 after Ctrl-C or a scheduler's signal.
-
-        Raises:
-            UsageError: the device cannot do what the precision asks for, a folder cannot be written, or a data set is
-                missing or is not the one of the records.
         """
         check_code()
         runs = [training.run for part in self.parts for training in part.trainings]
         check_device(self.config, [run.settings for run in runs])
         check_folders(self.config)
         Comparison.of(Status.under(runs, self.config), self.config).check()
-        end, runner, status = time.monotonic() + 60 * minutes, ProcessRunner(), 0
-        with runner.on_signals():
+        end, status = time.monotonic() + 60 * minutes, 0
+        signals: list[int] = []
+        with handled(lambda signum, frame: signals.append(signum)):
             for number, (part, step) in enumerate(self._pending()):
                 if number and time.monotonic() >= end:
                     break
                 say(f"{part.title}: {step.name}")
                 try:
-                    said = step.carry_out(runner, min(part.seconds, end - time.monotonic()))
+                    said = step.carry_out(min(part.seconds, end - time.monotonic()), signals)
                 except StepFailed as failure:
                     said, status = f"failed: {step.name}: {failure}", 1
                 after_step()
-                if runner.signals:
+                if signals:
                     say("interrupted: the same command continues")
                     return 130
                 say(*filter(None, [said]))

@@ -5,21 +5,82 @@ python -m llqr_sam.studies.gpu_window.steps JOB        trains the run of a ``Job
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from llqr_sam.repository import ROOT
-from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.launch import make_job, retried_kinds
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.attempt import Reply
+from llqr_sam.suite.run.attempt import Reply, how_it_ended
 from llqr_sam.suite.run.worker import carry_out
 from llqr_sam.suite.status.status import Status
+
+GRACE = 30.0  # seconds between SIGTERM, on which a run saves its checkpoint, and SIGKILL
+POLL = 0.1  # seconds between two looks at the clock and at the signals received
+
+
+class Finished(NamedTuple):
+    """How a process ended."""
+
+    cause: str  # its exit status, or the signal that ended it, in words
+    succeeded: bool
+    output: str | None  # its standard output; None if that went to a file
+    stopped: bool  # it was asked to end, by the time limit or by a signal
+
+
+def run_python(
+    arguments: Sequence[str],
+    seconds: float,
+    signals: Sequence[int],
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    stderr: IO[bytes] | None = None,
+) -> Finished:
+    """Run Python, which can import from the repository, in a process group of its own, and wait for it.
+
+    Args:
+        arguments: Of the interpreter.
+        seconds: After these the process gets SIGTERM; ``GRACE`` seconds later SIGKILL.
+        signals: Those that this process has received; one ends the other process, a second SIGINT kills it.
+        stdout, stderr: Where its output goes; the default returns the standard output.
+    """
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
+    process = subprocess.Popen(
+        command, stdout=stdout, stderr=stderr, text=True, env=environment, start_new_session=True
+    )
+    end, stopped = time.monotonic() + seconds, False
+    while True:
+        try:
+            output, _ = process.communicate(timeout=POLL)
+            break
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+            end = min(end, now) if signals else end
+            if now >= end + GRACE or signals.count(signal.SIGINT) > 1:
+                _send(process, signal.SIGKILL)
+            elif now >= end and not stopped:
+                _send(process, signal.SIGTERM)
+                stopped = True
+    if stopped:
+        _send(process, signal.SIGKILL)  # to children that outlive it
+    return Finished(how_it_ended(process.returncode), process.returncode == 0, output, stopped)
+
+
+def _send(process: subprocess.Popen[str], signum: int) -> None:
+    """Send a signal to the process and its children."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signum)
 
 
 class StepFailed(Exception):
@@ -56,15 +117,11 @@ class Training:
         """How far it is."""
         return f"{self.name}  {self._status().line(self.run)}"
 
-    def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
-        """Train the run or continue it, for ``seconds`` at most; returns what became of it, in one line.
-
-        Raises:
-            StepFailed: the run failed, or its process died.
-            UsageError: the data are not those of the run's checkpoint.
-        """
+    def carry_out(self, seconds: float, signals: Sequence[int]) -> str:
+        """Train the run, or continue it, for ``seconds`` at most; returns the outcome, or raises ``StepFailed``."""
         job = make_job(self.run, self._status(), self.config, Path())
-        finished = runner.run(["-P", "-m", "llqr_sam.studies.gpu_window.steps", job.to_json()], seconds)
+        command = ["-P", "-m", "llqr_sam.studies.gpu_window.steps", job.to_json()]
+        finished = run_python(command, seconds, signals)
         if finished.output:
             reply = Reply(**json.loads(finished.output))
         else:
@@ -110,17 +167,13 @@ class Output:
         """Whether it is done, and its file."""
         return "missing" if self.pending else f"done: {self.path}"
 
-    def carry_out(self, runner: ProcessRunner, seconds: float) -> str:
-        """Run the script for ``seconds`` at most; returns what to say of it, in one line or empty.
-
-        Raises:
-            StepFailed: the script failed.
-        """
+    def carry_out(self, seconds: float, signals: Sequence[int]) -> str:
+        """Run the script for ``seconds`` at most; returns what to say of it, or raises ``StepFailed``."""
         part, log = self._beside(".part"), self._beside(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         arguments = [str(ROOT / word) if (ROOT / word).exists() else word for word in self.command]
         with part.open("wb") as out, log.open("wb") as errors:
-            finished = runner.run(arguments, seconds, out, errors)
+            finished = run_python(arguments, seconds, signals, out, errors)
         if finished.succeeded:
             os.replace(part, self.path)
             return ""

@@ -25,9 +25,6 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
     """Seconds of an epoch against the steps between refreshes, a panel for each measurement.
 
     Methods without U are horizontal lines.
-
-    Raises:
-        NoRecords: nothing was measured.
     """
     table = Command.of(f"table={TABLE}").table
     networks = [network for network in cadence(table, _timings(results)) if network.timing is not None]
@@ -45,11 +42,7 @@ def figure_05(results: Path, folder: Path) -> list[Path]:
 
 
 def figure_06(results: Path, folder: Path) -> list[Path]:
-    """Seconds of a refresh against the number of parameters, with the fitted power if two sizes were measured.
-
-    Raises:
-        NoRecords: nothing was measured.
-    """
+    """Seconds of a refresh against the number of parameters, with the fitted power if two sizes were measured."""
     timings = _timings(results)
     refreshes: defaultdict[str, list[tuple[int, list[float]]]] = defaultdict(list)  # label -> parameters, seconds
     steps: defaultdict[str, dict[int, list[float]]] = defaultdict(dict)  # one for each size

@@ -80,10 +80,9 @@ def state_lines(networks: Sequence[Network]) -> Iterator[str]:
 
 
 def measure_missing(networks: Sequence[Network]) -> int:
-    """Measure what is missing, smallest first; a line for each on standard error.
+    """Measure what is missing, smallest first, a line for each on standard error; returns the exit status.
 
-    Returns:
-        Exit status: 1 if a network did not fit into the device's memory, or the machine was too busy.
+    It is 1 if a network did not fit into the device's memory, or the machine was too busy.
     """
     status = 0
     for network in networks:
@@ -105,8 +104,7 @@ def networks_here(command: Command) -> list[Network]:
     """The networks that a command with a table of times asks for, on this device.
 
     Raises:
-        UsageError: an impossible value, a device that is missing or cannot do what the precision asks for, a launcher
-            or number of devices that has no use here, or ``LLQR_SAM_COMMIT`` is no commit.
+        UsageError: an impossible value, launcher or number of devices, or a device that cannot do what is asked for.
     """
     config, table = command.config, command.table
     check_timed_here(config)

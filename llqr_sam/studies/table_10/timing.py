@@ -13,24 +13,103 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from llqr_sam.data.streams import DatasetInfo
+from llqr_sam.engine.devices.acceleration import CudaGraph, compiled
 from llqr_sam.engine.devices.device import arithmetic, device_name, device_slug
+from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.measurements.rounds import Workload, time_in_rounds
+from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.typed_json import read_all, to_json
-from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.methods.settings import LLQRSettings
+from llqr_sam.engine.settings.run_settings import PrecisionSettings, RunSettings
+from llqr_sam.methods import factory
+from llqr_sam.methods.settings import LLQRSettings, MethodSettings
 from llqr_sam.models.registry import build
-from llqr_sam.studies.table_10.timed_method import Problem, TimedMethod
+
+
+class Problem:
+    """A network, which is moved to ``device``, a minibatch of random numbers and the loss.
+
+    ``shape`` is (batch, channels, side, side), ``precision`` None is float32; CUDA graphs raise a ValueError on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, int, int, int],
+        classes: int,
+        device: torch.device,
+        precision: PrecisionSettings | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        torch.manual_seed(0)
+        self.precision = how = precision or PrecisionSettings()
+        self.model, self.device = model.to(device), device
+        self.inputs = torch.randn(shape, device=device)
+        if how.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stubs
+            self.inputs = self.inputs.to(memory_format=torch.channels_last)
+        self.targets = torch.randint(0, classes, shape[:1], device=device)
+        self.loss_fn = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.forward: Callable[[Tensor], Tensor] = self.model
+        if how.compile:
+            self.forward = compiled(self.model, deterministic=how.deterministic)
+        self.graph = CudaGraph(self.model, device) if how.cuda_graphs else None
+
+    @property
+    def parameters(self) -> int:
+        """How many the network has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def evaluate(self) -> Tensor:
+        """One gradient evaluation, forward and backward, in float32: the unit of every ratio."""
+        self.model.zero_grad()
+        loss: Tensor = self.loss_fn(self.model(self.inputs), self.targets)
+        torch.autograd.backward(loss)
+        return loss
+
+
+class TimedMethod:
+    """A method on a problem; several can share one. ``metric`` is U, if the method learns one."""
+
+    def __init__(self, settings: MethodSettings, problem: Problem) -> None:
+        self._problem, how = problem, problem.precision
+        method = factory.build(settings, problem.model, fused=how.fused, curvature_dtype=how.curvature_dtype)
+        self.metric, self._optimizer = method.metric, method.optimizer
+        for group in self._optimizer.param_groups:
+            group["lr"] = 0.0
+        self._evaluation = GradientEvaluation(
+            problem.forward,
+            problem.loss_fn,
+            self._optimizer.zero_grad,
+            Stopwatch(problem.device),
+            problem.device,
+            bfloat16=how.autocast == "bfloat16",
+            accumulate=how.accumulate,
+            graph=problem.graph,
+        )
+
+    def step(self) -> None:
+        """One step of the optimizer."""
+        self._evaluation.take(self._problem.inputs, self._problem.targets)
+        self._optimizer.step(self._evaluation)  # type: ignore[arg-type]  # torch's stub wants a float
+
+    def refresh(self, inner_steps: int) -> None:
+        """One refresh of U with so many inner steps."""
+        assert self.metric is not None
+        self.metric.inner_steps = inner_steps
+        self.metric.refresh(self._problem.inputs, self._problem.targets, self._problem.loss_fn)
+
 
 SCHEMA_VERSION = 1
 FOLDER = "timings"  # of the records, below the results
@@ -116,29 +195,23 @@ class Timing:
 
 
 def timing_name(runs: Sequence[RunSettings], effort: Effort, device: torch.device) -> str:
-    """Name of the record: what is measured, how, and where.
-
-    ``<arch>-<device>-b<batch>[-<divergence>-<structure>]-<8 hex digits of the hash of all of it>``
-    """
+    """Name of the record: ``<arch>-<device>-b<batch>[-<divergence>-<structure>]-<hash of all that is measured>``."""
     learned = _learned(runs)
     what = [learned[1].divergence, learned[1].structure] if learned else []
     content = [[run.as_dict() for run in runs], asdict(effort), device_name(device), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    place = device_slug(device_name(device))
-    return "-".join(str(part) for part in [runs[0].arch.name, place, f"b{effort.batch}", *what, digest])
+    return "-".join([runs[0].arch.name, device_slug(device_name(device)), f"b{effort.batch}", *what, digest])
 
 
 def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort, device: torch.device) -> Timing:
     """Time the methods of ``runs``, which differ in nothing else, on random images of a data set's size.
 
     Raises:
-        Busy: the machine was too busy to measure a refresh.
-        ValueError: the precision asks for CUDA graphs, and the device has none.
-        torch.OutOfMemoryError: the network does not fit into the device's memory.
+        Busy, torch.OutOfMemoryError: this device cannot measure the network.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, dirty = provenance.git_state()
-    arch, precision, side = runs[0].arch, runs[0].precision, info.image_size
+    arch, precision, learned, side = runs[0].arch, runs[0].precision, _learned(runs), info.image_size
     shape, smoothing = (effort.batch, info.channels, side, side), runs[0].protocol.label_smoothing
     with arithmetic(deterministic=precision.deterministic):
         torch.manual_seed(0)
@@ -147,7 +220,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
         methods = {run.optim.name: TimedMethod(run.optim, problem) for run in runs}
         steps = [Workload(name, method.step, repeats=effort.steps) for name, method in methods.items()]
         refreshes = []
-        if learned := _learned(runs):
+        if learned:
             refresh = methods[learned[0]].refresh
             refreshes = [Workload("refresh", partial(refresh, count)) for count in (1, effort.inner_steps)]
         time_in_rounds([*steps, *refreshes], effort.rounds, device)

@@ -64,11 +64,8 @@ def values(override: Override) -> list[str]:
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
     """The groups of conf/ and the choices of each."""
-    return {
-        folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml")))
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir()
-    }
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir())
+    return {folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
 
 
 @cache
@@ -96,9 +93,12 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
     if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
         raise UsageError(f"{word} is not possible: the keys are fixed. Write key=value.")
     if key in groups():
-        chosen = values(override)
+        chosen, choices = values(override), groups()[key]
         for value in chosen:
-            _check_choice(key, value)
+            if value not in choices and (key, value) != ("table", "null"):
+                noun, known = _NOUNS.get(key, f"a {key}"), ", ".join(choices)
+                remedy = f"Choose from: {known}{did_you_mean(value, choices)}"
+                raise UsageError(f"{key}={value} is not {noun} here. {remedy}")
         return f"{key}={','.join(map(repr, chosen))}" if key == "table" and chosen != ["null"] else word
     if key.endswith(".name") and key.partition(".")[0] in groups():
         group = key.partition(".")[0]
@@ -108,15 +108,6 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
     if key.startswith("table.") and not with_table:
         raise UsageError(f"{word} needs a table. Choose one with table= from: {', '.join(groups()['table'])}.")
     return word
-
-
-def _check_choice(group: str, value: str) -> None:
-    choices = groups()[group]
-    if value in choices or (group == "table" and value == "null"):
-        return
-    noun = _NOUNS.get(group, f"a {group}")
-    known = ", ".join(choices)
-    raise UsageError(f"{group}={value} is not {noun} here. Choose from: {known}{did_you_mean(value, choices)}")
 
 
 def unknown(key: str, others: Iterable[str] = ()) -> str:

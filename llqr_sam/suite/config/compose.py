@@ -16,11 +16,10 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, flag_override
 
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.command_line import checked_words, groups
-from llqr_sam.suite.config.schema import register
 
 
 def compose(words: Sequence[str]) -> DictConfig:
@@ -51,7 +50,6 @@ def compose(words: Sequence[str]) -> DictConfig:
 @cache
 def compose_with_hydra(words: tuple[str, ...]) -> DictConfig:
     """Composes with Hydra alone, inside a Hydra application or without one."""
-    register()
     hydra_runs = GlobalHydra.instance().is_initialized()
     with nullcontext() if hydra_runs else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=list(words))
@@ -65,7 +63,5 @@ def _plain_files(group: str) -> frozenset[str]:
 
 
 @cache
-def _load(group: str, choice: str) -> DictConfig:
-    node = OmegaConf.load(CONF / group / f"{choice}.yaml")
-    assert isinstance(node, DictConfig)
-    return node
+def _load(group: str, choice: str) -> DictConfig | ListConfig:
+    return OmegaConf.load(CONF / group / f"{choice}.yaml")

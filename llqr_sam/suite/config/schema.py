@@ -26,10 +26,8 @@ SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -
 def _schema(name: str, settings: type[Settings], **more: tuple[Any, Any]) -> Any:
     """Makes a mutable dataclass with the keys, types and defaults of some settings, which OmegaConf can fill.
 
-    Args:
-        name: Of this module's variable for it, by which other processes can unpickle it (Hydra's submitit launcher).
-        settings: Their class; a key of a part inside it may be absent.
-        more: Further keys: type and default.
+    Other processes unpickle it by ``name``, this module's variable for it (Hydra's submitit launcher). A key of a part
+    inside the settings may be absent. ``more``: further keys, with type and default.
     """
     defaults = {each.name: each.default for each in fields(settings)}
     members: list[Any] = []
@@ -273,6 +271,4 @@ class Schema(Config):
     seed: int = 0
 
 
-def register() -> None:
-    """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml."""
-    ConfigStore.instance().store(name="schema", node=Schema)
+ConfigStore.instance().store(name="schema", node=Schema)  # which is the first entry of conf/config.yaml

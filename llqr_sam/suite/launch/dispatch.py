@@ -17,13 +17,9 @@ from llqr_sam.suite.status.status import Comparison, Status
 
 
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
-    """Shows the status of the runs or trains what is missing, then reports what a selection chose.
-
-    Returns the exit status; raises as ``launch``.
-    """
-    config = command.config
+    """Shows the status of the runs or trains what is missing, then what a selection chose; returns the exit status."""
+    config, exit_code = command.config, 0
     status = Status.under(runs, config)
-    exit_code = 0
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
         print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
@@ -79,11 +75,8 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
     ``submitit_slurm``). With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with
     ``status=true`` or ``dry_run=true`` into one list. All are planned before the first one starts.
 
-    Returns:
-        The runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra runs it.
-
-    Raises:
-        UsageError: an impossible value in any of the runs, two launchers, or runs that cannot be launched together.
+    Returns the runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra
+    runs it. An impossible value in any of the runs is a UsageError, and so are runs that cannot be launched together.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return None
@@ -95,18 +88,12 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
         check_timed_here(config)
     runs = {run.run_id: run for member in members for run in plan(member)}
     launchers = {config.launch.name for config in configs}
-    if launchers != {"inline"}:
-        _check_together(words, " or ".join(sorted(launchers - {"inline"})))
-    else:  # one list if all runs are only shown, in the same way and from the same folders
+    if launchers == {"inline"}:  # one list if all runs are only shown, in the same way and from the same folders
         views = {str((config.status, config.dry_run, config.paths, config.stale_minutes)) for config in configs}
         looking = all(config.status or config.dry_run for config in configs)
-        if not looking or len(views) > 1 or any(config.select or config.times_networks for config in configs):
-            return None
-    return list(runs.values()), members[0]
-
-
-def _check_together(words: Sequence[str], launcher: str) -> None:
-    """Refuse Hydra's own launchers, and a sweep over what all runs share."""
+        one_list = looking and len(views) == 1 and not any(each.select or each.times_networks for each in configs)
+        return (list(runs.values()), members[0]) if one_list else None
+    launcher = " or ".join(sorted(launchers - {"inline"}))
     for word, override in zip(words, parsed(words), strict=True):
         key = override.key_or_group.partition(".")[0].partition("/")[0]
         if key == "hydra":
@@ -114,3 +101,4 @@ def _check_together(words: Sequence[str], launcher: str) -> None:
         if override.is_sweep_override() and key not in RUN_KEYS:
             problem = f"cannot be swept over with launch={launcher}, which trains the runs together"
             raise UsageError(f"{word} {problem}. Give it one value, or use launch=inline.")
+    return list(runs.values()), members[0]

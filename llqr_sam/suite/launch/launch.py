@@ -14,13 +14,12 @@ from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
-from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
+from llqr_sam.suite.run.attempt import Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
-from llqr_sam.suite.run.job import Job, file_hash
-from llqr_sam.suite.run.processes import train
-from llqr_sam.suite.run.run_folder import failure_path
+from llqr_sam.suite.run.processes import Pool, train, worker_environments
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Comparison, Status, result
 
 
@@ -28,10 +27,8 @@ def launch(status: Status, config: Config) -> int:
     """Trains the missing runs of ``status``, and with ``retry=failed`` those that failed or diverged.
 
     In a table or sweep a failed run is reported in one line and the next one starts. A diverged run has a record and
-    did not fail. A run that another process trains is left alone.
-
-    Returns:
-        Exit status: 0; 1 if a run failed; 130 after Ctrl-C or a scheduler's signal, with the checkpoint saved.
+    did not fail. A run that another process trains is left alone. Returns the exit status: 0; 1 if a run failed; 130
+    after Ctrl-C or a scheduler's signal, with the checkpoint saved.
 
     Raises:
         UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
@@ -65,7 +62,14 @@ def launch(status: Status, config: Config) -> int:
         return _inline([replace(make_job(run, status, config, Path()), alone=alone) for run in chosen])
     here = Path.cwd()
     jobs = [make_job(run, status, config, here) for run in chosen]
-    return (_local if config.launch.name == "local" else _slurm)(jobs, config, here / config.paths.workspace)
+    workspace = here / config.paths.workspace
+    if config.launch.name == "local":
+        return _local(jobs, config, workspace)
+    profile = read_profile(config.launch.profile or "generic")
+    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
+    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
+    print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
+    return 0
 
 
 def _already(status: Status, compared: Comparison) -> int:
@@ -130,16 +134,6 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     return _exit_status(ended, len(jobs))
 
 
-def _slurm(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
-    """Submits an array and returns."""
-    profile = read_profile(config.launch.profile or "generic")
-    name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
-    numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
-    for number, job in zip(numbers, jobs, strict=True):
-        print(f"{number}  {job.run_id}")
-    return 0
-
-
 def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
     """The job of a run, with its paths below ``base`` and the hash of the failed result that it retries."""
     workspace, results = base / config.paths.workspace, base / config.paths.results
@@ -170,7 +164,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         results=results,
         wandb=logging if config.logger.name == "wandb" else None,
         stale_minutes=config.stale_minutes,
-        retries=file_hash(status.paths.get(run.run_id) or failure_path(workspace / run.run_id)),
+        retries=file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id)),
     )
 
 

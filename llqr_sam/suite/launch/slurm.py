@@ -19,19 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from llqr_sam.methods.settings import require
 from llqr_sam.repository import PROFILES
 from llqr_sam.suite.config.errors import UsageError, explain, usage_errors
+from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.job import Job
 from llqr_sam.suite.run.worker import SlurmRun
 
 # Path of each prepared data set under the data root, for profiles that copy them to a node's disk.
-FILES = {
-    "cifar10": "cifar10.npz",
-    "cifar100": "cifar100.npz",
-    "tinyimagenet": "tiny-imagenet-200",
-    "imagenet": "imagenet",
-    "iwslt14": "iwslt14",
-    "multi30k": "multi30k",
-}
+FILES = {"cifar10": "cifar10.npz", "cifar100": "cifar100.npz", "tinyimagenet": "tiny-imagenet-200"}
+FILES |= {name: name for name in ("imagenet", "iwslt14", "multi30k")}
 
 
 @dataclass

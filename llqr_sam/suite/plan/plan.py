@@ -79,12 +79,9 @@ def table_folder(number: str) -> str:
 
 
 def plan(command: Command) -> list[Planned]:
-    """The runs that a command asks for: one, or those of its table that its words choose.
+    """The runs that a command asks for: one, or those of its table that its words choose (``table_runs``).
 
-    With ``select=`` these are the runs of the table's baseline at each candidate, for every row.
-
-    Raises:
-        UsageError: an impossible value, words that choose no run, or ``select=`` without such a selection.
+    An impossible value, words that choose no run, or ``select=`` without such a selection is a UsageError.
     """
     if command.selection is None and command.config.table is None:
         return [Planned.of(command, "adhoc")]
@@ -123,10 +120,6 @@ def table_runs(command: Command) -> Iterator[Planned]:
 def _matches(cell: Cell, chosen: dict[str, list[str]]) -> bool:
     """Whether the command chooses this cell; seeds are chosen apart."""
     noise = chosen.get("dataset.label_noise")
-    return (
-        cell.dataset in chosen.get("dataset", [cell.dataset])
-        and cell.arch in chosen.get("arch", [cell.arch])
-        and cell.method in chosen.get("optim", [cell.method])
-        and (cell.geometry or "none") in chosen.get("geometry", [cell.geometry or "none"])
-        and (noise is None or cell.label_noise in map(float, noise))
-    )
+    values = {"dataset": cell.dataset, "arch": cell.arch, "optim": cell.method, "geometry": cell.geometry or "none"}
+    named = all(value in chosen.get(key, [value]) for key, value in values.items())
+    return named and (noise is None or cell.label_noise in map(float, noise))

@@ -18,7 +18,6 @@ from typing import Any, Literal
 from llqr_sam.engine.records.atomic import creating
 from llqr_sam.suite.config.command import METHOD, Command, root
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.config.schema import TableSelection
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,22 @@ class Choice:
 def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
     """The values that a row of the command's table uses of each hyper-parameter that the table selects.
 
-    ``row`` has its data set, its network and the words that hold for every run of the table. A hyper-parameter that
-    one of these words sets is not selected. Returns one tuple; with ``select=`` one for each candidate: the values
-    selected before it, and the candidate.
+    A hyper-parameter that a word of the row sets is not selected. Returns one tuple; with ``select=`` one for each
+    candidate: the values selected before it, and the candidate.
     """
     used: list[Choice] = []
+    words = [word for word in row.words if root(word) not in METHOD]
     for selection in command.table.selections:
         if row.sets(selection.name):
             continue
-        default, candidates = _candidates(command, selection, row, used)
+        baseline = Command.of(*words, f"optim={selection.optim}", *words_of(used))
+        alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
+        runs = sorted(alternative.settings.run_id for alternative in alternatives)
+        name, dataset, arch = selection.name, baseline.settings.dataset.name, baseline.settings.arch.name
+        digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
+        path = command.config.paths.results / "selection" / f"{name}-{dataset}-{arch}-{digest}.json"
+        default = Choice(selection.key, name, dataset, arch, baseline.value(selection.key), "default", path)
+        candidates = [replace(default, value=value, origin="candidate") for value in selection.candidates]
         if selection == command.selection:
             return [(*used, candidate) for candidate in candidates]
         used.append(read_choice(candidates) or default)
@@ -82,18 +88,3 @@ def write_choice(chosen: Choice, tree: dict[str, Any]) -> None:
     content = tree | {"choice": chosen.value}
     with contextlib.suppress(FileExistsError), creating(chosen.path) as file:
         file.write((json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
-
-
-def _candidates(
-    command: Command, selection: TableSelection, row: Command, before: Sequence[Choice]
-) -> tuple[Choice, list[Choice]]:
-    """The protocol's value, and the candidates."""
-    words = [word for word in row.words if root(word) not in METHOD]
-    baseline = Command.of(*words, f"optim={selection.optim}", *words_of(before))
-    alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
-    runs = sorted(alternative.settings.run_id for alternative in alternatives)
-    name, dataset, arch = selection.name, baseline.settings.dataset.name, baseline.settings.arch.name
-    digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
-    path = command.config.paths.results / "selection" / f"{name}-{dataset}-{arch}-{digest}.json"
-    default = Choice(selection.key, name, dataset, arch, baseline.value(selection.key), "default", path)
-    return default, [replace(default, value=value, origin="candidate") for value in selection.candidates]

@@ -1,4 +1,4 @@
-"""One attempt at a run, wherever it happens: locked, watched, and noted if it fails.
+"""One attempt at a run, from its ``Job`` to a record or ``Reply``: locked, watched, and noted if it fails.
 
 What ends a run from outside has an exception of its own, in one line: a process it needs is gone, its GPU fails, its
 data are missing.
@@ -7,13 +7,18 @@ data are missing.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.devices.team import ALONE, Team, is_loss
@@ -24,12 +29,13 @@ from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record, epoch_words
-from llqr_sam.suite.run.job import Job
+from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
-from llqr_sam.suite.run.run_folder import ProgressFile, failure_path, note_failure, reason_of
+from llqr_sam.suite.run.run_folder import Failure, ProgressFile, find_record, note_failure, reason_of, record_files
 
 # The data are missing, or are not those that the run began with: every run of the command would fail like this.
 WRONG_DATA = (MissingDataError, CheckpointMismatchError)
+Mistakes = tuple[type[Exception], ...]
 _CUDA_ERRORS = ("CUDA error", "Triton Error [CUDA]")  # not "CUDA out of memory": a process survives that
 
 
@@ -47,6 +53,66 @@ class LoaderLost(ProcessLost):
 
 class DeviceLost(RuntimeError):
     """CUDA refuses all further work in this process, for example after an illegal memory access."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, and how to carry it out. As JSON it goes to other processes and machines, with every path absolute."""
+
+    settings: Annotated[RunSettings, PlainSerializer(RunSettings.as_dict), PlainValidator(RunSettings.from_dict)]
+    options: RunOptions
+    results: Path
+    wandb: dict[str, Any] | None  # arguments of WandbLogger; None: no such logging
+    stale_minutes: float
+    retries: str | None = None  # hash of the failed result that this job retries (``outcome``); a newer result wins
+    alone: bool = False  # the only run of a command, trained by it: a ValueError is a mistake of the command
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run."""
+        return self.settings.run_id
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder in the workspace."""
+        return self.options.workspace / self.run_id
+
+    def outcome(self) -> str | None:
+        """Hash of the run's record, or else of its failure; ``None`` while it has neither."""
+        return file_hash(self.record_file() or Failure.path(self.folder))
+
+    def record_file(self) -> Path | None:
+        """The record that counts, if the run has one."""
+        found, _ = find_record(self.run_id, record_files(self.results, self.run_id).get(self.run_id, []))
+        return found[0] if found else None
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(_ADAPTER.dump_python(self, mode="json") | {"run_id": self.run_id}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Inverse of ``to_json``; ``$NAME`` in the data root is expanded here, on the machine that runs the job.
+
+        A ValueError if it is no job, or another version of the code made it: its settings make another run id.
+        """
+        tree = json.loads(text)
+        job = _ADAPTER.validate_python(tree)
+        if job.run_id != tree["run_id"]:
+            raise ValueError(f"the job of run {tree['run_id']} describes run {job.run_id}: another version made it")
+        data_root = Path(os.path.expandvars(job.options.data_root))
+        return replace(job, options=replace(job.options, data_root=data_root))
+
+
+_ADAPTER = TypeAdapter(Job)
+
+
+def file_hash(path: Path) -> str | None:
+    """SHA-256 of a file, ``None`` if there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -80,12 +146,7 @@ def attempted(job: Job, team: Team = ALONE) -> Reply:
     return Reply(record.status, ", ".join(filter(None, [score, record.error])))
 
 
-def attempt(
-    job: Job,
-    mistakes: tuple[type[Exception], ...] = (),
-    team: Team = ALONE,
-    observers: Sequence[Observer] = (),
-) -> Record:
+def attempt(job: Job, mistakes: Mistakes = (), team: Team = ALONE, observers: Sequence[Observer] = ()) -> Record:
     """Train a run, unless another process does or has done so.
 
     Args:
@@ -126,14 +187,13 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
-            failure_path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
+            Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
             watchers = [Terminal(), ProgressFile(), lock]
             if job.wandb is not None:
                 watchers.append(WandbLogger(**job.wandb))
         except LeftAlone as reason:
             refusal = str(reason)
-    refusal = team.broadcast(refusal)
-    if refusal is not None:
+    if (refusal := team.broadcast(refusal)) is not None:
         raise LeftAlone(refusal)
     return watchers
 

@@ -97,11 +97,7 @@ def holder(folder: Path, stale_minutes: float) -> Owner | None:
 
 
 class RunLock(Observer):
-    """A context in which only this process trains a run.
-
-    Args:
-        folder: Of the run in the workspace; made if missing.
-        stale_minutes: A lock without a heartbeat for this long may be taken over.
+    """A context in which only this process trains the run of a folder.
 
     As an observer of the run it stops a run whose lock is lost: a process that was suspended for longer than
     ``stale_minutes`` may find that another one has taken over. It then writes nothing, since its checkpoint would
@@ -145,9 +141,11 @@ class RunLock(Observer):
             raise LeftAlone(f"taken over by {last}: left alone")
 
     def _acquire(self) -> None:
-        last = _last(self.folder)
-        if last and not last.is_gone(self.owner, _file_server_time(self.folder), self._stale_minutes):
-            raise LeftAlone(f"running on {last}: left alone")
+        if last := _last(self.folder):
+            with tempfile.TemporaryFile(dir=self.folder) as new:
+                now = os.fstat(new.fileno()).st_mtime  # by the file server's clock
+            if not last.is_gone(self.owner, now, self._stale_minutes):
+                raise LeftAlone(f"running on {last}: left alone")
         self._path = _successor(self.folder, last)
         beaten = LeftAlone("somebody else has just started it: left alone")
         try:
@@ -188,11 +186,6 @@ def _last(folder: Path) -> Owner | None:
 
 def _successor(folder: Path, owner: Owner | None) -> Path:
     return folder / (f"lock.{owner.token}.json" if owner else "lock.json")
-
-
-def _file_server_time(folder: Path) -> float:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
 
 
 def _machine() -> str:

@@ -12,9 +12,9 @@ import logging
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Self
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.atomic import replacing
@@ -23,26 +23,50 @@ from llqr_sam.engine.records.typed_json import DamagedRecordError
 
 logger = logging.getLogger(__name__)
 
-Content = TypeVar("Content", "Failure", "Epochs")
-
 
 class UnreadableRecordError(ValueError):
     """A record exists and the file system cannot read it; the message is one line: the file and the reason."""
 
 
+class _Note:
+    """The content of one JSON file in a run's folder."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def path(cls, folder: Path) -> Path:
+        """The file."""
+        return folder / cls.name
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """``None`` if there is no file, or one of another version."""
+        try:
+            return cls(**json.loads(cls.path(folder).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Create or replace the file."""
+        with replacing(self.path(folder)) as file:
+            file.write((json.dumps(vars(self), sort_keys=True, indent=1) + "\n").encode())
+
+
 @dataclass(frozen=True)
-class Failure:
+class Failure(_Note):
     """Why the last attempt at a run failed, or why its record cannot be read."""
 
+    name = "failure.json"
     error: str  # type and last line of the exception
     log: str  # file with the traceback
     time: float = 0.0  # seconds since the epoch; makes two failures with one error differ
 
 
 @dataclass(frozen=True)
-class Epochs:
-    """How far a run is."""
+class Epochs(_Note):
+    """How far a run is, or was when it stopped."""
 
+    name = "progress.json"
     done: float  # epochs finished at the last evaluation
     planned: int
     best: float | None  # score
@@ -75,29 +99,21 @@ class ProgressFile(Observer):
         self._write()
 
     def on_end(self, record: Record) -> None:
-        progress_path(self._run.folder).unlink(missing_ok=True)
+        Epochs.path(self._run.folder).unlink(missing_ok=True)
 
     def _write(self) -> None:
         scores = [(point.score, point.unit) for point in self._curve if point.score is not None]
         best, unit = max(scores, default=(None, "%"))
         done, seconds = (self._curve[-1].epoch, self._curve[-1].seconds) if self._curve else (0, 0.0)
         epochs = Epochs(done, self._run.epochs, best, seconds, time.time(), self._run.devices, unit)
-        path = progress_path(self._run.folder)
         try:
-            _write(path, epochs)
+            epochs.write(self._run.folder)
         except OSError as error:
-            logger.warning("%s is not written: %s", path, error)
-
-
-def progress_path(folder: Path) -> Path:
-    return folder / "progress.json"
-
-
-def failure_path(folder: Path) -> Path:
-    return folder / "failure.json"
+            logger.warning("%s is not written: %s", Epochs.path(self._run.folder), error)
 
 
 def log_path(folder: Path) -> Path:
+    """The log of the run in ``folder``."""
     return folder / "log.txt"
 
 
@@ -114,19 +130,9 @@ def note_failure(run_id: str, folder: Path, error: BaseException) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with log_path(folder).open("a") as log:
             log.write("".join(traceback.format_exception(error)))
-        _write(failure_path(folder), Failure(reason, str(log_path(folder)), time.time()))
+        Failure(reason, str(log_path(folder)), time.time()).write(folder)
     except OSError as problem:
         logger.warning("the failure of %s (%s) is not noted: %s", run_id, reason, problem)
-
-
-def read_failure(folder: Path) -> Failure | None:
-    """The failure noted in a run's folder."""
-    return _read(failure_path(folder), Failure)
-
-
-def read_progress(folder: Path) -> Epochs | None:
-    """How far the run is, or was when it stopped."""
-    return _read(progress_path(folder), Epochs)
 
 
 def record_files(results: Path, run_id: str = "") -> dict[str, list[Path]]:
@@ -159,27 +165,13 @@ def find_record(run_id: str, candidates: Sequence[Path]) -> tuple[tuple[Path, Re
         except OSError as error:
             unreadable = f"{path}: {error.strerror}"
             not_counted.append(unreadable)
-            continue
         except DamagedRecordError as error:
             not_counted.append(str(error))
-            continue
-        if counted is None or counted[1].status != "finished":
-            counted = path, record
-        elif record.status == "finished":
-            not_counted.append(f"{path}: the run has a record already, {counted[0]}")
+        else:
+            if counted is None or counted[1].status != "finished":
+                counted = path, record
+            elif record.status == "finished":
+                not_counted.append(f"{path}: the run has a record already, {counted[0]}")
     if unreadable is not None and (counted is None or counted[1].status != "finished"):
         raise UnreadableRecordError(unreadable)
     return counted, not_counted
-
-
-def _write(path: Path, content: Failure | Epochs) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(asdict(content), sort_keys=True, indent=1) + "\n").encode())
-
-
-def _read(path: Path, kind: type[Content]) -> Content | None:
-    """``None`` if there is no file, or one of another version."""
-    try:
-        return kind(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None

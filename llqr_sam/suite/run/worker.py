@@ -4,10 +4,8 @@
     python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``processes.train``), and ends after it
 
 What a run prints goes to its ``log.txt``, what a rank prints to standard error. The end of standard input means that
-the launcher is done or dead: a run that is training is saved, and the process ends.
-
-SLURM sends USR2 before the time limit: engine/loop/interruption.py makes it a stop after the current step with a
-checkpoint (``Interrupted``), and ``SlurmRun`` then requeues the job.
+the launcher is done or dead: a run that is training is saved, and the process ends. SLURM sends USR2 before the time
+limit: the run is saved (``Interrupted``), and ``SlurmRun`` requeues the job.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted
-from llqr_sam.suite.run.attempt import Reply, attempt, attempted
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, Reply, attempt, attempted
 from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.processes import take_part, train
 from llqr_sam.suite.run.run_folder import log_path, reason_of
@@ -87,10 +84,13 @@ def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["scontrol", *words], capture_output=True, text=True, check=False)
 
 
-def carry_out(text: str) -> Reply:
-    """Train the run of a job's JSON; whatever happens, returns what became of it."""
+def carry_out(text: str, *, as_rank: bool = False) -> Reply:
+    """Train the run of a job's JSON, alone or as one of its ranks; whatever happens, returns what became of it."""
     try:
         job = Job.from_json(text)
+        if as_rank:
+            with take_part(job.options.device) as team:
+                return attempted(job, team)
         with _printing_to(log_path(job.folder)):
             reply = train(job)
             if reply.kind == "interrupted":
@@ -99,17 +99,7 @@ def carry_out(text: str) -> Reply:
     except KeyboardInterrupt:
         return Reply("interrupted", ends=True)
     except Exception as error:
-        return Reply("failed", reason_of(error))
-
-
-def _as_rank(text: str) -> Reply:
-    """Take part in the run of a job's JSON."""
-    job = Job.from_json(text)
-    try:
-        with take_part(job.options.device) as team:
-            return attempted(job, team)
-    except Exception as error:
-        if job.alone:
+        if as_rank:
             traceback.print_exc()
         return Reply("failed", reason_of(error))
 
@@ -124,7 +114,7 @@ def main() -> int:
     os.dup2(2, 1)
     is_rank = len(sys.argv) > 1
     for line in sys.stdin:
-        reply = _as_rank(line) if is_rank else carry_out(line)
+        reply = carry_out(line, as_rank=is_rank)
         with contextlib.suppress(BrokenPipeError):  # the launcher has died
             print(json.dumps(asdict(reply)), file=replies, flush=True)
         if reply.ends or is_rank:

@@ -79,7 +79,9 @@ def conclude(status: Status, command: Command) -> Iterator[str]:
 def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
     """The choice, or why there is none yet; a new one is written."""
     if (kept := read_choice([candidate.choice for candidate in candidates])) is not None:
-        return f"selected: {kept.value:g} ({kept.path}){_other_seeds(kept, candidates)}"
+        seeds = json.loads(kept.path.read_bytes()).get("seeds")
+        others = f", chosen from seeds {', '.join(map(str, seeds))}: remove that file to choose again"
+        return f"selected: {kept.value:g} ({kept.path}){others if seeds != _seeds(candidates) else ''}"
     runs = sum(len(candidate.runs) for candidate in candidates)
     if unfinished := runs - sum(candidate.kinds[kind] for candidate in candidates for kind in ("finished", "diverged")):
         failed = any(candidate.kinds["failed"] for candidate in candidates)
@@ -93,14 +95,6 @@ def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
         return f"complete: the same command without dry_run and status selects {best.choice.value:g}"
     write_choice(best.choice, _tree(candidates, command))
     return _verdict(candidates, command)  # read it back: another command may have written first
-
-
-def _other_seeds(kept: Choice, candidates: Sequence[Candidate]) -> str:
-    """A note where the choice was made from other seeds: it stays when more seeds are run."""
-    seeds = json.loads(kept.path.read_bytes()).get("seeds")
-    if seeds == _seeds(candidates):
-        return ""
-    return f", chosen from seeds {', '.join(map(str, seeds))}: remove that file to choose again"
 
 
 def _seeds(candidates: Sequence[Candidate]) -> list[int]:

@@ -1,10 +1,8 @@
 """How far a plan is: its runs against the records, locks, failures and progress files on disk.
 
 A run is finished or diverged (it has a record), failed, running (somebody holds its lock) or missing. Hours are counted
-for each device of a run; the hours left are estimated from finished runs of the same cell.
-
-A run id contains the name of a data set, not its contents, and ``dataset.path`` may name another archive. So a finished
-run counts as the run asked for only if its ``data_sha256`` is the hash of the data here (``Comparison``).
+for each device of a run; the hours left are estimated from finished runs of the same cell. A run id contains the name
+of a data set, not its contents: a finished run is the run asked for if the hash of its data is that of the data here.
 """
 
 from __future__ import annotations
@@ -24,15 +22,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
-from llqr_sam.suite.run.run_folder import (
-    Epochs,
-    Failure,
-    UnreadableRecordError,
-    find_record,
-    read_failure,
-    read_progress,
-    record_files,
-)
+from llqr_sam.suite.run.run_folder import Epochs, Failure, UnreadableRecordError, find_record, record_files
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
 NOT_HERE = "its data are not here to compare"
@@ -94,9 +84,9 @@ class Status:
             folder = workspace / run_id
             if owner := holder(folder, stale_minutes):
                 status.owners[run_id] = owner
-            if found is None and (failure := read_failure(folder)):
+            if found is None and (failure := Failure.read(folder)):
                 status.failures.setdefault(run_id, failure)
-            if (found is None or owner) and (epochs := read_progress(folder)):
+            if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
         return status
 
@@ -124,10 +114,7 @@ class Status:
         return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self, *, brief: bool = False) -> Iterator[str]:
-        """The status as text: a line for each run, selected values, warnings about records, and the total.
-
-        In brief without missing and finished runs and selected values.
-        """
+        """A line for each run and selected value (in brief: if not missing or finished), warnings, and the total."""
         runs = self.select("running", "failed", "diverged") if brief else self.runs
         width = max((len(run.run_id) for run in runs), default=0)
         for run in runs:
@@ -159,10 +146,7 @@ class Status:
         return (str(choice) for choice in used if choice.origin != "candidate")
 
     def mixtures(self) -> dict[str, str]:
-        """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong.
-
-        Old records without ``data_sha256`` are taken to have the same data.
-        """
+        """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong."""
         hashes: dict[str, dict[str, str]] = {}  # data set -> run id -> hash
         for run in self.runs:
             record = self.records.get(run.run_id)
@@ -217,9 +201,7 @@ class Comparison:
     def of(cls, status: Status, config: Config) -> Comparison:
         """Hashes each data set that has records once, and compares.
 
-        Raises:
-            UsageError: a ``dataset.path`` names nothing, or not the data set. With ``launch=slurm`` it may exist on the
-                nodes alone.
+        A ``dataset.path`` that is not the data set is a UsageError; with ``launch=slurm`` it may be on the nodes alone.
         """
         by_data: dict[tuple[str, Path | None], dict[str, str]] = {}  # run id -> hash in its record
         compared = cls({}, [])

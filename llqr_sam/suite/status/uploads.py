@@ -29,18 +29,14 @@ def run_id_of(path: Path) -> str:
 
 
 def upload(path: Path) -> None:
-    """Call ``wandb sync`` for a file ``run-<id>.wandb``.
-
-    Raises:
-        UploadError: it is not uploaded. W&B's exit status does not say so: without an account it is 0.
-    """
+    """Call ``wandb sync`` for a file ``run-<id>.wandb``, or raise an UploadError."""
     command = [sys.executable, "-m", "wandb", "sync", str(path.parent)]
     null, pipe, both = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
     try:
         done = subprocess.run(command, stdin=null, stdout=pipe, stderr=both, text=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired as error:
         raise UploadError(f"{run_id_of(path)}: wandb sync has not ended after {LIMIT:.0f} seconds") from error
-    if not _is_uploaded(path):
+    if not _is_uploaded(path):  # W&B's exit status does not say so: without an account it is 0
         reason = (done.stdout.strip().splitlines() or [f"wandb sync ended with status {done.returncode}"])[-1]
         raise UploadError(f"{run_id_of(path)}: {reason}")
 
@@ -51,13 +47,7 @@ def _is_uploaded(path: Path) -> bool:
 
 
 def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[Path]:
-    """What to upload: the newest file of each finished run or table that is not uploaded, by name.
-
-    Args:
-        results: Holds ``runs/*/<run_id>.json``.
-        workspace: Holds the runs' folders.
-        stale_minutes: A lock without a heartbeat for this long does not count.
-    """
+    """What to upload: the newest file of each finished run or table that is not uploaded, by name."""
     finished = {path.stem for path in (results / "runs").glob("*/*.json")}
     files = sorted(workspace.glob("*/wandb/offline-run-*/run-*.wandb"), key=lambda path: path.parent.name)
     for _, path in sorted({path.stem: path for path in files}.items()):
@@ -68,11 +58,7 @@ def waiting(results: Path, workspace: Path, stale_minutes: float) -> Iterator[Pa
 
 
 def log_table(name: str, files: Iterable[Path], project: str, workspace: Path) -> None:
-    """Make an offline W&B run with the files of a rendered table as the artifact ``name``; equal files make one run.
-
-    Raises:
-        FileNotFoundError: the table is not rendered.
-    """
+    """Make an offline W&B run with the files of a rendered table as the artifact ``name``; equal files make one run."""
     contents = {path: path.read_bytes() for path in files}
     digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:8]
     folder, run_id = workspace / TABLES, f"{name}-{digest}"

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from llqr_sam.data.streams import Share
-from llqr_sam.engine.devices.sync_batch_norm import with_sync_batch_norm
-from llqr_sam.engine.devices.team import ALONE, Team, is_loss
+from llqr_sam.engine.devices.team import ALONE, Team, is_loss, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.losses import Diverged, LossLog
 from llqr_sam.engine.measurements.stopwatch import Stopwatch

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from llqr_sam.engine.loop.schedules import LearningRate
+from llqr_sam.engine.loop.schedules import learning_rate
 from llqr_sam.engine.settings.run_settings import ProtocolSettings
 
 
-def rate(steps_per_epoch: int = 10, **protocol: Any) -> LearningRate:
-    return LearningRate(ProtocolSettings(**{"epochs": 5, "batch_size": 1} | protocol), 0.05, steps_per_epoch)
+def rate(**protocol: Any) -> Callable[[int], float]:
+    """The rate at each step, with 5 epochs of 10 steps and a base rate of 0.05."""
+    settings = ProtocolSettings(**{"epochs": 5, "batch_size": 1} | protocol)
+    return lambda step: learning_rate(step, settings, 0.05, 10)
 
 
 def torch_rates(scheduler: type, steps: int, **arguments: Any) -> list[float]:
@@ -27,43 +30,43 @@ def torch_rates(scheduler: type, steps: int, **arguments: Any) -> list[float]:
 
 def test_cosine_is_torchs_stepped_per_step() -> None:
     expected = torch_rates(torch.optim.lr_scheduler.CosineAnnealingLR, 51, T_max=50)
-    assert [rate().at(step) for step in range(51)] == pytest.approx(expected, rel=1e-12, abs=1e-16)
+    assert [rate()(step) for step in range(51)] == pytest.approx(expected, rel=1e-12, abs=1e-16)
 
 
 def test_cosine_ends_at_zero() -> None:
-    assert rate().at(0) == 0.05
-    assert rate().at(50) == pytest.approx(0, abs=1e-16)
+    assert rate()(0) == 0.05
+    assert rate()(50) == pytest.approx(0, abs=1e-16)
 
 
 def test_step_is_torchs_multistep() -> None:
     schedule = rate(schedule="step", milestones=[1, 3], gamma=0.1)
     expected = torch_rates(torch.optim.lr_scheduler.MultiStepLR, 50, milestones=[10, 30], gamma=0.1)
-    assert [schedule.at(step) for step in range(50)] == pytest.approx(expected, rel=1e-12)
+    assert [schedule(step) for step in range(50)] == pytest.approx(expected, rel=1e-12)
 
 
 def test_constant() -> None:
-    assert {rate(schedule="constant").at(step) for step in range(50)} == {0.05}
+    assert {rate(schedule="constant")(step) for step in range(50)} == {0.05}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
 def test_warm_up_is_linear_and_then_over(schedule: str) -> None:
     warm = rate(schedule=schedule, warmup_epochs=1.5, milestones=[3])
-    assert [warm.at(step) for step in range(15)] == pytest.approx([0.05 * (step + 1) / 15 for step in range(15)])
-    assert warm.at(15) == 0.05
-    assert all(warm.at(step) >= warm.at(step + 1) for step in range(15, 50))
+    assert [warm(step) for step in range(15)] == pytest.approx([0.05 * (step + 1) / 15 for step in range(15)])
+    assert warm(15) == 0.05
+    assert all(warm(step) >= warm(step + 1) for step in range(15, 50))
 
 
 def test_milestones_count_the_warm_up() -> None:
     warm = rate(schedule="step", warmup_epochs=1, milestones=[2])
-    assert (warm.at(19), warm.at(20)) == pytest.approx((0.05, 0.005))
+    assert (warm(19), warm(20)) == pytest.approx((0.05, 0.005))
 
 
 def test_cosine_after_warm_up_spans_what_is_left() -> None:
     warm = rate(warmup_epochs=1)
-    assert warm.at(30) == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert warm(30) == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi / 2)))
 
 
 def test_inverse_sqrt_is_fairseqs() -> None:
     """With --warmup-updates 4: the rate of the update after k updates."""
     rates = rate(schedule="inverse_sqrt", warmup_steps=4)
-    assert [rates.at(step) for step in (0, 1, 2, 4, 16)] == pytest.approx([0, 0.0125, 0.025, 0.05, 0.025])
+    assert [rates(step) for step in (0, 1, 2, 4, 16)] == pytest.approx([0, 0.0125, 0.025, 0.05, 0.025])

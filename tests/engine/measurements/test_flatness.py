@@ -22,6 +22,7 @@ from llqr_sam.engine.measurements.flatness import (
     measure_flatness,
     top_eigenvalues,
 )
+from llqr_sam.engine.records.typed_json import to_json
 from llqr_sam.engine.tasks import registry
 from llqr_sam.torchvision_compat import ensure_torchvision
 
@@ -183,7 +184,7 @@ def test_a_run_is_the_same_with_and_without(make_settings, make_options):
     assert measured.sharpness is not None
     assert measured.sharpness.eigenvalues[0] > 0
     assert measured.sharpness.m_sharpness > 0
-    assert set(json.loads(measured.to_json())) - set(json.loads(plain.to_json())) == {"sharpness"}
+    assert set(json.loads(to_json(measured))) - set(json.loads(to_json(plain))) == {"sharpness"}
 
 
 def test_a_missing_package_is_said_before_training(make_settings, make_options, monkeypatch, tmp_path):

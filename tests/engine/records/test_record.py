@@ -22,7 +22,7 @@ from llqr_sam.engine.records.record import (
     read_record,
     read_records,
 )
-from llqr_sam.engine.records.typed_json import DamagedRecordError
+from llqr_sam.engine.records.typed_json import DamagedRecordError, to_json
 
 
 def point(epoch: int, top1: float, **changes: Any) -> CurvePoint:
@@ -85,7 +85,7 @@ def test_reads_what_it_wrote(record: Record, tmp_path: Path) -> None:
 
 
 def test_samples_are_read_back_and_older_records_have_none(record: Record, tmp_path: Path) -> None:
-    assert "samples" not in json.loads(record.to_json())
+    assert "samples" not in json.loads(to_json(record))
     written = dataclasses.replace(record, samples=Samples(20_000, 10_000))
     written.write(tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["samples"] == {"train": 20_000, "test": 10_000}
@@ -109,7 +109,7 @@ def words(text: str) -> set[str]:
 
 
 def test_keys_are_those_of_the_schema(record: Record) -> None:
-    tree = json.loads(record.to_json())
+    tree = json.loads(to_json(record))
     expected = "schema run_id status error config git_commit git_dirty packages device parameters metrics refreshes "
     assert set(tree) == words(expected + "weights_sha256 seconds started resumes")
     assert set(tree["metrics"]) == {"best", "last", "curve", "best_of"}
@@ -122,7 +122,7 @@ def test_keys_are_those_of_the_schema(record: Record) -> None:
 
 def test_equal_records_give_equal_bytes(record: Record) -> None:
     other = dataclasses.replace(record, config=dict(reversed(record.config.items())))
-    assert other.to_json() == record.to_json()
+    assert to_json(other) == to_json(record)
 
 
 def test_not_finite_is_null(record: Record, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def drop(*path: str) -> Callable[[Any], None]:
     ],
 )
 def test_refuses_what_does_not_fit(record: Record, tmp_path: Path, damage: Callable[[Any], None], reason: str) -> None:
-    tree = json.loads(record.to_json())
+    tree = json.loads(to_json(record))
     damage(tree)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(tree))
@@ -195,7 +195,7 @@ def test_refuses_what_is_not_a_record(tmp_path: Path, content: bytes) -> None:
 
 
 def test_every_truncation_is_refused(record: Record, tmp_path: Path) -> None:
-    whole = record.to_json().encode()
+    whole = to_json(record).encode()
     path = tmp_path / "a.json"
     for length in range(0, len(whole) - 2, 37):
         path.write_bytes(whole[:length])
@@ -207,7 +207,7 @@ def test_reads_a_folder_and_names_what_is_damaged(record: Record, tmp_path: Path
     for name in ("b", "a"):
         dataclasses.replace(record, run_id=name).write(tmp_path / "table_02" / f"{name}.json")
     dataclasses.replace(record, run_id="c").write(tmp_path / "c.json")
-    (tmp_path / "table_02" / "half.json").write_text(record.to_json()[:100])
+    (tmp_path / "table_02" / "half.json").write_text(to_json(record)[:100])
     (tmp_path / "table_02" / "half.json.17.tmp").write_text("left behind")
     records, damaged = read_records(tmp_path)
     assert [read.run_id for read in records] == ["c", "a", "b"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llqr_sam.data.fingerprint import fingerprint
+from llqr_sam.data.registry import fingerprint
 from llqr_sam.data.streams import MissingDataError
 from llqr_sam.data.translation import load_corpus
 from llqr_sam.engine.loop.run import execute

@@ -15,7 +15,7 @@ import pytest
 
 from llqr_sam.engine.records.record import Record, read_records
 from llqr_sam.suite.run.lock import holder
-from llqr_sam.suite.run.run_folder import read_progress
+from llqr_sam.suite.run.run_folder import Epochs
 from tests.suite.jobs import REPOSITORY
 from tests.waiting import wait_for
 
@@ -78,7 +78,7 @@ def records(folder: Path) -> dict[str, Record]:
 
 
 def begun(folder: Path, run_id: str) -> bool:
-    return read_progress(folder / "outputs" / "runs" / run_id) is not None
+    return Epochs.read(folder / "outputs" / "runs" / run_id) is not None
 
 
 def is_queued(job: str) -> bool:
@@ -109,7 +109,7 @@ def hurry(job: str) -> None:
 
 def freeze_after_an_epoch(folder: Path) -> None:
     """Stop a run's process until SLURM, which wakes what it signals: runs of seconds do not wait for a test."""
-    wait_for(lambda: (epochs := read_progress(folder)) and epochs.done)
+    wait_for(lambda: (epochs := Epochs.read(folder)) and epochs.done)
     owner = holder(folder, 10)
     assert owner is not None
     os.kill(owner.pid, signal.SIGSTOP)

@@ -27,10 +27,10 @@ class Complex(nn.Module):
 UNSUPPORTED = {
     "sparse": (
         lambda: nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 2)),
-        "embedding 0 has sparse gradients, and LLQR needs dense ones: set sparse=False",
+        "embedding 0 .*sparse=False",
     ),
-    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), "parameter 0.weight has no shape yet; run the model once"),
-    "complex": (Complex, "parameter w is complex; LLQR needs real ones"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(3)), "0.weight has no shape.*run the model once"),
+    "complex": (Complex, "w is complex.*real"),
 }
 
 
@@ -51,7 +51,7 @@ def test_a_frozen_sparse_embedding_does_no_harm():
 def test_complex_parameters_are_refused_without_a_metric_too():
     net = Complex()
     optimizer = SharpnessAware(sgd(net))
-    with pytest.raises(ValueError, match="holds a complex parameter; this step needs real ones"):
+    with pytest.raises(ValueError, match="complex parameter.*real"):
         optimizer.step(closure_of(net, optimizer, torch.randn(3, 6), torch.zeros(3).long()))
 
 
@@ -81,7 +81,7 @@ def test_a_model_moved_after_building_is_named(structure, move):
     metric = LLQR(net, structure=structure)
     optimizer = SharpnessAware(sgd(net), rho=0.1, probe=metric, transport=metric)
     net = net.double() if move == "double" else net.to("meta")
-    message = r"the model is now torch\.float\d\d on \w+, but U is torch\.float32 on cpu; build LLQR after moving"
+    message = r"now torch\.float\d\d on \w+, but U is torch\.float32 on cpu; build LLQR after"
     with pytest.raises(ValueError, match=message):
         metric.refresh(x, y, mean_loss)
     v = {name: torch.ones_like(p) for name, p in net.named_parameters()}
@@ -105,7 +105,7 @@ def test_a_head_of_another_width_is_named():
     net, x, y = NETWORKS["mlp"]()
     metric = LLQR(net, structure="kfac")
     net[4] = nn.Linear(8, 7).double()
-    with pytest.raises(ValueError, match=r"parameter 4.bias became \(7,\) after this LLQR was built; build a new one"):
+    with pytest.raises(ValueError, match=r"4\.bias became \(7,\) .*build a new one"):
         metric.refresh(x, y, mean_loss)
     with pytest.raises(ValueError, match=r"4.weight is \(7, 8\), but U was built for \(5, 8\)"):
         metric.apply({"4.weight": torch.ones(7, 8).double()})
@@ -148,12 +148,12 @@ def test_data_parallel_is_looked_through():
 def test_a_base_that_evaluates_the_loss_itself_is_refused():
     net, _, _ = NETWORKS["mlp"]()
     for base in (torch.optim.LBFGS(net.parameters()), SharpnessAware(sgd(net))):
-        with pytest.raises(ValueError, match=f"base={type(base).__name__} evaluates the loss itself; wrap one"):
+        with pytest.raises(ValueError, match=f"base={type(base).__name__} .*wrap one"):
             SharpnessAware(base)
 
 
 def test_a_step_without_a_closure_says_what_one_is():
     optimizer = SharpnessAware(sgd(NETWORKS["mlp"]()[0]))
     for arguments in ((), (None,)):
-        with pytest.raises(TypeError, match="step needs a closure that clears the gradients, calls backward"):
+        with pytest.raises(TypeError, match="needs a closure"):
             optimizer.step(*arguments)

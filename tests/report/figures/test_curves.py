@@ -1,33 +1,40 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib.image
 import numpy as np
 import pytest
 
 from llqr_sam.report.figures.curves import curves_of, draw_convergence, draw_curves
 from llqr_sam.report.figures.drawing import COLOURS, OTHER, NoRecords
-from llqr_sam.report.page.curves import LEFT, charts
+from llqr_sam.report.page.page import LEFT, chart
+from llqr_sam.report.tables.accuracy_table import AccuracyTable, collect
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
 RUNS = plan_of("table=demo")
 
 
+def table(results: Path) -> AccuracyTable:
+    """The demo's."""
+    return collect(Command.of("table=demo", f"paths.results={results}"))[1]
+
+
 def test_draws_what_is_finished_with_equal_bytes(tmp_path):
     for number, run in enumerate(RUNS[:9]):
         write_record(tmp_path, run, [50.0 + number, 60.0 + number, 65.0])
-    status = Status.of(RUNS, tmp_path)
     first, second = tmp_path / "a" / "curves.png", tmp_path / "b.png"
-    assert draw_curves("Demo", status, first)
-    assert draw_curves("Demo", status, second)
+    assert draw_curves(table(tmp_path), first)
+    assert draw_curves(table(tmp_path), second)
     assert first.read_bytes() == second.read_bytes()
     assert matplotlib.image.imread(first).std() > 0
 
 
 def test_draws_nothing_from_nothing(tmp_path):
-    assert not draw_curves("Demo", Status.of(RUNS, tmp_path), tmp_path / "curves.png")
+    assert not draw_curves(table(tmp_path), tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -40,7 +47,7 @@ def test_curves_are_as_long_as_the_shortest_run_and_in_the_order_of_the_plan(tmp
     write_record(tmp_path, RUNS[3], [50.0, 60.0])
     write_record(tmp_path, RUNS[0], [10.0, 20.0, 30.0])
     write_record(tmp_path, RUNS[1], [20.0, 10.0])
-    first, second = curves_of(Status.of(RUNS, tmp_path))
+    first, second = curves_of(table(tmp_path).cells)
     assert (first.cell.method, second.cell.method) == ("sgdm", "llqr")
     np.testing.assert_array_equal(first.score, [[10.0, 20.0], [20.0, 10.0]])
     np.testing.assert_array_equal(first.seconds, [[1.0, 2.0], [1.0, 2.0]])
@@ -66,7 +73,7 @@ def test_no_curve_is_drawn_over_records_of_different_data(tmp_path):
     for run, data in zip(RUNS[:2], "ab", strict=True):
         write_record(tmp_path, run, [50.0, 60.0], data=data * 64)
     with pytest.raises(UsageError, match="of different data"):
-        draw_curves("Demo", Status.of(RUNS, tmp_path), tmp_path / "curves.png")
+        draw_curves(table(tmp_path), tmp_path / "curves.png")
     with pytest.raises(UsageError, match="of different data"):
         draw_convergence("1", tmp_path, tmp_path / "figures", ["table=demo"])
     assert not list(tmp_path.rglob("*.png"))
@@ -75,10 +82,10 @@ def test_no_curve_is_drawn_over_records_of_different_data(tmp_path):
 def test_evaluations_stand_where_they_were(tmp_path):
     """Of a run that is not evaluated at the ends of epochs, as of one that is."""
     write_record(tmp_path, RUNS[0], [10.0, 20.0, 30.0], epochs=[0.8, 1.6, 2])
-    (curve,) = curves_of(Status.of(RUNS, tmp_path))
+    (curve,) = curves_of(table(tmp_path).cells)
     np.testing.assert_array_equal(curve.epochs, [0.8, 1.6, 2.0])
-    assert draw_curves("Demo", Status.of(RUNS, tmp_path), tmp_path / "curves.png")
-    (chart,) = charts([curve])
-    xs = [float(point.partition(",")[0]) for point in chart.panels[0].lines[0].split()]
+    assert draw_curves(table(tmp_path), tmp_path / "curves.png")
+    (panel, _) = chart([curve]).panels
+    xs = [float(point.partition(",")[0]) for point in panel.lines[0].split()]
     left = [(x - LEFT) / (xs[2] - LEFT) for x in xs]
     assert left == pytest.approx([0.4, 0.8, 1.0], abs=0.01)

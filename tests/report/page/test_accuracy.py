@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from llqr_sam.report.page.accuracy import accuracy_section
-from llqr_sam.report.page.page import CellSource
+from llqr_sam.report.page.page import CellSource, accuracy_section
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.plan.selected_values import write_choice

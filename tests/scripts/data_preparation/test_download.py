@@ -43,7 +43,7 @@ def test_cifar100_archive_becomes_arrays(tmp_path: Path) -> None:
     assert prepare("cifar100", root, archive=archive, source=source) == (root / "cifar100.npz", True)
     assert prepare("cifar100", root, archive=archive, source=source) == (root / "cifar100.npz", False)
     assert visible(root) == ["cifar100.npz"]
-    arrays = read_cifar("cifar100", 100, None, root)
+    arrays = read_cifar(root / "cifar100.npz", 100)
     images, labels = cifar_arrays(6, 100, seed=0)
     np.testing.assert_array_equal(arrays.train_images.flatten(1).numpy(), images)
     assert arrays.train_labels.tolist() == labels
@@ -53,7 +53,7 @@ def test_cifar100_archive_becomes_arrays(tmp_path: Path) -> None:
 def test_cifar10_archive_joins_its_batches_in_order(tmp_path: Path) -> None:
     archive = tmp_path / "archive.tar.gz"
     target, _ = prepare("cifar10", tmp_path, archive=archive, source=write_tar(archive, cifar10_members()))
-    arrays = read_cifar("cifar10", 10, target, tmp_path)
+    arrays = read_cifar(target, 10)
     expected = np.concatenate([cifar_arrays(2, 10, seed)[0] for seed in range(5)])
     np.testing.assert_array_equal(arrays.train_images.flatten(1).numpy(), expected)
     assert archive.exists()  # a person's own copy is not deleted
@@ -153,7 +153,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     answers = sorted(process.communicate(timeout=PATIENCE)[0].strip() for process in running)
     assert answers == ["False", "True"]
     assert [process.returncode for process in running] == [0, 0]
-    assert len(read_cifar("cifar100", 100, None, root).train_labels) == 6
+    assert len(read_cifar(root / "cifar100.npz", 100).train_labels) == 6
 
 
 def test_waits_for_the_lock(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_real_sample(shared: Path, tmp_path: Path) -> None:
     """Its labels.npz holds more than labels."""
     joined = join(shared / "data/cifar10_sample", tmp_path / "cifar10.npz")
     assert joined == "5,000 of 5,000 training images and 1,000 of 1,000 test images"
-    arrays = read_cifar("cifar10", 10, None, tmp_path)
+    arrays = read_cifar(tmp_path / "cifar10.npz", 10)
     assert arrays.train_labels.bincount().tolist() == [500] * 10
 
 

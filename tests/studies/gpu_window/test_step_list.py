@@ -8,16 +8,17 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.repository import CONF
-from llqr_sam.studies.gpu_window import process_runner
-from llqr_sam.studies.gpu_window.process_runner import Finished, ProcessRunner
+from llqr_sam.studies.gpu_window import steps
 from llqr_sam.studies.gpu_window.step_list import StepList
-from llqr_sam.studies.gpu_window.steps import StepFailed, Training
+from llqr_sam.studies.gpu_window.steps import Finished, StepFailed, Training
 from llqr_sam.studies.table_10.networks import measure_missing, networks_here
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
@@ -38,7 +39,7 @@ class Scripted:
         self.outcomes: dict[str, str] = {}
         self.begun: list[str] = []
 
-    def carry_out(self, step: Training, runner: ProcessRunner, seconds: float) -> str:
+    def carry_out(self, step: Training, seconds: float, signals: Sequence[int]) -> str:
         name, folder = step.run.settings.optim.name, Path(step.config.paths.workspace) / step.run.run_id
         self.begun.append(name)
         if self.outcomes.get(name) == "failed":
@@ -176,7 +177,7 @@ def test_a_step_has_its_own_limit_and_what_hangs_or_fails_leaves_the_others_alon
     )
     scripted.outcomes = {"sgdm": "failed", "sam": "cut"}
     listed = StepList(path, [*TINY[:-1], *places(tmp_path)])
-    monkeypatch.setattr(process_runner, "GRACE", 0.2)
+    monkeypatch.setattr(steps, "GRACE", 0.2)
     assert listed.run(minutes=5) == 1
     said = capsys.readouterr().err
     assert "hangs was cut off" in said
@@ -218,13 +219,13 @@ TIMES += " table.timing.batch=2 table.timing.rounds=1 table.timing.inner_steps=1
 def test_the_list_measures_table_10():
     """In a precision that its measurement uses whole, with the metric that the part names."""
     given = ["device=cpu", "table.timing.rounds=1", "table.archs=[vgg16_bn]", "seed=3", "parts=3"]
-    steps = {step.name: step for step in StepList(REPRODUCTION, given).parts[0].steps}
-    command = steps["table_10"].command
+    by_name = {step.name: step for step in StepList(REPRODUCTION, given).parts[0].steps}
+    command = by_name["table_10"].command
     assert command[0] == "train.py"
     assert {"protocol.methods.structure=diagonal", "precision=bfloat16"} < set(command)
     assert {"device=cpu", "table.timing.rounds=1", "table.archs=[vit_tiny,vit_small,vit_base]"} < set(command)
     assert not {"table.archs=[vgg16_bn]", "seed=3"} & set(command)
-    assert "table.archs=[vit_large]" in steps["table_10_large"].command
+    assert "table.archs=[vit_large]" in by_name["table_10_large"].command
 
 
 @pytest.mark.slow
@@ -281,15 +282,15 @@ def test_a_run_that_fails_or_is_killed_leaves_its_reason_and_the_next_goes_on(tm
     path = written(tmp_path, {"title": "Runs", "runs": runs}, words=(*TINY[:-1], "logger=none"))
     listed = StepList(path, places(tmp_path))
     bad, killed, good = (training.run for training in listed.parts[0].trainings)
-    run = ProcessRunner.run
+    run = steps.run_python
 
-    def kill_second(runner: ProcessRunner, arguments: list[str], seconds: float) -> Finished:
+    def kill_second(arguments: list[str], *others: Any) -> Finished:
         if killed.run_id in arguments[-1]:
             arguments = ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-        return run(runner, arguments, seconds)
+        return run(arguments, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ProcessRunner, "run", kill_second)
+        patch.setattr(steps, "run_python", kill_second)
         assert listed.run() == 1
     said = capsys.readouterr().err
     assert f"failed: {bad.run_id}: ValueError: dataset.path={tmp_path}/bad.npz is not an .npz" in said

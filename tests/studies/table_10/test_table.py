@@ -9,8 +9,16 @@ import io
 import pytest
 
 from llqr_sam.report.tables.printed_table import to_latex, to_markdown, write_table
-from llqr_sam.studies.table_10.printed import print_cadence
-from llqr_sam.studies.table_10.table import CADENCE, NUMBERS, NetworkTimes, Spread, cadence, overview, read_paper
+from llqr_sam.studies.table_10.table import (
+    CADENCE,
+    NUMBERS,
+    NetworkTimes,
+    Spread,
+    cadence,
+    overview,
+    print_cadence,
+    read_paper,
+)
 from llqr_sam.suite.config.command import Command
 from tests.studies.table_10.timings import timing_of
 

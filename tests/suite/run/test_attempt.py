@@ -17,10 +17,9 @@ from llqr_sam.engine.records import record as records
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import attempt
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job, attempt
 from llqr_sam.suite.run.lock import LeftAlone, RunLock, holder
-from llqr_sam.suite.run.run_folder import note_failure, read_failure, read_progress
+from llqr_sam.suite.run.run_folder import Epochs, Failure, note_failure
 from tests.suite.jobs import jobs_of
 
 
@@ -40,7 +39,7 @@ class Watcher(Observer):
         self.request_stop = run.request_stop
 
     def on_step(self, step: int, loss: float) -> None:
-        epochs = read_progress(self.job.folder)
+        epochs = Epochs.read(self.job.folder)
         assert epochs is not None
         self.seen.append((holder(self.job.folder, 10) is not None, epochs.done))
 
@@ -64,7 +63,7 @@ def test_an_interrupted_run_is_free_and_continues(tmp_path):
     with pytest.raises(Interrupted):
         attempt(job, observers=[Watcher(job, stop=1)])
     assert holder(job.folder, 10) is None
-    epochs = read_progress(job.folder)
+    epochs = Epochs.read(job.folder)
     assert epochs is not None
     assert (epochs.done, epochs.planned) == (1, 2)
     assert attempt(job).resumes == 1
@@ -148,14 +147,14 @@ def test_a_failure_is_noted_and_gone_with_the_next_success(tmp_path, monkeypatch
         patch.setattr(attempting, "execute", broken)
         with pytest.raises(RuntimeError):
             attempt(job)
-    failure = read_failure(job.folder)
+    failure = Failure.read(job.folder)
     assert failure is not None
     assert failure.error == "RuntimeError: CUDA out of memory"
     assert holder(job.folder, 10) is None
     with pytest.raises(LeftAlone):
         attempt(job)
     attempt(replace(job, retries=job.outcome()))
-    assert read_failure(job.folder) is None
+    assert Failure.read(job.folder) is None
 
 
 def test_a_retry_that_is_interrupted_has_not_failed(tmp_path):
@@ -165,7 +164,7 @@ def test_a_retry_that_is_interrupted_has_not_failed(tmp_path):
     again = replace(job, retries=job.outcome())
     with pytest.raises(Interrupted):
         attempt(again, observers=[Watcher(job, stop=1)])
-    assert read_failure(job.folder) is None
+    assert Failure.read(job.folder) is None
     assert "CUDA out of memory" in (job.folder / "log.txt").read_text()
     assert attempt(again).resumes == 1
 
@@ -177,7 +176,7 @@ def test_a_mistake_leaves_no_note(tmp_path):
     assert job.outcome() is None
     with pytest.raises(FileNotFoundError):
         attempt(job)  # the data folder is missing on one node
-    failure = read_failure(job.folder)
+    failure = Failure.read(job.folder)
     assert failure is not None
     assert "prepare_data.py cifar10" in failure.error
 
@@ -195,7 +194,7 @@ def test_a_full_disk_while_the_record_is_written(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             attempt(job)
     assert not job.options.record_path.exists()
-    failure = read_failure(job.folder)
+    failure = Failure.read(job.folder)
     assert failure is not None
     assert "No space left on device" in failure.error
     record = attempt(replace(job, retries=job.outcome()))

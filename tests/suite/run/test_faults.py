@@ -25,9 +25,8 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import DeviceLost, LoaderLost, RankLost, attempt, explained
-from llqr_sam.suite.run.job import Job
-from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.attempt import DeviceLost, Job, LoaderLost, RankLost, attempt, explained
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import jobs_of, words_in
 
@@ -83,7 +82,7 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     # torch's signal handler and its look at the queue race for the news
     fate = "(is killed by signal: Killed|exited unexpectedly)"
     assert re.search(rf"process \d+, which reads the data set, {fate}; retry=failed continues the run$", line)
-    failure = read_failure(job.folder)
+    failure = Failure.read(job.folder)
     assert failure is not None
     assert failure.error.startswith("LoaderLost: process ")
     found = CheckpointStore(job.folder / "checkpoints").load_latest()
@@ -142,7 +141,7 @@ def test_a_corrupt_image_is_one_line_that_names_the_file(tmp_path, words, worker
     assert not multiprocessing.active_children()  # though the traceback is kept
     with pytest.raises(ValueError, match="07.png"):
         attempt(job_of(tmp_path, words))
-    failure = read_failure(job_of(tmp_path, words).folder)
+    failure = Failure.read(job_of(tmp_path, words).folder)
     assert failure is not None
     assert failure.error.startswith(f"ValueError: {file} is not a readable image (")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.run_folder import note_failure
 from tests.suite.jobs import jobs_of
 from tests.suite.records import write_record

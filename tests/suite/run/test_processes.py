@@ -13,10 +13,10 @@ from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.run.job import Job
+from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.lock import RunLock, holder
 from llqr_sam.suite.run.processes import train
-from llqr_sam.suite.run.run_folder import read_failure, read_progress
+from llqr_sam.suite.run.run_folder import Epochs, Failure
 from tests.suite.jobs import jobs_of, start, words_in
 from tests.suite.run.test_lock import write_lock
 from tests.waiting import PATIENCE, wait_for
@@ -64,7 +64,7 @@ def numbers_of(launcher: int) -> list[int]:
 
 
 def begun(job: Job) -> bool:
-    epochs = read_progress(job.folder)
+    epochs = Epochs.read(job.folder)
     return epochs is not None and epochs.done > 0
 
 
@@ -117,7 +117,7 @@ def test_a_run_that_ends_on_another_number_of_devices_records_that(tmp_path):
     wait_for(lambda: begun(job))
     launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=PATIENCE)
-    progress = read_progress(job.folder)
+    progress = Epochs.read(job.folder)
     assert progress is not None
     assert progress.devices == 2
     record = record_of(tmp_path, *words)
@@ -139,7 +139,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     assert launcher.returncode == 1, error
     assert error.splitlines()[-1] == f"{job.run_id}: rank {rank} ended with SIGKILL; the next launch continues the run"
     assert "Traceback" not in error
-    assert read_failure(job.folder) is None
+    assert Failure.read(job.folder) is None
     record = record_of(tmp_path, *words)
     assert record.resumes == 1
     assert record.weights_sha256 == straight.weights_sha256
@@ -172,7 +172,7 @@ def test_an_error_of_the_ranks_is_the_runs(tmp_path):
     reply = train(job)
     assert reply.kind == "failed"
     assert "100000" in reply.reason
-    failure = read_failure(job.folder)
+    failure = Failure.read(job.folder)
     assert failure is not None
     assert failure.error.startswith("ValueError: ")
     assert "100000" in failure.error

@@ -8,7 +8,7 @@ from llqr_sam.engine.observers.observer import RunInfo
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import CurvePoint
 from llqr_sam.suite.run import run_folder as traces
-from llqr_sam.suite.run.run_folder import Epochs, ProgressFile, find_record, note_failure, read_failure, read_progress
+from llqr_sam.suite.run.run_folder import Epochs, Failure, ProgressFile, find_record, note_failure
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
@@ -20,7 +20,7 @@ def test_a_failure_is_its_last_line_and_its_traceback(tmp_path):
         raise RuntimeError("first\n\nCUDA out of memory\n")
     except RuntimeError as error:
         note_failure("run", tmp_path / "run", error)
-    failure = read_failure(tmp_path / "run")
+    failure = Failure.read(tmp_path / "run")
     assert failure is not None
     assert failure.error == "RuntimeError: CUDA out of memory"
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -34,7 +34,7 @@ def test_a_full_disk_costs_the_note_alone(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(traces, "replacing", full)
     note_failure("run", tmp_path, RuntimeError("boom"))
-    assert read_failure(tmp_path) is None
+    assert Failure.read(tmp_path) is None
     assert "run (RuntimeError: boom) is not noted" in caplog.text
 
 
@@ -51,7 +51,7 @@ def test_time_left_is_at_the_pace_so_far():
 def test_a_trace_that_is_not_one_is_none(tmp_path, text):
     with replacing(tmp_path / "progress.json") as file:
         file.write(text.encode())
-    assert read_progress(tmp_path) is None
+    assert Epochs.read(tmp_path) is None
 
 
 def test_the_first_readable_record_is_the_runs(tmp_path):
@@ -80,7 +80,7 @@ def test_progress_has_the_best_score_and_its_unit(reached, expected, resumed, tm
     progress.on_start(RunInfo("run", {}, None, "a CPU", 1, 3, 10, 0, curve, (), tmp_path, lambda: None))
     if not resumed:
         progress.on_epoch(reached)
-    epochs = read_progress(tmp_path)
+    epochs = Epochs.read(tmp_path)
     assert epochs is not None
     assert (epochs.best, epochs.unit) == expected
 
@@ -89,4 +89,4 @@ def test_progress_without_a_unit_is_of_a_percentage(tmp_path):
     """As it was written before translation had its own."""
     with replacing(tmp_path / "progress.json") as file:
         file.write(b'{"best": 90.0, "devices": 1, "done": 1, "planned": 2, "seconds": 3.0, "time": 4.0}')
-    assert read_progress(tmp_path) == Epochs(1, 2, 90.0, 3.0, 4.0, unit="%")
+    assert Epochs.read(tmp_path) == Epochs(1, 2, 90.0, 3.0, 4.0, unit="%")

@@ -16,7 +16,7 @@ from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock, holder
-from llqr_sam.suite.run.run_folder import read_failure, read_progress
+from llqr_sam.suite.run.run_folder import Epochs, Failure
 from llqr_sam.suite.run.worker import SlurmRun, carry_out
 from tests.suite.jobs import REPOSITORY, jobs_of, start
 from tests.waiting import PATIENCE, wait_for
@@ -64,7 +64,7 @@ def test_a_worker_whose_launcher_dies_right_after_handing_over_ends_too(tmp_path
 def test_failures_and_mistakes_are_replies(tmp_path):
     (failing,) = jobs_of(tmp_path, "optim=llqr", "protocol.methods.refresh_batch=100000")
     assert carry_out(failing.to_json()).kind == "failed"
-    assert read_failure(failing.folder) is not None
+    assert Failure.read(failing.folder) is not None
     (lacking,) = jobs_of(tmp_path, "dataset=cifar10", "arch=resnet18")
     reply = carry_out(lacking.to_json())
     assert reply.kind == "mistake"
@@ -79,7 +79,7 @@ def test_a_worker_that_must_end_saves_its_run(tmp_path, how):
     assert process.stdin is not None
     process.stdin.write(job.to_json() + "\n")
     process.stdin.flush()
-    wait_for(lambda: (epochs := read_progress(job.folder)) and epochs.done)
+    wait_for(lambda: (epochs := Epochs.read(job.folder)) and epochs.done)
     if how == "signal":
         process.send_signal(signal.SIGTERM)
     else:
@@ -111,7 +111,7 @@ def test_a_preempted_slurm_job_saves_and_requeues_itself(tmp_path, state, requeu
         for name, value in (slurm | path).items():
             patch.setenv(name, value)
         process = start("-c", code, job.to_json())
-    wait_for(lambda: (epochs := read_progress(job.folder)) and epochs.done)
+    wait_for(lambda: (epochs := Epochs.read(job.folder)) and epochs.done)
     process.send_signal(signal.SIGUSR2)
     assert process.wait(PATIENCE) == (0 if requeues else 1)
     asked = (tmp_path / "asked").read_text().splitlines()

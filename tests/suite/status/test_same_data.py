@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llqr_sam.data.fingerprint import fingerprint
+from llqr_sam.data.registry import fingerprint
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.plan.plan import plan
-from llqr_sam.suite.run.run_folder import read_failure
+from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import NOT_DECODED, NOT_HERE, NOT_SAID, Comparison, Status
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, words_in
@@ -65,11 +65,8 @@ def test_the_same_command_with_other_data(tmp_path, archives, capsys):
     with pytest.raises(UsageError) as raised:
         command(tmp_path, *RUN, f"dataset.path={second}")
     (path,) = (tmp_path / "results" / "runs").rglob("*.json")
-    assert str(raised.value) == (
-        f"dataset.path={second} has the data {hash_of(second)[:12]}, the records are of {hash_of(copy)[:12]} "
-        f"({path.stem}): name the data of the records, or give those here their own "
-        "paths.results= and paths.workspace=."
-    )
+    phrases = (f"dataset.path={second}", hash_of(second)[:12], hash_of(copy)[:12], path.stem, "paths.results=")
+    assert all(phrase in str(raised.value) for phrase in phrases)
 
 
 def test_a_path_that_names_nothing_or_something_else(tmp_path, archives, capsys):
@@ -134,7 +131,7 @@ def test_an_interrupted_run_is_not_continued_on_other_data(words, tmp_path, arch
         UsageError, match=f"{hash_of(first)[:12]} where here are {hash_of(second)[:12]}: name those data"
     ):
         command(tmp_path, *table, *words, f"dataset.path={second}")
-    assert read_failure(job.folder) is None
+    assert Failure.read(job.folder) is None
     assert command(tmp_path, *table, *words, f"dataset.path={first}") == 0
     (path,) = (tmp_path / "results").rglob("*.json")
     assert json.loads(path.read_text())["resumes"] == 1

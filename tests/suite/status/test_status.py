@@ -117,12 +117,9 @@ def test_records_of_different_data_are_named(tmp_path):
     for run, data in zip(RUNS, ("a" * 64, "b" * 64, "a" * 64), strict=True):
         write_record(tmp_path, run, [90.0], data=data)
     status = Status.of(RUNS, tmp_path)
-    sentence = (
-        f"the records of dataset=digits are of different data, aaaaaaaaaaaa ({RUNS[0].run_id}, {RUNS[2].run_id}) and "
-        f"bbbbbbbbbbbb ({RUNS[1].run_id}), which no table or curve mixes: keep each kind under a paths.results= of "
-        "its own."
-    )
-    assert status.mixtures() == {"digits": sentence}
+    (sentence,) = status.mixtures().values()
+    kinds = f"aaaaaaaaaaaa ({RUNS[0].run_id}, {RUNS[2].run_id}) and bbbbbbbbbbbb ({RUNS[1].run_id})"
+    assert all(phrase in sentence for phrase in ("dataset=digits", kinds, "paths.results="))
     assert sentence in list(status.lines())
     with pytest.raises(UsageError, match="of different data"):
         status.check_mixtures()

@@ -20,13 +20,9 @@ from llqr_sam.studies.theory.control.stages import LayerwiseLQR, Stage
 
 
 def riccati(problem: LayerwiseLQR) -> Named:
-    """The controls at which J is stationary: its minimiser if H is positive definite.
+    """The controls delta theta at which J is stationary: its minimiser if H is positive definite.
 
-    Args:
-        problem: The layerwise problem, damped (``damped``): without damping S is nearly always singular.
-
-    Returns:
-        Parameter name -> delta theta, shaped like the parameter.
+    The problem must be ``damped``: without damping S is nearly always singular.
 
     Raises:
         ValueError: S is singular at some stage.

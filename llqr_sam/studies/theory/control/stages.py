@@ -69,9 +69,7 @@ class LayerwiseLQR:
 
     def damped(self, damping: float) -> LayerwiseLQR:
         """The same problem with lambda = ``damping`` added to the diagonal of every R_i, so to that of H."""
-        stages = [
-            replace(stage, R=stage.R + damping * torch.eye(len(stage.R), dtype=stage.R.dtype)) for stage in self.stages
-        ]
+        stages = [replace(s, R=s.R + damping * torch.eye(len(s.R), dtype=s.R.dtype)) for s in self.stages]
         return replace(self, stages=stages)
 
     def gradient(self) -> Named:
@@ -96,15 +94,13 @@ def layerwise_lqr(
 ) -> LayerwiseLQR:
     """Linearise a sequential network in inference mode and compute its costs.
 
+    The problem is dense: memory grows with the square of the minibatch's activations.
+
     Args:
         model: float64; its direct children are the stages. It is not changed.
-        inputs: Minibatch.
-        targets: Second argument of ``loss_fn``.
+        inputs, targets: Minibatch.
         loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
         divergence, reduction, likelihood, damping: Options of ``LLQR``.
-
-    Returns:
-        The problem, dense: memory grows with the square of the minibatch's activations.
 
     Raises:
         ValueError: An unknown divergence, parameters that are not float64, or one shared by two stages.
@@ -113,7 +109,7 @@ def layerwise_lqr(
         raise ValueError(f"divergence={divergence} is not known. Choose from: {', '.join(get_args(Divergence))}.")
     with sdpa_kernel(SDPBackend.MATH):
         maps, outputs = _forward(copy.deepcopy(model).eval(), inputs)
-        jacobians = [stage_map.jacobian() for stage_map in maps]
+        jacobians = [_jacobian(stage.function, stage.point) for stage in maps]
 
         def terminal_loss(flat: Tensor) -> Tensor:
             return loss_fn(flat.view_as(outputs), targets)
@@ -121,12 +117,17 @@ def layerwise_lqr(
         terminal_gradient = _jacobian(terminal_loss, outputs.reshape(-1))
         if divergence == "newton":
             terminal_cost = _hessian(terminal_loss, outputs.reshape(-1))
-            costates = _costates([A for A, _ in jacobians], terminal_gradient)
-            costs = [m.hamiltonian_hessian(costate) for m, costate in zip(maps, costates[1:], strict=True)]
+            transitions = [both[:, : stage.states] for stage, both in zip(maps, jacobians, strict=True)]
+            costates = _costates(transitions, terminal_gradient)[1:]
+            costs = [stage.hamiltonian_hessian(costate) for stage, costate in zip(maps, costates, strict=True)]
         else:
             terminal_cost = _output_fisher(outputs, targets, likelihood_of(likelihood), reduction)
-            costs = [outputs.new_zeros(size, size) for size in (len(m.point) for m in maps)]
-    stages = [Stage(m.shapes, A, B, *m.split(cost)) for m, (A, B), cost in zip(maps, jacobians, costs, strict=True)]
+            costs = [outputs.new_zeros(len(stage.point), len(stage.point)) for stage in maps]
+    stages = []
+    for stage, both, cost in zip(maps, jacobians, costs, strict=True):
+        x, theta = slice(None, stage.states), slice(stage.states, None)
+        running = cost[x, x], cost[theta, theta], cost[theta, x]
+        stages.append(Stage(stage.shapes, both[:, x], both[:, theta], *running))
     return LayerwiseLQR(stages, terminal_gradient, terminal_cost).damped(damping)
 
 
@@ -139,19 +140,9 @@ class _StageMap:
     states: int
     shapes: Shapes
 
-    def jacobian(self) -> tuple[Tensor, Tensor]:
-        """A_i and B_i."""
-        A, B = _jacobian(self.function, self.point).tensor_split([self.states], dim=1)
-        return A, B
-
     def hamiltonian_hessian(self, costate: Tensor) -> Tensor:
         """Second derivative of lambda_{i+1}' f_i in (x_i, theta_i), ``[X_i + P_i, X_i + P_i]``."""
         return _hessian(lambda w: costate @ self.function(w), self.point)
-
-    def split(self, cost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Q_i, R_i and M_i out of one symmetric matrix on (x_i, theta_i)."""
-        x, theta = slice(None, self.states), slice(self.states, None)
-        return cost[x, x], cost[theta, theta], cost[theta, x]
 
 
 def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Tensor]:
@@ -162,11 +153,13 @@ def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Ten
     children = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if n and "." not in n]
     for name, module in children:
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        for parameter in parameters.values():
+        for n, parameter in parameters.items():
             if owner.setdefault(parameter, name) != name:
-                raise ValueError(
-                    f"stages {owner[parameter]} and {name} share a parameter; a control acts in one stage."
-                )
+                both = f"stages {owner[parameter]} and {name}"
+                raise ValueError(f"{both} share a parameter; a control acts in one stage.")
+            if parameter.dtype != torch.float64:
+                what = f"parameter {name}.{n} is {parameter.dtype}"
+                raise ValueError(f"{what}, not torch.float64: call model.double() first.")
         maps.append(_stage_map(name, module, parameters, state, fixed=not maps))
         with torch.no_grad():
             state = module(state)
@@ -175,11 +168,6 @@ def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Ten
 
 def _stage_map(name: str, module: nn.Module, parameters: Named, state: Tensor, *, fixed: bool) -> _StageMap:
     shapes = {n: p.shape for n, p in parameters.items()}
-    for n, parameter in parameters.items():
-        if parameter.dtype != torch.float64:
-            raise ValueError(
-                f"parameter {name}.{n} is {parameter.dtype}, not torch.float64: call model.double() first."
-            )
     x = torch.empty(0, dtype=torch.float64) if fixed else state.reshape(-1)
     point = torch.cat([x, *(p.detach().reshape(-1) for p in parameters.values())])
 

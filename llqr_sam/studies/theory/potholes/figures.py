@@ -1,7 +1,7 @@
 """Figures 2 and 3: the optimizers on a sharp ring around a flat basin, and the numbers beside the pictures.
 
-``landscape.py`` has the landscape and ``survey.py`` the claims. Learning rates are given as eta lambda, with lambda the
-ring's radial curvature: plain gradient descent is stable in the ring below 2.
+Learning rates are given as eta lambda, with lambda the ring's radial curvature: plain gradient descent is stable in the
+ring below 2.
 """
 
 from __future__ import annotations
@@ -20,17 +20,33 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from llqr_sam.report.figures.drawing import COLOURS, tidy, write_csv, write_figure
+from llqr_sam.report.figures.drawing import COLOURS, label, tidy, write_csv, write_figure
 from llqr_sam.report.tables.labels import METHOD_LABELS
-from llqr_sam.studies.theory.potholes.landscape import METHODS, PROBING, Learning, Setting, SharpRing
-from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, paired_paths, verdict
+from llqr_sam.studies.theory.potholes.landscape import (
+    FATES,
+    METHODS,
+    PROBING,
+    RADIUS,
+    SHARPNESS,
+    VERDICTS,
+    Learning,
+    Outcomes,
+    Setting,
+    Survey,
+    crest,
+    loss_at,
+    paired_paths,
+    verdict,
+)
 
-NAMES = {"gd": "GD", **{method: METHOD_LABELS[method] for method in METHODS[1:]}}
-INKS = {"gd": COLOURS["sgdm"], **{method: COLOURS[method] for method in METHODS[1:]}}
-WIDTHS = {"gd": 3.0, "llqr": 1.6, "sam": 3.0, "llqr_sam": 1.6}  # thin dashed lines are drawn over thick ones
-DASHES = {"gd": (1.0, 0.0), "llqr": (4.0, 2.0), "sam": (1.0, 0.0), "llqr_sam": (5.0, 1.5)}
+LINES = {"gd": (3.0, (1.0, 0.0)), "llqr": (1.6, (4.0, 2.0)), "sam": (3.0, (1.0, 0.0)), "llqr_sam": (1.6, (5.0, 1.5))}
+STYLES: dict[str, dict[str, Any]] = {  # thin dashed lines are drawn over thick ones
+    method: {"label": METHOD_LABELS.get(method, "GD"), "color": COLOURS.get(method, COLOURS["sgdm"])}
+    | {"linewidth": width, "dashes": dashes}
+    for method, (width, dashes) in LINES.items()
+}
 TURN = torch.linspace(0, 2 * math.pi, 361)
-Map = dict[str, dict[Setting, Outcomes]]
+Map = dict[tuple[float, float], dict[str, Outcomes]]  # (eta lambda, rho) -> method -> what happened
 CELLS = {  # verdict -> (colour, mark)
     "holds": ("#009E73", "✓"),
     "no shorter": ("#56B4E9", "="),
@@ -59,16 +75,13 @@ class Grid:
     def survey(self) -> Map:
         """Outcomes of every method for every rate and radius."""
         survey = Survey(learning=self.learning)
-        etas = [factor / survey.landscape.sharpness for factor in self.factors]
-        return {method: survey.grid(method, etas, self.rhos) for method in METHODS}
-
-    def cells(self, found: Map) -> Iterator[dict[str, object]]:
-        """What the survey found for each rate and radius, as a row."""
-        pairs = ((factor, rho) for factor in self.factors for rho in self.rhos)
-        for (factor, rho), here in zip(pairs, _by_setting(found), strict=True):
-            shares = {f"{method}_{fate}": here[method].share(fate) for method in METHODS for fate in ("ring", "flat")}
-            paths = {f"{method}_path_to_flat": _mean(here[method].path_to_flat) for method in PROBING}
-            yield {"eta_lambda": factor, "rho": rho, "verdict": verdict(here), **shares, **paths}
+        etas = {factor: factor / SHARPNESS for factor in self.factors}
+        found = {method: survey.grid(method, list(etas.values()), self.rhos) for method in METHODS}
+        return {
+            (factor, rho): {method: found[method][Setting(eta, rho)] for method in METHODS}
+            for factor, eta in etas.items()
+            for rho in self.rhos
+        }
 
 
 MAPS = {
@@ -83,23 +96,23 @@ NOISY = ((0.9, 1.0), (1.35, 1.0), (FACTOR, RHO), (FACTOR, 0.6))  # (eta lambda, 
 def figure_02(folder: Path) -> list[Path]:
     """Escape from starts in the ring that are not minima, and where in rates and radii the ordering holds."""
     survey = Survey()
-    setting = Setting(FACTOR / survey.landscape.sharpness, RHO)
+    setting = Setting(FACTOR / SHARPNESS, RHO)
     runs = {method: survey.trajectories(method, [setting], survey.starts()) for method in METHODS}
     maps = {history: grid.survey() for history, grid in MAPS.items()}
-    cells = [{"metric": history, **row} for history, grid in MAPS.items() for row in grid.cells(maps[history])]
+    cells = [{"metric": history, **row} for history, found in maps.items() for row in _cells(found)]
     figure = Figure(figsize=(12.5, 11.0), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.1))
     above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     paths, distances, losses = above.subplots(1, 3, width_ratios=(1.25, 1.0, 1.0))
     drawn = {method: run[:, DRAWN] for method, run in runs.items()}
-    _draw_paths(paths, survey.landscape, drawn, f"Start {DRAWN} of 8, {PLACE}")
-    _draw_distances(distances, survey.landscape, drawn)
-    _draw_losses(losses, survey.landscape, runs, 60, "upper right", "Loss: median of 8 starts, band 10 to 90 %")
+    _draw_paths(paths, drawn, f"Start {DRAWN} of 8, {PLACE}")
+    _draw_distances(distances, drawn)
+    _draw_losses(losses, runs, 60, "upper right", "Loss: median of 8 starts, band 10 to 90 %")
     learned, kept = below.subplots(1, 2)
     _draw_map(learned, MAPS["run"], maps["run"], "Metric learned where the run goes")
     _draw_map(kept, MAPS["basin"], maps["basin"], "Metric learned in the flat basin before, then kept")
     _legend_of_verdicts(below, {row["verdict"] for row in cells})
-    summary = [_numbers(method, found[setting]) for method, found in maps["run"].items()]
+    summary = [_numbers(method, outcome) for method, outcome in maps["run"][FACTOR, RHO].items()]
     return [
         write_figure(figure, folder / "figure_02.png"),
         write_csv(folder / "figure_02.csv", summary),
@@ -110,7 +123,7 @@ def figure_02(folder: Path) -> list[Path]:
 def figure_03(folder: Path) -> list[Path]:
     """Escape from the bottom of the ring by gradient noise, one schedule a seed shared by all methods."""
     survey = Survey()
-    settings = [Setting(factor / survey.landscape.sharpness, rho) for factor, rho in NOISY]
+    settings = [Setting(factor / SHARPNESS, rho) for factor, rho in NOISY]
     runs, found = {}, {}
     for method in METHODS:
         runs[method], found[method] = survey.noisy(method, settings, VARIANCES, SEEDS)
@@ -120,9 +133,9 @@ def figure_03(folder: Path) -> list[Path]:
     axes = figure.subplots(2, 2)
     quiet = {method: run[:, main, 0] for method, run in runs.items()}
     first = {method: run[:, 0] for method, run in quiet.items()}
-    _draw_paths(axes[0, 0], survey.landscape, first, f"Seed 0, {PLACE}, noise variance {VARIANCES[0]:g}")
+    _draw_paths(axes[0, 0], first, f"Seed 0, {PLACE}, noise variance {VARIANCES[0]:g}")
     title = f"Loss at that variance: median of {SEEDS} seeds, band 10 to 90 %"
-    _draw_losses(axes[0, 1], survey.landscape, quiet, 80, (0.7, 0.12), title)
+    _draw_losses(axes[0, 1], quiet, 80, (0.7, 0.12), title)
     _draw_shares(axes[1, 0], at_main)
     _draw_walked(axes[1, 1], at_main)
     numbers, verdicts = [], []
@@ -139,9 +152,12 @@ def figure_03(folder: Path) -> list[Path]:
     ]
 
 
-def _by_setting(found: Map) -> list[dict[str, Outcomes]]:
-    """Outcomes by method for each setting of a map."""
-    return [{method: found[method][setting] for method in METHODS} for setting in found["gd"]]
+def _cells(found: Map) -> Iterator[dict[str, object]]:
+    """What a survey found for each rate and radius, as a row."""
+    for (factor, rho), here in found.items():
+        shares = {f"{method}_{fate}": here[method].share(fate) for method in METHODS for fate in ("ring", "flat")}
+        paths = {f"{method}_path_to_flat": _mean(here[method].path_to_flat) for method in PROBING}
+        yield {"eta_lambda": factor, "rho": rho, "verdict": verdict(here), **shares, **paths}
 
 
 def _numbers(method: str, outcome: Outcomes) -> dict[str, object]:
@@ -170,64 +186,53 @@ def _mean(values: Tensor) -> str:
     return f"{float(finite.mean()):.2f}" if len(finite) else ""
 
 
-def _lines(method: str) -> dict[str, Any]:
-    """How a method's line is drawn."""
-    return {"color": INKS[method], "dashes": DASHES[method], "linewidth": WIDTHS[method], "label": NAMES[method]}
-
-
-def _draw_paths(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], title: str) -> None:
+def _draw_paths(axes: Axes, paths: dict[str, Tensor], title: str) -> None:
     """Trajectories ``[steps + 1, 2]`` over the loss; the ring's bottom and the crest are circles."""
     side = np.linspace(-6.3, 6.3, 316)
     grid = torch.tensor(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
-    loss = landscape.loss(grid).reshape(len(side), -1).clamp_max(2.0).numpy()
+    loss = loss_at(grid).reshape(len(side), -1).clamp_max(2.0).numpy()
     filled = axes.contourf(side, side, loss, levels=np.linspace(0, 2, 21), cmap="Greys", alpha=0.55)
-    for radius, style in ((landscape.radius, "-"), (landscape.crest, ":")):
+    for radius, style in ((RADIUS, "-"), (crest(), ":")):
         circle = radius * torch.stack([torch.cos(TURN), torch.sin(TURN)]).numpy()
         axes.plot(*circle, style, color="#555555", linewidth=0.9)
     for method, path in paths.items():
         x, y = path.mT.numpy()
-        axes.plot(x, y, **_lines(method))
-        axes.plot(x[-1], y[-1], marker="o", color=INKS[method], markersize=7, markeredgecolor="white", zorder=4)
+        axes.plot(x, y, **STYLES[method])
+        axes.plot(
+            x[-1], y[-1], marker="o", color=STYLES[method]["color"], markersize=7, markeredgecolor="white", zorder=4
+        )
     start = next(iter(paths.values()))[0]
     axes.plot(*start, marker="*", color="white", markeredgecolor="black", markersize=11, zorder=3)
     axes.set_aspect("equal")
-    axes.set(xlim=(-6.3, 6.3), ylim=(-6.3, 6.3), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+    label(axes, title, xlim=(-6.3, 6.3), ylim=(-6.3, 6.3), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
     axes.figure.colorbar(filled, ax=axes, label="loss (cut at 2)", shrink=0.8, ticks=[0, 1, 2], location="bottom")
     axes.legend(loc="upper right", framealpha=0.95, title="star: start, dot: end", fontsize=8.5, title_fontsize=8.5)
-    _title(axes, title)
 
 
-def _title(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-
-
-def _draw_distances(axes: Axes, landscape: SharpRing, paths: dict[str, Tensor], steps: int = 40) -> None:
+def _draw_distances(axes: Axes, paths: dict[str, Tensor], steps: int = 40) -> None:
     """|theta| of trajectories ``[steps + 1, 2]`` against the step, with the ring and the crest."""
     for method, path in paths.items():
-        axes.plot(torch.linalg.vector_norm(path[: steps + 1], dim=1).numpy(), **_lines(method))
-    for radius, style, name in ((landscape.radius, "-", "ring"), (landscape.crest, ":", "crest")):
+        axes.plot(torch.linalg.vector_norm(path[: steps + 1], dim=1).numpy(), **STYLES[method])
+    for radius, style, name in ((RADIUS, "-", "ring"), (crest(), ":", "crest")):
         axes.axhline(radius, linestyle=style, color="#555555", linewidth=0.9, zorder=0)
         axes.text(steps, radius + 0.05, name, ha="right", va="bottom", fontsize=9, color="#555555")
-    axes.set(xlabel="step", ylabel=r"$|\theta|$", xlim=(0, steps), ylim=(0, None))
+    title = "Distance from the origin, same run"
+    label(axes, title, xlabel="step", ylabel=r"$|\theta|$", xlim=(0, steps), ylim=(0, None))
     tidy(axes)
     axes.legend(frameon=False, loc="center right")
-    _title(axes, "Distance from the origin, same run")
 
 
-def _draw_losses(
-    axes: Axes, landscape: SharpRing, runs: dict[str, Tensor], steps: int, place: str | tuple[float, float], title: str
-) -> None:
+def _draw_losses(axes: Axes, runs: dict[str, Tensor], steps: int, place: str | tuple[float, float], title: str) -> None:
     """Median loss of runs ``[steps + 1, runs, 2]``, with a band from 10 to 90 %."""
     for method, run in runs.items():
-        values = landscape.loss(run)[: steps + 1].clamp_min(1e-8).numpy()
-        axes.plot(np.median(values, 1), **_lines(method))
+        values = loss_at(run)[: steps + 1].clamp_min(1e-8).numpy()
+        axes.plot(np.median(values, 1), **STYLES[method])
         low, high = np.quantile(values, [0.1, 0.9], axis=1)
-        axes.fill_between(np.arange(len(low)), low, high, color=INKS[method], alpha=0.12, linewidth=0)
+        axes.fill_between(np.arange(len(low)), low, high, color=STYLES[method]["color"], alpha=0.12, linewidth=0)
     axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="loss (floored at 1e-8)", xlim=(0, steps))
+    label(axes, title, xlabel="step", ylabel="loss (floored at 1e-8)", xlim=(0, steps))
     tidy(axes)
     axes.legend(framealpha=0.9, fontsize=9, loc=place)
-    _title(axes, title)
 
 
 def _draw_shares(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
@@ -235,60 +240,52 @@ def _draw_shares(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
     for method, by_variance in found.items():
         for fate, style, what in (("flat", "-", "flat basin"), ("between", ":", "between")):
             shares = [outcome.share(fate) for outcome in by_variance]
-            label = f"{NAMES[method]}, {what}"
-            axes.plot(
-                VARIANCES, shares, style, label=label, color=INKS[method], marker="o", markersize=5, linewidth=1.8
-            )
-    axes.set_xscale("log")
-    axes.set(xlabel="variance of the gradient noise", ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
-    _title(axes, "Where runs end; the rest stay in the ring")
-    tidy(axes)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=4)
+            name, ink = f"{STYLES[method]['label']}, {what}", STYLES[method]["color"]
+            axes.plot(VARIANCES, shares, style, label=name, color=ink, marker="o", markersize=5, linewidth=1.8)
+    title = "Where runs end; the rest stay in the ring"
+    _against_variance(axes, title, 4, ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
 
 
 def _draw_walked(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
     """Path lengths of the two methods that arrive, with quartiles over seeds."""
+    shown = (("path_to_flat", "o", "-", "to the flat basin"), ("path", "s", ":", "whole run"))
     for method, shift in (("sam", 0.88), ("llqr_sam", 1.14)):
-        for name, marker, style, what in (
-            ("path_to_flat", "o", "-", "to the flat basin"),
-            ("path", "s", ":", "whole run"),
-        ):
-            quartiles = [np.nanquantile(getattr(o, name).numpy(), [0.25, 0.5, 0.75]) for o in found[method]]
+        ink, places = STYLES[method]["color"], np.array(VARIANCES) * shift
+        for path, marker, style, what in shown:
+            quartiles = [np.nanquantile(getattr(o, path).numpy(), [0.25, 0.5, 0.75]) for o in found[method]]
             low, middle, high = np.array(quartiles).T
-            places = np.array(VARIANCES) * shift
-            axes.plot(places, middle, style, color=INKS[method], linewidth=1.2)
-            bars = [middle - low, high - middle]
-            label = f"{NAMES[method]}, {what}"
-            axes.errorbar(places, middle, bars, fmt=marker, color=INKS[method], capsize=3, markersize=6, label=label)
-    axes.set_xscale("log")
+            axes.plot(places, middle, style, color=ink, linewidth=1.2)
+            bars, name = [middle - low, high - middle], f"{STYLES[method]['label']}, {what}"
+            axes.errorbar(places, middle, bars, fmt=marker, color=ink, capsize=3, markersize=6, label=name)
     axes.set_yscale("log")
-    axes.set(xlabel="variance of the gradient noise", ylabel="length walked")
+    _against_variance(axes, "Path length: median and quartiles over seeds", 2, ylabel="length walked")
     axes.set_yticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
     axes.minorticks_off()
-    _title(axes, "Path length: median and quartiles over seeds")
+
+
+def _against_variance(axes: Axes, title: str, columns: int, **settings: Any) -> None:
+    axes.set_xscale("log")
+    label(axes, title, xlabel="variance of the gradient noise", **settings)
     tidy(axes)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=columns)
 
 
 def _draw_map(axes: Axes, grid: Grid, found: Map, title: str) -> None:
     """One coloured and marked cell for each rate and radius."""
     names = list(CELLS)
-    verdicts = [verdict(here) for here in _by_setting(found)]
-    codes = np.array([names.index(name) for name in verdicts]).reshape(len(grid.factors), len(grid.rhos))
+    codes = np.array([names.index(verdict(here)) for here in found.values()]).reshape(len(grid.factors), len(grid.rhos))
     colours = ListedColormap([colour for colour, _ in CELLS.values()])
     axes.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white", linewidth=1.5)
     for (row, column), code in np.ndenumerate(codes):
         axes.text(column + 0.5, row + 0.5, CELLS[names[code]][1], ha="center", va="center", fontsize=12)
     axes.set_xticks(np.arange(len(grid.rhos)) + 0.5, [f"{rho:g}" for rho in grid.rhos])
     axes.set_yticks(np.arange(len(grid.factors)) + 0.5, [f"{factor:g}" for factor in grid.factors])
-    axes.set(xlabel=r"$\rho$", ylabel=r"$\eta\lambda$")
-    _title(axes, title)
+    label(axes, title, xlabel=r"$\rho$", ylabel=r"$\eta\lambda$")
 
 
 def _legend_of_verdicts(figure: SubFigure, present: set[object]) -> None:
+    shown = {name: cell for name, cell in CELLS.items() if name in present}
     handles = [
-        Patch(facecolor=colour, edgecolor="#666666", label=f"{mark}  {VERDICTS[name]}")
-        for name, (colour, mark) in CELLS.items()
-        if name in present
+        Patch(facecolor=c, edgecolor="#666666", label=f"{m}  {VERDICTS[name]}") for name, (c, m) in shown.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9.5)

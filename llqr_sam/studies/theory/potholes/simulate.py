@@ -17,11 +17,9 @@ Rate = Callable[[int], float]
 
 
 class FixedMetric(Metric):
-    """A constant inverse metric U.
+    """A constant inverse metric U, for parameters ``[d]`` or ``[B, d]``.
 
-    Args:
-        matrix: U, symmetric positive definite ``[d, d]``, or its diagonal ``[d]``, for parameters
-            ``[d]`` or ``[B, d]``.
+    ``matrix`` is U, symmetric positive definite ``[d, d]``, or its diagonal ``[d]``.
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -38,10 +36,8 @@ class FixedMetric(Metric):
 class Replicas(Metric):
     """Makes each row of parameters ``[B, d]`` an independent run, with a norm of its own.
 
-    ``SharpnessAware`` has one norm over all parameters, which is right for one network but would couple the runs.
-
-    Args:
-        metric: Applied to the rows; ``Metric()`` gives B runs of plain SAM.
+    ``SharpnessAware`` has one norm over all parameters, which is right for one network but would couple the runs. The
+    metric is applied to the rows; ``Metric()`` gives B runs of plain SAM.
     """
 
     def __init__(self, metric: Metric) -> None:
@@ -75,35 +71,36 @@ def walk(
     metric: Metric | None = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """The iterates of (LLQR+)SAM on a loss, without end.
+    """The iterates of (LLQR+)SAM on a loss after steps 1, 2, ..., without end.
 
     Args:
         loss: theta -> 0-d loss.
         start: theta_0 ``[d]``, or ``[B, d]`` for independent runs with a summed loss and ``Replicas`` as the metric.
-        eta: Learning rate, or a function of the step.
-        rho: Radius, or a function of the step; 0 leaves gradient descent in the metric.
+        eta, rho: Learning rate and radius, or functions of the step; radius 0 leaves gradient descent in the metric.
         metric: Probe and transport; None: the identity, plain SAM.
-        noise: Step -> gradient noise xi shaped like theta. It belongs to the minibatch, whose loss is loss + xi' theta,
-            so both passes of a step see the same.
-
-    Yields:
-        Copies of theta after steps 1, 2, ...
+        noise: Step -> gradient noise xi shaped like theta.
     """
     theta = nn.Parameter(start.detach().clone())
     optimizer = SharpnessAware(torch.optim.SGD([theta], lr=1.0), probe=metric, transport=metric)
     for step in itertools.count():
         rate, radius = (value(step) if callable(value) else value for value in (eta, rho))
         optimizer.param_groups[0].update(lr=rate, rho=radius)
-        tilt = noise(step) if noise else None
-
-        def closure(tilt: Tensor | None = tilt) -> Tensor:
-            optimizer.zero_grad()
-            value = loss(theta) if tilt is None else loss(theta) + (tilt * theta).sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        optimizer.step(closure)
+        take_step(optimizer, lambda: loss(theta), lambda: theta, noise(step) if noise else None)
         yield theta.detach().clone()
+
+
+def take_step(
+    optimizer: SharpnessAware, loss: Callable[[], Tensor], theta: Callable[[], Tensor], noise: Tensor | None = None
+) -> None:
+    """One step on loss + xi' theta: the gradient noise xi belongs to the minibatch, so both passes see the same."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss() if noise is None else loss() + (noise * theta()).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)
 
 
 def trajectory(

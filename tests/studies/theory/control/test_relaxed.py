@@ -10,7 +10,7 @@ import torch
 from llqr_sam import LLQR
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.blocks.layout import layout
-from llqr_sam.studies.theory.control.relaxed import apply_metric, relaxed_objective
+from llqr_sam.studies.theory.control.rollout import apply_metric, relaxed_objective
 from llqr_sam.studies.theory.control.stages import layerwise_lqr
 from tests.studies.theory.control.networks import CHAINS, mean_loss, randomised
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.escape import CutPothole
+from llqr_sam.studies.theory.potholes.propositions import CutPothole
 from llqr_sam.studies.theory.potholes.two_scale import envelope, reach
 
 AVERAGED, RHO = 0.25, 0.3

@@ -10,8 +10,7 @@ import pytest
 
 from llqr_sam.studies.theory.potholes import figures as landscapes
 from llqr_sam.studies.theory.potholes.figures import CELLS, MAPS, NOISY, VARIANCES, Grid, figure_02, figure_03
-from llqr_sam.studies.theory.potholes.landscape import METHODS, Learning
-from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Survey
+from llqr_sam.studies.theory.potholes.landscape import FATES, METHODS, VERDICTS, Learning, Survey
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.noise import Regeneration, Well, hovering_step, motion, stationary_variance
+from llqr_sam.engine.measurements.rounds import exponent as exponent_of
+from llqr_sam.studies.theory.potholes.propositions import Regeneration, Well, hovering_step, motion, stationary_variance
 from llqr_sam.studies.theory.potholes.simulate import FixedMetric, trajectory, walk
-from llqr_sam.studies.theory.potholes.stationarity import slope
 from llqr_sam.studies.theory.potholes.two_scale import envelope
 
 GRID = [(1.0, 1.0, 0.1), (5.0, 2.0, 0.7), (0.3, 0.1, 0.5), (4.0, 1.0, 0.4), (2.0, 8.0, 1.0)]  # lambda, d, eta
@@ -108,7 +108,7 @@ def test_selection_between_wells(rho):
             assert sharp <= 3
     if not rho:
         scaled = [share / (1 + math.log(1 / sigma)) for share, sigma in zip(shares, SIGMAS, strict=True)]
-        assert slope(SIGMAS, scaled) == pytest.approx(2, abs=0.4)
+        assert exponent_of(SIGMAS, scaled) == pytest.approx(2, abs=0.4)
 
 
 @pytest.mark.parametrize(("rho", "least", "most"), [(0.0, 1.5, 3.0), (0.3, 0.4, 1.2)])

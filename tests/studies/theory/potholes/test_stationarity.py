@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.stationarity import (
-    Regression,
-    logistic,
-    mean_gradient_norms,
-    neuron,
-    slope,
-)
+from llqr_sam.engine.measurements.rounds import exponent as exponent_of
+from llqr_sam.studies.theory.potholes.propositions import Regression, logistic, mean_gradient_norms, neuron
 
 SCALES = torch.tensor([2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
 HORIZONS = [400, 800, 1600, 3200]
@@ -21,10 +16,6 @@ def _metric():
     """U with eigenvalues from 1/4 to 2 in a basis of its own."""
     basis = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0]
     return basis @ torch.diag(SCALES) @ basis.mT
-
-
-def test_slope_of_a_power():
-    assert slope([1, 10, 100], [3.0, 0.3, 0.03]) == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("kind", ["convex", "non-convex"])
@@ -62,7 +53,7 @@ def test_rate(kind, step, replicas, exponent):
     """The exponent in T is -1/2 within 0.1, for either decay of the radius, on both problems."""
     options = {"step": step, "radius": 0.3, "exponent": exponent, "replicas": replicas}
     norms = mean_gradient_norms(Regression.drawn(kind), _metric(), HORIZONS, **options)
-    assert slope(HORIZONS, norms) == pytest.approx(-0.5, abs=0.1)
+    assert exponent_of(HORIZONS, norms) == pytest.approx(-0.5, abs=0.1)
 
 
 @pytest.mark.slow
@@ -70,7 +61,9 @@ def test_a_radius_that_does_not_decay_stalls():
     """The decay of rho is needed: with rho = 2 throughout, the norm of the non-convex problem levels off."""
     problem, metric = Regression.drawn("non-convex"), _metric()
     stuck, falling = (
-        slope(HORIZONS, mean_gradient_norms(problem, metric, HORIZONS, step=1.0, radius=2.0, exponent=p, replicas=64))
+        exponent_of(
+            HORIZONS, mean_gradient_norms(problem, metric, HORIZONS, step=1.0, radius=2.0, exponent=p, replicas=64)
+        )
         for p in (0.0, 0.5)
     )
     assert stuck > -0.3

@@ -8,10 +8,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llqr_sam.studies.theory.potholes.landscape import METHODS, Learning, Setting, SharpRing, run_together
-from llqr_sam.studies.theory.potholes.survey import FATES, VERDICTS, Outcomes, Survey, outcomes, paired_paths, verdict
-
-SHARPNESS = SharpRing().sharpness
+from llqr_sam.studies.theory.potholes.landscape import (
+    FATES,
+    METHODS,
+    SHARPNESS,
+    VERDICTS,
+    Learning,
+    Outcomes,
+    Setting,
+    Survey,
+    crest,
+    loss_at,
+    outcomes,
+    paired_paths,
+    run_together,
+    verdict,
+)
 
 
 def _straight(*radii):
@@ -31,7 +43,7 @@ def _straight(*radii):
     ],
 )
 def test_outcomes(radii, fate, escape, arrival, to_flat, path):
-    found = outcomes(SharpRing(), _straight(*radii))
+    found = outcomes(_straight(*radii))
     assert FATES[int(found.fate)] == fate
     assert (int(found.escape), int(found.arrival)) == (escape, arrival)
     assert float(found.path_to_flat) == pytest.approx(to_flat, nan_ok=True)
@@ -74,10 +86,10 @@ def test_paths_are_compared_where_both_arrive():
 
 def test_starts_are_in_the_ring_and_not_minima():
     survey = Survey()
-    loss = survey.landscape.loss(survey.starts())
+    loss = loss_at(survey.starts())
     assert (loss > 1e-3).all()
     assert (loss < 0.2).all()
-    assert float(survey.landscape.loss(survey.bottom())) < 1e-28
+    assert float(loss_at(survey.bottom())) < 1e-28
 
 
 def test_noise_is_one_schedule_scaled():
@@ -102,8 +114,8 @@ def test_a_grid_runs_methods_without_a_probe_once_a_rate():
 @pytest.mark.parametrize(
     ("method", "learning", "factor", "rho", "distance"),
     [
-        ("sam", Learning(), 0.9, 0.45, SharpRing().crest),
-        ("llqr_sam", Learning(), 0.9, 0.45, SharpRing().crest),
+        ("sam", Learning(), 0.9, 0.45, crest()),
+        ("llqr_sam", Learning(), 0.9, 0.45, crest()),
         ("sam", Learning(), 1.6, 1.3, 5 - 1.3),
         ("llqr_sam", Learning(history="basin"), 0.05, 0.8, 5 - 0.8 * 10**0.5),
     ],
@@ -112,7 +124,7 @@ def test_sams_false_ends(method, learning, factor, rho, distance):
     """Runs leave the ring and stop: on the crest, or a probe's length (rho sqrt(U)) from the bottom of the ring."""
     survey = Survey(learning=learning, steps=150)
     run = survey.trajectories(method, [Setting(factor / SHARPNESS, rho)], survey.starts())
-    found = outcomes(survey.landscape, run)
+    found = outcomes(run)
     assert found.share("between") == 1
     end = torch.linalg.vector_norm(run[-20:], dim=2).mean(0)
     assert torch.allclose(end, torch.tensor(distance, dtype=torch.float64), atol=0.05)
@@ -155,8 +167,8 @@ def test_the_ordering_under_other_ways_to_learn(learning):
     """The same verdict and path within 2 % with dense blocks, the Newton divergence or one refresh."""
     setting = Setting(1.8 / SHARPNESS, 1.0)
     starts = [start.unsqueeze(0) for start in Survey().starts()]
-    run = run_together(SharpRing(), "llqr_sam", [setting] * len(starts), starts, 45, learning)
-    found = outcomes(SharpRing(), run)
+    run = run_together("llqr_sam", [setting] * len(starts), starts, 45, learning)
+    found = outcomes(run)
     assert found.share("flat") == 1
     assert float(found.path_to_flat.mean()) == pytest.approx(6.88, rel=0.02)
 

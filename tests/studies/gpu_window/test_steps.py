@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.studies.gpu_window import process_runner
-from llqr_sam.studies.gpu_window.process_runner import ProcessRunner
+from llqr_sam.engine.loop.interruption import handled
+from llqr_sam.studies.gpu_window import steps
+from llqr_sam.studies.gpu_window.steps import run_python
 from tests.waiting import wait_for
 
 SLEEPS = "import sys, time, pathlib; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
@@ -36,53 +37,47 @@ def interrupt(signum: int) -> Callable[[], None]:
 
 
 def test_a_process_is_asked_to_end_when_its_time_is_up(tmp_path):
-    finished = ProcessRunner().run(["-c", SLEEPS, str(tmp_path / "ready")], 0.1)
+    finished = run_python(["-c", SLEEPS, str(tmp_path / "ready")], 0.1, [])
     assert (finished.cause, finished.succeeded, finished.stopped) == ("SIGTERM", False, True)
 
 
 @pytest.mark.parametrize("code", [STUBBORN, PARENT])
 def test_what_does_not_end_is_killed_with_its_children(code, tmp_path, monkeypatch):
     """The output is known to be complete only when the last process that could write is gone."""
-    monkeypatch.setattr(process_runner, "GRACE", 0.2)
-    began, ready = time.monotonic(), tmp_path / "ready"
-    runner = ProcessRunner()
-    once_it_is_there(ready, lambda: runner.signals.append(signal.SIGTERM))
-    finished = runner.run(["-c", code, str(ready)], 60.0)
+    monkeypatch.setattr(steps, "GRACE", 0.2)
+    signals, began, ready = [], time.monotonic(), tmp_path / "ready"
+    once_it_is_there(ready, lambda: signals.append(signal.SIGTERM))
+    finished = run_python(["-c", code, str(ready)], 60.0, signals)
     assert finished.stopped
     assert ready.exists()
     assert time.monotonic() - began < 55
 
 
 def test_one_that_ends_in_time_is_left_alone(tmp_path):
-    runner = ProcessRunner()
-    finished = runner.run(["-c", "print('done')"], 60.0)
+    finished = run_python(["-c", "print('done')"], 60.0, [])
     assert finished == ("exit status 0", True, "done\n", False)
-    assert not runner.signals
     with (tmp_path / "out").open("wb") as file:
-        finished = runner.run(["-c", "print('kept'); raise SystemExit(3)"], 60.0, stdout=file)
+        finished = run_python(["-c", "print('kept'); raise SystemExit(3)"], 60.0, [], stdout=file)
     assert (finished.cause, finished.output, (tmp_path / "out").read_text()) == ("exit status 3", None, "kept\n")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_process(signum, tmp_path):
-    runner, before = ProcessRunner(), signal.getsignal(signum)
+    signals, before = [], signal.getsignal(signum)
     once_it_is_there(tmp_path / "ready", interrupt(signum))
-    with runner.on_signals():
-        finished = runner.run(["-c", SLEEPS, str(tmp_path / "ready")], 60.0)
-    assert (finished.cause, finished.stopped, runner.signals) == ("SIGTERM", True, [signum])
+    with handled(lambda signum, frame: signals.append(signum)):
+        finished = run_python(["-c", SLEEPS, str(tmp_path / "ready")], 60.0, signals)
+    assert (finished.cause, finished.stopped, signals) == ("SIGTERM", True, [signum])
     assert signal.getsignal(signum) == before
 
 
 def test_a_second_ctrl_c_kills(tmp_path):
-    runner = ProcessRunner()
+    signals = []
     once_it_is_there(tmp_path / "ready", interrupt(signal.SIGINT), lambda: time.sleep(0.5), interrupt(signal.SIGINT))
-    with runner.on_signals():
-        finished = runner.run(["-c", STUBBORN, str(tmp_path / "ready")], 60.0)
-    assert (finished.cause, runner.signals) == ("SIGKILL", [signal.SIGINT] * 2)
+    with handled(lambda signum, frame: signals.append(signum)):
+        finished = run_python(["-c", STUBBORN, str(tmp_path / "ready")], 60.0, signals)
+    assert (finished.cause, signals) == ("SIGKILL", [signal.SIGINT] * 2)
 
 
 def test_a_signal_between_two_processes_reaches_the_next(tmp_path):
-    runner = ProcessRunner()
-    with runner.on_signals():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert runner.run(["-c", SLEEPS, str(tmp_path / "ready")], 60.0).cause == "SIGTERM"
+    assert run_python(["-c", SLEEPS, str(tmp_path / "ready")], 60.0, [signal.SIGTERM]).cause == "SIGTERM"

@@ -10,11 +10,10 @@ import pytest
 
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.repository import ROOT
-from llqr_sam.suite.launch import local
-from llqr_sam.suite.launch.local import Pool, worker_environments
 from llqr_sam.suite.run import processes
 from llqr_sam.suite.run.lock import holder
-from llqr_sam.suite.run.run_folder import read_progress
+from llqr_sam.suite.run.processes import Pool, worker_environments
+from llqr_sam.suite.run.run_folder import Epochs
 from tests.suite.jobs import jobs_of, start, words_in
 from tests.waiting import PATIENCE, wait_for
 
@@ -27,16 +26,16 @@ def pool(workers: int) -> Pool:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[local.Worker]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[processes.Worker]:
     """The workers that a pool starts, in order."""
     workers = []
 
-    class Recording(local.Worker):
+    class Recording(processes.Worker):
         def __init__(self, variables: dict[str, str]) -> None:
             super().__init__(variables)
             workers.append(self)
 
-    monkeypatch.setattr(local, "Worker", Recording)
+    monkeypatch.setattr(processes, "Worker", Recording)
     monkeypatch.setattr(processes, "PATIENCE", PATIENCE)  # none is killed because the machine is busy
     return workers
 
@@ -59,7 +58,7 @@ def test_a_killed_worker_takes_one_run_with_it_and_the_next_launch_continues_it(
     victim = jobs[1]
 
     def kill() -> None:
-        wait_for(lambda: (epochs := read_progress(victim.folder)) and epochs.done)
+        wait_for(lambda: (epochs := Epochs.read(victim.folder)) and epochs.done)
         os.kill(started[0].process.pid, signal.SIGKILL)
 
     for job, reply in running:
@@ -116,7 +115,7 @@ def test_ctrl_c_saves_every_run_and_ends(tmp_path):
     words = words_in(tmp_path, *TABLE, "protocol.epochs=10000", "launch=local")
     launcher = start("train.py", *words)
     jobs = jobs_of(tmp_path, *TABLE, "protocol.epochs=10000")
-    wait_for(lambda: all((epochs := read_progress(job.folder)) and epochs.done for job in jobs[:2]))
+    wait_for(lambda: all((epochs := Epochs.read(job.folder)) and epochs.done for job in jobs[:2]))
     launcher.send_signal(signal.SIGINT)
     _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 130, error
