@@ -7,7 +7,7 @@ through J' u, linear in u, whose own derivative in u must be J: a backward pass 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,9 +35,10 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
     with torch.enable_grad():
         pulled = vjp(values, leaves, us, create_graph=True)
     pushed = vjp(pulled, us, [g.detach() for g in pulled], retain_graph=True)
-    backward = _total(g.detach().abs().square().sum() for g in pulled)
-    forward = _total((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=True))
-    size = _total(u.detach().abs().square().sum() for u in us).sqrt() * backward.sqrt()
+    zero = torch.zeros(())
+    backward = sum((g.detach().abs().square().sum() for g in pulled), zero)
+    forward = sum(((u.detach().conj() * z).real.sum() for u, z in zip(us, pushed, strict=True)), zero)
+    size = sum((u.detach().abs().square().sum() for u in us), zero).sqrt() * backward.sqrt()
     if not agreeing(forward, backward, 10 * torch.finfo(us[0].dtype).eps * size, eps):
         raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
 
@@ -115,7 +116,3 @@ def _fails(output: Any, leaves: list[Tensor]) -> bool:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    return sum(terms, torch.zeros(()))

@@ -149,7 +149,8 @@ class ReverseModeRules(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _NORMALISATIONS and args and args[0].dtype in HALF and _any_float32((*args, *kwargs.values())):
+        dtypes = [x.dtype for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if func in _NORMALISATIONS and torch.float32 in dtypes and args and args[0].dtype in HALF:
             return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
         found = func(*args, **kwargs)
         if not torch.is_grad_enabled():
@@ -159,10 +160,6 @@ class ReverseModeRules(TorchFunctionMode):
             return found
         tokens, weight = args
         return torch.where((tokens == padding % len(weight)).unsqueeze(-1), found.detach(), found)
-
-
-def _any_float32(arguments: tuple[Any, ...]) -> bool:
-    return any(isinstance(x, Tensor) and x.dtype == torch.float32 for x in arguments)
 
 
 def _embedding_bag(
@@ -197,9 +194,7 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(found) if inplace else found
 
 
-def _scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
-) -> Tensor:
+def _scaled_dot_product_attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``functional.scaled_dot_product_attention``, with the casts of autocast made before it.
 
     The plain kernel returns to float32 inside, where a nested derivative would meet autocast a second time, and two
@@ -207,17 +202,16 @@ def _scaled_dot_product_attention(
     """
     device = query.device.type
     if not torch.is_autocast_enabled(device):
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **more)
+        return functional.scaled_dot_product_attention(query, *args, **kwargs)
     dtype = torch.get_autocast_dtype(device)
-    query, key, value = (t.to(dtype) for t in (query, key, value))
-    if attn_mask is not None and attn_mask.is_floating_point():
-        attn_mask = attn_mask.to(dtype)
+    cast = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
+    query, args, kwargs = tree_map_only(Tensor, cast, (query, args, kwargs))
     cuda: Any = torch.backends.cuda  # the switch is for all devices; it has no stub
     before = cuda.fp16_bf16_reduction_math_sdp_allowed()
     try:
         cuda.allow_fp16_bf16_reduction_math_sdp(True)
         with torch.autocast(device, enabled=False):
-            return functional.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **more)
+            return functional.scaled_dot_product_attention(query, *args, **kwargs)
     finally:
         cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
@@ -227,10 +221,10 @@ def _multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> t
 
     Under autocast it computes its weights by plain products, and they are then dropped.
     """
-    if kwargs.get("need_weights", True) or not torch.is_autocast_enabled(query.device.type):
-        return functional.multi_head_attention_forward(query, *args, **kwargs)
-    outputs, _ = functional.multi_head_attention_forward(query, *args, **{**kwargs, "need_weights": True})
-    return outputs, None
+    wanted = kwargs.get("need_weights", True)
+    kwargs["need_weights"] = wanted or torch.is_autocast_enabled(query.device.type)
+    outputs, weights = functional.multi_head_attention_forward(query, *args, **kwargs)
+    return outputs, weights if wanted else None
 
 
 _NORMALISATIONS = frozenset(

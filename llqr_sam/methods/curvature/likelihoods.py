@@ -165,9 +165,7 @@ class Gaussian(_Elementwise):
         return torch.ones_like(outputs)
 
 
-NAMED: dict[str, Categorical | Gaussian | Bernoulli] = {
-    "categorical": Categorical(), "gaussian": Gaussian(), "bernoulli": Bernoulli()
-}  # fmt: skip
+NAMED: dict[str, Likelihood] = {"categorical": Categorical(), "gaussian": Gaussian(), "bernoulli": Bernoulli()}
 """Likelihoods by name, with their defaults."""
 
 

@@ -19,9 +19,8 @@ and its J v once with the same J' u. A trace of the gradient (forward over rever
 reverse, on one random product for each trace and loss. The slow ways rely on backward passes that autograd sees into,
 which is tested once for each network and loss.
 
-Batch-norm is in inference mode, dropout is off, and attention uses its plain kernel, since the fused ones have neither
-a forward-mode nor a second derivative (docs/methods.md, section 2.2). A network in half precision is linearised in
-float32, or under autocast where ``precision`` says so; loss, likelihood and M are float32 either way.
+The network is in inference mode (inference.py). One in half precision is linearised in float32, or under autocast where
+``precision`` says so; loss, likelihood and M are float32 either way.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from llqr_sam.methods.curvature.diagnosis import agreeing, explained, require_ad
 from llqr_sam.methods.curvature.inference import differentiable_inference
 from llqr_sam.methods.curvature.likelihoods import Likelihood
 from llqr_sam.methods.curvature.point import LossFunction, Point, vjp
-from llqr_sam.methods.curvature.trace import ForwardTrace, Linearization, Push, TraceCache, agree
+from llqr_sam.methods.curvature.trace import ForwardTrace, Push, TraceCache, agree
 from llqr_sam.methods.named import Named, dot
 
 Divergence = Literal["ngd", "newton"]
@@ -94,7 +93,7 @@ class Fisher:
         """v -> [J v] at a point without a loss, whose outputs are given with their graph."""
         replayed = self.cache.at(point, [outputs], partial(self._verified, point, outputs))
         if replayed is not None:
-            return replayed.push
+            return replayed
         if not self._tested:
             require_adjoint([outputs], list(point.parameters.values()), point.precision.eps)
             self._tested = True
@@ -103,20 +102,23 @@ class Fisher:
         pulled = _pull(point, outputs, u, create_graph=True)
         return lambda v: vjp(pulled, [u], [v[name] for name in point.parameters], retain_graph=True)
 
-    def _verified(self, point: Point, outputs: Tensor, trace: ForwardTrace, replayed: Linearization) -> bool:
+    def _verified(self, point: Point, outputs: Tensor, trace: ForwardTrace, push: Push) -> bool:
         """Whether J' u of the trace is the network's, and once for each trace whether its J v is of the same J."""
         (u,), eps = _random_like([outputs]), point.precision.eps
+        tangents = {name: torch.zeros_like(p).requires_grad_() for name, p in point.parameters.items()}
+        with torch.enable_grad():
+            found = vjp(push(tangents), list(tangents.values()), [u])
         pulled = _pull(point, outputs, u)
-        if not agree(replayed.pull([u], point.parameters), pulled, eps):
+        if not agree(found, pulled, eps):
             return False
         # J' u of a trace is the backward pass of its J v. Some operations have two derivatives that differ everywhere.
         if trace.verified_for is None:
             v = _direction(point)
-            (pushed,) = replayed.push(v)
+            (jv,) = push(v)
             # u is random and has norm 1: u' (J v) is about |J v| / sqrt(entries), and rounding is eps of that.
-            share = max(100 * torch.finfo(pushed.dtype).eps, 2 * eps / max(1, pushed.numel()) ** 0.5)
-            rounding = share * torch.linalg.vector_norm(pushed)
-            if not agreeing((u * pushed).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding, eps):
+            share = max(100 * torch.finfo(jv.dtype).eps, 2 * eps / max(1, jv.numel()) ** 0.5)
+            rounding = share * torch.linalg.vector_norm(jv)
+            if not agreeing((u * jv).sum(), dot(v, dict(zip(v, pulled, strict=True))), rounding, eps):
                 return False
             trace.verified_for = "J v"
         return True
@@ -135,7 +137,13 @@ class Hessian:
     def at(self, point: Point) -> Curvature:
         """g and H at a point with a loss; UnsupportedModuleError without second derivatives."""
         with differentiable_inference(point.model), explained(point):
-            gradient, push = self._replayed(point) or self._reverse_over_reverse(point)
+            found = self._replayed(point)
+            if found is None and self._tested != point.loss_fn:
+                outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
+                require_adjoint([outputs], list(point.parameters.values()), point.precision.eps)
+                require_adjoint([loss], [outputs])
+                self._tested = point.loss_fn
+            gradient, push = found or _reverse_over_reverse(point)
 
         def product(v: Named) -> Named:
             with explained(point):
@@ -156,23 +164,15 @@ class Hessian:
         exact = None if known and known.verified_for == point.loss_fn else product()
         gradient = point.gradient_of(point.loss())
 
-        def verify(trace: ForwardTrace, replayed: Linearization) -> bool:
+        def verify(trace: ForwardTrace, push: Push) -> bool:
             if trace.verified_for != point.loss_fn:
-                if not agree(replayed.push(_direction(point)), exact or product(), point.precision.eps):
+                if not agree(push(_direction(point)), exact or product(), point.precision.eps):
                     return False
                 trace.verified_for = point.loss_fn
             return True
 
         replayed = self.cache.at(point, list(gradient.values()), verify)
-        return None if replayed is None else (gradient, replayed.push)
-
-    def _reverse_over_reverse(self, point: Point) -> tuple[Named, Push]:
-        if self._tested is None or self._tested != point.loss_fn:
-            outputs, loss = point.evaluated(lambda z: (z, point.loss_of(z)))
-            require_adjoint([outputs], list(point.parameters.values()), point.precision.eps)
-            require_adjoint([loss], [outputs])
-            self._tested = point.loss_fn
-        return _reverse_over_reverse(point)
+        return None if replayed is None else (gradient, replayed)
 
 
 def _reverse_over_reverse(point: Point) -> tuple[Named, Push]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,13 +23,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from llqr_sam.methods.curvature.inference import ReverseModeRules
-from llqr_sam.methods.curvature.point import Point, vjp
+from llqr_sam.methods.curvature.point import Point
 from llqr_sam.methods.named import Named
 
 aten = torch.ops.aten
+Nodes = Sequence[fx.Node]
 Signature = tuple[Any, ...]
 Push = Callable[[Named], list[Tensor]]
-Verify = Callable[["ForwardTrace", "Linearization"], bool]
+Verify = Callable[["ForwardTrace", Push], bool]
 
 KEPT = 8
 """Traces of one network that are kept, the latest used: a stream of minibatches has few shapes."""
@@ -47,8 +48,8 @@ class TraceCache:
         self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()  # the latest used last
         self._refused: OrderedDict[Signature, str] = OrderedDict()
 
-    def at(self, point: Point, values: Sequence[Tensor], verify: Verify) -> Linearization | None:
-        """Replays the network at a point, or returns ``None`` where it cannot be replayed (``refusal`` says why).
+    def at(self, point: Point, values: Sequence[Tensor], verify: Verify) -> Push | None:
+        """v -> J v at a point, or ``None`` where the network cannot be replayed (``refusal`` says why).
 
         ``values`` are ``point.values`` there, computed without a trace; ``verify`` says whether the derivative of a
         trace is the network's.
@@ -59,12 +60,12 @@ class TraceCache:
             fresh = key not in self.traces
             try:
                 trace = self.traces.pop(key, None) or ForwardTrace(point)
-                found = trace.at(point)
-                if agree(found.values, values, point.precision.eps) and verify(trace, found):
+                found, push = trace.at(point)
+                if agree(found, values, point.precision.eps) and verify(trace, push):
                     self.traces[key] = trace
                     if len(self.traces) > KEPT:
                         self.traces.popitem(last=False)
-                    return found
+                    return push
                 reason = "the trace has other values or derivatives than the network"
             except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
                 raise
@@ -119,8 +120,8 @@ class ForwardTrace:
         whole.graph.eliminate_dead_code()
         self._at_point, self._at_tangent, self._count = _cut(whole, len(leaves))
 
-    def at(self, point: Point) -> Linearization:
-        """The network at a point of this trace's signature."""
+    def at(self, point: Point) -> tuple[list[Tensor], Push]:
+        """The values at a point of this trace's signature, and v -> J v there, one tensor for each value."""
         with torch.no_grad():
             found = self._at_point(*_leaves(point)[0])
         values, kept = found[: self._count], found[self._count :]
@@ -128,22 +129,7 @@ class ForwardTrace:
         def push(v: Named) -> list[Tensor]:
             return list(self._at_tangent(*kept, *(_strided(v[name], s) for name, s in self._strides.items())))
 
-        return Linearization(list(values), push)
-
-
-@dataclass(frozen=True)
-class Linearization:
-    """``Point.values`` at one point, computed by a trace, and their derivative J there."""
-
-    values: list[Tensor]
-    push: Push  # v -> J v, one tensor for each value
-
-    def pull(self, us: Sequence[Tensor], like: Named) -> list[Tensor]:
-        """J' u for one u for each value, by a backward pass through ``push``; one tensor for each entry of ``like``."""
-        tangents = {name: torch.zeros_like(t).requires_grad_() for name, t in like.items()}
-        with torch.enable_grad():
-            pushed = self.push(tangents)
-        return vjp(pushed, list(tangents.values()), us)
+        return list(values), push
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
@@ -188,7 +174,7 @@ def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.G
     ``point_inputs`` is the number of leaves.
     """
     *nodes, end = whole.graph.nodes
-    results: Sequence[fx.Node] = end.args[0]
+    results: Nodes = end.args[0]
     values, pushed = results[: len(results) // 2], results[len(results) // 2 :]
     placeholders = [node for node in nodes if node.op == "placeholder"]
     leaves, tangents = placeholders[:point_inputs], placeholders[point_inputs:]
@@ -202,9 +188,7 @@ def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.G
     return at_point, _part(whole, [*kept, *tangents], [node for node in nodes if node in moving], pushed), len(values)
 
 
-def _part(
-    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node]
-) -> fx.GraphModule:
+def _part(whole: fx.GraphModule, inputs: Nodes, nodes: Nodes, outputs: Nodes) -> fx.GraphModule:
     """The operations ``nodes`` alone, by which the outputs follow from the inputs."""
     part = fx.Graph()
     copies = {node: part.placeholder(f"input_{i}") for i, node in enumerate(inputs)}
