@@ -58,6 +58,12 @@ class ArrayReader:
         for batch, first in enumerate(range(start * batch_size, len(order), batch_size), start):
             yield self._gather(order[first : first + batch_size], purpose, number, batch)
 
+    def in_order(self, batch_size: int) -> Iterator[Images]:
+        """Minibatches of all images, not augmented; slices keep the memory format of the arrays and copy nothing."""
+        for start in range(0, self.size, batch_size):
+            chosen = slice(start, start + batch_size)
+            yield self.normalise(self.images[chosen]), self.labels[chosen]
+
     def gather(self, purpose: str, number: int, chosen: Tensor) -> Images:
         return self._gather(chosen.to(self.images.device), purpose, number)
 

@@ -135,6 +135,10 @@ class FileReader(Dataset[tuple[Tensor, int]]):
             if self.workers:
                 delivered._shutdown_workers()  # type: ignore[attr-defined]
 
+    def in_order(self, batch_size: int) -> Iterator[Images]:
+        """Minibatches of all images."""
+        return self.stream("test", 0, torch.arange(self.size), batch_size)
+
     def gather(self, purpose: str, number: int, chosen: Tensor) -> Images:
         """One minibatch, decoded by threads."""
         keys: list[Key] = [(purpose, number, index) for index in chosen[self.share.of(len(chosen))].tolist()]

@@ -73,7 +73,7 @@ class ImagesInOrder:
     batch_size: int
 
     def __iter__(self) -> Iterator[Images]:
-        return self.reader.stream("test", 0, torch.arange(self.reader.size), self.batch_size)
+        return self.reader.in_order(self.batch_size)
 
 
 @dataclass(frozen=True)

@@ -109,3 +109,9 @@ def test_test_batches_are_every_sample_once_in_order() -> None:
         assert [len(part[1]) for part in parts] == [4, 4, 2]
         assert torch.equal(torch.cat([part[1] for part in parts]), labels)
         torch.testing.assert_close(torch.cat([part[0] for part in parts])[:, 0, 0, 0], labels.float())
+
+
+def test_test_batches_keep_the_memory_format_of_the_arrays() -> None:
+    pixels = torch.zeros(8, 4, 4, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # as an archive stores images
+    images, _ = next(iter(ImagesInOrder(ArrayReader(pixels, torch.zeros(8), UNIT), batch_size=4)))
+    assert images.is_contiguous(memory_format=torch.channels_last)
