@@ -24,10 +24,7 @@ Item = TypeVar("Item")
 
 
 class Ranks:
-    """The ranks of a process group, or one process by itself, for which everything here is the identity.
-
-    Every method is a collective, except ``share``.
-    """
+    """The ranks of a process group, or one process by itself. Every method is a collective, except ``share``."""
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group

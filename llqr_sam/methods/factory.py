@@ -42,10 +42,9 @@ def build(
     fused: bool | None = None,
     curvature_dtype: CurvatureDtype = None,
 ) -> Method:
-    """Builds the method's optimizer over the model's trainable parameters.
+    """Builds the method's optimizer over the model's trainable parameters; ``LLQR`` has its own arguments and may refuse.
 
-    ``process_group``, ``shard`` and ``curvature_dtype`` are those of ``LLQR``, which may refuse the model. ``fused``:
-    whether the base optimizer is one kernel; ``None`` is PyTorch's choice for the device.
+    ``fused``: whether the base optimizer is one kernel; ``None`` is PyTorch's choice for the device.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     base = BASES[settings.base.kind](trainable, fused=fused, **vars(settings.base))

@@ -33,8 +33,7 @@ from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.methods.settings import LearningSettings, require
 
-MAX_FAILURES = 3
-"""Refreshes in a row that may fail (not be finite): the third stops the run."""
+MAX_FAILURES = 3  # in a row: the third refresh that is not finite stops the run
 
 
 class RefreshError(RuntimeError):
@@ -323,10 +322,7 @@ class LLQR(Metric):
 
     def _joined(self, parts: Iterable[Named], like: Named) -> Named:
         """Returns the parts of a vector as one; where U is sharded, with those of the other ranks."""
-        joined: Named = {}
-        for part in parts:
-            joined.update(part)
-        return self._shards.complete(joined, like)
+        return self._shards.complete({name: x for part in parts for name, x in part.items()}, like)
 
     def _costate(self, curvature: Curvature, delta: Named) -> Named:
         """Returns c = g + (H + lambda I) delta, the gradient of J with respect to delta."""

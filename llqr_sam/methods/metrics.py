@@ -17,8 +17,7 @@ from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.named import Named, dot, float32_if_half, follow, squared_norm
 from llqr_sam.methods.settings import AdaptiveSettings, FisherForm, FisherSettings, NoiseSettings, Norm, Perturbation
 
-TINY = 1e-12
-"""Added to the squared norm, so that a zero gradient gives a zero perturbation (authors' code)."""
+TINY = 1e-12  # added to the squared norm, so that a zero gradient gives a zero perturbation (authors' code)
 
 
 class Metric:

@@ -19,12 +19,9 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 
 def follow(averages: Named, gradients: Named, start: Callable[[Tensor], Tensor] = torch.clone) -> Named:
-    """Casts and moves each average to its gradient, since a model may be cast or moved between steps.
+    """Casts and moves each average to its gradient, since a model may be cast or moved; returns those that had one.
 
     A gradient without an average starts one, as does a gradient of another shape, which is another parameter's.
-
-    Returns:
-        The gradients that had an average.
     """
     known: Named = {}
     for name, g in gradients.items():
@@ -56,9 +53,8 @@ def squared_norm(a: Mapping[str, Tensor]) -> Tensor:
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     """Inner product over all entries of two dictionaries with the same names; 0-d, in their dtype, on their device.
 
-    A sum for each tensor would be as many kernels on a GPU; norms of all tensors are one. With p the products and
-    p+ their positive part, sum p = 2 |p+|_1 - |p|_1, which is not finite where a product is not. Its rounding is
-    relative to |p|_1. No gradient flows through it.
+    Norms of all tensors are one kernel on a GPU, sums are one each. With p the products and p+ their positive part,
+    sum p = 2 |p+|_1 - |p|_1, not finite where a product is not, rounded relative to |p|_1. No gradient flows.
     """
     if a is b:
         return squared_norm(a)

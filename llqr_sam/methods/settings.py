@@ -1,13 +1,7 @@
 """The settings of a method. Each is declared once, with its rule, in a frozen object that checks itself.
 
-conf/optim/*.yaml writes them as flat keys under ``optim``; ``MethodSettings`` nests them:
-
-    optim.lr                    MethodSettings.base.lr
-    optim.probe=fisher          MethodSettings.sam.probe is a FisherSettings
-    optim.fisher_eta            MethodSettings.sam.probe.eta
-    optim.rho                   MethodSettings.sam.perturbation.rho
-
-A class of the library (``Friendly(decay=0.6)``) has the defaults and takes its checks from here.
+conf/optim/*.yaml writes flat keys and ``MethodSettings`` nests them: optim.lr is base.lr, and optim.fisher_eta is
+sam.probe.eta where optim.probe=fisher. A class of the library (``Friendly``) has the defaults and takes its checks here.
 """
 
 from __future__ import annotations

@@ -30,8 +30,7 @@ from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
 
 UNSCALED = GradScaler("cpu", enabled=False)
 Context = Callable[[], contextlib.AbstractContextManager[None]]
-Groups = list[tuple[float, dict[str, Tensor]]]
-"""For each parameter group: its rho, and name -> parameter."""
+Groups = list[tuple[float, dict[str, Tensor]]]  # for each parameter group: its rho, and name -> parameter
 
 
 class SharpnessAware(Optimizer):
@@ -313,13 +312,10 @@ def _gradients(groups: Groups) -> Named:
 
 
 def _unscale(scaler: GradScaler, optimizer: Optimizer) -> bool:
-    """Divides the gradients by the loss scale, which a direction must not see; returns whether all are finite.
-
-    The scaler has one record per optimizer and update. This optimizer and its base hold the same parameters, so each
-    pass has a record of its own, and ``scaler.update()`` sees an overflow in either.
-    """
+    """Divides the gradients by the loss scale, which a direction must not see; returns whether all are finite."""
     if not scaler.is_enabled():
         return True
+    # A record per optimizer and update: the passes name this optimizer and its base, so ``scaler.update()`` sees both.
     scaler.unscale_(optimizer)
     return not any(bool(found) for found in scaler._found_inf_per_device(optimizer).values())
 

@@ -23,11 +23,7 @@ VOCABULARY_BLOCKS: dict[str, type[KernelBlock]] = {**KERNEL_BLOCKS, "kfac": Voca
 
 
 class Parameters:
-    """The trainable parameters of a model as they were when U was built.
-
-    Raises:
-        ValueError: there are none, or U cannot be learned for one.
-    """
+    """The trainable parameters of a model as they were when U was built; ValueError where U cannot be learned."""
 
     def __init__(self, model: nn.Module) -> None:
         _require_supported(model)
@@ -58,13 +54,10 @@ class Parameters:
         self._require_in_place()
 
     def laid_out(self, named: Named, ranks: Ranks) -> Named:
-        """The same values, each tensor in the memory order of its parameter, as ``.grad`` has them.
-
-        Ranks exchange the memory of U, so tensors are contiguous where the ranks' parameters differ in order.
-        """
+        """The same values, each tensor in the memory order of its parameter, as ``.grad`` has them."""
         present = {name: p for name, p in self.model.named_parameters() if name in named}
         like = {name: torch.empty_like(p, device="meta", dtype=named[name].dtype) for name, p in present.items()}
-        if not ranks.same([x.stride() for x in like.values()]):
+        if not ranks.same([x.stride() for x in like.values()]):  # ranks exchange the memory of U
             like = {name: x.contiguous() for name, x in like.items()}
         return {
             name: x if x.stride() == like[name].stride() else torch.empty_like(like[name], device=x.device).copy_(x)
@@ -86,10 +79,7 @@ class Parameters:
 def assemble(
     parameters: Parameters, structure: Structure, shards: Ranks, apply_dtype: torch.dtype | None = None
 ) -> list[Block]:
-    """Returns this rank's blocks, all at the identity; arguments and errors are those of ``LLQR``.
-
-    Kernels of one kind and shape share a block, vectors (under "diagonal" everything) one flat block.
-    """
+    """This rank's blocks, all at the identity: one for kernels of a kind and shape, a flat one for all vectors."""
     dtype, device = parameters.dtype, parameters.device
     alike: defaultdict[tuple[type[KernelBlock], int, int], list[Kernel]] = defaultdict(list)
     vectors: list[Vector] = []
@@ -111,7 +101,7 @@ def assemble(
 
 
 def _share(model: nn.Module, structure: Structure, shards: Ranks) -> list[Vector]:
-    """Returns this rank's kernels and vectors, balanced by their storage; "diagonal" keeps a layer on one rank."""
+    """This rank's kernels and vectors, balanced by their storage; "diagonal" keeps a layer on one rank."""
     kernels, vectors = layout(model)
     if structure == "diagonal":
         order = {name: i for i, (name, _) in enumerate(model.named_parameters())}

@@ -73,8 +73,7 @@ class Learner(ABC):
 class Block(ABC):
     """U restricted to parameters that are treated alike."""
 
-    factors: Factors
-    """Name -> stacked factor, first axis K."""
+    factors: Factors  # name -> stacked factor, first axis K
 
     @abstractmethod
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
@@ -146,14 +145,12 @@ class KernelBlock(Block):
 
     def gather(self, named: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> ``[K, n, m]``; parameters that are absent count as zero."""
-        return torch.cat(
-            [
-                k.matrices(named[k.name].to(self._blank.dtype))
-                if k.name in named
-                else self._blank.expand(k.parts, self.n, self.m)
-                for k in self._kernels
-            ]
-        )
+        dtype = self._blank.dtype
+        matrices = [
+            k.matrices(named[k.name].to(dtype)) if k.name in named else self._blank.expand(k.parts, self.n, self.m)
+            for k in self._kernels
+        ]
+        return torch.cat(matrices)
 
     def scatter(self, stacked: Tensor) -> Named:
         """``[K, n, m]`` -> named tensors; inverse of ``gather``."""

@@ -25,8 +25,7 @@ class Diagonal(Block):
     both cases a tensor of several parts is clipped part by part (authors' code).
     """
 
-    floor: ClassVar[float] = 1e-8
-    """Smallest entry after averaging under structure diagonal (authors' code)."""
+    floor: ClassVar[float] = 1e-8  # smallest entry after averaging under structure diagonal (authors' code)
 
     def __init__(self, parameters: Sequence[Vector], *, joint: bool, dtype: torch.dtype, device: torch.device) -> None:
         self._joint = joint
@@ -34,8 +33,7 @@ class Diagonal(Block):
         self.parts = [p.parts for p in parameters]
         keys = [(p.layer if joint else p.name, *part) for p in parameters for part in p.slices()]
         groups = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        self.groups = torch.tensor([groups[key] for key in keys], device=device)
-        """Index of the group that each part is clipped with, ``[parts]``."""
+        self.groups = torch.tensor([groups[key] for key in keys], device=device)  # [parts]: which group clips each
         self.group_count = len(groups)
         size = sum(shape.numel() for shape in self._shapes.values())
         self._strides = {name: torch.empty(shape, device="meta").stride() for name, shape in self._shapes.items()}
@@ -63,19 +61,16 @@ class Diagonal(Block):
         return {name: x.as_strided(shape, self._strides[name]) for x, (name, shape) in shapes}
 
     def learner(self, gradient: Named, descent: HeavyBall) -> Learner:
-        """Starts an inner loop; d takes the memory order of the gradient."""
         self.lay_out(gradient)
         return DiagonalLearner(self, gradient, descent)
 
     def apply(self, named: Mapping[str, Tensor]) -> Named:
-        """One fused multiply over the tensors as they are."""
         scales, gradients = self._paired(named)
         if not gradients:
             return {}
         return dict(zip(gradients, torch._foreach_mul(scales, list(gradients.values())), strict=True))
 
     def apply_(self, named: Mapping[str, Tensor]) -> None:
-        """The same fused multiply in place: nothing is allocated."""
         scales, gradients = self._paired(named)
         if gradients:
             torch._foreach_mul_(list(gradients.values()), scales)

@@ -26,8 +26,7 @@ from llqr_sam.methods.named import Named
 class _TwoSidedLearner(Learner):
     """The gradient W with its short side first, W W', and the factor of the short side."""
 
-    sides: ClassVar[tuple[str, str]]
-    """Names of the factors on the fan-in and on the fan-out."""
+    sides: ClassVar[tuple[str, str]]  # names of the factors on the fan-in and on the fan-out
 
     def __init__(self, block: KernelBlock, gradient: Tensor, descent: HeavyBall) -> None:
         self._block, self._descent, self._tall = block, descent, block.n > block.m
@@ -58,7 +57,6 @@ class KFACLearner(_TwoSidedLearner):
         self._q, self._r = torch.zeros_like(self._w), torch.zeros_like(self._w)
 
     def apply(self) -> Named:
-        """short W long'."""
         return self._block.scatter(self._short_first(matmul(self._short, self._w_long)))
 
     def descend(self, named: Named) -> None:
@@ -73,8 +71,7 @@ class KFACLearner(_TwoSidedLearner):
         self._w_long = self._w_long_start + matmul(self._gram, self._r)
 
     def factors(self) -> Factors:
-        """The long factor is formed here, once."""
-        long = torch.baddbmm(self._long_start, self._r.mT, self._w)
+        long = torch.baddbmm(self._long_start, self._r.mT, self._w)  # formed here, once
         return {self._short_name: self._short, self._long_name: long}
 
 
@@ -179,5 +176,4 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-_LARGE = 2**21
-"""Entries of a matrix from which one product keeps all cores busy; measured, docs/performance.md."""
+_LARGE = 2**21  # entries of a matrix from which one product keeps all cores busy; measured, docs/performance.md

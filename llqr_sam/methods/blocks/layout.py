@@ -20,8 +20,8 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 LAYERS = (nn.Linear, _ConvNd, *EMBEDDINGS)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+# The three weights of torch's attention where keys or values have a width of their own; else one weight is fused.
 SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-"""The three weights of torch's attention where keys or values have a width of their own; else one weight is fused."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,12 @@ def layout(model: nn.Module) -> tuple[list[Kernel], list[Vector]]:
 
 
 def _owner(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
-    """Returns the path of the layer that a parameter belongs to, and the name of the layer's tensor that it makes.
-
-    A parametrization keeps a weight as ``<layer>.parametrizations.weight.original``; the older hooks keep ``weight_v``
-    or ``weight_orig`` beside a ``weight`` that is no parameter.
-    """
+    """Returns the path of the layer that a parameter belongs to, and the name of the layer's tensor that it makes."""
     path, _, attribute = name.rpartition(".")
     if isinstance(modules[path], ParametrizationList) and attribute.startswith("original"):
-        path, _, attribute = path.rpartition(".")
+        path, _, attribute = path.rpartition(".")  # <layer>.parametrizations.weight.original
         path = path.removesuffix("parametrizations").removesuffix(".")
+    # The older hooks keep ``weight_v`` or ``weight_orig`` beside a ``weight`` that is no parameter.
     made = attribute.removesuffix("_v").removesuffix("_orig")
     return path, made if made in vars(modules[path]) else attribute
 
