@@ -42,9 +42,10 @@ def build(
     fused: bool | None = None,
     curvature_dtype: CurvatureDtype = None,
 ) -> Method:
-    """Builds the method's optimizer over the model's trainable parameters; ``LLQR`` has its own arguments and may refuse.
+    """Builds the method's optimizer over the model's trainable parameters.
 
-    ``fused``: whether the base optimizer is one kernel; ``None`` is PyTorch's choice for the device.
+    ``fused``: whether the base optimizer is one kernel; ``None`` is PyTorch's choice for the device. The other options
+    are those of ``LLQR``, which may refuse the model.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     base = BASES[settings.base.kind](trainable, fused=fused, **vars(settings.base))
@@ -55,8 +56,7 @@ def build(
     transport = metric if isinstance(settings.transport, LLQRSettings) else None
     sam = settings.sam
     if sam is None:
-        optimizer = SharpnessAware(base, rho=0.0, transport=transport, model=model) if transport else base
-        return Method(optimizer, metric)
+        return Method(SharpnessAware(base, rho=0.0, transport=transport, model=model) if transport else base, metric)
     of_model = {"model": model} if sam.probe.kind == "adaptive" else {}  # ASAM reads the weights
     optimizer = SharpnessAware(
         base,

@@ -1,7 +1,7 @@
 """The settings of a method. Each is declared once, with its rule, in a frozen object that checks itself.
 
 conf/optim/*.yaml writes flat keys and ``MethodSettings`` nests them: optim.lr is base.lr, and optim.fisher_eta is
-sam.probe.eta where optim.probe=fisher. A class of the library (``Friendly``) has the defaults and takes its checks here.
+sam.probe.eta where optim.probe=fisher. A class of the library (``Friendly``) has the defaults, and its checks are here.
 """
 
 from __future__ import annotations
