@@ -21,10 +21,8 @@ class DeviceError(ValueError):
 def find_device(name: str, rank: int = 0, ranks: int = 1) -> torch.device:
     """The device of process ``rank`` of the ``ranks`` that train a run on this machine, each with a GPU of its own.
 
-    ``name`` is ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto``: GPUs where there are any, else the CPU.
-
-    Raises:
-        DeviceError: no such device on this machine, not enough of them, or the name of one for several processes.
+    ``name`` is ``cpu``, ``cuda``, ``cuda:<index>``, or ``auto``: GPUs where there are any, else the CPU. Raises
+    DeviceError where there is no such device, there are too few, or one is named for several processes.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and ranks == 1 and not count):

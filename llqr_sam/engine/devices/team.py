@@ -98,11 +98,7 @@ ALONE = Team()
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
-    """Join the other processes of the run for the time of the block; this rank computes on ``device``.
-
-    The environment names the ranks as torchrun does: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
-    MASTER_PORT.
-    """
+    """Join the other processes of the run, named by torchrun's variables, for the block; this rank is on ``device``."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
@@ -118,10 +114,7 @@ def local_place() -> tuple[int, int]:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an exchange failed because another rank is gone or does not answer.
-
-    gloo's errors have no type of their own; only the place that they come from identifies them.
-    """
+    """Whether an exchange failed because another rank is gone or does not answer; gloo's errors have no own type."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 

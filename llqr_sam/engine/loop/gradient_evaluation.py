@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -16,11 +16,7 @@ from llqr_sam.engine.measurements.stopwatch import Stopwatch
 
 @dataclass(eq=False)
 class GradientEvaluation:
-    """Gradient of the mean loss on the minibatch that it was last given.
-
-    Each micro-batch's mean loss is weighted by its share of the samples, so the gradient is the whole minibatch's where
-    samples are independent (they are not in batch-norm).
-    """
+    """Gradient of the mean loss on the minibatch that it was last given."""
 
     model: Callable[..., Tensor]  # inputs [B, C, H, W], or a tuple spread over its arguments, to outputs [B, classes]
     loss_fn: Callable[[Tensor, Tensor], Tensor]  # outputs and targets to the mean loss
@@ -28,13 +24,11 @@ class GradientEvaluation:
     watch: Stopwatch  # gets the time of each pass
     device: torch.device  # where the model is
     bfloat16: bool = False  # run the model under bfloat16 autocast; the loss is float32 either way
-    accumulate: int = 1  # number of micro-batches
+    accumulate: int = 1  # micro-batches; the gradient is the whole minibatch's, but for batch-norm
     average_gradients: Callable[[], None] = lambda: None  # called when this process's gradient is complete
     graph: CudaGraph | None = None  # captures and replays the evaluation; None: run it kernel by kernel
-
-    def __post_init__(self) -> None:
-        self._micro_batches: list[tuple[Inputs, Tensor]] = []
-        self._losses: list[Tensor] = []
+    _micro_batches: list[tuple[Inputs, Tensor]] = field(default_factory=list, init=False)
+    _losses: list[Tensor] = field(default_factory=list, init=False)
 
     def take(self, inputs: Inputs, targets: Tensor) -> None:
         """Use this minibatch from now on."""

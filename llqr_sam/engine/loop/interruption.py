@@ -65,9 +65,6 @@ class StopRequest:
             yield
 
     def pass_on(self) -> None:
-        """Send a signal again that came too late for a checkpoint, to the handler from before the run.
-
-        The run has ended and its record is written, but after a Ctrl-C no further run should start.
-        """
+        """Send a signal that came too late for a checkpoint to the earlier handler, so that no further run starts."""
         if self.signum is not None:
             signal.raise_signal(self.signum)

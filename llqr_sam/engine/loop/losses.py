@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llqr_sam.engine.devices.team import ALONE, Team
 
-WINDOW = 100  # steps between two readings from a GPU
+WINDOW = 100  # losses that are kept on a GPU and then read at once
 
 
 class Diverged(RuntimeError):
@@ -24,10 +24,7 @@ def all_finite(model: nn.Module) -> bool:
 
 
 class LossLog:
-    """Mean of the losses since the last evaluation, over the ranks of ``team``; refuses a loss that is not finite.
-
-    Up to ``window`` losses are kept on ``device`` and then read at once; by default ``WINDOW`` on a GPU, 1 on the CPU.
-    """
+    """Mean of the losses since the last evaluation, over the ranks of ``team``; refuses a loss that is not finite."""
 
     def __init__(self, device: torch.device, window: int | None = None, team: Team = ALONE) -> None:
         self._team = team

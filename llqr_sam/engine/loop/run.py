@@ -64,13 +64,12 @@ def _train(trainer: Trainer) -> Record:
     """Train from the newest checkpoint and sum up."""
     settings, options, team = trainer.settings, trainer.options, trainer.team
     commit, dirty = options.git or provenance.git_state()  # read first: the checkout may change during the run
-    device = device_name(trainer.device, team.size)
     trainer.load()
     info = RunInfo(
         run_id=settings.run_id,
         config=settings.as_dict(),
         git_commit=commit,
-        device=device,
+        device=device_name(trainer.device, team.size),
         parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         epochs=settings.protocol.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
@@ -101,7 +100,7 @@ def _train(trainer: Trainer) -> Record:
         git_commit=commit,
         git_dirty=dirty,
         packages=provenance.packages(),
-        device=device,
+        device=info.device,
         parameters=info.parameters,
         metrics=Metrics.from_curve(trainer.state.curve, trainer.task.scoring()),
         refreshes=trainer.state.refreshes,

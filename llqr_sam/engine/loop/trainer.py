@@ -24,7 +24,6 @@ from llqr_sam.engine.devices.team import ALONE, Team, with_sync_batch_norm
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted, StopRequest
 from llqr_sam.engine.loop.losses import Diverged, LossLog, all_finite
-from llqr_sam.engine.loop.schedules import learning_rate
 from llqr_sam.engine.measurements.stopwatch import Stopwatch
 from llqr_sam.engine.observers.observer import BestWeights, Observer
 from llqr_sam.engine.records.checkpoint import CheckpointStore
@@ -53,10 +52,7 @@ class TrainingState:
 
 
 class Trainer:
-    """Data, network, optimizer and loop of one run, on the ``device`` of this process.
-
-    The network's initial weights are a function of the seed. Later draws (dropout) differ between ranks.
-    """
+    """Data, network, optimizer and loop of one run, on the ``device`` of this process."""
 
     def __init__(
         self,
@@ -87,7 +83,7 @@ class Trainer:
         if precision.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stub
         self.model = with_sync_batch_norm(model, team, device)
-        if not team.is_first:
+        if not team.is_first:  # initial weights are a function of the seed; later draws (dropout) differ between ranks
             torch.manual_seed(derived_seed(settings.seed, "rank", team.rank))
         self.forward = compiled(self.model, deterministic=precision.deterministic) if precision.compile else self.model
         self.method = factory.build(
@@ -115,7 +111,7 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """Learning rate of an optimizer step."""
-        return learning_rate(step, self.settings.protocol, self.settings.optim.base.lr, self.steps_per_epoch)
+        return self.settings.protocol.learning_rate(step, self.settings.optim.base.lr, self.steps_per_epoch)
 
     def load(self) -> None:
         """Continue from the newest checkpoint, if there is one; CheckpointMismatchError, if it is not of this run."""
@@ -171,12 +167,7 @@ class Trainer:
             observer.on_save()
 
     def run(self) -> None:
-        """Train to the end.
-
-        Raises:
-            Diverged: a loss or the weights are not finite, or U cannot be refreshed.
-            Interrupted: a stop was requested; a checkpoint has been written.
-        """
+        """Train to the end; raises ``Diverged``, or ``Interrupted`` with a checkpoint written."""
         while self.state.step < self.steps or self._evaluation_due():
             self.forward.train()
             self._train_to_evaluation()  # no step, if the run was stopped between a step and its evaluation

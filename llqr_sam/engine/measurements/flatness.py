@@ -110,11 +110,7 @@ def top_eigenvalues(hessian: TrainingHessian) -> list[float]:
 
 
 def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: float) -> float:
-    """Mean rise of a minibatch's loss at distance rho along its own gradient; exactly 0 at rho = 0.
-
-    Both losses are evaluated with gradients enabled: without them attention uses an inference kernel that rounds
-    differently.
-    """
+    """Mean rise of a minibatch's loss at distance rho along its own gradient; exactly 0 at rho = 0."""
 
     def loss_at(point: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return loss_fn(functional_call(model, point, (inputs,)), targets)
@@ -122,7 +118,7 @@ def m_sharpness(model: nn.Module, batches: Sequence[Batch], loss_fn: Loss, rho: 
     rises = []
     for batch in batches:
         theta = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
-        with torch.enable_grad():
+        with torch.enable_grad():  # for both losses: without it attention's kernel rounds differently
             loss = loss_at(theta, *batch)
             gradients = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
             norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()

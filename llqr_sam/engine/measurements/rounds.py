@@ -19,15 +19,12 @@ import torch
 
 @dataclass
 class Workload:
-    """Something to time.
-
-    Short work needs several runs a round: the first one after long work may pay for memory that the long work returned.
-    """
+    """Something to time."""
 
     name: str
     work: Callable[[], object]  # does it once
     share: int = 1  # equal parts that the work consists of: the inner steps of a refresh
-    repeats: int = 1  # runs in a round
+    repeats: int = 1  # runs in a round; several of short work: the first may pay for memory that long work returned
     seconds: list[float] = field(default_factory=list)  # of one part, one value a round
     peak_mib: float | None = None  # memory above what was in use before, in the first run; None where it is not known
 
@@ -66,10 +63,7 @@ def clock(device: torch.device) -> float:
 
 
 def peak_mib(work: Callable[[], object], device: torch.device) -> float | None:
-    """Run ``work`` once; returns its peak memory in MiB above what was in use before, ``None`` where it is not known.
-
-    Memory that the work keeps is included.
-    """
+    """Run ``work`` once; returns its peak memory, with what it keeps, in MiB above that before; ``None``: not known."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

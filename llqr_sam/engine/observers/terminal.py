@@ -11,15 +11,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.record import CurvePoint, Record, epoch_words
 
-REDRAW = 0.25  # seconds between two drawings of the bar
+REDRAW = 0.25  # seconds between two drawings of the bar, by the training thread
 
 
 class Terminal(Observer):
-    """Prints a line at the start, at each evaluation and at the end, on standard error by default.
-
-    On a terminal it also draws a bar with step, times and training loss, from the training thread, at most once in
-    ``REDRAW`` seconds; otherwise a step costs one look at the clock.
-    """
+    """Prints a line at the start, at each evaluation and at the end, on standard error by default."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)

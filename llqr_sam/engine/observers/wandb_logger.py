@@ -22,23 +22,17 @@ PATIENCE = 60.0  # seconds to wait for the server at the start, and for the uplo
 
 
 class WandbLogger(Observer):
-    """Logs evaluations, refreshes and the summary of one run.
+    """Logs evaluations, refreshes and the summary of one run, under its run id: a resumed run continues there, too.
 
-    Args:
-        project: Name of the project.
-        mode: ``offline`` writes files that ``scripts/wandb_sync.py`` uploads.
-        folder: Where the files go; by default the run's folder in the workspace.
-        arguments: Words to find the run by, as ``wandb.init`` takes them: group (the cell of a table), job_type, tags.
-
-    The W&B run has the record's run id, so a resumed run continues there, too.
+    ``arguments`` find the run again, as ``wandb.init`` takes them: group (the cell of a table), job_type, tags.
     """
 
     def __init__(
         self,
         project: str = "llqr-sam",
         *,
-        mode: Literal["offline", "online"] = "offline",
-        folder: Path | None = None,
+        mode: Literal["offline", "online"] = "offline",  # offline: files that scripts/wandb_sync.py uploads
+        folder: Path | None = None,  # of the files; by default the run's folder in the workspace
         **arguments: Any,
     ) -> None:
         self._arguments = {"project": project, "mode": mode} | arguments
@@ -102,10 +96,7 @@ class WandbLogger(Observer):
 
 
 def open_run(folder: Path, **arguments: Any) -> Any:
-    """A W&B run whose files go to ``folder/wandb`` and that never waits longer than ``PATIENCE``.
-
-    Raises what W&B raises: it is not installed, its server does not answer.
-    """
+    """A W&B run whose files go to ``folder/wandb``; waits no longer than ``PATIENCE`` and raises what W&B raises."""
     import wandb  # takes a second, and is needed here alone
 
     folder.mkdir(parents=True, exist_ok=True)

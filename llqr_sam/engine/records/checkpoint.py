@@ -51,10 +51,7 @@ class CheckpointStore:
         return path
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and state of the newest intact checkpoint, on the CPU; ``None`` if there is none.
-
-        A damaged checkpoint is named in a warning and passed over; what cannot be read at the moment raises.
-        """
+        """Step and state of the newest intact checkpoint, on the CPU; a damaged one is passed over with a warning."""
         for path in reversed(self._paths()):
             try:
                 return int(path.stem.removeprefix("step_")), _load(path)

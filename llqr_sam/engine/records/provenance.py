@@ -50,10 +50,7 @@ def packages() -> dict[str, str]:
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of a state dict, in the order of the names.
-
-    Two hashes are equal exactly when the tensors are equal bit for bit, on any device and in any memory format.
-    """
+    """SHA-256 of names, dtypes, shapes and bytes of a state dict: the same on any device and in any memory format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

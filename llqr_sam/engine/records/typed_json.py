@@ -29,10 +29,7 @@ def to_json(instance: Any) -> str:
 
 
 def read(kind: type[T], path: Path, version: int) -> T:
-    """Read a file that ``to_json`` wrote of a dataclass whose field ``schema`` is ``version``.
-
-    Raises ``DamagedRecordError`` where it is not JSON, of another version, or a key is missing, unknown or mistyped.
-    """
+    """Read what ``to_json`` wrote of a dataclass whose ``schema`` is ``version``; else raise DamagedRecordError."""
     from pydantic_core import from_json
 
     content = path.read_bytes()

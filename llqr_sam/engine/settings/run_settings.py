@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -85,6 +86,21 @@ class ProtocolSettings(Settings):
         text = self.evaluate_every or "1epochs"
         number = int(text.rstrip("epochst"))
         return number * steps_per_epoch if text.endswith("epochs") else number
+
+    def learning_rate(self, step: int, base_lr: float, steps_per_epoch: int) -> float:
+        """Rate of optimizer step ``step``, from 0, and a function of it alone; ``base_lr`` is the rate at factor 1."""
+        warmup = self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
+        factor = 1.0
+        if self.schedule == "inverse_sqrt":  # fairseq's
+            factor = min(step / warmup, math.sqrt(warmup / max(step, 1)))
+        elif step < warmup:
+            factor = (step + 1) / warmup
+        elif self.schedule == "cosine":  # 0 at the end of training
+            total = self.epochs * steps_per_epoch
+            factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        elif self.schedule == "step":  # milestones count from the start of training
+            factor = self.gamma ** sum(epoch * steps_per_epoch <= step for epoch in self.milestones)
+        return base_lr * factor
 
 
 @dataclass(frozen=True)

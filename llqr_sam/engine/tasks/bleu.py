@@ -20,11 +20,7 @@ _JOINED = "subword_nmt"  # fairseq's name for removing "@@ "
 
 
 class BleuScorer:
-    """BLEU against the target side of ``pairs``, fairseq's ``LanguagePairDataset``.
-
-    ``copy`` has both scores of the source as its own translation, ``signature`` is sacreBLEU's description of how it
-    scores.
-    """
+    """BLEU against the target side of ``pairs``, fairseq's ``LanguagePairDataset``."""
 
     def __init__(self, pairs: Any, dictionaries: tuple[Any, Any]) -> None:
         from sacrebleu.metrics import BLEU
@@ -35,6 +31,7 @@ class BleuScorer:
         self._references = [self._target.string(pairs.tgt[i], _JOINED, escape_unk=True) for i in range(len(pairs))]
         self._detokenised = [self._detokenise(line) for line in self._references]
         self._sacrebleu = BLEU()
+        # Both scores of the source as its own translation, and how sacreBLEU describes its own.
         self.copy = self.of([dictionaries[0].string(pairs.src[i], _JOINED) for i in range(len(pairs))])
         self.signature = str(self._sacrebleu.get_signature())
 

@@ -38,11 +38,7 @@ def check_inputs(arch: str, dataset: str) -> None:
 
 
 def check(settings: RunSettings, devices: int = 1) -> None:
-    """Check that the parts of a run on so many devices fit together, before any data are read.
-
-    Raises:
-        ValueError: they do not; the message names the key, the value and what would be right.
-    """
+    """Raise ValueError where the parts of a run on so many devices do not fit together, before any data are read."""
     dataset = settings.dataset.name
     check_inputs(settings.arch.name, dataset)
     task = task_for(dataset)
@@ -59,11 +55,7 @@ def check(settings: RunSettings, devices: int = 1) -> None:
 
 
 def check_installed(settings: RunSettings, *, flatness: bool) -> None:
-    """Check that this machine has the optional packages for a run, and for measuring its ``flatness`` at the end.
-
-    Raises:
-        ValueError: a package is not installed, or the sharpness of this task cannot be measured.
-    """
+    """Raise ValueError where an optional package is missing, or ``flatness`` is asked of a task that has none."""
     task = task_for(settings.dataset.name)
     task.check_installed(settings)
     if flatness and not task.measures_flatness:

@@ -45,10 +45,7 @@ class Loaded(Protocol):
 
 
 class Task:
-    """Base of the tasks: one kind of data and what is learned from it in the run of ``settings``.
-
-    ``model`` and ``evaluate`` take what ``load`` returned.
-    """
+    """Base of the tasks: one kind of data and what is learned from it in the run of ``settings``."""
 
     datasets: ClassVar[tuple[str, ...]]  # names of its data sets
     archs: ClassVar[tuple[str, ...]]  # names of its networks
@@ -97,7 +94,7 @@ class Task:
         raise NotImplementedError
 
     def model(self, splits: Any) -> nn.Module:
-        """A network for the data, with fresh weights from the global generator."""
+        """A network for what ``load`` returned, with fresh weights from the global generator."""
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -105,10 +102,7 @@ class Task:
         raise NotImplementedError
 
     def evaluate(self, model: nn.Module, splits: Any, number: int | None, device: torch.device, team: Team) -> Scores:
-        """Score the network on the test data that the ranks of ``team`` share; it is left in inference mode.
-
-        ``number`` is that of the evaluation, from 1; None: the last one of the run.
-        """
+        """Score the network, left in inference mode, on the ranks' test data; ``number`` is from 1, None: the last."""
         raise NotImplementedError
 
     def scoring(self) -> Scoring | None:

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from llqr_sam.engine.loop.schedules import learning_rate
 from llqr_sam.engine.settings.run_settings import ProtocolSettings
 
 
 def rate(**protocol: Any) -> Callable[[int], float]:
     """The rate at each step, with 5 epochs of 10 steps and a base rate of 0.05."""
     settings = ProtocolSettings(**{"epochs": 5, "batch_size": 1} | protocol)
-    return lambda step: learning_rate(step, settings, 0.05, 10)
+    return lambda step: settings.learning_rate(step, 0.05, 10)
 
 
 def torch_rates(scheduler: type, steps: int, **arguments: Any) -> list[float]:
