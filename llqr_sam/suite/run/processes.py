@@ -211,10 +211,7 @@ def _variables(number: int, size: int, port: int) -> dict[str, str]:
 
 
 def _wait(ranks: list[Worker], stop: StopRequest) -> Reply:
-    """The most telling reply once all ranks have ended, or ``PATIENCE`` seconds after one has failed, was lost or left.
-
-    Of two lost ranks the one that has not replied is the cause.
-    """
+    """The most telling reply once all ranks have ended, or ``PATIENCE`` seconds after one failed, was lost or left."""
     running, replies, end = list(ranks), list[tuple[int, bool, Reply]](), float("inf")
     while running and (now := time.monotonic()) < end:
         if stop.made:
@@ -226,4 +223,4 @@ def _wait(ranks: list[Worker], stop: StopRequest) -> Reply:
             if reply.kind not in ("finished", "diverged", "interrupted"):
                 end = min(end, now + PATIENCE)
         time.sleep(TICK)
-    return min(replies, key=lambda each: each[:2])[2]
+    return min(replies, key=lambda each: each[:2])[2]  # of two lost ranks the cause is the one that has not replied
