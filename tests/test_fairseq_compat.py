@@ -12,8 +12,8 @@ from llqr_sam.fairseq_compat import MissingFairseqError, ensure_fairseq, fairseq
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
-from llqr_sam.suite.status.status import Status
 from tests.suite.plans import plan_of
+from tests.suite.records import status_of
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_its_absence_is_one_line() -> None:
 @pytest.mark.parametrize("words", [("dataset=multi30k", "optim=adamw"), ("table=6",)])
 def test_a_run_that_needs_it_says_so_before_anything_else(words: tuple[str, ...], tmp_path: Any) -> None:
     config = Command.of(*words, f"paths.results={tmp_path}", f"paths.workspace={tmp_path / 'work'}").config
-    status = Status.of(plan_of(*words), tmp_path)
+    status = status_of(plan_of(*words), tmp_path)
     with pytest.raises(UsageError, match=r"dataset=(multi30k|iwslt14) needs fairseq.*make nmt") as caught:
         launch(status, config)
     assert "\n" not in str(caught.value)

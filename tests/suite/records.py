@@ -9,8 +9,15 @@ from typing import Literal
 
 from llqr_sam.data.streams import Samples
 from llqr_sam.engine.records.record import SCHEMA_VERSION, CurvePoint, Metrics, Record, Seconds
+from llqr_sam.suite.config.schema import Config, PathsConfig
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.run_folder import Epochs
+from llqr_sam.suite.status.status import Status
+
+
+def status_of(runs: Sequence[Planned], results: Path, workspace: Path | None = None) -> Status:
+    """The status of runs with these results and this workspace, if any."""
+    return Status.under(runs, Config(paths=PathsConfig(results=results, workspace=workspace or results / "none")))
 
 
 def record_of(

@@ -1,7 +1,6 @@
-"""The types of conf/: what a key may be, registered with Hydra so that a wrong type or an unknown key is refused.
+"""The types of conf/, registered with Hydra so that a wrong type or an unknown key is refused.
 
-``Config`` is what the suite works with: where and how runs are carried out, checked when it is made. ``Schema`` adds
-the groups that describe a run; ``Command.settings`` is made of them.
+``Config`` says where and how runs are carried out. ``Schema`` adds the groups of which ``Command.settings`` is made.
 """
 
 from __future__ import annotations
@@ -56,16 +55,12 @@ PrecisionConfig = _schema("PrecisionConfig", PrecisionSettings)
 
 @dataclass
 class EmaConfig:
-    """beta of the refresh average, per geometry."""
-
     ngd: float = MISSING
     newton: float = MISSING
 
 
 @dataclass
 class AdaptiveConfig:
-    """Adam and AdamW as methods of their own."""
-
     lr: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
 
@@ -76,7 +71,7 @@ class MethodDefaults:
     lr: float = MISSING
     momentum: float | None = None
     betas: list[float] | None = None
-    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)  # Adam and AdamW as methods of their own
     weight_decay: float = MISSING
     rho: float = MISSING
     start_step: int = 0
@@ -84,7 +79,7 @@ class MethodDefaults:
     asam_rho: float = MISSING
     friendly_decay: dict[str, float] = MISSING  # arch -> lambda of F-SAM; `other` for the rest
     structure: str = MISSING
-    ema: EmaConfig = field(default_factory=EmaConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)  # beta of the refresh average, per geometry
     interval: int = MISSING
     refresh_batch: int = MISSING
 
@@ -110,8 +105,8 @@ class LoggerConfig:
     project: str = "llqr-sam"
 
     def __post_init__(self) -> None:
-        modes = ("offline", "online")
-        require(self.mode in modes, "logger.mode", self.mode, "is not possible. Choose from: offline, online")
+        known = self.mode in ("offline", "online")
+        require(known, "logger.mode", self.mode, "is not possible. Choose from: offline, online")
 
 
 @dataclass

@@ -71,9 +71,8 @@ def begun_tables(command: Command) -> Iterator[str]:
 def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | None:
     """Plans a multirun (``-m``) whose runs are launched or shown together; ``arguments`` are those of train.py.
 
-    With ``launch=inline`` Hydra's launcher runs them one by one (its own, or ``hydra/launcher=submitit_local`` or
-    ``submitit_slurm``). With ``launch=local`` or ``slurm`` all runs go into one pool or one array, and with
-    ``status=true`` or ``dry_run=true`` into one list. All are planned before the first one starts.
+    With ``launch=inline`` Hydra's launcher runs them one by one. With ``launch=local`` or ``slurm`` all go into one
+    pool or array, and with ``status=true`` or ``dry_run=true`` into one list. All are planned before the first starts.
 
     Returns the runs, and the command of the first: it says where and how. ``None``: there is no multirun, or Hydra
     runs it. An impossible value in any of the runs is a UsageError, and so are runs that cannot be launched together.

@@ -158,14 +158,9 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         "job_type": run.cell.label,
         "tags": [run.folder, run.cell.dataset, run.cell.arch],
     }
-    return Job(
-        settings=run.settings,
-        options=options,
-        results=results,
-        wandb=logging if config.logger.name == "wandb" else None,
-        stale_minutes=config.stale_minutes,
-        retries=file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id)),
-    )
+    wandb = logging if config.logger.name == "wandb" else None
+    retries = file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id))
+    return Job(run.settings, options, results, wandb, config.stale_minutes, retries)
 
 
 def _exit_status(ended: Counter[str], runs: int) -> int:

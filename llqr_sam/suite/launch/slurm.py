@@ -140,10 +140,8 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
     }
     exports = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     sbatch = {"requeue": True} | profile.sbatch
-    srun = [
-        f"--cpus-per-task={profile.cpus}",  # srun does not take it from sbatch since SLURM 22.05
-        "--kill-on-bad-exit=1",  # a rank that is lost takes the others with it
-    ]
+    # srun takes no --cpus-per-task from sbatch since SLURM 22.05; a rank that is lost takes the others with it.
+    srun = [f"--cpus-per-task={profile.cpus}", "--kill-on-bad-exit=1"]
     return {
         "name": name,
         "timeout_min": profile.minutes,

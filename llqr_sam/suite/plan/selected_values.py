@@ -1,8 +1,7 @@
 """Hyper-parameters that a table selects by its baseline: the candidates, and the value that was chosen.
 
 A choice is kept in ``results/selection/<name>-<dataset>-<arch>-<digest>.json`` and never changed. The digest hashes the
-run ids of the baseline at all candidates, so a choice is shared by all tables with the same baseline, protocol and
-precision. Words about a method (``optim.lr=``, ``structure=``) do not reach the baseline.
+run ids of the baseline at all candidates, so tables with the same baseline, protocol and precision share a choice.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
     candidate: the values selected before it, and the candidate.
     """
     used: list[Choice] = []
-    words = [word for word in row.words if root(word) not in METHOD]
+    words = [word for word in row.words if root(word) not in METHOD]  # optim.lr= does not reach the baseline
     for selection in command.table.selections:
         if row.sets(selection.name):
             continue

@@ -1,8 +1,4 @@
-"""One attempt at a run, from its ``Job`` to a record or ``Reply``: locked, watched, and noted if it fails.
-
-What ends a run from outside has an exception of its own, in one line: a process it needs is gone, its GPU fails, its
-data are missing.
-"""
+"""One attempt at a run, from its ``Job`` to a record or ``Reply``: locked, watched, and noted if it fails."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """A copy of the code as it was at launch, so that a job which starts later does not run what was edited meanwhile.
 
-``<workspace>/snapshots/<hash of the contents>/`` holds the package and conf/. Launches of the same code share a copy.
-Nobody can tell whether a job on another cluster still needs one, and a copy is under 2 MB: a launch removes those that
-no launch has used for ``KEPT_DAYS``.
+``<workspace>/snapshots/<hash of the contents>/`` holds the package and conf/; launches of the same code share it.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from llqr_sam.repository import ROOT
 
-KEPT_DAYS = 90  # longer than a job waits in a queue
+KEPT_DAYS = 90  # since its last launch: nobody can tell whether a job on another cluster still needs a copy
 FOLDERS = ("llqr_sam", "conf")
 SUFFIXES = (".py", ".yaml", ".typed")
 

@@ -2,11 +2,9 @@
 
 ``lock.json`` in the run's folder names its owner. It is created with O_EXCL, so one of two processes succeeds. Its
 modification time is the heartbeat: the file server's clock sets it, so the machines need not agree on the time.
-
 The lock of a dead owner is never replaced: between our look and our write another process may have done so. Instead
-the new owner creates ``lock.<token of the dead owner>.json``, with O_EXCL too. Tokens are unique, so an owner has at
-most one successor, and the last file of this chain names the holder. Whoever has created a file checks that it is the
-last, because the chain may have been removed meanwhile.
+the new owner creates ``lock.<token of the dead owner>.json``, with O_EXCL too: an owner has at most one successor, and
+the last file of this chain names the holder. Who has created a file checks that the chain was not removed meanwhile.
 """
 
 from __future__ import annotations
@@ -52,14 +50,8 @@ class Owner:
     def this_process(cls) -> Owner:
         """This process, with a new token."""
         number, cluster = slurm_job(), os.environ.get("SLURM_CLUSTER_NAME", "slurm")
-        return cls(
-            token=secrets.token_hex(8),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            machine=_machine(),
-            job=f"{cluster}:{number}" if number else None,
-            restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        )
+        job, restarts = f"{cluster}:{number}" if number else None, int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        return cls(secrets.token_hex(8), socket.gethostname(), os.getpid(), _machine(), job, restarts)
 
     def __str__(self) -> str:
         return f"{self.host} (job {self.job})" if self.job else f"{self.host} (process {self.pid})"

@@ -1,10 +1,7 @@
 """The processes that train for this one: the workers of a pool, and the ranks of a run on several devices.
 
-Each runs ``worker.py``, takes a ``Job`` a line and answers with a ``Reply`` a line. A pool has one worker for each GPU,
-or a few that share the cores: each is started once and trains run after run, and one that dies takes one run with it.
-
-Ranks are joined by torchrun's variables. Here ``train`` starts them, passes a stop on to them, and ends all when one is
-lost (docs/decisions.md); under SLURM srun starts and ends them, and each task calls ``take_part``.
+Each runs ``worker.py``, takes a ``Job`` a line and answers with a ``Reply`` a line. Ranks are joined by torchrun's
+variables: here ``train`` starts them and ends all when one is lost (docs/decisions.md), under SLURM srun does.
 """
 
 from __future__ import annotations
@@ -47,15 +44,11 @@ class Worker:
 
     def __init__(self, variables: dict[str, str], name: str = "its worker", *arguments: str) -> None:
         self._name = name
+        command, pipe = [sys.executable, "-m", "llqr_sam.suite.run.worker", *arguments], subprocess.PIPE
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the process inherits, until it can hear them
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llqr_sam.suite.run.worker", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | variables,
-                start_new_session=True,
+                command, stdin=pipe, stdout=pipe, text=True, env=os.environ | variables, start_new_session=True
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -96,7 +89,7 @@ class Worker:
 
 
 class Pool:
-    """Runs jobs on workers, one for each of ``environments``; ``snapshot`` is the code they run."""
+    """Runs jobs with the code of ``snapshot``; one worker for each of ``environments`` trains run after run."""
 
     def __init__(self, environments: Sequence[dict[str, str]], snapshot: Path) -> None:
         self._environments = [variables | environment(snapshot) for variables in environments]
@@ -218,10 +211,7 @@ def _variables(number: int, size: int, port: int) -> dict[str, str]:
 
 
 def _wait(ranks: list[Worker], stop: StopRequest) -> Reply:
-    """The most telling reply once all ranks have ended, or ``PATIENCE`` seconds after one has failed, was lost or left.
-
-    Of two lost ranks the one that has not replied is the cause.
-    """
+    """The most telling reply once all ranks have ended, or ``PATIENCE`` seconds after one failed, was lost or left."""
     running, replies, end = list(ranks), list[tuple[int, bool, Reply]](), float("inf")
     while running and (now := time.monotonic()) < end:
         if stop.made:
@@ -233,4 +223,4 @@ def _wait(ranks: list[Worker], stop: StopRequest) -> Reply:
             if reply.kind not in ("finished", "diverged", "interrupted"):
                 end = min(end, now + PATIENCE)
         time.sleep(TICK)
-    return min(replies, key=lambda each: each[:2])[2]
+    return min(replies, key=lambda each: each[:2])[2]  # of two lost ranks the cause is the one that has not replied

@@ -1,8 +1,7 @@
 """What a run without a record keeps in its folder of the workspace: how far it is, or why it failed.
 
-``progress.json`` is written at the start and after each evaluation, and removed when the record is written.
-``failure.json`` is the error of the last attempt, until the next attempt begins. ``log.txt`` has what workers printed
-and the traceback of a failure.
+``progress.json`` stays until the record is written, ``failure.json`` until the next attempt begins. ``log.txt`` has
+what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
     python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``processes.train``), and ends after it
 
 What a run prints goes to its ``log.txt``, what a rank prints to standard error. The end of standard input means that
-the launcher is done or dead: a run that is training is saved, and the process ends. SLURM sends USR2 before the time
-limit: the run is saved (``Interrupted``), and ``SlurmRun`` requeues the job.
+the launcher is done or dead: a run that is training is saved, and the process ends.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class SlurmRun:
         self.text = text
 
     def __call__(self) -> str:
-        """Train; after a signal, requeue the job. Returns what became of the run; its failure is raised too."""
+        """Train; after a signal (USR2 before the time limit), requeue the job. Returns what became of the run."""
         job = Job.from_json(self.text)
         with _printing_to(log_path(job.folder)):
             try:

@@ -1,7 +1,6 @@
 """Chooses the value of a hyper-parameter for each row of a table, once all runs of the baseline have ended.
 
-The criterion is the paper's ("based on baseline best performance", appendix C): the baseline's entry in the table, the
-best score over training, here its mean over the seeds.
+The criterion is the paper's ("based on baseline best performance", appendix C), here the mean over the seeds.
 """
 
 from __future__ import annotations

@@ -57,18 +57,12 @@ class Status:
     progress: dict[str, Epochs]  # of runs without a record
 
     @classmethod
-    def of(
-        cls, runs: Sequence[Planned], results: Path, workspace: Path | None = None, stale_minutes: float = 10.0
-    ) -> Status:
-        """Reads the status of ``runs``. A damaged record is named and its run is missing; an unreadable one has failed.
+    def under(cls, runs: Sequence[Planned], config: Config) -> Status:
+        """Reads the status of ``runs`` under the paths of a configuration.
 
-        Args:
-            runs: The plan.
-            results: Holds ``runs/*/<run_id>.json`` (and ``.2.json`` after a retry).
-            workspace: Holds the folders of runs; ``None``: read records alone.
-            stale_minutes: A lock without a heartbeat for this long does not count.
+        A damaged record is named and its run is missing; an unreadable one has failed.
         """
-        files = record_files(results)
+        files = record_files(config.paths.results)
         status = cls(tuple(runs), {}, {}, [], {}, {}, {})
         for run_id in dict.fromkeys(run.run_id for run in runs):
             try:
@@ -79,21 +73,14 @@ class Status:
             status.damaged.extend(f"record not counted: {reason}" for reason in bad)
             if found is not None:
                 status.paths[run_id], status.records[run_id] = found
-            if workspace is None:
-                continue
-            folder = workspace / run_id
-            if owner := holder(folder, stale_minutes):
+            folder = config.paths.workspace / run_id
+            if owner := holder(folder, config.stale_minutes):
                 status.owners[run_id] = owner
             if found is None and (failure := Failure.read(folder)):
                 status.failures.setdefault(run_id, failure)
             if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
         return status
-
-    @classmethod
-    def under(cls, runs: Sequence[Planned], config: Config) -> Status:
-        """The status of ``runs`` under the paths of a configuration."""
-        return cls.of(runs, config.paths.results, config.paths.workspace, config.stale_minutes)
 
     @property
     def missing(self) -> list[Planned]:

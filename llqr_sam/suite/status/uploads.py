@@ -1,7 +1,7 @@
 """What is not yet uploaded to Weights & Biases: the offline files of finished runs, and rendered tables.
 
-Each attempt at a run writes ``<workspace>/<run_id>/wandb/offline-run-<time>-<run_id>/`` with all rows since the first
-(``wandb_logger.py``), so only the newest is uploaded. ``wandb sync`` then writes ``run-<id>.wandb.synced`` beside it.
+Each attempt at a run writes ``<workspace>/<run_id>/wandb/offline-run-<time>-<run_id>/`` with all rows since the first,
+so only the newest is uploaded. ``wandb sync`` then writes ``run-<id>.wandb.synced`` beside it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import start, words_in
-from tests.suite.records import write_record
+from tests.suite.records import status_of, write_record
 from tests.waiting import PATIENCE
 
 
@@ -107,7 +107,7 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(key, how, tmp_path):
         words = words_in(tmp_path, "optim=sgdm", "protocol.epochs=1", how, f"paths.{key}={place}")
         command = Command.of(*{word.partition("=")[0]: word for word in reversed(words)}.values())
         with pytest.raises(UsageError, match=f"^paths.{key}={place} cannot be written: [A-Z][a-z ]+\\.$"):
-            launch(Status.of(plan(command), tmp_path / "results", tmp_path / "work"), command.config)
+            launch(status_of(plan(command), tmp_path / "results", tmp_path / "work"), command.config)
     assert not records(tmp_path)
 
 

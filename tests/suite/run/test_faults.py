@@ -27,8 +27,8 @@ from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
 from llqr_sam.suite.run.attempt import DeviceLost, Job, LoaderLost, RankLost, attempt, explained
 from llqr_sam.suite.run.run_folder import Failure
-from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import jobs_of, words_in
+from tests.suite.records import status_of
 
 WORDS = ("dataset=imagenet", "arch=small_cnn", "arch.width=4", "optim=sgdm", "protocol.batch_size=4")
 RUN = (*WORDS, "protocol.epochs=2", "protocol.milestones=[1]", "protocol.warmup_epochs=0", "checkpoint_minutes=0")
@@ -56,7 +56,7 @@ def job_of(folder: Path, words: list[str]) -> Job:
 
 def failing_launch(words: list[str], folder: Path) -> int:
     command = Command.of(*words)
-    return launch(Status.of(plan(command), folder / "results", folder / "work"), command.config)
+    return launch(status_of(plan(command), folder / "results", folder / "work"), command.config)
 
 
 class KillTheReader(Observer):

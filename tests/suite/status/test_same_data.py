@@ -16,10 +16,10 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run.run_folder import Failure
-from llqr_sam.suite.status.status import NOT_DECODED, NOT_HERE, NOT_SAID, Comparison, Status
+from llqr_sam.suite.status.status import NOT_DECODED, NOT_HERE, NOT_SAID, Comparison
 from tests.engine.conftest import StopAt
 from tests.suite.jobs import jobs_of, words_in
-from tests.suite.records import write_record
+from tests.suite.records import status_of, write_record
 
 RUN = ["dataset=cifar10", "optim=sgdm", "arch.width=2", "protocol.epochs=1", "protocol.batch_size=4"]
 
@@ -113,7 +113,7 @@ def test_a_table_does_not_train_beside_records_of_other_data(tmp_path, archives,
     shown = capsys.readouterr().out
     assert "2 runs: 1 finished, 1 missing" in shown
     assert sentence in shown
-    status = Status.of(runs, tmp_path / "results")
+    status = status_of(runs, tmp_path / "results")
     (difference,) = Comparison.of(status, config).differences
     assert difference.startswith(f"{sentence} ({runs[0].run_id}): ")
 

@@ -5,10 +5,10 @@ import pytest
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.run.run_folder import note_failure
-from llqr_sam.suite.status.status import Status, result, some
+from llqr_sam.suite.status.status import result, some
 from tests.suite.conftest import RUNS as BOTH
 from tests.suite.plans import plan_of
-from tests.suite.records import record_of, write_progress, write_record
+from tests.suite.records import record_of, status_of, write_progress, write_record
 
 RUNS = plan_of("table=demo", "optim=sgdm")  # three seeds
 
@@ -19,7 +19,7 @@ def test_finished_diverged_missing_and_damaged(tmp_path):
     write_record(tmp_path, RUNS[1], [10.0], status="diverged")
     damaged = tmp_path / "runs" / "demo" / f"{RUNS[2].run_id}.json"
     damaged.write_text("{")
-    status = Status.of(RUNS, tmp_path)
+    status = status_of(RUNS, tmp_path)
     assert [status.of_run(run) for run in RUNS] == ["finished", "diverged", "missing"]
     assert status.missing == [RUNS[2]]
     assert status.total() == "3 runs: 1 finished, 1 diverged, 1 missing"
@@ -34,12 +34,12 @@ def test_a_record_that_cannot_be_read_is_named_and_not_missing(tmp_path):
     """Whatever it says, the run may be done; a finished one beside it is."""
     path = tmp_path / "runs" / "demo" / f"{RUNS[0].run_id}.json"
     path.mkdir(parents=True)
-    status = Status.of(RUNS, tmp_path, tmp_path / "work")
+    status = status_of(RUNS, tmp_path, tmp_path / "work")
     assert [status.of_run(run) for run in RUNS] == ["failed", "missing", "missing"]
     assert status.line(RUNS[0]) == f"failed: its record cannot be read ({path}: Is a directory)"
     assert status.damaged == [f"record not counted: {path}: Is a directory"]
     write_record(tmp_path, RUNS[0], [90.0])
-    status = Status.of(RUNS, tmp_path)
+    status = status_of(RUNS, tmp_path)
     assert status.of_run(RUNS[0]) == "finished"
     assert status.damaged == [f"record not counted: {path}: Is a directory"]
 
@@ -49,14 +49,14 @@ def test_a_record_counts_in_whatever_folder_it_lies(tmp_path):
     moved = tmp_path / "runs" / "adhoc" / path.name
     moved.parent.mkdir()
     path.rename(moved)
-    status = Status.of(RUNS[:1], tmp_path)
+    status = status_of(RUNS[:1], tmp_path)
     assert not status.missing
     assert status.paths[RUNS[0].run_id] == moved
 
 
 def test_a_record_under_another_runs_name_is_damaged(tmp_path):
     write_record(tmp_path, RUNS[0], [90.0]).rename(tmp_path / "runs" / "demo" / f"{RUNS[1].run_id}.json")
-    status = Status.of(RUNS, tmp_path)
+    status = status_of(RUNS, tmp_path)
     assert len(status.missing) == 3
     assert RUNS[0].run_id in status.damaged[0]
 
@@ -65,7 +65,7 @@ def test_a_second_record_of_a_run_is_named_and_not_counted(tmp_path):
     first = write_record(tmp_path, RUNS[0], [90.0])
     second = write_record(tmp_path, RUNS[0], [80.0])
     assert second == first.with_suffix(".2.json")
-    status = Status.of(RUNS, tmp_path)
+    status = status_of(RUNS, tmp_path)
     assert status.paths[RUNS[0].run_id] == first
     assert status.total() == "3 runs: 1 finished, 2 missing"
     assert status.damaged == [f"record not counted: {second}: the run has a record already, {first}"]
@@ -75,15 +75,15 @@ def test_a_retry_counts_and_what_it_retried_stays(tmp_path):
     """The tenth try is later than the second."""
     for _ in range(10):
         last = write_record(tmp_path, RUNS[0], [10.0], status="diverged")
-    assert Status.of(RUNS, tmp_path).paths[RUNS[0].run_id] == last == last.with_name(f"{RUNS[0].run_id}.10.json")
+    assert status_of(RUNS, tmp_path).paths[RUNS[0].run_id] == last == last.with_name(f"{RUNS[0].run_id}.10.json")
     finished = write_record(tmp_path, RUNS[0], [90.0])
-    status = Status.of(RUNS, tmp_path)
+    status = status_of(RUNS, tmp_path)
     assert status.paths[RUNS[0].run_id] == finished
     assert not status.damaged
 
 
 def test_a_run_asked_for_twice_is_missing_once(tmp_path):
-    assert Status.of([RUNS[0], RUNS[0]], tmp_path).missing == [RUNS[0]]
+    assert status_of([RUNS[0], RUNS[0]], tmp_path).missing == [RUNS[0]]
 
 
 def test_result_without_an_epoch():
@@ -94,7 +94,7 @@ def test_failed_and_running_runs_are_neither_missing_nor_done(tmp_path):
     results, workspace = tmp_path / "results", tmp_path / "work"
     note_failure(RUNS[0].run_id, workspace / RUNS[0].run_id, RuntimeError("boom"))
     with RunLock(workspace / RUNS[1].run_id, 10):
-        status = Status.of(RUNS, results, workspace)
+        status = status_of(RUNS, results, workspace)
     assert [status.of_run(run) for run in RUNS] == ["failed", "running", "missing"]
     assert status.missing == [RUNS[2]]
     assert status.select("failed", "missing") == [RUNS[0], RUNS[2]]
@@ -103,33 +103,32 @@ def test_failed_and_running_runs_are_neither_missing_nor_done(tmp_path):
     assert "failed: RuntimeError: boom" in lines[0]
     assert "log.txt" in lines[0]
     assert "running on" in lines[1]
-    assert Status.of(RUNS, results).missing == list(RUNS)  # records alone
 
 
 def test_a_record_outweighs_an_old_failure(tmp_path):
     note_failure(RUNS[0].run_id, tmp_path / "work" / RUNS[0].run_id, RuntimeError("boom"))
     write_record(tmp_path, RUNS[0], [90.0])
-    assert Status.of(RUNS[:1], tmp_path, tmp_path / "work").of_run(RUNS[0]) == "finished"
+    assert status_of(RUNS[:1], tmp_path, tmp_path / "work").of_run(RUNS[0]) == "finished"
 
 
 def test_records_of_different_data_are_named(tmp_path):
     """Each kind with its runs; records of before, which do not say, are no kind of their own."""
     for run, data in zip(RUNS, ("a" * 64, "b" * 64, "a" * 64), strict=True):
         write_record(tmp_path, run, [90.0], data=data)
-    status = Status.of(RUNS, tmp_path)
+    status = status_of(RUNS, tmp_path)
     (sentence,) = status.mixtures().values()
     kinds = f"aaaaaaaaaaaa ({RUNS[0].run_id}, {RUNS[2].run_id}) and bbbbbbbbbbbb ({RUNS[1].run_id})"
     assert all(phrase in sentence for phrase in ("dataset=digits", kinds, "paths.results="))
     assert sentence in list(status.lines())
     with pytest.raises(UsageError, match="of different data"):
         status.check_mixtures()
-    same = Status.of((RUNS[0], RUNS[2]), tmp_path)
+    same = status_of((RUNS[0], RUNS[2]), tmp_path)
     assert not same.mixtures()
     same.check_mixtures()
     old = write_record(tmp_path / "old", RUNS[0], [90.0])
     assert "data_sha256" not in old.read_text()
     write_record(tmp_path / "old", RUNS[1], [90.0], data="b" * 64)
-    assert not Status.of(RUNS, tmp_path / "old").mixtures()
+    assert not status_of(RUNS, tmp_path / "old").mixtures()
 
 
 def test_many_runs_are_named_in_short():
@@ -140,7 +139,7 @@ def test_many_runs_are_named_in_short():
 
 def test_a_line_says_where_each_run_stands(states):
     with RunLock(states / "work" / BOTH[3].run_id, 10):
-        status = Status.of(BOTH, states / "results", states / "work")
+        status = status_of(BOTH, states / "results", states / "work")
         lines = [*status.lines(), str(status.hours())]
     stands = [line.partition("  ")[2].strip() for line in lines]
     assert stands[0].startswith("finished: best 90.00 % (epoch 1)")
@@ -158,7 +157,7 @@ def test_a_line_says_where_each_run_stands(states):
 def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
     write_record(tmp_path / "results", BOTH[0], [90.0], hours=2.0)
     write_progress(tmp_path / "work" / BOTH[1].run_id, 10, 1800.0)
-    status = Status.of(BOTH[:3], tmp_path / "results", tmp_path / "work")
+    status = status_of(BOTH[:3], tmp_path / "results", tmp_path / "work")
     hours = status.hours()
     assert (hours.spent, hours.left, hours.unknown) == (2.5, 3.5, 0)
 
@@ -166,12 +165,12 @@ def test_finished_runs_of_the_cell_tell_how_long_the_others_take(tmp_path):
 def test_hours_are_of_every_device(tmp_path):
     """Half an hour on four devices to the middle of a run: two hours, and two to come."""
     write_progress(tmp_path / "work" / BOTH[0].run_id, 10, 1800.0, devices=4)
-    status = Status.of(BOTH[:1], tmp_path / "results", tmp_path / "work")
+    status = status_of(BOTH[:1], tmp_path / "results", tmp_path / "work")
     hours = status.hours()
     assert (hours.spent, hours.left, hours.unknown) == (2.0, 2.0, 0)
 
 
 def test_the_best_so_far_has_its_unit(tmp_path):
     write_progress(tmp_path / "work" / BOTH[0].run_id, 10, 60.0, unit="BLEU")
-    status = Status.of(BOTH[:1], tmp_path / "results", tmp_path / "work")
+    status = status_of(BOTH[:1], tmp_path / "results", tmp_path / "work")
     assert status.line(BOTH[0]) == "missing, interrupted after epoch 10/20, best 91.50 BLEU"
