@@ -2,9 +2,8 @@
 
 For a kernel X in R^{m x n}, U has mn (diagonal), m^2 + n^2 (kfac), m^2 + n^2 + mn (ekfac) or m + n (diag_kfac) scalars;
 for a bias or norm scale, its length. An embedding of n words is diagonal over the words: m^2 + n (kfac) or m^2 + mn
-(ekfac). Scalars are float32, and each of S devices holds 1/S of them.
-
-Networks are built on the meta device, so they take no memory. Networks that translate are fairseq's.
+(ekfac). Scalars are float32, and each of S devices holds 1/S of them. Networks are built on the meta device, so they
+take no memory; those that translate are fairseq's.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
@@ -52,6 +50,7 @@ PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was cou
 }
 TONES = {True: "same", False: "below sure"}  # whether ours is the paper's number -> ``PrintedCell.tone``
 COLUMNS = ("model_params", "precond_params", "precond_mib_per_device", "total_mib_per_device")
+Words = tuple[int, int]  # sizes of the source and target dictionaries, for sentences
 HEADS = ("Model params", "U, scalars", "U, MiB a device", "U + model, MiB a device")
 
 
@@ -122,16 +121,12 @@ def dataset_for(arch: str) -> str:
     return next(name for name in COUNTED_FOR if arch in task_for(name).archs_for(name))
 
 
-def arch_storage(
-    arch: str, dataset: str, structure: str, shards: int = 1, words: tuple[int, int] | None = None
-) -> Storage:
-    """Storage of a named network; ``words``: sizes of the source and target dictionaries, for sentences."""
+def arch_storage(arch: str, dataset: str, structure: str, shards: int = 1, words: Words | None = None) -> Storage:
+    """Storage of a named network; ``words`` are for one that translates."""
     return storage(_network(arch, dataset, words)[0], structure, shards)
 
 
-def arch_table(
-    arch: str, dataset: str, structures: Sequence[str], shards: int, words: tuple[int, int] | None = None
-) -> str:
+def arch_table(arch: str, dataset: str, structures: Sequence[str], shards: int, words: Words | None = None) -> str:
     """A Markdown table of one network's storage, a row for each structure; arguments as for ``arch_storage``."""
     model, sizes = _network(arch, dataset, words)
     counted = {structure: storage(model, structure, shards) for structure in structures}
@@ -164,10 +159,10 @@ class StorageRow(NamedTuple):
         return PrintedRow((label, self.structure, str(self.shards)), cells)
 
 
-def table_9(path: Path = STORAGE) -> list[StorageRow]:
+def table_9() -> list[StorageRow]:
     """The paper's rows, counted from our networks' shapes."""
     rows = []
-    with path.open(newline="") as file:
+    with STORAGE.open(newline="") as file:
         for row in csv.DictReader(file):
             arch, dataset, _ = PAPER_MODELS[row["model"]]
             shards, structure = int(row["shards"]), row["structure"]
@@ -203,7 +198,7 @@ def print_table_9() -> PrintedTable:
 
 
 @cache
-def _network(arch: str, dataset: str, words: tuple[int, int] | None) -> tuple[nn.Module, str]:
+def _network(arch: str, dataset: str, words: Words | None) -> tuple[nn.Module, str]:
     """A network on the meta device, and a description of what it is built for."""
     try:
         check_inputs(arch, dataset)

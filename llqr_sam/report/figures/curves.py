@@ -22,7 +22,6 @@ from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Cell
 
 TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # figure -> tables; the paper's Figure 1 shows Table 5 alone
-FIELDS = ("score", "test_loss", "seconds")  # of a record's curve, in the order of those of ``Curve``
 SCORE_LABELS = {"%": ("test accuracy, %", "best top-1, %"), "BLEU": ("validation BLEU", "best BLEU")}  # unit -> labels
 
 
@@ -63,7 +62,7 @@ def curves_of(cells: Iterable[CellResult]) -> list[Curve]:
     curves = []
     for result in cells:
         if runs := [record for record in result.finished.values() if record.metrics.curve]:
-            numbers = (_stack(runs, name) for name in FIELDS)
+            numbers = (_stack(runs, name) for name in ("score", "test_loss", "seconds"))
             curves.append(Curve(result.cell, runs[0].metrics.curve[0].unit, _stack(runs, "epoch")[0], *numbers))
     return curves
 

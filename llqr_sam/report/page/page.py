@@ -146,10 +146,8 @@ def write_page(
         notes: Further lines for the list of what has not been run.
     """
     loader = PackageLoader("llqr_sam.report.page")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.get_template("page.html").render(
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = jinja.get_template("page.html").render(
         sections=sorted(sections, key=_order),
         figures=[(number, title, _picture(number, results)) for number, title in figures.items()],
         notes=notes,

@@ -7,10 +7,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Literal
 
-from llqr_sam.data.streams import Samples
 from llqr_sam.engine.records.record import Flatness, Record
 from llqr_sam.report.tables.labels import ARCH_LABELS, DATASET_LABELS
 from llqr_sam.report.tables.seed_statistics import Sample
@@ -32,9 +30,6 @@ class PaperValue:
 
     mean: float
     std: float
-
-
-PaperValues = Mapping[tuple[str, Cell], PaperValue]  # (table number, cell) -> value
 
 
 @dataclass(frozen=True)
@@ -103,11 +98,6 @@ class CellResult:
         return {record.sharpness.rho for record in self.finished.values() if record.sharpness is not None}
 
     @property
-    def samples(self) -> set[Samples]:
-        """Numbers of training and test images of the finished runs. Older records do not have them."""
-        return {record.samples for record in self.finished.values() if record.samples is not None}
-
-    @property
     def evaluations(self) -> set[int]:
         """How many evaluations the best of each finished run was chosen from."""
         return {record.metrics.scored for record in self.finished.values()}
@@ -128,15 +118,13 @@ class AccuracyTable:
         return [result for row in self.rows for result in row]
 
 
-def collect(
-    command: Command, kind: BestOrLast = "best", paper: PaperValues | None = None
-) -> tuple[Status, AccuracyTable]:
-    """Read the records of the table that a command names; ``paper`` replaces the values that the paper prints.
+def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, AccuracyTable]:
+    """Read the records of the table that a command names.
 
     Raises:
         UsageError: records of one data set are of different data.
     """
-    table, paper = command.table, read_accuracy() if paper is None else paper
+    table, paper = command.table, read_accuracy()
     status = Status.under(plan(command), command.config)
     status.check_mixtures()
     cells: dict[Cell, list[Planned]] = {}
@@ -152,11 +140,11 @@ def collect(
     return status, AccuracyTable(table, typed, kind, tuple(rows))
 
 
-def read_accuracy(path: Path = ACCURACY) -> dict[tuple[str, Cell], PaperValue]:
+def read_accuracy() -> dict[tuple[str, Cell], PaperValue]:
     """The paper's top-1 and BLEU values by table number and cell."""
     datasets, archs = ({label: name for name, label in labels.items()} for labels in (DATASET_LABELS, ARCH_LABELS))
     values = {}
-    with path.open(newline="") as file:
+    with ACCURACY.open(newline="") as file:
         for row in csv.DictReader(file):
             if row["metric"] in SCORES:
                 network = datasets[row["dataset"]], archs[row["arch"]], float(row["label_noise"] or 0)

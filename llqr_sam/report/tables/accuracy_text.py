@@ -90,8 +90,8 @@ def _partial_data(table: AccuracyTable) -> Iterator[str]:
     """A sentence for each number of images below the whole data set's that finished runs used."""
     for name in dict.fromkeys(result.cell.dataset for result in table.cells if result.cell.dataset in IMAGES):
         whole = info(name).whole
-        found = {samples for result in table.cells if result.cell.dataset == name for samples in result.samples}
-        for samples in sorted(found, key=astuple):
+        runs = [run for result in table.cells if result.cell.dataset == name for run in result.finished.values()]
+        for samples in sorted({run.samples for run in runs if run.samples}, key=astuple):  # older records have none
             if samples.train < whole.train or samples.test < whole.test:
                 of_test = f" of {whole.test:,}" * (samples.test < whole.test)
                 trained = f"{samples.train:,} of {dataset_label(name)}'s {whole.train:,} images"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,11 +126,7 @@ def to_latex(table: PrintedTable) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-RENDERERS: dict[str, Callable[[PrintedTable], str]] = {
-    "md": to_markdown,
-    "csv": lambda table: table.csv,
-    "tex": to_latex,
-}
+RENDERERS = {"md": to_markdown, "csv": lambda table: table.csv, "tex": to_latex}
 
 
 def csv_text(rows: Sequence[Mapping[str, object]], line_end: str = "\n") -> str:

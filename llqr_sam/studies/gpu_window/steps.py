@@ -55,10 +55,8 @@ def run_python(
         stdout, stderr: Where its output goes; the default returns the standard output.
     """
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
-    process = subprocess.Popen(
-        command, stdout=stdout, stderr=stderr, text=True, env=environment, start_new_session=True
-    )
+    env, command = os.environ | {"PYTHONPATH": paths}, [sys.executable, *arguments]
+    process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, env=env, start_new_session=True)
     end, stopped = time.monotonic() + seconds, False
     while True:
         try:

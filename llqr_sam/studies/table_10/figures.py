@@ -62,9 +62,7 @@ def figure_06(results: Path, folder: Path) -> list[Path]:
         _draw_sizes(axes, found, name, inks[number % len(inks)], MARKERS[number % len(MARKERS)])
     for name, by_size in steps.items():
         _draw_sizes(axes, list(by_size.items()), name, "#555555", "x")
-    named = {timing.parameters: NAMES[timing.arch] for timing in timings}
-    ticks = {size: f"{name}\n{size / 1e6:.1f}M" for size, name in named.items()}
-    _logarithmic(axes, ticks)
+    _logarithmic(axes, {t.parameters: f"{NAMES[t.arch]}\n{t.parameters / 1e6:.1f}M" for t in timings})
     axes.margins(x=0.15)
     title = f"Time of one refresh; the paper fits a power of {PAPER_EXPONENT}"
     label(axes, title, xlabel="parameters P", ylabel="seconds, median of the rounds")
@@ -111,12 +109,10 @@ def _draw_sizes(axes: Axes, found: Sequence[tuple[int, list[float]]], name: str,
     _draw_spreads(axes, sizes, spreads, name, ink, marker)
 
 
-def _draw_spreads(
-    axes: Axes, places: Sequence[float], spreads: Sequence[Spread], name: str, ink: str, marker: str
-) -> None:
+def _draw_spreads(axes: Axes, x: Sequence[float], spreads: Sequence[Spread], name: str, ink: str, marker: str) -> None:
     medians = [spread.median for spread in spreads]
     bars = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-    axes.errorbar(places, medians, bars, color=ink, marker=marker, markersize=5, linewidth=1.6, capsize=3, label=name)
+    axes.errorbar(x, medians, bars, color=ink, marker=marker, markersize=5, linewidth=1.6, capsize=3, label=name)
 
 
 def _logarithmic(axes: Axes, x_ticks: dict[int, str]) -> None:

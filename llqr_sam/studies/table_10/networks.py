@@ -80,10 +80,7 @@ def state_lines(networks: Sequence[Network]) -> Iterator[str]:
 
 
 def measure_missing(networks: Sequence[Network]) -> int:
-    """Measure what is missing, smallest first, a line for each on standard error; returns the exit status.
-
-    It is 1 if a network did not fit into the device's memory, or the machine was too busy.
-    """
+    """Measure what is missing, smallest first; exit status 1 if one did not fit into memory or the machine was busy."""
     status = 0
     for network in networks:
         if not network.is_measured and not network.reason:

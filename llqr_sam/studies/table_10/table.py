@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -100,10 +99,10 @@ def cadence(table: TableConfig, timings: Sequence[Timing]) -> list[NetworkTimes]
     return networks
 
 
-def read_paper(path: Path = CADENCE) -> Paper:
+def read_paper() -> Paper:
     """Table 10 as printed."""
     values = {}
-    with path.open(newline="") as file:
+    with CADENCE.open(newline="") as file:
         for row in csv.DictReader(file):
             interval = int(row["update_interval"]) if row["update_interval"] else None
             numbers = {column: float(row[column]) for column in NUMBERS if row[column]}

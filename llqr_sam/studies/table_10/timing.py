@@ -1,11 +1,8 @@
 """What a step of each method and a refresh of U cost on a device: the measurements behind Table 10.
 
-All methods of a network take turns, so that a slow spell of the machine reaches all of them. The first call of each is
-not timed: it loads, tunes or compiles. All methods evaluate the same gradient, so with CUDA graphs they share one.
-
-A refresh with T inner steps costs a + b T. It is timed with 1 and with n of them, from which the time for any T is
-composed; with n = T it is timed directly. On a busy machine the longer refresh may be no slower: nothing can be
-composed, and there is no such ``RefreshTime``.
+All methods of a network take turns, so that a slow spell of the machine reaches all of them, and share one CUDA graph,
+for all evaluate the same gradient. The first call of each is not timed: it loads, tunes or compiles. A refresh with T
+inner steps costs a + b T: it is timed with 1 and with n of them, and the time for any T is composed from the two.
 """
 
 from __future__ import annotations
@@ -116,7 +113,7 @@ FOLDER = "timings"  # of the records, below the results
 
 
 class Busy(ValueError):
-    """A longer refresh took no more time than a shorter one."""
+    """A longer refresh took no more time than a shorter one, so nothing can be composed from them."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from llqr_sam.report.tables import accuracy_table
 from llqr_sam.report.tables.accuracy_table import (
     ACCURACY,
     AccuracyTable,
@@ -27,7 +29,9 @@ SGDM, LLQR = RUNS[:3], RUNS[3:6]
 def table(results: Path, kind: BestOrLast = "best", number: str = "demo", paper: float = 1.0) -> AccuracyTable:
     """From the records in ``results``; the paper has a value for SGDM of the demo."""
     command = Command.of(f"table={number}", f"paths.results={results}", f"paths.workspace={results}/w")
-    return collect(command, kind, {("demo", SGDM[0].cell): PaperValue(paper, 2.0)})[1]
+    values = {("demo", SGDM[0].cell): PaperValue(paper, 2.0)}
+    with mock.patch.object(accuracy_table, "read_accuracy", return_value=values):
+        return collect(command, kind)[1]
 
 
 def test_mean_and_sample_deviation(tmp_path):

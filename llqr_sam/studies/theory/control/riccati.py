@@ -1,13 +1,7 @@
-"""The exact solution of the layerwise problem, by the Riccati recursion (docs/methods.md, section 2.7).
+"""The exact solution of the layerwise problem, by the Riccati recursion (equations: docs/methods.md, section 2.7).
 
-Notation as in stages.py; K_i and lambda_i are the quadratic and linear terms of the cost-to-go from stage i on.
-With S = R + B' K B and G = M + B' K A, K and lambda taken at i+1 and stage index i left out,
-
-    K_N = Q_N,            K_i = A' K A + Q - G' S^-1 G
-    lambda_N = dl/dx_N,   lambda_i = A' lambda - G' S^-1 B' lambda
-    delta theta_i = -S^-1 (G delta x_i + B' lambda)
-
-The result is -(H + damping I)^-1 g without H ever being formed.
+K and lambda are the quadratic and linear terms of the cost-to-go; below they are those of stage i + 1, and the stage's
+index is left out. The result is -(H + damping I)^-1 g without H ever being formed.
 """
 
 from __future__ import annotations
@@ -22,10 +16,7 @@ from llqr_sam.studies.theory.control.stages import LayerwiseLQR, Stage
 def riccati(problem: LayerwiseLQR) -> Named:
     """The controls delta theta at which J is stationary: its minimiser if H is positive definite.
 
-    The problem must be ``damped``: without damping S is nearly always singular.
-
-    Raises:
-        ValueError: S is singular at some stage.
+    Raises a ValueError if S is singular at some stage. Without damping it nearly always is.
     """
     K, costate = problem.terminal_cost, problem.terminal_gradient
     policies: list[tuple[Tensor, Tensor]] = []

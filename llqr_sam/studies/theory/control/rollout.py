@@ -1,25 +1,8 @@
 """The layerwise objective by simulation: roll the linearised network forward, add up its cost, differentiate backwards.
 
-Notation as in stages.py, u_i = delta theta_i. With the trajectory delta x of controls u, the gradient of
-
-    J(u) = q' delta x_N + 1/2 delta x_N' Q_N delta x_N
-           + sum_i 1/2 delta x_i' Q_i delta x_i + 1/2 u_i' R_i u_i + u_i' M_i delta x_i
-
-comes from the costate recursion of the quadratic problem,
-
-    p_N = q + Q_N delta x_N,   p_i = A_i' p_{i+1} + Q_i delta x_i + M_i' u_i,
-    dJ/du_i = B_i' p_{i+1} + R_i u_i + M_i delta x_i.
-
-docs/lqr_identity.md shows that J(u) = g' u + 1/2 u' H u and dJ/du = g + H u.
-
-The relaxed objective J(U) (the paper's eq. 9) is J at u = -U g. Here U is written a second time, kernel by kernel and
-in the paper's convention X = W' in R^{m x n}, without stacking or low-rank tracking; autograd pulls dJ/du back to it:
-
-    diagonal    d * x
-    kfac        A X B'
-    ekfac       Q_A (D * (Q_A' X Q_B)) Q_B'
-    diag_kfac   diag(a) X diag(b)
-    dense       U vec(W)
+Notation and recursions are those of docs/lqr_identity.md; J(u) = g' u + 1/2 u' H u and dJ/du = g + H u. The relaxed
+objective J(U) (the paper's eq. 9) is J at u = -U g. Here U is written a second time, kernel by kernel and in the
+paper's convention X = W' in R^{m x n}, without stacking or low-rank tracking; autograd pulls dJ/du back to it.
 """
 
 from __future__ import annotations
@@ -60,7 +43,7 @@ def rollout(problem: LayerwiseLQR, delta: Named) -> Trajectory:
 
 
 def adjoint(problem: LayerwiseLQR, trajectory: Trajectory) -> Named:
-    """dJ/d(delta theta) along a trajectory, by the costate recursion; name -> tensor like the parameter."""
+    """dJ/d(delta theta) along a trajectory, by the costate recursion p_i; name -> tensor like the parameter."""
     costate = problem.terminal_gradient + problem.terminal_cost @ trajectory.states[-1]
     gradient: Named = {}
     along = list(zip(problem.stages, trajectory.states[:-1], trajectory.controls, strict=True))
@@ -75,10 +58,7 @@ def relaxed_objective(
 ) -> tuple[Tensor, dict[str, Factors]]:
     """J(U), the rollout's cost under delta theta = -U g, 0-d, and its gradient under the names of the factors.
 
-    Args:
-        problem: The layerwise problem.
-        kernels: The model's kernels, ``layout(model)[0]``.
-        factors: Parameter name -> factor name -> factor (``LLQR.named_factors``).
+    ``kernels`` are ``layout(model)[0]``; ``factors``: parameter name -> factor name -> factor (``LLQR.named_factors``).
     """
     leaves = {name: {k: f.detach().requires_grad_() for k, f in own.items()} for name, own in factors.items()}
     with torch.enable_grad():

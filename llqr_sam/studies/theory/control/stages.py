@@ -1,21 +1,9 @@
 """A sequential network as a layerwise linear-quadratic problem, every operator a dense matrix.
 
 Training works on J(U) = g' delta + 1/2 delta' H delta (methods/llqr.py) and never needs this. Here is the problem that
-J comes from (LLQR paper; the paper's eqs. 8 and 9), so that the two can be compared.
-
-Notation: x_i is the activation of the *whole minibatch* before stage i, flattened to ``[X_i]``; theta_i are stage i's
-parameters, flattened to ``[P_i]``, and u_i = delta theta_i; x_{i+1} = f_i(x_i, theta_i), i = 0 .. N-1; l is the mean
-loss at x_N.
-
-    dynamics    delta x_{i+1} = A_i delta x_i + B_i u_i,  delta x_0 = 0
-    cost        q' delta x_N + 1/2 delta x_N' Q_N delta x_N
-                + sum_i 1/2 delta x_i' Q_i delta x_i + 1/2 u_i' R_i u_i + u_i' M_i delta x_i
-    ngd         Q_N = s (diag p - p p') per sample, all other costs zero
-    newton      Q_N = d2 l / dx_N2; Q_i, R_i, M_i the second derivatives of the Hamiltonian h_i = lambda_{i+1}' f_i,
-                with the costates lambda_N = q = dl/dx_N, lambda_i = A_i' lambda_{i+1}
-
-The minibatch x_0 is constant, so stage 0 has an empty state, X_0 = 0, and its input may be anything, also tokens. A
-residual block is one stage.
+J comes from, in the notation of docs/lqr_identity.md (1) and (2), so that the two can be compared: the activations x_i
+of the *whole minibatch* are flattened to ``[X_i]``, stage i's parameters theta_i and their change u_i to ``[P_i]``. The
+minibatch x_0 is constant, so stage 0 has an empty state, X_0 = 0, and its input may be anything, also tokens.
 """
 
 from __future__ import annotations
@@ -92,15 +80,10 @@ def layerwise_lqr(
     likelihood: LikelihoodName | Likelihood = "categorical",
     damping: float = 0.0,
 ) -> LayerwiseLQR:
-    """Linearise a sequential network in inference mode and compute its costs.
+    """Linearise a sequential network in inference mode and compute its costs; the options are those of ``LLQR``.
 
+    The model must be float64, and its direct children are the stages; it is not changed. ``loss_fn`` is the mean loss.
     The problem is dense: memory grows with the square of the minibatch's activations.
-
-    Args:
-        model: float64; its direct children are the stages. It is not changed.
-        inputs, targets: Minibatch.
-        loss_fn: ``loss_fn(outputs, targets)``, the mean loss, 0-d.
-        divergence, reduction, likelihood, damping: Options of ``LLQR``.
 
     Raises:
         ValueError: An unknown divergence, parameters that are not float64, or one shared by two stages.
@@ -109,12 +92,12 @@ def layerwise_lqr(
         raise ValueError(f"divergence={divergence} is not known. Choose from: {', '.join(get_args(Divergence))}.")
     with sdpa_kernel(SDPBackend.MATH):
         maps, outputs = _forward(copy.deepcopy(model).eval(), inputs)
-        jacobians = [_jacobian(stage.function, stage.point) for stage in maps]
+        jacobians = [jacobian(stage.function, stage.point) for stage in maps]  # type: ignore[no-untyped-call]
 
         def terminal_loss(flat: Tensor) -> Tensor:
             return loss_fn(flat.view_as(outputs), targets)
 
-        terminal_gradient = _jacobian(terminal_loss, outputs.reshape(-1))
+        terminal_gradient = jacobian(terminal_loss, outputs.reshape(-1))  # type: ignore[no-untyped-call]
         if divergence == "newton":
             terminal_cost = _hessian(terminal_loss, outputs.reshape(-1))
             transitions = [both[:, : stage.states] for stage, both in zip(maps, jacobians, strict=True)]
@@ -148,15 +131,14 @@ class _StageMap:
 def _forward(model: nn.Sequential, inputs: Tensor) -> tuple[list[_StageMap], Tensor]:
     """The stages at this minibatch, and the network's outputs."""
     maps: list[_StageMap] = []
-    owner: dict[Tensor, str] = {}
+    home: dict[Tensor, str] = {}
     state = inputs
     children = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if n and "." not in n]
     for name, module in children:
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         for n, parameter in parameters.items():
-            if owner.setdefault(parameter, name) != name:
-                both = f"stages {owner[parameter]} and {name}"
-                raise ValueError(f"{both} share a parameter; a control acts in one stage.")
+            if home.setdefault(parameter, name) != name:
+                raise ValueError(f"stages {home[parameter]} and {name} share a parameter; a control acts in one stage.")
             if parameter.dtype != torch.float64:
                 what = f"parameter {name}.{n} is {parameter.dtype}"
                 raise ValueError(f"{what}, not torch.float64: call model.double() first.")
@@ -193,12 +175,6 @@ def _output_fisher(outputs: Tensor, targets: Tensor, likelihood: Likelihood, red
     basis = torch.eye(outputs.numel(), dtype=outputs.dtype)
     columns = vmap(lambda u: product(u.view_as(outputs)).reshape(-1))(basis)
     return columns if reduction == "sum" else columns / count
-
-
-def _jacobian(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
-    """First derivative, ``[*outputs, n]``, one backward pass a row."""
-    derivative: Tensor = jacobian(function, point)  # type: ignore[no-untyped-call]
-    return derivative
 
 
 def _hessian(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:

@@ -198,9 +198,8 @@ def _draw_paths(axes: Axes, paths: dict[str, Tensor], title: str) -> None:
     for method, path in paths.items():
         x, y = path.mT.numpy()
         axes.plot(x, y, **STYLES[method])
-        axes.plot(
-            x[-1], y[-1], marker="o", color=STYLES[method]["color"], markersize=7, markeredgecolor="white", zorder=4
-        )
+        ink = STYLES[method]["color"]
+        axes.plot(x[-1], y[-1], marker="o", color=ink, markersize=7, markeredgecolor="white", zorder=4)
     start = next(iter(paths.values()))[0]
     axes.plot(*start, marker="*", color="white", markeredgecolor="black", markersize=11, zorder=3)
     axes.set_aspect("equal")

@@ -5,12 +5,7 @@
 The paper gives no formula; this one is ours. L is zero at the origin, in a basin of curvature a, and on the circle
 |theta| = R, in a well of radial curvature 4 p^2 a / (1 + c)^2; between them is a crest. Beyond the ring L levels off
 to a / (2 c^2) |theta|^2, so that nothing overflows. With p = 4 and c = 0.2 the ring is 44 times as sharp as the basin.
-
-The paper's claim: GD and LLQR stay in the ring, SAM and LLQR+SAM leave it for the flat basin, LLQR+SAM along the
-shorter path. Here it is measured, not assumed.
-
-f is a network with two outputs, L its squared error, and a Gaussian its likelihood, so LLQR learns its metric from f as
-from any other network.
+LLQR learns its metric from f as from any other network: f has two outputs, with a Gaussian likelihood.
 """
 
 from __future__ import annotations
@@ -35,8 +30,6 @@ from llqr_sam.studies.theory.potholes.simulate import Replicas, take_step
 
 METHODS = ("gd", "llqr", "sam", "llqr_sam")
 LEARNED, PROBING = ("llqr", "llqr_sam"), ("sam", "llqr_sam")
-
-
 FLAT = 0.1  # a, curvature of the basin
 RADIUS = 5.0  # R of the ring
 POWER = 4  # p, how sharp the ring is
@@ -106,13 +99,13 @@ class Learning:
         del options["history"]
         return LLQR(model, likelihood="gaussian", clip_norm=1e9, **options)
 
-    def learn_in_the_basin(self, points: Points, refreshes: int = 20) -> LLQR:
+    def learn_in_the_basin(self, points: Points) -> LLQR:
         """A metric refreshed at points drawn within R/3 of the origin; the points are put back afterwards."""
         metric = replace(self, inner_lr=20.0, ema=0.5).metric(points)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             starts = [theta.clone() for theta in points.theta]
-            for _ in range(refreshes):
+            for _ in range(20):
                 for theta in points.theta:
                     draw = torch.rand(theta.shape, generator=generator, dtype=theta.dtype) + 0.1
                     theta.copy_(draw * RADIUS / 5)
@@ -138,8 +131,7 @@ class Points(nn.Module):
         return network(self.everything())
 
 
-NOTHING = torch.zeros(1, dtype=torch.float64)
-"""Input of the network, whose outputs depend on its parameters alone."""
+NOTHING = torch.zeros(1, dtype=torch.float64)  # the network's input: its outputs depend on its parameters alone
 
 
 def half_squared(outputs: Tensor, _: object) -> Tensor:
@@ -163,18 +155,10 @@ def run_together(
     learning: Learning | None = None,
     noise: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Run one method from many starts under several settings, in one optimizer.
+    """Run one of ``METHODS`` from many starts under several settings, in one optimizer.
 
-    Args:
-        method: One of ``METHODS``.
-        settings: One for each tensor of starts.
-        starts: ``[n, 2]`` float64 for each setting; B is the number of all starts.
-        steps: Number of steps.
-        learning: How "llqr" and "llqr_sam" learn their metric.
-        noise: Gradient noise of each step, ``[B, 2]``; refreshes of U see none.
-
-    Returns:
-        theta_0 ... theta_steps, ``[steps + 1, B, 2]``.
+    ``starts`` has ``[n, 2]`` float64 for each setting, B in all; ``noise`` is that of the gradient in each step,
+    ``[B, 2]``, and refreshes of U see none. Returns theta_0 ... theta_steps, ``[steps + 1, B, 2]``.
     """
     learning, points, learned = learning or Learning(), Points(starts), None
     if method in LEARNED:

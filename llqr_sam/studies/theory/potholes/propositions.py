@@ -1,21 +1,7 @@
 """Appendix B of the paper by simulation: leaving a pothole, decaying gradients, and motion under gradient noise.
 
-Notation: eta the learning rate, rho SAM's radius, U the metric.
-
-Eq. 6 and 18. A well cut out of a slope, in one dimension: inside |z| < r the gradient is lambda z; outside it is the
-average landscape's, lambdabar (z - c), whose minimum c is far away. U = 1 / lambdabar everywhere: it does not see the
-pothole (Assumption 4.1).
-
-Proposition B.1. Under a frozen metric
-
-    E |grad_P L(theta_tau)|_P^2 = E g(theta_tau)' U g(theta_tau) = O(T^-1/2),   tau uniform over 0 .. T-1,
-
-with the decaying step and radius of Riemannian SAM (Yun and Yang 2023). The paper gives no exponents. Step t, from 1,
-here has alpha_t = alpha t^-1/2 and rho_t = rho t^-p, p = 1/2 or 1/4: a probe of that length biases the gradient by
-O(rho_t) and its square by O(t^-2p), so that 1/4 is the slowest decay under which the rate can survive.
-
-Propositions B.3 and B.4. d is the metric's denominator, U = 1/d; tau or sigma the standard deviation of the gradient
-noise in a coordinate; R the radius of a well.
+Notation: eta the learning rate, rho SAM's radius, U the metric, d its denominator, U = 1/d; tau or sigma the standard
+deviation of the gradient noise in a coordinate; R the radius of a well. docs/theory.md has the results.
 """
 
 from __future__ import annotations
@@ -35,7 +21,11 @@ from llqr_sam.studies.theory.potholes.simulate import FixedMetric, Replicas, wal
 
 @dataclass(frozen=True)
 class CutPothole:
-    """Potholes of several radii, one per row."""
+    """Potholes of several radii, one per row, in one dimension (paper, eq. 6 and 18).
+
+    Inside |z| < r the gradient is lambda z; outside it is the average landscape's, lambdabar (z - c), whose minimum c
+    is far away. U = 1 / lambdabar everywhere: it does not see the pothole (Assumption 4.1).
+    """
 
     sharpness: float  # lambda inside
     averaged: float  # lambdabar outside
@@ -116,8 +106,10 @@ def mean_gradient_norms(
 ) -> list[float]:
     """E g' U g, g the full gradient, at a uniformly drawn step below each horizon T (ascending); a mean over replicas.
 
-    Step t, from 1, has rate ``step`` t^-1/2, radius ``radius`` t^-``exponent``, and a minibatch of one sample, drawn
-    with replacement. The metric U ``[d, d]`` is constant.
+    Prop. B.1 says O(T^-1/2) under a constant metric U ``[d, d]``. The paper gives no exponents (Yun and Yang 2023);
+    step t, from 1, here has rate ``step`` t^-1/2, radius ``radius`` t^-``exponent``, and a minibatch of one sample,
+    drawn with replacement. The probe biases the square of the gradient by O(t^-2 exponent), so that 1/4 is the slowest
+    decay under which the rate can survive.
     """
     generator = torch.Generator().manual_seed(1)
     size, dimension = problem.features.shape

@@ -71,14 +71,11 @@ def walk(
     metric: Metric | None = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """The iterates of (LLQR+)SAM on a loss after steps 1, 2, ..., without end.
+    """The iterates of (LLQR+)SAM on a 0-d loss after steps 1, 2, ..., without end.
 
-    Args:
-        loss: theta -> 0-d loss.
-        start: theta_0 ``[d]``, or ``[B, d]`` for independent runs with a summed loss and ``Replicas`` as the metric.
-        eta, rho: Learning rate and radius, or functions of the step; radius 0 leaves gradient descent in the metric.
-        metric: Probe and transport; None: the identity, plain SAM.
-        noise: Step -> gradient noise xi shaped like theta.
+    ``start`` is theta_0 ``[d]``, or ``[B, d]`` for independent runs with a summed loss and ``Replicas`` as the metric.
+    Learning rate and radius may be functions of the step, the gradient's noise is one. Without a metric it is plain
+    SAM, and with radius 0 gradient descent in the metric.
     """
     theta = nn.Parameter(start.detach().clone())
     optimizer = SharpnessAware(torch.optim.SGD([theta], lr=1.0), probe=metric, transport=metric)

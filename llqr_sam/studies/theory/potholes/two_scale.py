@@ -3,10 +3,6 @@
 Notation: H = Hbar + Heps is the curvature, average plus pothole; U = Hbar^-1 is the metric (Assumption 4.1), which does
 not see the pothole. In a shared eigendirection ``averaged`` is lambdabar, lambda = lambdabar + lambda_eps the sharpness
 and ``perceived`` is mu = lambda / lambdabar. SAM without a metric is U = I: averaged = 1, perceived = lambda.
-
-    e+ = (I - eta U H) e - eta rho |H e|_U^-1 U H U H e          eq. 3 and 11, |g|_U = sqrt(g' U g)
-    z+ = (1 - eta mu) z - eta rho mu lambdabar^-1/2 sign z       eq. 4 and 13
-    y+ = (I - eta A) y - eta rho |A y|^-1 A^2 y                  eq. 10, y = Hbar^1/2 e, A = Hbar^-1/2 H Hbar^-1/2
 """
 
 from __future__ import annotations
@@ -52,7 +48,7 @@ class TwoScale:
         return 0.5 * (e * (e @ self.hessian)).sum()
 
     def step(self, e: Tensor, eta: float, rho: float) -> Tensor:
-        """One step of LLQR+SAM from e ``[d]``, not zero (paper, eq. 3)."""
+        """One step of LLQR+SAM from e ``[d]``, not zero (paper, eq. 3 and 11)."""
         g = self.hessian @ e
         ug = self.metric @ g
         kick: Tensor = self.metric @ (self.hessian @ ug) / torch.sqrt(g @ ug)
