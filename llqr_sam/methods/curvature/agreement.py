@@ -1,11 +1,7 @@
 """Whether the likelihood of a natural gradient can be the loss's.
 
-A likelihood is named and never guessed from the loss (likelihoods.py), so the two may contradict each other: a softmax
-beside a squared error, or padding that the loss leaves out and the likelihood counts. U then learns from the curvature
-of another problem, and nothing else would show it. What shows it is u, the gradient of the loss at the outputs:
-
-    an output that the loss leaves out has u = 0
-    a loss of softmax(z) does not change when a constant is added to z, so u sums to 0 over the classes
+A likelihood is never guessed from the loss, so the two may contradict each other. What shows it is u, the gradient of
+the loss at the outputs: it is 0 where the loss leaves an output out, and sums to 0 over the classes of a softmax.
 """
 
 from __future__ import annotations
@@ -39,11 +35,8 @@ DRIFT = 0.1
 
 
 def unfit(likelihood: Likelihood, loss_fn: LossFunction, outputs: Tensor, targets: Any) -> str | None:
-    """Why a likelihood cannot be the loss's: a sentence that says what to write instead, or ``None``.
-
-    A likelihood that is not of likelihoods.py is not judged.
-    """
-    if not isinstance(likelihood, (Categorical, Bernoulli, Gaussian)):
+    """Why a likelihood cannot be the loss's: a sentence that says what to write instead, or ``None``."""
+    if not isinstance(likelihood, (Categorical, Bernoulli, Gaussian)):  # the user's own is not judged
         return None
     given = next(name for name, kind in NAMED.items() if isinstance(likelihood, type(kind)))
     loss = loss_fn.func if isinstance(loss_fn, partial) else loss_fn

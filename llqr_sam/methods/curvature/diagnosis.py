@@ -1,7 +1,7 @@
 """Whether second derivatives can be had, and which module of a network prevents it.
 
-Notation: z = f(x) is what an operation, a module or a loss makes of the tensors x, J = dz/dx. A second derivative flows
-through J' u, linear in u, whose own derivative in u must be J: a backward pass that works outside autograd has none.
+With z = f(x) and J = dz/dx, a second derivative flows through J' u, which is linear in u. Its own derivative in u must
+be J: a backward pass that works outside autograd has none.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.point import WHOLE, Point, UnsupportedModuleError, vjp
+from llqr_sam.methods.curvature.point import WHOLE, Point, UnsupportedModuleError, tensors, vjp
 
 
 def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
-    """Raises RuntimeError where J' u does not have J for its derivative in u: u' (J v) against v' (J' u) at v = J' u.
+    """Raises RuntimeError where J' u (``values`` are z, ``leaves`` x) does not have J for its derivative in u.
 
-    ``values`` are z and ``leaves`` x; ``eps`` is the relative spacing of the numbers behind z, where it is coarser than
-    its dtype's.
+    ``eps`` is the relative spacing of the numbers behind z, where it is coarser than its dtype's.
     """
-    values = [z for z in values if z.requires_grad]
+    values = [z for z in values if z.requires_grad]  # compared are u' (J v) and v' (J' u) at v = J' u
     leaves = [x for x in leaves if x.requires_grad]
     if not values or not leaves:
         return
@@ -43,21 +41,17 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
         raise RuntimeError("its backward pass is not the transpose of one Jacobian, or works outside autograd.")
 
 
-def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor | float = 0.0, eps: float = 0.0) -> bool:
-    """Whether u' (J v) and v' (J' u) are equal up to rounding, as they are for one J; true where not finite.
-
-    ``rounding`` is an absolute tolerance, and ``eps`` the relative spacing of the numbers behind the two.
-    """
+def agreeing(forward: Tensor, backward: Tensor, rounding: Tensor, eps: float) -> bool:
+    """Whether u' (J v) and v' (J' u) are equal up to rounding, as they are for one J; true where not finite."""
     tolerance = max(1e-6 if forward.dtype == torch.float64 else 1e-2, 2 * eps)
     return not bool((forward - backward).abs() > tolerance * (forward.abs() + backward.abs()) + rounding)
 
 
 @contextlib.contextmanager
 def explained(point: Point) -> Iterator[None]:
-    """Context for derivatives at a point: in its precision, and a missing one names the module that causes it.
+    """Context for derivatives at a point, in its precision.
 
-    Where some module of the network, or the loss, fails by itself, an error inside the context becomes an
-    UnsupportedModuleError. Other errors pass unchanged, out of memory among them.
+    Where a module or the loss fails by itself, an error becomes an UnsupportedModuleError that names it.
     """
     try:
         with point.precision.products(point.device):
@@ -79,7 +73,7 @@ def _first_failing(point: Point) -> tuple[str, str]:
     model, failing = point.model, list[str]()
 
     def probe(name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-        if not failing and _fails(output, [*module.parameters(), *_tensors((arguments, keywords))]):
+        if not failing and _fails(output, [*module.parameters(), *tensors((arguments, keywords))]):
             failing.append(name)
 
     found: Tensor | None = None
@@ -106,13 +100,9 @@ def _first_failing(point: Point) -> tuple[str, str]:
 def _fails(output: Any, leaves: list[Tensor]) -> bool:
     """Whether the tensors of an output cannot be differentiated twice in these leaves."""
     try:
-        require_adjoint(_tensors(output), leaves)
+        require_adjoint(list(tensors(output)), leaves)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
         return True
     return False
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,16 +1,8 @@
 """The curvature that a divergence induces on a minibatch, whole or in chunks where that does not fit in memory.
 
-In chunks, every product linearises each chunk anew and forgets it, so memory is that of one chunk and a product costs
-about twice what it does on a network linearised once.
-
-With z the outputs of the minibatch, z_c its rows of chunk c, l the loss and l_c the loss of the chunk alone,
-
-    g = sum_c w_c g_c     where     dl/dz_c = w_c dl_c/dz_c     for every chunk c
-
-so the share w_c is read off the loss itself: n_c / n for a mean over samples, the chunk's share of tokens for a mean
-over tokens without padding. Refused are a loss that has no such shares (it compares samples with each other) or is not
-sum_c w_c l_c, and a network whose outputs for a chunk are not its rows of z. The check costs two forward passes without
-a graph, and holds the outputs of the whole minibatch and the loss's graph on them while it lasts.
+In chunks, every product linearises each chunk anew and forgets it, at about twice the cost. With z_c the rows of chunk
+c in the minibatch's outputs and l_c the loss of the chunk alone, g = sum_c w_c g_c where dl/dz_c = w_c dl_c/dz_c for
+every c. So the share w_c is read off the loss; without such shares, or where a network mixes samples, it is refused.
 """
 
 from __future__ import annotations
@@ -33,10 +25,7 @@ from llqr_sam.methods.named import Named
 
 
 class DivergenceCurvature:
-    """The curvature of one network under one divergence, at minibatch after minibatch.
-
-    Arguments are those of ``LLQR``; ``likelihood`` and ``reduction`` matter under "ngd" only.
-    """
+    """The curvature of one network under one divergence, at minibatch after minibatch; arguments as of ``LLQR``."""
 
     def __init__(
         self,
@@ -57,10 +46,7 @@ class DivergenceCurvature:
         return self.matrix.cache.refusal
 
     def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
-        """g and H at the model's present parameters on that minibatch.
-
-        Warns once where the likelihood does not fit the loss, in the name of who called ``LLQR.refresh``.
-        """
+        """g and H on that minibatch; warns once of a likelihood that does not fit the loss."""
         point = point_of(self._model, inputs, targets, loss_fn, self._precision)
         self.matrix.comparing = unknown = self.matrix.complaint is None
         if self._chunk_size is None:
@@ -75,14 +61,7 @@ class DivergenceCurvature:
 
 
 class _Chunks:
-    """g and H of a minibatch from those of its chunks.
-
-    Tensors among inputs and targets are split along the first axis where they have as many rows as the first tensor of
-    the inputs; the rest goes to every chunk. The last chunk may have fewer samples than ``chunk_size``.
-
-    Raises:
-        ValueError: the inputs have no samples to split, or the chunks do not add up to the whole.
-    """
+    """g and H of a minibatch from those of its chunks; ValueError where they do not add up to the whole."""
 
     def __init__(self, matrix: Fisher | Hessian, point: Point, chunk_size: int) -> None:
         self._matrix, self._chunk_size = matrix, chunk_size
@@ -114,6 +93,7 @@ class _Chunks:
         return total
 
     def _cut(self, tree: Any, rows: slice) -> Any:
+        """The rows of all tensors that have one for each sample; the rest goes to every chunk."""
         return mapped(lambda t: t[rows] if t.ndim and len(t) == self._size else t, tree)
 
     def _shares_and_counts(self, point: Point) -> tuple[list[float], list[float]]:
@@ -133,27 +113,21 @@ class _Chunks:
             for chunk, rows, *whole in zip(self._chunks, *pieces, strict=True)
         ]
         shares, counts, losses = (list(column) for column in zip(*found, strict=True))
-        # The loss is computed from the same outputs, but may have terms that the network left somewhere.
+        # The loss is computed from the same outputs, but may have terms that depend on none, such as a penalty.
         tolerance = max(torch.finfo(z.dtype).eps ** 0.5, point.precision.eps)
         if abs(sum(losses) - loss) > tolerance * sum(abs(term) for term in losses):
             raise self._misfit("the losses of the chunks do not add up to that of the whole")
         return shares, counts
 
     def _at_places(self, point: Point, z: Tensor) -> tuple[float, list[Tensor]]:
-        """The loss of outputs z, and its gradient there and, under "newton", at half of them too.
-
-        The second place shows whether the shares depend on the outputs: H would then have terms that no chunk has. The
-        loss itself shows what depends on no output, such as a penalty.
-        """
+        """The loss of outputs z, and its gradient there and, under "newton", at half of them too."""
+        # The second place shows whether the shares depend on the outputs: H would then have terms that no chunk has.
         places = (1.0, 0.5) if self._matrix.likelihood is None else (1.0,)
         derived = [at_outputs(point.loss_of, place * z) for place in places]
         return float(derived[0][0]), [u for _, u in derived]
 
     def _compared(self, chunk: Point, rows: Tensor, whole: list[Tensor], outputs: Tensor) -> tuple[float, float, float]:
-        """A chunk's share, count and term of the loss.
-
-        ``rows`` and ``whole`` are its rows of the whole minibatch's outputs and of the loss's gradient at each place.
-        """
+        """A chunk's share, count and term of the loss, from its rows of the whole minibatch's outputs and gradients."""
         precision, eps = torch.finfo(rows.dtype).eps, chunk.precision.eps
         if outputs.shape != rows.shape or _differ(outputs, rows, max(precision**0.3, 4 * eps)):  # kernels vary in size
             raise self._misfit("the outputs of a chunk are not its rows of the whole minibatch's outputs")

@@ -28,12 +28,9 @@ def ordinary_tensors() -> contextlib.AbstractContextManager[Any]:
 def differentiable_inference(model: nn.Module) -> Iterator[None]:
     """Inference mode for every module, gradients on, and every operation in a form that has a second derivative.
 
-    Autocast is off, attention uses its plain kernel, and nothing is compiled, since a compiled graph has no second
-    derivative. Activation checkpoints store what they would compute again, since they would do so after this context
-    has closed, in another state; ``chunk_size`` is the way to save that memory in a refresh.
-
-    On exit the modules are back in their modes, without what they cached in inference mode. Random numbers that the
-    network or the loss draws do not advance the caller's generator.
+    Nothing is compiled, as a compiled graph has no second derivative. Activation checkpoints store what they would
+    compute again, after this context has closed, in another state; ``chunk_size`` saves that memory in a refresh.
+    On exit the modules are back in their modes, and the caller's random state is as before.
     """
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -65,8 +62,7 @@ def differentiable_inference(model: nn.Module) -> Iterator[None]:
 def enter_inference(model: nn.Module) -> None:
     """Puts every module in inference mode, by way of training mode.
 
-    A module may compute or cache tensors in inference mode and drop them in ``train()``. Those it then has, wherever it
-    keeps them, belong to the parameters and the graph of the call that follows.
+    What a module caches in inference mode and drops in ``train()`` then belongs to the call that follows.
     """
     model.train()
     model.eval()
@@ -75,10 +71,8 @@ def enter_inference(model: nn.Module) -> None:
 
 
 def _checkpoints_off() -> contextlib.AbstractContextManager[Any]:
-    """Makes ``torch.utils.checkpoint`` call its function and keep what autograd saves, in both of its forms.
-
-    The hook is replaced too, for callers that have imported the generator of the other form by name.
-    """
+    """Makes ``torch.utils.checkpoint`` call its function and keep what autograd saves, in both of its forms."""
+    # The hook is replaced too, for callers that have imported the generator of the other form by name.
     return mock.patch.multiple(
         torch.utils.checkpoint,
         CheckpointFunction=SimpleNamespace(apply=lambda function, preserve_rng_state, *args: function(*args)),
@@ -91,33 +85,25 @@ def _checkpoints_off() -> contextlib.AbstractContextManager[Any]:
 def unchanged_attributes(model: nn.Module) -> Iterator[None]:
     """Restores every attribute of every module on exit, and the contents of containers and objects among them.
 
-    Modules keep counters, caches and activations, alone, in containers or in objects of the user's own. Tensors among
-    them belong to the graph of one call, or to a trace that is over, so neither the next call of a refresh nor the
-    training loop may find them.
+    Cached tensors belong to the graph of one call, or to a trace that is over: no later call may find them.
     """
-    kept: dict[int, tuple[Any, list[Any]]] = {}
+    kept: dict[int, tuple[Any, Any]] = {}
     for module in model.modules():
         _keep(vars(module), kept)
     try:
         yield
     finally:
-        for container, entries in kept.values():
-            present = _entries(container)
-            if len(present) == len(entries) and all(a is b for a, b in zip(present, entries, strict=True)):
-                continue
-            container.clear()
-            if isinstance(container, dict):
-                keys, values = entries[: len(entries) // 2], entries[len(entries) // 2 :]
-                container.update(zip(keys, values, strict=True))
-            else:
-                (container.extend if isinstance(container, list) else container.update)(entries)
+        for container, before in kept.values():
+            if _identities(container) != _identities(before):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(before)
 
 
-def _keep(container: Any, kept: dict[int, tuple[Any, list[Any]]], *, objects: bool = True) -> None:
+def _keep(container: Any, kept: dict[int, tuple[Any, Any]], *, objects: bool = True) -> None:
     """Records the entries of a container and of nested ones, each once; with ``objects`` also attributes of objects."""
     if id(container) in kept:
         return
-    kept[id(container)] = container, _entries(container)
+    kept[id(container)] = container, dict(container) if isinstance(container, dict) else list(container)
     for value in container.values() if isinstance(container, dict) else container:
         if isinstance(value, (dict, list, set)):
             _keep(value, kept, objects=objects)
@@ -127,9 +113,9 @@ def _keep(container: Any, kept: dict[int, tuple[Any, list[Any]]], *, objects: bo
                 _keep(attributes, kept, objects=False)
 
 
-def _entries(container: Any) -> list[Any]:
-    """What a list or set holds, or the keys and then the values of a dictionary."""
-    return [*container, *container.values()] if isinstance(container, dict) else list(container)
+def _identities(container: Any) -> list[int]:
+    """Which objects a list or set holds, or a dictionary as its keys and then its values."""
+    return [id(x) for x in ((*container, *container.values()) if isinstance(container, dict) else container)]
 
 
 class PlainForms(TorchFunctionMode):
@@ -142,9 +128,8 @@ class PlainForms(TorchFunctionMode):
 class ReverseModeRules(TorchFunctionMode):
     """Gives forward mode the rules that torch's backward pass has and its forward mode lacks.
 
-    No tangent passes ``torch.no_grad()`` or an embedding's padding row. Normalisations of half-precision inputs by
-    float32 statistics return half precision; torch would return float32 tangents, which the next matrix product
-    refuses.
+    No tangent passes ``torch.no_grad()`` or an embedding's padding row, and normalisations of half-precision inputs by
+    float32 statistics have no float32 tangents, which the next matrix product would refuse.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -155,11 +140,10 @@ class ReverseModeRules(TorchFunctionMode):
         found = func(*args, **kwargs)
         if not torch.is_grad_enabled():
             return tree_map_only(Tensor, Tensor.detach, found)
-        padding = kwargs["padding_idx"] if func is functional.embedding else None
-        if padding is None:
+        if func is not functional.embedding or kwargs["padding_idx"] is None:
             return found
         tokens, weight = args
-        return torch.where((tokens == padding % len(weight)).unsqueeze(-1), found.detach(), found)
+        return torch.where((tokens == kwargs["padding_idx"] % len(weight)).unsqueeze(-1), found.detach(), found)
 
 
 def _embedding_bag(
@@ -195,11 +179,9 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _scaled_dot_product_attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``functional.scaled_dot_product_attention``, with the casts of autocast made before it.
-
-    The plain kernel returns to float32 inside, where a nested derivative would meet autocast a second time, and two
-    dtypes in one product. It would also multiply in float32 what autocast has rounded.
-    """
+    """``functional.scaled_dot_product_attention``, with the casts of autocast made before it."""
+    # The plain kernel returns to float32 inside, where a nested derivative would meet autocast a second time, and two
+    # dtypes in one product. It would also multiply in float32 what autocast has rounded.
     device = query.device.type
     if not torch.is_autocast_enabled(device):
         return functional.scaled_dot_product_attention(query, *args, **kwargs)
@@ -217,10 +199,8 @@ def _scaled_dot_product_attention(query: Tensor, *args: Any, **kwargs: Any) -> T
 
 
 def _multi_head_attention_forward(query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """``functional.multi_head_attention_forward``, which calls the kernel above where nothing can replace it.
-
-    Under autocast it computes its weights by plain products, and they are then dropped.
-    """
+    """``functional.multi_head_attention_forward``, which calls the kernel above where nothing can replace it."""
+    # Under autocast it computes its weights by plain products, and they are then dropped.
     wanted = kwargs.get("need_weights", True)
     kwargs["need_weights"] = wanted or torch.is_autocast_enabled(query.device.type)
     outputs, weights = functional.multi_head_attention_forward(query, *args, **kwargs)

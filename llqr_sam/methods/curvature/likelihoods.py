@@ -1,8 +1,7 @@
 """Predictive distributions: what the network's output means, for the natural gradient.
 
-The Fisher matrix of a predictive distribution needs only the distribution's own Fisher matrix at the outputs:
-F = J' M J with z = f(theta), J = dz/dtheta, and M block-diagonal over samples (or tokens). A likelihood supplies M.
-It is named, never guessed from the loss: label smoothing or a distillation loss leave the distribution as it is.
+A likelihood supplies M of the Fisher matrix J' M J: the distribution's own Fisher matrix at the outputs, block-diagonal
+over samples (or tokens). It is never guessed from the loss: label smoothing leaves the distribution as it is.
 """
 
 from __future__ import annotations
@@ -179,10 +178,7 @@ def likelihood_of(choice: LikelihoodName | Likelihood) -> Likelihood:
 
 
 def counted(likelihood: Categorical | _Elementwise, outputs: Tensor, targets: Any) -> Tensor:
-    """Which distributions count, bool; ValueError where the likelihood's mask is not bool or of another shape.
-
-    Shaped like the outputs, for ``Categorical`` without the axis of the classes.
-    """
+    """Which distributions count, bool, shaped like the outputs, for ``Categorical`` without the axis of the classes."""
     shape = _positions(outputs, likelihood.axis) if isinstance(likelihood, Categorical) else outputs.shape
     if likelihood.mask is not None:
         mask = likelihood.mask(outputs, targets)

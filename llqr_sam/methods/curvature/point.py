@@ -1,11 +1,7 @@
 """Where a network is differentiated, in which precision, and its values there.
 
-The coordinates are the model's own parameters, so that every use of them counts: a penalty in the loss, a loss that
-``forward`` leaves on a module, a weight that is also held outside the registry. Parameters in half precision, and those
-with hooks that change their gradient, are replaced by float32 leaves.
-
-A refresh spends nearly all of its time in g, J v, J' u and H v, and on a GPU float32 costs several times what bfloat16
-or TF32 do. U itself is always float32 or float64.
+The coordinates are the model's own parameters, so that every use of them counts, in the loss and outside the registry
+too. Parameters in half precision, and those with hooks that change their gradient, are replaced by float32 leaves.
 """
 
 from __future__ import annotations
@@ -66,10 +62,7 @@ WHOLE = Precision()
 
 
 def precision_of(curvature_dtype: CurvatureDtype, dtype_of_factors: torch.dtype) -> Precision:
-    """The precision that ``LLQR(curvature_dtype=...)`` names, for a U of that dtype.
-
-    Raises ValueError for an unknown name, and for a model in double precision, which neither autocast nor TF32 lowers.
-    """
+    """The precision that ``LLQR(curvature_dtype=...)`` names, for a U of that dtype; ValueError where there is none."""
     known = {
         None: WHOLE,
         "tf32": Precision(tf32=True, eps=2.0**-10),
@@ -167,10 +160,7 @@ class Point:
         return loss if loss.ndim == 0 else loss.reshape(())
 
     def gradient_of(self, loss: Tensor, **options: bool) -> Named:
-        """g, the gradient of a loss that was computed here; ``options`` as of ``torch.autograd.grad``.
-
-        Refuses a loss that depends on no coordinate, or on a parameter that this point replaces.
-        """
+        """g, the gradient of a loss that was computed here; ``options`` as of ``torch.autograd.grad``."""
         if not loss.requires_grad:
             raise ValueError("the loss depends on no trainable parameter; was it, or an output, detached?")
         if self.replaced:
@@ -213,17 +203,14 @@ def unchanged_loss(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tens
 
 
 def vjp(values: Sequence[Tensor], leaves: Sequence[Tensor], us: Sequence[Tensor], **options: bool) -> list[Tensor]:
-    """J' u for J = d values / d leaves, by a backward pass; 0 where nothing depends on a leaf.
-
-    ``options`` as of ``torch.autograd.grad``. Raises RuntimeError where ``create_graph`` meets a function marked
-    ``once_differentiable``: autograd itself raises only where a derivative flows through such a function's error node,
-    and a derivative in the parameters bypasses it and is silently wrong.
-    """
+    """J' u for J = d values / d leaves, by a backward pass; ``options`` as of ``torch.autograd.grad``."""
     pairs = [(z, u) for z, u in zip(values, us, strict=True) if z.requires_grad]
     if not pairs:
         return [torch.zeros_like(x) for x in leaves]
     zs, along = zip(*pairs, strict=True)
     pulled = torch.autograd.grad(zs, leaves, along, materialize_grads=True, **options)
+    # Autograd raises where a derivative flows through the error node of a function marked once_differentiable. One in
+    # the parameters bypasses that node and is silently wrong.
     waiting, seen = [t.grad_fn for t in pulled], set()
     while waiting:
         node = waiting.pop()

@@ -1,32 +1,18 @@
 """Curvature-vector products at a fixed point.
 
-A refresh needs H v for fifty v at one theta, so what depends on theta alone is computed once.
+With z = f(theta) the outputs, ``[N, C]``, J = dz/dtheta, M the likelihood's Fisher matrix at z and l the mean loss,
 
-Notation: z = f(theta) are the outputs, ``[N, C]`` (N samples or tokens, C classes); v and H v are name -> tensor
-with the shapes of the parameters; J = dz/dtheta; M is the Fisher matrix of the predictive distribution at z.
+    NGD     H v = s J' M J v     s = 1 (sum, the authors' code) or 1/N (mean)
+    Newton  H v = d2 l v
 
-    NGD     H v = s J' M J v     s = 1 (sum, the authors' code) or 1/N (mean); M = diag p - p p' for a softmax
-    Newton  H v = d2 l v         l the mean loss
-
-J v and Newton's H v each have a fast way, the replay of a forward trace (trace.py), and a slow one that works for
-whatever has second derivatives and serves where nothing can be replayed, or a single product is wanted:
-
-    J v    double backward, the derivative of u -> J' u, which is linear in u
-    H v    reverse over reverse, a backward pass through the retained gradient
-
-A trace of the outputs is compared with the network's own J' u, parameter by parameter for a random u, at each point,
-and its J v once with the same J' u. A trace of the gradient (forward over reverse) is compared with reverse over
-reverse, on one random product for each trace and loss. The slow ways rely on backward passes that autograd sees into,
-which is tested once for each network and loss.
-
-The network is in inference mode (inference.py). One in half precision is linearised in float32, or under autocast where
-``precision`` says so; loss, likelihood and M are float32 either way.
+J v and Newton's H v come from a trace (trace.py), compared with the network, or else from a slow way that works for
+whatever has second derivatives: double backward for J v, as J' u is linear in u, and reverse over reverse for H v.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -55,10 +41,7 @@ class Curvature:
 
 
 class Fisher:
-    """H = s J' M J, the Fisher matrix of the predictive distribution (natural gradient), at point after point.
-
-    ``untraced`` says why the network is not traced; it is empty where it is.
-    """
+    """H = s J' M J, the Fisher matrix at point after point; ``untraced`` says why nothing is traced, or is empty."""
 
     comparing = False  # whether the likelihood is compared with the loss
     complaint: str | None = None  # why the two contradict each other, if they do
@@ -81,13 +64,7 @@ class Fisher:
                 with contextlib.suppress(Exception):
                     self.complaint = unfit(self.likelihood, point.loss_fn, outputs.detach(), point.targets)
         scale = 1.0 if self.summed else count.to(outputs.dtype).reciprocal()
-
-        def product(v: Named) -> Named:
-            with explained(alone):
-                u = output_fisher(push(v)[0]) * scale
-                return dict(zip(gradient, _pull(alone, outputs, u), strict=True))
-
-        return Curvature(gradient, product)
+        return _curvature(alone, gradient, lambda v: _pull(alone, outputs, output_fisher(push(v)[0]) * scale))
 
     def jacobian(self, point: Point, outputs: Tensor) -> Push:
         """v -> [J v] at a point without a loss, whose outputs are given with their graph."""
@@ -97,14 +74,14 @@ class Fisher:
         if not self._tested:
             require_adjoint([outputs], list(point.parameters.values()), point.precision.eps)
             self._tested = True
-        (u,) = _random_like([outputs])  # not 0, where some backward passes, linear as they are, take a logarithm
+        u = _random_like(outputs)  # not 0, where some backward passes, linear as they are, take a logarithm
         u.requires_grad_()
         pulled = _pull(point, outputs, u, create_graph=True)
         return lambda v: vjp(pulled, [u], [v[name] for name in point.parameters], retain_graph=True)
 
     def _verified(self, point: Point, outputs: Tensor, trace: ForwardTrace, push: Push) -> bool:
         """Whether J' u of the trace is the network's, and once for each trace whether its J v is of the same J."""
-        (u,), eps = _random_like([outputs]), point.precision.eps
+        u, eps = _random_like(outputs), point.precision.eps
         tangents = {name: torch.zeros_like(p).requires_grad_() for name, p in point.parameters.items()}
         with torch.enable_grad():
             found = vjp(push(tangents), list(tangents.values()), [u])
@@ -144,12 +121,7 @@ class Hessian:
                 require_adjoint([loss], [outputs])
                 self._tested = point.loss_fn
             gradient, push = found or _reverse_over_reverse(point)
-
-        def product(v: Named) -> Named:
-            with explained(point):
-                return dict(zip(gradient, push(v), strict=True))
-
-        return Curvature(gradient, product)
+        return _curvature(point, gradient, push)
 
     def _replayed(self, point: Point) -> tuple[Named, Push] | None:
         """g and v -> H v by a trace, whose H v is compared with the network's once for each trace and loss."""
@@ -175,6 +147,16 @@ class Hessian:
         return None if replayed is None else (gradient, replayed)
 
 
+def _curvature(point: Point, gradient: Named, push: Push) -> Curvature:
+    """g, and v -> H v by name; where a product fails, the error names the module."""
+
+    def product(v: Named) -> Named:
+        with explained(point):
+            return dict(zip(gradient, push(v), strict=True))
+
+    return Curvature(gradient, product)
+
+
 def _reverse_over_reverse(point: Point) -> tuple[Named, Push]:
     """g, and v -> H v by a backward pass through g."""
     gradient, leaves = point.gradient_of(point.loss(), create_graph=True), list(point.parameters.values())
@@ -189,14 +171,11 @@ def _pull(point: Point, outputs: Tensor, u: Tensor, *, create_graph: bool = Fals
 
 
 def _direction(point: Point) -> Named:
-    return dict(zip(point.parameters, _random_like(list(point.parameters.values())), strict=True))
+    return {name: _random_like(p, seed) for seed, (name, p) in enumerate(point.parameters.items())}
 
 
-def _random_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Returns normal entries, each tensor scaled to unit norm; the same entries at each call."""
-    directions = []
-    for i, t in enumerate(tensors):
-        generator = torch.Generator(t.device).manual_seed(i)  # leaves the caller's random numbers alone
-        x = torch.randn(t.shape, generator=generator, dtype=t.dtype, device=t.device)
-        directions.append(x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(t.dtype).tiny))
-    return directions
+def _random_like(t: Tensor, seed: int = 0) -> Tensor:
+    """Normal entries, scaled to unit norm; the same at each call."""
+    generator = torch.Generator(t.device).manual_seed(seed)  # leaves the caller's random numbers alone
+    x = torch.randn(t.shape, generator=generator, dtype=t.dtype, device=t.device)
+    return x.div(torch.linalg.vector_norm(x).clamp_min(torch.finfo(t.dtype).tiny))

@@ -1,11 +1,8 @@
 """The derivative of a network along many directions, from one trace of it in forward mode.
 
-Tracing a network costs as much as dozens of gradient evaluations, and a refresh comes every few hundred steps. So it is
-traced once for each shape of minibatch, with its parameters, buffers and minibatch as arguments, and the trace is cut
-in two: what depends on the point alone runs once at each point, and only the rest runs for each direction v.
-
-A trace holds whatever Python decided while it was made. At each point its values and its derivative are therefore
-compared with the network's own; where they differ, the network is traced again, and then not replayed at all.
+Tracing costs dozens of gradient evaluations, so a network is traced once for each shape of minibatch. The trace is cut
+in two: what depends on the point alone runs once at each point, and the rest for each direction v. It holds whatever
+Python decided while it was made, so at each point it is compared with the network, and made anew where they differ.
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ from llqr_sam.methods.named import Named
 
 aten = torch.ops.aten
 Nodes = Sequence[fx.Node]
-Signature = tuple[Any, ...]
 Push = Callable[[Named], list[Tensor]]
 Verify = Callable[["ForwardTrace", Push], bool]
 
@@ -45,14 +41,13 @@ class TraceCache:
 
     def __init__(self, disabled: str = "") -> None:
         self.refusal = self._disabled = disabled  # why the latest point was not replayed; empty where it was
-        self.traces: OrderedDict[Signature, ForwardTrace] = OrderedDict()  # the latest used last
-        self._refused: OrderedDict[Signature, str] = OrderedDict()
+        self.traces: OrderedDict[tuple[Any, ...], ForwardTrace] = OrderedDict()  # the latest used last
+        self._refused: OrderedDict[tuple[Any, ...], str] = OrderedDict()
 
     def at(self, point: Point, values: Sequence[Tensor], verify: Verify) -> Push | None:
         """v -> J v at a point, or ``None`` where the network cannot be replayed (``refusal`` says why).
 
-        ``values`` are ``point.values`` there, computed without a trace; ``verify`` says whether the derivative of a
-        trace is the network's.
+        A trace must have these ``values``, and ``verify`` says whether its derivative is the network's.
         """
         self.known(point)
         while not self.refusal:
@@ -90,11 +85,7 @@ class TraceCache:
 
 
 class ForwardTrace:
-    """``Point.values`` and their derivative, for all points of one signature.
-
-    Making one raises UntraceableError where the shape of an intermediate result depends on the data, and whatever torch
-    raises where it cannot trace the network or differentiate it in forward mode.
-    """
+    """``Point.values`` and their derivative, for all points of one signature; UntraceableError where there are none."""
 
     def __init__(self, point: Point) -> None:
         leaves, structure = _leaves(point)
@@ -133,10 +124,9 @@ class ForwardTrace:
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
-    """Whether two computations of the same tensors are equal up to rounding, tensor by tensor.
+    """Whether two computations of the same tensors are equal up to rounding, tensor by tensor; true if not finite.
 
-    A tensor far smaller than the others may be all rounding. Values that are not finite count as equal. ``eps`` is the
-    relative spacing of the numbers behind them, where it is coarser than their dtype's.
+    A tensor far smaller than the others may be all rounding. ``eps`` is as of ``Precision``.
     """
     expected = [t.detach() for t in expected]
     sizes = torch.stack(torch._foreach_norm(expected))
@@ -147,18 +137,13 @@ def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0)
     return not bool(torch.isfinite(whole)) or bool((differences <= relative * sizes + rounding * whole).all())
 
 
-def signature(point: Point) -> Signature:
-    """What a trace of a network is made for: the shapes and types of all tensors, and all plain values.
-
-    Raises UntraceableError for an input that is neither a tensor nor a plain value.
-    """
+def signature(point: Point) -> tuple[Any, ...]:
+    """What a trace of a network is made for: the shapes and types of all tensors, and all plain values."""
     leaves, structure = _leaves(point)
-    kinds: list[Any] = []
     for x in leaves:
         if not isinstance(x, (Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)):
             raise UntraceableError(f"an input of type {type(x).__name__} is no tensor")
-        kinds.append((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x)
-    return str(structure), *kinds
+    return str(structure), *((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves)
 
 
 def _leaves(point: Point) -> tuple[list[Any], Any]:
@@ -168,11 +153,7 @@ def _leaves(point: Point) -> tuple[list[Any], Any]:
 
 
 def _cut(whole: fx.GraphModule, point_inputs: int) -> tuple[fx.GraphModule, fx.GraphModule, int]:
-    """Cuts (leaves..., tangents... -> values..., pushed...) where the tangents enter.
-
-    Returns (leaves... -> values..., kept...), (kept..., tangents... -> pushed...), and the number of values.
-    ``point_inputs`` is the number of leaves.
-    """
+    """Cuts a trace where the tangents enter: (leaves -> values, kept), (kept, tangents -> pushed), number of values."""
     *nodes, end = whole.graph.nodes
     results: Nodes = end.args[0]
     values, pushed = results[: len(results) // 2], results[len(results) // 2 :]

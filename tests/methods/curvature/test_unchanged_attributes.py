@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ class Keeper(nn.Module):
         self.layer = nn.Linear(2, 2)
         self.register_buffer("state", torch.zeros(2))
         self.count, self.items, self.names = 0, [1], {"a"}
-        self.cache = {"deep": [OrderedDict(key=1), defaultdict(list)]}
+        self.cache = {"deep": [OrderedDict(key=1), defaultdict(list), Counter(calls=2)]}
 
     def forward(self, x):
         self.count += 1
@@ -29,6 +29,7 @@ class Keeper(nn.Module):
         self.names.add("b")
         self.cache["deep"][0]["key"] = x
         self.cache["deep"][1]["new"].append(x)
+        self.cache["deep"][2]["calls"] += 1
         self.cache["other"] = x
         self.layer.seen = x
         self.state = self.state + 1
