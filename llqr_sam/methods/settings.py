@@ -87,7 +87,7 @@ class Settings:
             require(finite and rule.holds(value), cls.section + name, value, problem)
 
     def require(self, name: str, holds: bool, problem: str) -> None:
-        """Raises SettingError for a field, unless ``holds``: what it must be beside the others."""
+        """Raises SettingError for a field, unless ``holds``; for rules that involve other fields."""
         require(holds, self.section + name, getattr(self, name), problem)
 
     @classmethod

@@ -43,7 +43,7 @@ class Throughput:
 
 
 def throughput(record: Record, operations: int) -> Throughput:
-    """Speed of the run of a record, of whose network one gradient takes so many operations an image."""
+    """Speed of a record's run; ``operations``: what one gradient of its network takes for one image (``cost``)."""
     curve = record.metrics.curve
     if len(curve) < 2:
         raise ValueError("a throughput needs at least two evaluations: the run warms up before the first.")

@@ -51,7 +51,7 @@ class Observer:
         """Training begins."""
 
     def on_step(self, step: int, loss: float) -> None:
-        """So many steps are finished. ``loss`` is the mean since the last evaluation, as last read from the device."""
+        """``step`` steps are finished. ``loss`` is the mean since the last evaluation, as last read from the device."""
 
     def on_refresh(self, point: RefreshPoint) -> None:
         """U has been refreshed."""

@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a line an evaluation, and a live bar below the lines where somebody is watching."""
+"""What a run shows on the terminal: a line an evaluation, and below the lines a live bar if the output is a terminal."""
 
 from __future__ import annotations
 

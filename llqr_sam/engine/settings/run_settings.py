@@ -1,7 +1,7 @@
 """What one run is: the settings that decide its result, and its identity.
 
-conf/ fills a ``RunSettings``, the trainer reads it, the record keeps it, and ``run_id`` hashes it. Whoever holds these
-objects holds valid ones. What does not change the result is in ``RunOptions``.
+conf/ fills a ``RunSettings``, the trainer reads it, the record keeps it, and ``run_id`` hashes it. An object that
+exists is valid: it checks itself when it is made. What does not change the result is in ``RunOptions``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ProtocolSettings(Settings):
     bleu_every: Count | None = None  # evaluations between two BLEU scores; the last one always has one
 
     def __post_init__(self) -> None:
-        """Checks the values and what they must be beside each other; raises ``SettingError``."""
+        """Checks each value, and that the values fit together; raises ``SettingError``."""
         super().__post_init__()
         epochs, steps = self.warmup_epochs, self.warmup_steps
         self.require("warmup_epochs", epochs < self.epochs, f"must be less than protocol.epochs={self.epochs}")
@@ -118,7 +118,7 @@ class PrecisionSettings(Settings):
     refresh: Literal["float32", "tf32", "bfloat16"] | None = None  # of the network in refreshes of U; null: float32
 
     def __post_init__(self) -> None:
-        """Checks the values and what they must be beside each other; raises ``SettingError``."""
+        """Checks each value, and that the values fit together; raises ``SettingError``."""
         super().__post_init__()
         whole = not self.cuda_graphs or self.accumulate == 1
         self.require("accumulate", whole, "must be 1 beside precision.cuda_graphs=true")
@@ -143,7 +143,7 @@ class RunSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks what the parts must be beside each other; raises ``SettingError``."""
+        """Checks that the parts fit together; raises ``SettingError``."""
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be in [0, 2^63)")
         accumulate, batch = self.precision.accumulate, self.protocol.batch_size
         fits = batch is None or accumulate <= batch

@@ -1,4 +1,4 @@
-"""Whether second derivatives can be had, and which module of a network prevents it.
+"""Whether a network has second derivatives, and which of its modules prevents them.
 
 With z = f(x) and J = dz/dx, a second derivative flows through J' u, which is linear in u. Its own derivative in u must
 be J: a backward pass that works outside autograd has none.
@@ -24,7 +24,7 @@ def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: flo
 
     ``eps`` is the relative spacing of the numbers behind z, where it is coarser than its dtype's.
     """
-    values = [z for z in values if z.requires_grad]  # compared are u' (J v) and v' (J' u) at v = J' u
+    values = [z for z in values if z.requires_grad]  # compares u' (J v) with v' (J' u) at v = J' u
     leaves = [x for x in leaves if x.requires_grad]
     if not values or not leaves:
         return

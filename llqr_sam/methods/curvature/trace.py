@@ -89,7 +89,7 @@ class ForwardTrace:
 
     def __init__(self, point: Point) -> None:
         leaves, structure = _leaves(point)
-        self.verified_for: Any = None  # what its derivative was compared with the network's for; the caller's
+        self.verified_for: Any = None  # the loss, or "J v", for which its derivative was compared with the network's; set by the caller
         names, tangents = list(point.parameters), [torch.zeros_like(p) for p in point.parameters.values()]
         self._strides = {name: t.stride() for name, t in zip(names, tangents, strict=True)}
 
@@ -195,7 +195,7 @@ def _copy(old: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 def _refuse_masks(tensor: Tensor, indices: Sequence[Tensor | None]) -> Any:
-    """Torch tags indexing as of a shape that the data decide, which is so for masks alone."""
+    """Torch tags all indexing as having a shape that depends on the data; only masks have one."""
     if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
         raise UntraceableError("the shape of what aten.index.Tensor returns depends on the data")
     return NotImplemented  # traced as it is

@@ -65,7 +65,7 @@ class Problem:
 
     @property
     def parameters(self) -> int:
-        """How many the network has."""
+        """Number of scalars in the network's parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def evaluate(self) -> Tensor:
@@ -102,7 +102,7 @@ class TimedMethod:
         self._optimizer.step(self._evaluation)  # type: ignore[arg-type]  # torch's stub wants a float
 
     def refresh(self, inner_steps: int) -> None:
-        """One refresh of U with so many inner steps."""
+        """One refresh of U with ``inner_steps`` inner steps."""
         assert self.metric is not None
         self.metric.inner_steps = inner_steps
         self.metric.refresh(self._problem.inputs, self._problem.targets, self._problem.loss_fn)

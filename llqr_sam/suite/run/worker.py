@@ -1,4 +1,4 @@
-"""A process that trains what it is handed: many runs from a launcher on this machine, or one run under SLURM.
+"""A worker process: it trains many runs for a launcher on this machine, or one run under SLURM.
 
     python -m llqr_sam.suite.run.worker          reads a ``Job`` a line, answers each with a ``Reply`` a line
     python -m llqr_sam.suite.run.worker RANK     is a rank of one job (``processes.train``), and ends after it
