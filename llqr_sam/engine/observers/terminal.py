@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a line an evaluation, and below the lines a live bar if the output is a terminal."""
+"""What a run shows on the terminal: a line an evaluation and, if it is a real terminal, a live bar below them."""
 
 from __future__ import annotations
 

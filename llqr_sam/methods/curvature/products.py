@@ -41,7 +41,7 @@ class Curvature:
 
 
 class Fisher:
-    """H = s J' M J, the Fisher matrix, at each point it is given; ``untraced`` says why nothing is traced, or is empty."""
+    """H = s J' M J, the Fisher matrix, at each point given; ``untraced`` says why nothing is traced, or is empty."""
 
     comparing = False  # whether the likelihood is compared with the loss
     complaint: str | None = None  # why the two contradict each other, if they do
@@ -102,7 +102,7 @@ class Fisher:
 
 
 class Hessian:
-    """H = the Hessian of the mean loss (Newton), at each point it is given; ``untraced`` as of ``Fisher``."""
+    """H = the Hessian of the mean loss (Newton), at each point given; ``untraced`` as of ``Fisher``."""
 
     likelihood, summed, comparing = None, False, False
     complaint: str | None = None

@@ -89,7 +89,7 @@ class ForwardTrace:
 
     def __init__(self, point: Point) -> None:
         leaves, structure = _leaves(point)
-        self.verified_for: Any = None  # the loss, or "J v", for which its derivative was compared with the network's; set by the caller
+        self.verified_for: Any = None  # the loss, or "J v", that the caller has compared it for
         names, tangents = list(point.parameters), [torch.zeros_like(p) for p in point.parameters.values()]
         self._strides = {name: t.stride() for name, t in zip(names, tangents, strict=True)}
 

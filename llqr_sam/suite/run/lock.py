@@ -4,7 +4,7 @@
 modification time is the heartbeat: the file server's clock sets it, so the machines need not agree on the time.
 The lock of a dead owner is never replaced: between our look and our write another process may have done so. Instead
 the new owner creates ``lock.<token of the dead owner>.json``, with O_EXCL too: an owner has at most one successor, and
-the last file of this chain names the holder. A process that has created a file then checks that the chain is still there.
+the last file of this chain names the holder. After creating a file, a process checks that the chain is still there.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Owner:
             return cls(f"inode{status.st_ino}", "", 0, "", None, 0, status.st_mtime)
 
     def is_gone(self, seen_by: Owner, now: float, stale_minutes: float) -> bool:
-        """Whether its heartbeat is too old, or ``seen_by``, on the same machine or in the same requeued job, sees it ended."""
+        """Whether its heartbeat is too old, or ``seen_by`` knows its end: on its machine, or as its job requeued."""
         silent = now - self.heartbeat > 60 * stale_minutes
         requeued = self.job is not None and self.job == seen_by.job and self.restarts < seen_by.restarts
         here = (self.host, self.machine) == (seen_by.host, seen_by.machine)

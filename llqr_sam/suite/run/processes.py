@@ -45,7 +45,8 @@ class Worker:
     def __init__(self, variables: dict[str, str], name: str = "its worker", *arguments: str) -> None:
         self._name = name
         command, pipe = [sys.executable, "-m", "llqr_sam.suite.run.worker", *arguments], subprocess.PIPE
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the process inherits the block until its ``main`` ignores them
+        # The process inherits the block, until its ``main`` ignores these signals.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self.process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, text=True, env=os.environ | variables, start_new_session=True
