@@ -33,7 +33,7 @@ from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
-from llqr_sam.suite.config.errors import JobError, exit_status
+from llqr_sam.suite.config.errors import JobError, exit_status, say
 from llqr_sam.suite.launch.dispatch import begun_tables, dispatch, pooled_sweep
 from llqr_sam.suite.plan.plan import plan
 
@@ -72,7 +72,7 @@ def time_networks(command: Command) -> int:
         return 0
     status = measure_missing(networks)
     timings, damaged = read_timings(command.config.paths.results)
-    print(*damaged, sep="\n", end="\n" * bool(damaged), file=sys.stderr)
+    say(*damaged)
     print(*overview(cadence(command.table, timings)), sep="\n")
     return status
 

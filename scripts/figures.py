@@ -19,7 +19,7 @@ from llqr_sam.report.figures.curves import TABLES
 from llqr_sam.report.figures.drawing import NoRecords
 from llqr_sam.studies.figures import TITLES, Draw, drawers
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
+from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 
 
 def main() -> int:
@@ -49,8 +49,7 @@ def main() -> int:
     _, passed = try_each({f"figure={number}": works.pop(number) for number in TABLES})  # before the long ones
     for work in works.values():
         work()
-    for line in passed:
-        print(line, file=sys.stderr)
+    say(*passed)
     return 0
 
 

@@ -24,7 +24,7 @@ from llqr_sam.studies.table_10.table import cadence, print_cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
+from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.plan.plan import plan
 
 
@@ -42,8 +42,7 @@ def main() -> int:
         works = {name: partial(render, table, arguments.entry) for name, table in tables.items()}
         damage, passed = try_each(works)
     results = Command.of(*(word for word in words if word.startswith("paths."))).config.paths.results
-    for line in dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]):
-        print(line, file=sys.stderr)
+    say(*dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]))
     return 0
 
 

@@ -22,7 +22,7 @@ from llqr_sam.studies.table_10.table import cadence, times_section
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.errors import UsageError, exit_status, try_each
+from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.plan.plan import plan
 
 
@@ -42,8 +42,7 @@ def main() -> int:
     numbers = groups()["table"]
     sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
     path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])
-    for line in passed:
-        print(line, file=sys.stderr)
+    say(*passed)
     print(f"page  ->  {path}")
     return 0
 

@@ -86,10 +86,12 @@ def flip_labels(labels: Tensor, fraction: float, classes: int, seed: int) -> Ten
     """Replace exactly round(fraction N) of the labels ``[N]``, chosen at random, by a uniformly random other class.
 
     ``fraction`` is gamma of the paper's Table 8, in [0, 1). The seed determines which labels change and to what, on
-    every device alike.
+    every device alike. ValueError if there is no other class.
     """
     count = round(fraction * len(labels))
     noisy = labels.clone()
+    if count and classes < 2:
+        raise ValueError(f"dataset.label_noise={fraction} needs at least two classes, not {classes}.")
     if count:
         random = generator("cpu", seed, "label noise")
         flipped = torch.randperm(len(labels), generator=random)[:count].to(labels.device)

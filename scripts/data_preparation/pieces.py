@@ -77,6 +77,9 @@ def join(folder: Path, archive: Path) -> str:
     if not file.is_file():
         raise MissingDataError(f"{folder} is not a folder of pieces: it has no labels.npz.")
     labels = load_arrays(file, str(file), ("y_train", "y_test"))
+    for name, numbers in labels.items():
+        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(f"{name} in {file} must be integers of shape [N], not {numbers.dtype} of {numbers.shape}.")
     arrays: dict[str, Any] = {}
     for part in SPLITS:
         arrays[f"x_{part}"], arrays[f"y_{part}"] = _read_pieces(folder, part, labels[f"y_{part}"])

@@ -139,3 +139,8 @@ def test_on_a_gpu() -> None:
     for augmentation in augmentations("cifar10", "image"):
         batch = augmentation(batch, random)
     assert batch.device.type == "cuda"
+
+
+def test_one_class_cannot_be_noisy() -> None:
+    with pytest.raises(ValueError, match="dataset.label_noise=0.5 needs at least two classes, not 1"):
+        flip_labels(torch.zeros(4, dtype=torch.int64), 0.5, 1, seed=0)

@@ -32,7 +32,7 @@ class Scores:
 
 
 class Loaded(Protocol):
-    """Loaded data, as the loop sees it (``llqr_sam.data.streams.Splits``)."""
+    """Loaded data, as the loop sees it (``llqr_sam.data.registry.Splits``)."""
 
     @property
     def train(self) -> TrainStream: ...

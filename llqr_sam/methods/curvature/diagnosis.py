@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llqr_sam.methods.curvature.inference import differentiable_inference
-from llqr_sam.methods.curvature.point import WHOLE, Point, UnsupportedModuleError, tensors, vjp
+from llqr_sam.methods.curvature.point import WHOLE, Point, UnsupportedModuleError, first_line, tensors, vjp
 
 
 def require_adjoint(values: Sequence[Tensor], leaves: Sequence[Tensor], eps: float = 0.0) -> None:
@@ -62,7 +62,7 @@ def explained(point: Point) -> Iterator[None]:
         culprit, remedy = _first_failing(replace(point, precision=WHOLE))
         if not culprit:
             raise
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UnsupportedModuleError(
             f"LLQR needs second derivatives, and {culprit} has none: {reason}. {remedy}"
         ) from error

@@ -39,6 +39,7 @@ class DivergenceCurvature:
         untraced = "" if chunk_size is None else "chunk_size is given"
         self.matrix = Hessian(untraced) if divergence == "newton" else Fisher(likelihood, reduction, untraced)
         self._model, self._chunk_size, self._precision = model, chunk_size, precision
+        self._warned = False  # of a likelihood that does not fit the loss
 
     @property
     def refusal(self) -> str:
@@ -48,14 +49,17 @@ class DivergenceCurvature:
     def at(self, inputs: Any, targets: Any, loss_fn: LossFunction) -> Curvature:
         """g and H on that minibatch; warns once of a likelihood that does not fit the loss."""
         point = point_of(self._model, inputs, targets, loss_fn, self._precision)
-        self.matrix.comparing = unknown = self.matrix.complaint is None
-        if self._chunk_size is None:
-            curvature = self.matrix.at(point)
-        else:
-            chunks = _Chunks(self.matrix, point, self._chunk_size)
-            curvature = Curvature(chunks.gradient, chunks.product)
-        self.matrix.comparing = False
-        if unknown and self.matrix.complaint is not None:
+        self.matrix.comparing = True
+        try:
+            if self._chunk_size is None:
+                curvature = self.matrix.at(point)
+            else:
+                chunks = _Chunks(self.matrix, point, self._chunk_size)
+                curvature = Curvature(chunks.gradient, chunks.product)
+        finally:
+            self.matrix.comparing = False
+        if self.matrix.complaint is not None and not self._warned:
+            self._warned = True
             warnings.warn(self.matrix.complaint, stacklevel=4)  # past this call, refresh and its decorator
         return curvature
 

@@ -140,7 +140,7 @@ class Point:
             except RuntimeError as error:
                 if not self.replaced or isinstance(error, torch.OutOfMemoryError):
                     raise
-                reason = str(error).splitlines()[0].rstrip(".")
+                reason = first_line(error).rstrip(".")
                 raise UnsupportedModuleError(
                     f"a refresh runs this network with its parameters in float32, and there it fails: {reason}. "
                     "A dtype fixed in forward, or a parameter held outside the registry, is the usual cause."
@@ -200,6 +200,11 @@ def unchanged_loss(loss_fn: LossFunction, outputs: Tensor, targets: Any) -> Tens
     with unchanged_attributes(loss_fn):
         loss: Tensor = functional_call(loss_fn, mapped(Tensor.clone, dict(loss_fn.named_buffers())), (outputs, targets))
     return loss
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def vjp(values: Sequence[Tensor], leaves: Sequence[Tensor], us: Sequence[Tensor], **options: bool) -> list[Tensor]:

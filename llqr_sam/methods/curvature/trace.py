@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from llqr_sam.methods.curvature.inference import ReverseModeRules
-from llqr_sam.methods.curvature.point import Point
+from llqr_sam.methods.curvature.point import Point, first_line
 from llqr_sam.methods.named import Named
 
 aten = torch.ops.aten
@@ -65,7 +65,7 @@ class TraceCache:
             except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
                 raise
             except Exception as error:  # the network itself has just run, so this is the trace's error
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
             if fresh:
                 self.refusal = self._refused[key] = reason
                 if len(self._refused) > 8 * KEPT:
@@ -75,12 +75,14 @@ class TraceCache:
     def known(self, point: Point) -> ForwardTrace | None:
         """The trace that a call at this point starts with; sets ``refusal`` where the point is known to have none."""
         self.refusal = self._disabled
+        if self.refusal:
+            return None
         try:
             key = signature(point)
         except UntraceableError as error:
-            self.refusal = self.refusal or str(error)
+            self.refusal = str(error)
             return None
-        self.refusal = self.refusal or self._refused.get(key, "")
+        self.refusal = self._refused.get(key, "")
         return self.traces.get(key)
 
 

@@ -16,7 +16,7 @@ from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders
 from llqr_sam.suite.launch.slurm import read_profile, submit
 from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.run.attempt import Job, file_hash
+from llqr_sam.suite.run.attempt import WRONG_DATA, Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.processes import Pool, train, worker_environments
 from llqr_sam.suite.run.run_folder import Failure
@@ -90,7 +90,10 @@ def _inline(jobs: Sequence[Job]) -> int:
     for number, job in enumerate(jobs, start=1):
         if not job.alone:
             say(f"[{number}/{len(jobs)}] {job.run_id}")
-        reply = train(job)
+        try:
+            reply = train(job)
+        except (*WRONG_DATA, ValueError) as error:
+            raise UsageError(str(error)) from error
         ended[reply.kind] += 1
         if reply.kind == "mistake":
             raise UsageError(reply.reason)

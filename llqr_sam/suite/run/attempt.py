@@ -121,7 +121,7 @@ class Reply:
 
 
 def attempted(job: Job, team: Team = ALONE) -> Reply:
-    """What became of an attempt; a bug in the only run of a command is raised, for its traceback."""
+    """What became of an attempt; a bug or mistake in the only run of a command is raised, for its traceback."""
     mistakes = (*WRONG_DATA, ValueError) if job.alone else WRONG_DATA
     try:
         record = attempt(job, mistakes, team)
@@ -132,6 +132,8 @@ def attempted(job: Job, team: Team = ALONE) -> Reply:
     except RankLost as loss:
         return Reply("killed", str(loss), ends=True)
     except mistakes as error:
+        if job.alone and team.size == 1:
+            raise
         return Reply("mistake", str(error))
     except Exception as error:
         if job.alone and not isinstance(error, ProcessLost):

@@ -110,7 +110,7 @@ class Pool:
                     if self._killed:
                         raise KeyboardInterrupt
                     if self._stopping:
-                        self.stop()  # again: the signal may have come while a worker was starting
+                        self.stop()
             finally:
                 for worker in filter(None, self._workers):
                     worker.close()
@@ -140,7 +140,8 @@ class Pool:
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum != signal.SIGINT or not self._stopping:
-            return self.stop()
+            self._stopping = True  # ``run`` stops the workers: it may be writing to one now
+            return
         self._killed = True
         for worker in filter(None, self._workers):
             worker.process.kill()

@@ -220,3 +220,24 @@ def test_newton_asks_for_no_likelihood():
         LLQR(net, inner_steps=1, divergence="newton").refresh(
             torch.randn(8, 4), torch.rand(8, 3), lambda z, t: (z - t).square().mean()
         )
+
+
+def test_a_warning_survives_a_refresh_that_fails():
+    """The first chunk shows that the likelihood does not fit; a later chunk that raises must not lose the warning."""
+    x, y = torch.randn(4, 3), torch.randint(0, 2, (4, 2)).float()
+    metric = LLQR(nn.Linear(3, 2), inner_steps=1, chunk_size=2)
+    loss_fn, calls = nn.BCEWithLogitsLoss(), []
+    matrix = metric._curvature.matrix
+    at = matrix.at
+
+    def second_fails(point):
+        calls.append(point)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return at(point)
+
+    matrix.at = second_fails
+    with pytest.raises(torch.OutOfMemoryError):
+        metric.refresh(x, y, loss_fn)
+    with pytest.warns(UserWarning, match="BCEWithLogitsLoss|bernoulli"):
+        metric.refresh(x, y, loss_fn)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from llqr_sam import UnsupportedModuleError
 from llqr_sam.methods.curvature.point import point_of
 from tests.methods.networks import mean_loss
 
@@ -37,3 +38,14 @@ def test_what_is_made_of_the_outputs_sees_the_same_parameters():
     weights = point.evaluated(lambda z: net.weight.detach().clone(), others)
     assert torch.equal(weights, others["weight"])
     assert net.weight is point.parameters["weight"]
+
+
+def test_an_error_without_a_message_is_named_by_its_type():
+    class Half(nn.Linear):
+        def forward(self, x):
+            if self.weight.dtype == torch.float32:
+                raise RuntimeError
+            return super().forward(x)
+
+    with pytest.raises(UnsupportedModuleError, match="in float32, and there it fails: RuntimeError"):
+        point_of(Half(2, 3).bfloat16(), torch.ones(4, 2)).outputs()

@@ -117,6 +117,11 @@ def shorten(file: Path) -> None:
         (lambda folder: (folder / "labels.npz").unlink(), "has no labels.npz"),
         (lambda folder: shorten(folder / "labels.npz"), "labels.npz is not an .npz"),
         (lambda folder: spoil_labels(folder, y_test=None), "labels.npz is not an .npz with y_train, y_test"),
+        (
+            lambda folder: spoil_labels(folder, y_test=np.zeros(10)),
+            "y_test in .* must be integers .* float64",
+        ),
+        (lambda folder: spoil_labels(folder, y_train=np.array(3)), "y_train in .*labels.npz must be integers of shape"),
         (lambda folder: (folder / "test_0.webp").unlink(), "no piece of the test images"),
         (lambda folder: shorten(folder / "train_1.webp"), "train_1.webp is not a readable image"),
         (lambda folder: (folder / "train_1.webp").write_text("text"), "train_1.webp is not a readable image"),

@@ -93,6 +93,13 @@ def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, c
     assert "No such file or directory: 'step_000000001.pt.tmp'" in error
 
 
+def test_a_mistake_of_a_single_run_keeps_its_cause(tmp_path):
+    """HYDRA_FULL_ERROR=1 shows where it was raised."""
+    with pytest.raises(UsageError, match="100000") as caught:
+        run(["optim=llqr", "protocol.methods.refresh_batch=100000"], tmp_path)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="dataset.path=.*none.npz does not exist"):
         run(["dataset=cifar100", f"dataset.path={tmp_path}/none.npz"], tmp_path)
