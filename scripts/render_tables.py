@@ -22,8 +22,7 @@ from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.printed_table import RENDERERS, write_table
 from llqr_sam.studies.table_10.table import cadence, print_cadence
 from llqr_sam.studies.table_10.timing import read_timings
-from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.command_line import groups
+from llqr_sam.suite.config.command import Command, every_table
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.plan.plan import plan
 
@@ -36,19 +35,17 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     words: list[str] = arguments.words
     if any(word.startswith("table=") for word in words):
-        damage, passed = [render(words, arguments.entry)], []
+        damage, passed = [render(Command.of(*words), arguments.entry)], []
     else:
-        tables = {f"table={number}": [f"table={number}", *words] for number in groups()["table"]}
-        works = {name: partial(render, table, arguments.entry) for name, table in tables.items()}
+        works = {name: partial(render, table, arguments.entry) for name, table in every_table(*words).items()}
         damage, passed = try_each(works)
     results = Command.of(*(word for word in words if word.startswith("paths."))).config.paths.results
     say(*dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]))
     return 0
 
 
-def render(words: list[str], kind: BestOrLast) -> list[str]:
+def render(command: Command, kind: BestOrLast) -> list[str]:
     """Render one table and say what was written; returns a line for each record that does not count."""
-    command = Command.of(*words)
     config, asked = command.config, command.table
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; a table shows what was selected.")
@@ -67,7 +64,8 @@ def render(words: list[str], kind: BestOrLast) -> list[str]:
         written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
         if asked.curves and draw_curves(table, Path(asked.curves)):
             written.append(Path(asked.curves))
-    print(f"table={asked.number}  {total}  ->  {', '.join(map(str, written))}")
+    scale = f" scale={config.scale.name}" if config.scale.title else ""
+    print(f"table={asked.number}{scale}  {total}  ->  {', '.join(map(str, written))}")
     return damage
 
 

@@ -20,8 +20,7 @@ from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
 from llqr_sam.studies.table_10.table import cadence, times_section
 from llqr_sam.studies.table_10.timing import Timing, read_timings
-from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.command_line import groups
+from llqr_sam.suite.config.command import Command, every_table
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.plan.plan import plan
 
@@ -39,17 +38,16 @@ def main() -> int:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
     results = options.results or config.paths.results
     timings, damaged = read_timings(results)
-    numbers = groups()["table"]
-    sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
+    tables = every_table(*options.words, f"paths.results={results}")
+    sections, passed = try_each({name: partial(_section, table, timings) for name, table in tables.items()})
     path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])
     say(*passed)
     print(f"page  ->  {path}")
     return 0
 
 
-def _section(number: str, results: Path, given: Sequence[str], timings: Sequence[Timing]) -> Section:
+def _section(command: Command, timings: Sequence[Timing]) -> Section:
     """A table of trained networks or of times."""
-    command = Command.of(f"table={number}", *given, f"paths.results={results}")
     if not command.config.times_networks:
         return accuracy_section(command)
     plan(command)  # refuses words that no run of the table can take

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -32,6 +32,14 @@ class ImageArrays:
             digest.update(f"{tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+    def with_train(self, chosen: Tensor) -> ImageArrays:
+        """The data set with ``chosen`` training images, int64 indices, and the same test images."""
+        return replace(self, train_images=self.train_images[chosen], train_labels=self.train_labels[chosen])
+
+    def with_test(self, chosen: Tensor) -> ImageArrays:
+        """The data set with ``chosen`` training images, int64 indices, in the place of its test images."""
+        return replace(self, test_images=self.train_images[chosen], test_labels=self.train_labels[chosen])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,10 @@ class ImageFiles:
         labels = torch.arange(len(wnids)).repeat_interleave(torch.tensor([len(images) for images in files]))
         return cls(folder, np.array(names, dtype=np.bytes_), labels)
 
+    def chosen(self, indices: Tensor) -> ImageFiles:
+        """The files of some int64 indices."""
+        return replace(self, names=self.names[indices.numpy()], labels=self.labels[indices])
+
 
 @dataclass(frozen=True)
 class ImageFolders:
@@ -66,6 +70,14 @@ class ImageFolders:
     def fingerprint(self) -> str:
         """SHA-256 of the names of the images; reading the images would take an hour."""
         return hashlib.sha256(b"\n".join([*self.train.names, b"", *self.test.names])).hexdigest()
+
+    def with_train(self, chosen: Tensor) -> ImageFolders:
+        """The data set with ``chosen`` training images, int64 indices, and the same validation images."""
+        return replace(self, train=self.train.chosen(chosen))
+
+    def with_test(self, chosen: Tensor) -> ImageFolders:
+        """The data set with ``chosen`` training images, int64 indices, in the place of its validation images."""
+        return replace(self, test=self.train.chosen(chosen))
 
 
 def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:

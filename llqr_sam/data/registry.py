@@ -14,6 +14,7 @@ from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
 from llqr_sam.data.folders import read_tinyimagenet
 from llqr_sam.data.imagenet import FileReader, ImageFolders, read_imagenet
+from llqr_sam.data.parts import take_parts
 from llqr_sam.data.streams import WHOLE, DatasetInfo, Images, MissingDataError, Samples, Share, draw_sample, shuffled
 
 ImageReader = ArrayReader | FileReader
@@ -83,7 +84,7 @@ class Splits:
     info: DatasetInfo  # with the number of classes found, which may be lower in a part of a data set
     train: ImageStream
     test: ImagesInOrder  # this process's share, not augmented
-    fingerprint: str  # SHA-256 of all samples before label noise, or of their names if they are read during training
+    fingerprint: str  # SHA-256 of the whole data set, or of its samples' names if they are read during training
     samples: Samples  # of all processes together
 
 
@@ -92,6 +93,8 @@ def load(
     *,
     path: Path | None,
     root: Path,
+    subset: int | None,
+    validation: int | None,
     label_noise: float,
     crop: str,
     augment: bool,
@@ -107,11 +110,13 @@ def load(
         name: One of ``DATASETS``.
         path: An ``.npz`` (CIFAR) or a folder (TinyImageNet, ImageNet); None: under ``root``.
         root: Where scripts/prepare_data.py puts data sets.
+        subset: Training images to keep, as many of each class; None: all.
+        validation: Training images to score on in the test images' place, as many of each class; None: none.
         label_noise: Fraction of the training labels to flip, in [0, 1).
         crop: ``image`` draws one random crop per image, ``batch`` one per minibatch.
         augment: Whether training images are augmented.
         batch_size: Samples in a training minibatch.
-        seed: Determines order, augmentation and label noise.
+        seed: Determines subset, order, augmentation and label noise.
         device: Where minibatches are made.
         workers: Processes that decode images, for data sets that are read from files during training.
         share: This process's part of each minibatch and of the test samples.
@@ -124,7 +129,8 @@ def load(
         raise ValueError(
             "dataset.crop=batch does not fit dataset=imagenet: each image is cropped to a size of its own."
         )
-    data, classes = read(name, path, root)
+    whole, classes = read(name, path, root)
+    data = take_parts(whole, subset, validation, seed)
     known, size = replace(info(name), classes=classes), data.samples.train
     if batch_size > size:
         raise ValueError(
@@ -148,7 +154,7 @@ def load(
         test = FileReader(own, side, False, *rest)
         test_size = batch_size
     stream = ImageStream(train, batch_size, seed)
-    return Splits(known, stream, ImagesInOrder(test, test_size), data.fingerprint(), data.samples)
+    return Splits(known, stream, ImagesInOrder(test, test_size), whole.fingerprint(), data.samples)
 
 
 def fingerprint(name: str, path: Path | None, root: Path) -> str | None:

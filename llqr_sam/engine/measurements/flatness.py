@@ -9,7 +9,7 @@ augmentation; these are the same for every method with the same seed. Float32, b
                   of the loss by SAM's Euclidean perturbation (Foret et al., arXiv 2010.01412, section 4.1)
 
 m is the protocol's batch size and rho the radius of its SAM, so all methods of a table are measured alike. N is the
-largest multiple of m up to ``SAMPLES``, at least m. Products H v take two backward passes (``Hessian``):
+largest multiple of m up to the number asked for, at least m. Products H v take two backward passes (``Hessian``):
 curvlinops' own Hessian is forward over reverse, which torch 2.13 batches wrongly for layer norm.
 """
 
@@ -34,7 +34,6 @@ from llqr_sam.methods.curvature.products import Hessian
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 1024
 EIGENVALUES = 5
 TOLERANCE = 1e-3  # relative, of an eigenvalue
 TRACE_PRODUCTS = 30  # Hessian-vector products of Hutch++
@@ -44,10 +43,10 @@ Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int) -> Flatness:
+def measure_flatness(model: nn.Module, train: TrainStream, loss_fn: Loss, rho: float, m: int, samples: int) -> Flatness:
     """Flatness of a trained image classifier, which is not changed; ``train`` is not augmented, and rho > 0."""
     start = time.perf_counter()
-    samples = max(1, min(SAMPLES, train.size) // m) * m
+    samples = max(1, min(samples, train.size) // m) * m
     inputs, targets = train.sample(0, samples)
     assert isinstance(inputs, Tensor)  # images
     batches = list(zip(torch.split(inputs, m), torch.split(targets, m), strict=True))

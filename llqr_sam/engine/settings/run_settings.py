@@ -36,6 +36,8 @@ class DatasetSettings(Settings):
 
     section = "dataset."
     name: str
+    subset: Count | None = None  # training images kept, class-balanced, drawn by the seed; null: all
+    validation: Count | None = None  # training images that are held out and scored instead of the test images
     label_noise: Fraction = 0.0  # gamma: fraction of training labels flipped (paper, Table 8)
     crop: Literal["image", "batch"] = "image"  # one random offset an image, or one a batch (the authors' code)
 
@@ -194,6 +196,7 @@ class RunOptions:
     checkpoint_minutes: float = 10.0  # wall time between checkpoints
     keep_weights: bool = False  # write weights.pt at the end and, in translation, best.pt at the best BLEU
     sharpness_rho: float | None = None  # measure sharpness at the end, m-sharpness at this radius; None: do not
+    sharpness_samples: int = 1024  # training samples it is measured on, at most
     git: tuple[str | None, bool] | None = None  # commit of the code and whether it was changed; None: look
 
 

@@ -28,6 +28,8 @@ class Classification(Task):
     own_keys: ClassVar = {
         "protocol.batch_size": None,
         "protocol.augment": False,
+        "dataset.subset": None,
+        "dataset.validation": None,
         "dataset.label_noise": 0.0,
         "dataset.crop": "image",
         "arch.width": None,
@@ -81,6 +83,8 @@ class Classification(Task):
             dataset.name,
             path=options.data_path,
             root=options.data_root,
+            subset=dataset.subset,
+            validation=dataset.validation,
             label_noise=dataset.label_noise,
             crop=dataset.crop,
             augment=protocol.augment,
@@ -131,4 +135,4 @@ class Classification(Task):
         assert protocol.batch_size is not None  # registry.check
         plain = Classification(replace(self.settings, protocol=replace(protocol, augment=False)))
         splits = plain.load(options, next(model.parameters()).device)
-        return measure_flatness(model, splits.train, self.loss, rho, protocol.batch_size)
+        return measure_flatness(model, splits.train, self.loss, rho, protocol.batch_size, options.sharpness_samples)

@@ -214,6 +214,7 @@ def _details(record: Record) -> str:
 
 
 def _order(section: Section) -> tuple[bool, int, str]:
-    """Sorts tables by number, named ones last."""
-    number = section.table.number
-    return (not number.isdigit(), int(number) if number.isdigit() else 0, number)
+    """Sorts tables by number, named ones last; a twin comes after its table."""
+    name = section.table.number
+    number = name.partition("-")[0]
+    return (not number.isdigit(), int(number) if number.isdigit() else 0, name)

@@ -61,7 +61,7 @@ class RowGroup:
 class PrintedTable:
     """A table ready to be written."""
 
-    number: str  # as in table=
+    number: str  # as in table=; 2-small is the twin of 2 at scale=small
     title: str  # with the number: Table 2: CIFAR-100 standard benchmark
     caption: str  # what the cells say
     heads: Sequence[str]  # of the label columns, then of the cells

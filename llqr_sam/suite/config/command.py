@@ -18,13 +18,13 @@ from llqr_sam.methods.settings import require
 from llqr_sam.suite.config.command_line import groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
-from llqr_sam.suite.config.schema import Config, PathsConfig, TableConfig, TableSelection
+from llqr_sam.suite.config.schema import Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
 METHOD = ("optim", "geometry", "structure")  # groups that describe a method
 # Keys that decide a result and may differ between runs that are launched together; the rest says where and how.
-RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "seed", "table")
+RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "scale", "seed", "table")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class Command:
         tree: dict[str, Any] = {field.name: self._composed[field.name] for field in fields(Config)}
         tree = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in tree.items()}
         paths = {name: Path(value) for name, value in vars(tree["paths"]).items()}
+        if tree["table"] is not None:
+            tree["table"] = tree["table"].at(
+                tree["scale"], [_name(word) for word in self.words if root(word) == "table"]
+            )
         return Config(**tree | {"paths": PathsConfig(**paths)})
 
     @property
@@ -95,6 +99,7 @@ class Command:
     def settings(self) -> RunSettings:
         """What decides the result of the run that the words describe if they name no table."""
         composed, devices = self._composed, self.config.devices
+        _check_scale(self.config.scale, composed.dataset.name)
         _check_geometry(composed)
         parts = ("dataset", "arch", "optim", "protocol", "precision")
         tree = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
@@ -128,6 +133,22 @@ class Command:
         return compose(self.words)
 
 
+def every_table(*words: str) -> dict[str, Command]:
+    """Name -> the command of each table with further words; the name of a twin is ``table=2 scale=small``.
+
+    A scale among the words chooses the tables of that scale.
+    """
+    asked = [str(override.value()) for override in parsed(words) if override.key_or_group == "scale"]
+    commands = {}
+    for number in groups()["table"]:
+        twins = Command.of(f"table={number}").table.scales
+        for scale in ("paper", *twins):
+            if not asked or scale in asked:
+                own = (f"table={number}", *([f"scale={scale}"] if scale != "paper" else []))
+                commands[" ".join(own)] = Command.of(*words).with_words(*own)
+    return commands
+
+
 def _key(word: str) -> str:
     return word.partition("=")[0]
 
@@ -140,6 +161,12 @@ def _name(word: str) -> str:
 def root(word: str) -> str:
     """``optim`` of ``optim.rho=0.2``."""
     return _key(word).partition(".")[0]
+
+
+def _check_scale(scale: ScaleConfig, dataset: str) -> None:
+    """Check that the scale is for the data set."""
+    known = f"has no values for dataset={dataset}. It is for: {', '.join(scale.datasets)}"
+    require(not scale.datasets or dataset in scale.datasets, "scale", scale.name, known)
 
 
 def _check_geometry(config: DictConfig) -> None:

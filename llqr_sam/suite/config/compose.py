@@ -1,7 +1,8 @@
 """From the words of a command line to what conf/ makes of them, with few calls of Hydra, which take 0.1 s each.
 
 Hydra composes once for each choice of the files that have a defaults list. Files without one (a network, a geometry, a
-table) only fill their own group: they are merged here, and so are single values, as Hydra would do it.
+table) only fill their own group: they are merged here, and so are single values, as Hydra would do it. Beside a file
+that fills other groups (a scale) Hydra composes everything.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ def compose(words: Sequence[str]) -> DictConfig:
     to_hydra: list[str] = []
     files: dict[str, str] = {}
     values: list[Override] = []
-    for word, override in checked_words(words).items():
+    checked = checked_words(words)
+    reaching = any(_reaches_other_groups(o.key_or_group, o) for o in checked.values())
+    for word, override in checked.items():
         key = override.key_or_group
         if override.is_sweep_override() or key.startswith("hydra"):
             to_hydra.append(word)
         elif key not in groups():
             values.append(override)
-        elif override.value() in _plain_files(key):
+        elif not reaching and override.value() in _plain_files(key):
             files[key] = str(override.value())
         else:
             files.pop(key, None)  # the last word of a group counts
@@ -52,6 +55,14 @@ def compose_with_hydra(words: tuple[str, ...]) -> DictConfig:
     hydra_runs = GlobalHydra.instance().is_initialized()
     with nullcontext() if hydra_runs else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=list(words))
+
+
+def _reaches_other_groups(key: str, override: Override) -> bool:
+    """Whether a word chooses a file that fills other groups too, after theirs: only Hydra knows the order."""
+    if key not in groups() or override.is_sweep_override():
+        return False
+    path = CONF / key / f"{override.value()}.yaml"
+    return path.exists() and "@package _global_" in path.read_text()
 
 
 @cache

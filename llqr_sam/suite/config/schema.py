@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,32 @@ class NameConfig:
 
 
 @dataclass
+class TableSelection:
+    """A hyper-parameter that a table's rows select by their baseline: ``select=<last word of key>``."""
+
+    key: str = MISSING  # protocol.methods.weight_decay
+    candidates: list[float] = MISSING
+    optim: str = MISSING  # the baseline
+    words: list[str] = field(default_factory=list)  # of the baseline's runs alone: dataset.validation=5000
+    seeds: list[int] | None = None  # of the baseline's runs; null: the table's
+
+    @property
+    def name(self) -> str:
+        """``weight_decay``: what ``select=`` calls it."""
+        return self.key.rpartition(".")[2]
+
+
+@dataclass
+class ScaleConfig:
+    """How large runs are. The paper's scale leaves everything as it is; a smaller one changes their settings too."""
+
+    name: str = MISSING
+    title: str = ""  # in titles of tables; empty: the paper's scale
+    datasets: list[str] = field(default_factory=list)  # that it is for; empty: all
+    selections: list[TableSelection] = field(default_factory=list)  # of every table, in the place of its own
+
+
+@dataclass
 class LoggerConfig:
     """Live logging beside the run record."""
 
@@ -174,17 +201,14 @@ class TimingConfig:
 
 
 @dataclass
-class TableSelection:
-    """A hyper-parameter that a table's rows select by their baseline: ``select=<last word of key>``."""
+class TableTwin:
+    """A table at another scale: what differs from the table; what is null does not."""
 
-    key: str = MISSING  # protocol.methods.weight_decay
-    candidates: list[float] = MISSING
-    optim: str = MISSING  # the baseline
-
-    @property
-    def name(self) -> str:
-        """``weight_decay``: what ``select=`` calls it."""
-        return self.key.rpartition(".")[2]
+    datasets: list[str] | None = None
+    archs: list[str] | None = None
+    label_noise: list[float] | None = None
+    methods: list[TableMethod] | None = None
+    seeds: list[int] | None = None
 
 
 @dataclass
@@ -206,6 +230,22 @@ class TableConfig:
     formats: list[str] = field(default_factory=lambda: ["md", "csv", "tex"])
     timing: TimingConfig | None = None
     curves: str | None = None  # path of the picture of the metric against epoch
+    scales: dict[str, TableTwin] = field(default_factory=dict)  # scale -> the table's twin
+
+    def at(self, scale: ScaleConfig, given: Collection[str] = ()) -> TableConfig:
+        """The table at a scale: its twin, with a title that says so and an output beside those of the paper's scale.
+
+        Names in ``given`` keep the table's value. UsageError if the table has no twin at this scale.
+        """
+        if not scale.title:
+            return self
+        if scale.name not in self.scales:
+            raise UsageError(f"table={self.number} has no twin at scale={scale.name}. Leave scale= out.")
+        twin = {name: value for name, value in vars(self.scales[scale.name]).items() if value is not None}
+        path = Path(self.output)
+        output = str(path.with_name(scale.name) / path.name)
+        changes = {"title": f"{self.title}, {scale.title}", "output": output, "selections": scale.selections} | twin
+        return replace(self, **{name: value for name, value in changes.items() if name not in given})
 
     def require_timing(self) -> TimingConfig:
         """``timing``, or a UsageError where the table is not one of times."""
@@ -224,7 +264,8 @@ class Config:
 
     launch: LaunchConfig = MISSING
     logger: LoggerConfig = MISSING
-    table: TableConfig | None = None
+    scale: ScaleConfig = MISSING
+    table: TableConfig | None = None  # at the scale
     dry_run: bool = False
     status: bool = False
     select: str | None = None  # weight_decay: run the baseline at each candidate and keep the best for the table
@@ -236,12 +277,14 @@ class Config:
     checkpoint_minutes: float = 10.0
     keep_weights: bool = False
     sharpness: bool = False
+    sharpness_samples: int = 1024
 
     def __post_init__(self) -> None:
         stale, checkpoint = self.stale_minutes, self.checkpoint_minutes
         known = self.retry in (None, "failed")
         require(known, "retry", self.retry, "is not possible. Choose from: null, failed")
         require(self.devices >= 1, "devices", self.devices, "must be >= 1")
+        require(self.sharpness_samples >= 1, "sharpness_samples", self.sharpness_samples, "must be >= 1")
         require(0 < stale < math.inf, "stale_minutes", stale, "must be > 0")
         require(0 <= checkpoint < math.inf, "checkpoint_minutes", checkpoint, "must be >= 0")
 

@@ -7,8 +7,8 @@ from itertools import product
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from llqr_sam.suite.config.command import RUN_KEYS, Command
-from llqr_sam.suite.config.command_line import groups, parsed
+from llqr_sam.suite.config.command import RUN_KEYS, Command, every_table
+from llqr_sam.suite.config.command_line import parsed
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
 from llqr_sam.suite.launch.checks import check_timed_here
 from llqr_sam.suite.plan.plan import Planned, plan, table_folder, table_runs
@@ -42,8 +42,7 @@ def begun_tables(command: Command) -> Iterator[str]:
     begun, choosing = False, bool(command.axes)
     records, workspace = command.config.paths.results / "runs", command.config.paths.workspace
     names = {path.stem for path in (*records.glob("*/*.json"), *workspace.glob("*-*-*"))}
-    for number in groups()["table"]:
-        chosen = command.with_words(f"table={number}")
+    for name, chosen in every_table(*command.words).items():
         table = chosen.table
         cells = product(table.datasets, table.archs, [method.optim for method in table.methods])
         starts = tuple(f"{dataset}-{arch}-{optim}-" for dataset, arch, optim in cells)
@@ -52,15 +51,16 @@ def begun_tables(command: Command) -> Iterator[str]:
         try:
             status = Status.under(list(table_runs(chosen)), command.config)
         except MISTAKES as mistake:
-            yield passed_over(f"table={number}", mistake)
+            yield passed_over(name, mistake)
             begun = True
             continue
         untouched = len(status.missing) == len(status.runs) and not status.hours().spent
-        others_begun = choosing and not command.changes_runs and any((records / table_folder(number)).glob("*.json"))
+        folder = records / table_folder(table.number, chosen.config.scale.name)
+        others_begun = choosing and not command.changes_runs and any(folder.glob("*.json"))
         if not status.runs or (untouched and not others_begun):
             continue
         yield from [""] * begun
-        yield f"table={number}: {table.title}"
+        yield f"{name}: {table.title}"
         yield from status.lines(brief=not choosing)
         yield str(status.hours())
         begun = True

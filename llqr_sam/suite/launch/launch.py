@@ -152,6 +152,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         checkpoint_minutes=config.checkpoint_minutes,
         keep_weights=config.keep_weights,
         sharpness_rho=run.sharpness_rho,
+        sharpness_samples=config.sharpness_samples,
         git=None if base == Path() else provenance.git_state(),
     )
     logging = {

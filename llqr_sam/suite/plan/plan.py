@@ -73,9 +73,10 @@ class Planned:
         return Cell(dataset.name, self.settings.arch.name, dataset.label_noise, optim.name, optim.divergence)
 
 
-def table_folder(number: str) -> str:
-    """``table_02`` for 2, ``demo`` for demo."""
-    return f"table_{int(number):02d}" if number.isdigit() else number
+def table_folder(number: str, scale: str = "paper") -> str:
+    """``table_02`` for 2, ``demo`` for demo, ``small_table_02`` for the twin of 2 at scale=small."""
+    folder = f"table_{int(number):02d}" if number.isdigit() else number
+    return folder if scale == "paper" else f"{scale}_{folder}"
 
 
 def plan(command: Command) -> list[Planned]:
@@ -101,8 +102,10 @@ def table_runs(command: Command) -> Iterator[Planned]:
     With ``select=`` those of the baseline, candidate by candidate.
     """
     table, asked, selection = command.table, command.axes.get("seed"), command.selection
-    seeds = [seed for seed in table.seeds if asked is None or str(seed) in asked]
+    planned = table.seeds if selection is None or selection.seeds is None else selection.seeds
+    seeds = [seed for seed in planned if asked is None or str(seed) in asked]
     common = merged(table.words, command.given)
+    folder = table_folder(table.number, command.config.scale.name)
     for dataset, arch in product(table.datasets, table.archs):
         columns = product(table.label_noise, table.methods)
         cells = [Cell(dataset, arch, noise, method.optim, method.geometry) for noise, method in columns]
@@ -113,7 +116,8 @@ def table_runs(command: Command) -> Iterator[Planned]:
             continue
         row = Command.of(f"dataset={dataset}", f"arch={arch}", *common)
         for used, cell in product(choices(command, row), cells):
-            run = Planned.of(Command.of(*cell.words, *common, *words_of(used)), table_folder(table.number), used)
+            own = selection.words if selection is not None else []
+            run = Planned.of(Command.of(*cell.words, *common, *own, *words_of(used)), folder, used)
             yield from (replace(run, settings=replace(run.settings, seed=seed)) for seed in seeds)
 
 

@@ -49,7 +49,7 @@ def choices(command: Command, row: Command) -> list[tuple[Choice, ...]]:
     for selection in command.table.selections:
         if row.sets(selection.name):
             continue
-        baseline = Command.of(*words, f"optim={selection.optim}", *words_of(used))
+        baseline = Command.of(*words, f"optim={selection.optim}", *selection.words, *words_of(used))
         alternatives = [baseline.with_words(f"{selection.key}={value!r}") for value in selection.candidates]
         runs = sorted(alternative.settings.run_id for alternative in alternatives)
         name, dataset, arch = selection.name, baseline.settings.dataset.name, baseline.settings.arch.name

@@ -63,7 +63,7 @@ def conclude(status: Status, command: Command) -> Iterator[str]:
     for run in status.runs:
         choice = run.choices[-1]
         rows.setdefault((choice.dataset, choice.arch), {}).setdefault(choice, []).append(run)
-    score, mixtures = SCORES[command.table.metric], status.mixtures()
+    score, mixtures = _score(command, status.runs), status.mixtures()
     for (dataset, arch), row in rows.items():
         candidates = [Candidate(choice, runs, status) for choice, runs in row.items()]
         first = candidates[0].runs[0]
@@ -96,6 +96,13 @@ def _verdict(candidates: Sequence[Candidate], command: Command) -> str:
     return _verdict(candidates, command)  # read it back: another command may have written first
 
 
+def _score(command: Command, runs: Sequence[Planned]) -> str:
+    """Whose best over training counts: of held-out training images, where the runs hold some out."""
+    if any(run.settings.dataset.validation for run in runs):
+        return "validation top-1"
+    return SCORES[command.table.metric]
+
+
 def _seeds(candidates: Sequence[Candidate]) -> list[int]:
     return [run.settings.seed for run in candidates[0].runs]
 
@@ -110,7 +117,7 @@ def _tree(candidates: Sequence[Candidate], command: Command) -> dict[str, Any]:
         "arch": first.choice.arch,
         "optim": first.runs[0].cell.method,
         "seeds": _seeds(candidates),
-        "criterion": CRITERION.format(SCORES[command.table.metric]),
+        "criterion": CRITERION.format(_score(command, first.runs)),
         "candidates": [
             {
                 "value": candidate.choice.value,

@@ -110,7 +110,7 @@ def test_trace_is_exact_where_the_rank_is_low(data):
     """Hutch++ projects on 10 directions. A softmax of 4 samples has a Hessian of rank at most 4 (3 - 1) = 8."""
     net = nn.Linear(16, 3)
     x, y = torch.randn(4, 16), torch.randint(0, 3, (4,))
-    found = measure_flatness(net, data(x, y, 4), F.cross_entropy, rho=0.1, m=4)
+    found = measure_flatness(net, data(x, y, 4), F.cross_entropy, rho=0.1, m=4, samples=1024)
     assert found.trace == pytest.approx(float(exact_hessian(net, [(x, y)]).trace()), rel=1e-4)
     assert (found.m, found.samples, found.rho) == (4, 4, 0.1)
 
@@ -160,12 +160,12 @@ def test_the_model_and_the_random_state_stay_as_they_are(tmp_path):
     splits = load("digits", path=None, root=tmp_path, label_noise=0.0, workers=0, **options)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    first = measure_flatness(model, splits.train, F.cross_entropy, rho=0.1, m=64)
+    first = measure_flatness(model, splits.train, F.cross_entropy, rho=0.1, m=64, samples=1024)
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
-    second = measure_flatness(model, splits.train, F.cross_entropy, rho=0.1, m=64)
+    second = measure_flatness(model, splits.train, F.cross_entropy, rho=0.1, m=64, samples=1024)
     assert second.eigenvalues == pytest.approx(first.eigenvalues, rel=1e-4)
     assert (second.trace, second.m_sharpness) == pytest.approx((first.trace, first.m_sharpness), rel=1e-4)
     assert (first.m, first.samples) == (64, 1024)
