@@ -81,7 +81,8 @@ def test_words_win_over_the_scale() -> None:
 @pytest.mark.parametrize("name", ["weight_decay", "rho", "fisher_rho"])
 def test_selection_sees_no_test_image_and_no_seed_of_the_table(name: str) -> None:
     runs = plan(Command.of("table=2", "scale=small", f"select={name}"))
-    assert runs and all(run.settings.dataset.validation for run in runs)
+    assert runs
+    assert all(run.settings.dataset.validation for run in runs)
     assert not {run.settings.seed for run in runs} & {
         run.settings.seed for run in plan(Command.of("table=2", "scale=small"))
     }
