@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llqr_sam.suite.config import command
 from llqr_sam.suite.config import command_line as words_module
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -88,7 +89,8 @@ def renders(monkeypatch, capsys):
     """The script where Tables 6, 7 and 10 are all there are: exit status, output and errors."""
 
     def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(words_module, "groups", lambda: found | {"table": ("6", "7", "10")})
+        for module in (command, words_module):
+            monkeypatch.setattr(module, "groups", lambda: found | {"table": ("6", "7", "10")})
         monkeypatch.setattr(sys, "argv", ["render_tables.py", *words])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(REPOSITORY / "scripts" / "render_tables.py"), run_name="__main__")

@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from llqr_sam.suite.config import command_line
+from llqr_sam.suite.config import command, command_line
 from tests.studies.table_10.timings import write_timings
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -34,7 +34,8 @@ def report(results: Path, *words: str, tables: tuple[str, ...] = ("7", "10")) ->
     """Run the script where there are few tables, for all of them take half a minute; exit status and errors."""
     errors = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors), pytest.raises(SystemExit) as ended:
-        patch.setattr(command_line, "groups", lambda: GROUPS | {"table": tables})
+        for module in (command, command_line):
+            patch.setattr(module, "groups", lambda: GROUPS | {"table": tables})
         patch.setattr(sys, "argv", ["report.py", *words, "--results", str(results)])
         runpy.run_path(str(REPOSITORY / "scripts" / "report.py"), run_name="__main__")
     return ended.value.code, errors.getvalue().splitlines()

@@ -145,7 +145,7 @@ def every_table(*words: str) -> dict[str, Command]:
         for scale in ("paper", *twins):
             if not asked or scale in asked:
                 own = (f"table={number}", *([f"scale={scale}"] if scale != "paper" else []))
-                commands[" ".join(own)] = Command.of(*words).with_words(*own)
+                commands[" ".join(own)] = Command.of(*own).with_words(*words)
     return commands
 
 
