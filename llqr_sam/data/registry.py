@@ -14,8 +14,8 @@ from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.digits import read_digits
 from llqr_sam.data.folders import read_tinyimagenet
 from llqr_sam.data.imagenet import FileReader, ImageFolders, read_imagenet
-from llqr_sam.data.parts import take_parts
 from llqr_sam.data.streams import WHOLE, DatasetInfo, Images, MissingDataError, Samples, Share, draw_sample, shuffled
+from llqr_sam.data.subsets import take_subset
 
 ImageReader = ArrayReader | FileReader
 _TEST_BATCH = 500  # images, where all are on the device
@@ -130,7 +130,7 @@ def load(
             "dataset.crop=batch does not fit dataset=imagenet: each image is cropped to a size of its own."
         )
     whole, classes = read(name, path, root)
-    data = take_parts(whole, subset, validation, seed)
+    data = take_subset(whole, subset, validation, seed)
     known, size = replace(info(name), classes=classes), data.samples.train
     if batch_size > size:
         raise ValueError(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.data.imagenet import ImageFiles, ImageFolders
-from llqr_sam.data.parts import Whole, take_parts
 from llqr_sam.data.registry import Splits
+from llqr_sam.data.subsets import Whole, take_subset
 
 CLASSES, EACH = 5, 20
 
@@ -50,7 +50,7 @@ def labels_of(data: Whole, numbers: list[int]) -> Tensor:
 @pytest.mark.parametrize("count", [10, 13, 99])
 def test_a_subset_is_balanced_and_keeps_labels(whole: Whole, count: int) -> None:
     """Each class has count / classes samples, rounded down or up."""
-    part = take_parts(whole, count, None, seed=0)
+    part = take_subset(whole, count, None, seed=0)
     numbers = trained(part)
     assert len(set(numbers)) == count
     assert numbers == sorted(numbers)
@@ -62,14 +62,14 @@ def test_a_subset_is_balanced_and_keeps_labels(whole: Whole, count: int) -> None
 
 
 def test_seeds_draw_other_subsets_and_the_same_validation_images(whole: Whole) -> None:
-    parts = [take_parts(whole, 20, 10, seed=seed) for seed in (0, 0, 1)]
+    parts = [take_subset(whole, 20, 10, seed=seed) for seed in (0, 0, 1)]
     assert trained(parts[0]) == trained(parts[1]) != trained(parts[2])
     assert scored(parts[0]) == scored(parts[1]) == scored(parts[2])
 
 
 @pytest.mark.parametrize("subset", [None, 60, 90])
 def test_validation_images_are_training_images_that_are_not_trained_on(whole: Whole, subset: int | None) -> None:
-    part = take_parts(whole, subset, 10, seed=3)
+    part = take_subset(whole, subset, 10, seed=3)
     assert not set(trained(part)) & set(scored(part))
     assert (len(trained(part)), len(scored(part))) == (subset or 90, 10)
     labels = part.test_labels if isinstance(part, ImageArrays) else part.test.labels
@@ -78,7 +78,7 @@ def test_validation_images_are_training_images_that_are_not_trained_on(whole: Wh
 
 
 def test_nothing_asked_for_changes_nothing(whole: Whole) -> None:
-    assert take_parts(whole, None, None, seed=0) is whole
+    assert take_subset(whole, None, None, seed=0) is whole
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_nothing_asked_for_changes_nothing(whole: Whole) -> None:
 )
 def test_more_than_there_are_is_refused(whole: Whole, subset: int | None, validation: int | None, words: str) -> None:
     with pytest.raises(ValueError, match=re.sub(r"class \. and", "class .,? and", words)):
-        take_parts(whole, subset, validation, seed=0)
+        take_subset(whole, subset, validation, seed=0)
 
 
 def test_a_loaded_part_is_noisy_by_its_own_size_and_keeps_the_whole_fingerprint(

@@ -1,4 +1,4 @@
-"""Parts of a data set: a class-balanced subset of the training images, and a validation split taken from them.
+"""Subsets of a data set: a class-balanced choice of training images, and a validation split taken from them.
 
 The validation images are the same for every run of a data set. The subset is drawn by the run's seed from what is left,
 so that methods are compared on the same images at each seed, and a mean over seeds is a mean over subsets too.
@@ -16,7 +16,7 @@ from llqr_sam.data.streams import generator
 Whole = ImageArrays | ImageFolders
 
 
-def take_parts(data: Whole, subset: int | None, validation: int | None, seed: int) -> Whole:
+def take_subset(data: Whole, subset: int | None, validation: int | None, seed: int) -> Whole:
     """Leaves ``subset`` images to train on, and puts ``validation`` others of the training images in the tests' place.
 
     Args:
