@@ -111,7 +111,7 @@ def test_the_smallest_p_value_is_that_of_two_patterns():
 
 
 def test_drawn_sign_flips_agree_with_the_t_test_and_repeat():
-    """Beyond ``FLIPPED`` values: 40 normal ones, where both tests are close; one that is sure keeps a p-value above 0."""
+    """Beyond ``FLIPPED`` values: of 40 normal ones both tests are close; a sure sample's p-value stays above 0."""
     values = np.random.default_rng(3).standard_normal(40) + 0.3
     p = sample(*values).sign_flip_p()
     assert p == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, abs=0.01)
