@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from llqr_sam.report.claims.evidence import gather
 from llqr_sam.report.page.page import Section, accuracy_section, write_page
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
@@ -41,7 +42,9 @@ def main() -> int:
     timings, damaged = read_timings(results)
     numbers = groups()["table"]
     sections, passed = try_each({f"table={n}": partial(_section, n, results, options.words, timings) for n in numbers})
-    path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])
+    claims = gather(numbers, [*options.words, f"paths.results={results}"])
+    sections.append(Section(print_table_9()))
+    path = write_page(results, claims, sections, TITLES, options.words, [*damaged, *passed])
     say(*passed)
     print(f"page  ->  {path}")
     return 0

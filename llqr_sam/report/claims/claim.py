@@ -21,8 +21,8 @@ KINDS = ("difference", "growth", "ratio")
 SCORE, SECONDS, M_SHARPNESS = "score", "seconds", "m_sharpness"
 MEASURES = {
     SCORE: "test score",
-    "hessian_top": "top eigenvalue of the Hessian",
-    "hessian_trace": "trace of the Hessian",
+    "hessian_top": "top eigenvalue",
+    "hessian_trace": "Hessian trace",
     M_SHARPNESS: "m-sharpness",
     SECONDS: "training time",
 }

@@ -115,7 +115,7 @@ def caption(evidence: Evidence) -> str:
         "other side, else undecided.",
         "A claim of several rows has the word of their pooled line: the mean over the rows with two seeds or",
         "more, at the seeds that all of these have.",
-        "Of flatness the top eigenvalue decides.",
+        "Of flatness the Hessian's top eigenvalue decides.",
         '"Best": by the best test score over training, which the paper prints; "last epoch": by the last one.',
         '"Bootstrap": 95 % percentile interval, too narrow for few seeds.',
         '"p": two-sided, over flips of the signs of the seeds.',
@@ -148,16 +148,21 @@ def _scale(findings: Sequence[Finding]) -> Iterator[str]:
     if run:
         yield from markdown_rows(HEADS, run)
         yield ""
-    lacking: dict[str, list[str]] = {}  # command -> what it trains
+    if lacking := not_run(findings):
+        yield from ("Not run, or by fewer than two seeds:", "")
+        yield from (f"- `{command}`: {' '.join(sentences)}" for command, sentences in lacking.items())
+        yield ""
+
+
+def not_run(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Command -> the claims that wait for it."""
+    lacking: dict[str, list[str]] = {}
     for finding in findings:
         for line in finding.lines:
             if line.word == "not run":
-                lacking.setdefault(line.commands[0], []).append(finding.claim.sentence)
-    if lacking:
-        yield from ("Not run, or by fewer than two seeds:", "")
-    for command, sentences in lacking.items():
-        yield f"- `{command}`: {' '.join(dict.fromkeys(sentences))}"
-    yield from [""] * bool(lacking)
+                sentences = lacking.setdefault(line.commands[0], [])
+                sentences += [finding.claim.sentence] * (finding.claim.sentence not in sentences)
+    return lacking
 
 
 def _markdown(finding: Finding) -> Iterator[list[str]]:
