@@ -37,21 +37,21 @@ def write_table(
     spread: float = 0.3,
     noise_gain: float = 0.0,
     seeds: Sequence[int] = range(100),
+    noises: Sequence[float] = (),
 ) -> None:
-    """Records of a table: of each method in ``gains`` (by its label) a score, a flatness and a time.
+    """Records of a table, of some seeds and noise levels or of all.
 
-    Scores fall with the label noise and share what belongs to the seed; a gain grows by ``noise_gain`` times itself
-    times the noise.
+    Each run of a method in ``gains`` (by its label) has a score, a flatness and a time. Scores fall with the label
+    noise and share what belongs to the seed; a gain grows by ``noise_gain`` times itself times the noise.
     """
     for run in plan_of(*words):
         gain, noise, seed = gains.get(run.cell.label), run.cell.label_noise, run.settings.seed
-        if gain is None or seed not in seeds:
+        if gain is None or seed not in seeds or (noises and noise not in noises):
             continue
         draw = np.random.default_rng([seed, sum(map(ord, str(run.cell)))])
         shared = np.random.default_rng([seed, 7]).standard_normal()
         score = 60 - 40 * noise + gain * (1 + noise_gain * noise) + shared + spread * draw.standard_normal()
-        record = flat(
-            record_of(run, [score - 1, score, score - 0.2]), 40 * np.exp(-gain + 0.2 * draw.standard_normal())
-        )
+        top = 40 * np.exp(-gain + 0.2 * draw.standard_normal())
+        record = flat(record_of(run, [score - 1, score, score - 0.2]), top)
         cost = 1.0 if run.cell.method in ("sgdm", "llqr") else 2.0
         write(results, run, timed(record, 100 * cost * (1.1 if run.cell.geometry else 1.0) + 10 * draw.random(), 5.0))
