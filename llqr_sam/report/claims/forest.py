@@ -7,6 +7,7 @@ further measures of a ratio, stand below it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from llqr_sam.report.claims.claim import MEASURES, Claim, Scale
+from llqr_sam.report.claims.claim import MEASURES, Claim
 from llqr_sam.report.claims.claims_text import number, where
 from llqr_sam.report.claims.evidence import Evidence, Finding, Line, Word
 from llqr_sam.report.figures.drawing import NoRecords, write_figure
@@ -28,7 +29,7 @@ WIDTH = 9.0  # inches
 LEFT, RIGHT = 0.41, 0.74  # of the panel, as shares of the width: claims stand left of it, words right
 ROW = 0.2  # inches a line
 GAP = 0.35  # lines between claims
-TITLE, AXIS = 0.45, 0.6  # inches above and below a panel
+TITLE, AXIS = 0.6, 0.6  # inches above and below a panel
 LEGEND = 0.35  # inches
 INK, FAINT = "#1b1b1b", "#5b5b5b"
 # Okabe and Ito's colours, and a marker of its own for each word: grey print keeps the markers.
@@ -60,7 +61,8 @@ class Drawn:
 class Panel:
     """Claims of one kind at a scale."""
 
-    title: str
+    kind: str
+    place: str
     lines: Sequence[Drawn]
 
     @property
@@ -86,7 +88,9 @@ def draw_claims(evidence: Evidence, path: Path) -> Path:
     for panel in panels:
         bottom = top - TITLE - panel.height
         axes = figure.add_axes((LEFT, bottom / total, RIGHT - LEFT, panel.height / total))
-        figure.text(0.008, (bottom + panel.height + 0.12) / total, panel.title, fontsize=10.5, fontweight="bold")
+        edge = bottom + panel.height
+        figure.text(0.008, (edge + 0.31) / total, panel.kind, fontsize=10.5, fontweight="bold", color=INK)
+        figure.text(0.008, (edge + 0.12) / total, panel.place, fontsize=9, color=FAINT)
         _draw(axes, panel)
         top = bottom - AXIS
     return write_figure(figure, path)
@@ -97,7 +101,7 @@ def _panels(evidence: Evidence) -> Iterator[Panel]:
         tested = [finding for finding in evidence.at(scale) if finding.headline.word != "not run"]
         for kind in KINDS:
             if lines := list(_lines([finding for finding in tested if _kind(finding.claim) == kind])):
-                yield Panel(_title(evidence, scale, kind), lines)
+                yield Panel(kind, f"at {evidence.details.get(scale.name) or scale.title}", lines)
 
 
 def _kind(claim: Claim) -> str:
@@ -106,10 +110,6 @@ def _kind(claim: Claim) -> str:
     if claim.is_ratio:
         return ratio
     return noisy if claim.noisy or claim.kind == "growth" else plain
-
-
-def _title(evidence: Evidence, scale: Scale, kind: str) -> str:
-    return f"{kind}, at {evidence.details.get(scale.name) or scale.title}"
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[Drawn]:
@@ -161,12 +161,14 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _limits(lines: Sequence[Drawn]) -> tuple[float, float]:
-    """Limits that hold the bounds, means and paper's values, and all intervals but the widest tenth, which are cut."""
+    """Limits that hold the bounds, means and paper's values; an interval widens them by half of that at most."""
     middles = [0.0, *(value for drawn in lines for value in _middles(drawn.line))]
+    low, high = min(middles), max(middles)
+    reach = (high - low) / 2 or math.inf
     ends = np.array([drawn.line.effect.best.t_interval() for drawn in lines], float)
-    low = min(*middles, float(np.quantile(ends[:, 0], 0.1)))
-    high = max(*middles, float(np.quantile(ends[:, 1], 0.9)))
-    margin = 0.06 * (high - low) or 1.0
+    low = min(low, max(float(ends.min()), low - reach))
+    high = max(high, min(float(ends.max()), high + reach))
+    margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.report.claims.claim import Claim, Scale, read_claims
+from llqr_sam.report.claims import evidence as evidence_module
+from llqr_sam.report.claims.claim import Claim, Claims, Scale, read_claims
 from llqr_sam.report.claims.effect import mean_effect
 from llqr_sam.report.claims.evidence import Evidence, Finding, find, gather, word_of
 from llqr_sam.report.tables.accuracy_table import collect, read_accuracy
@@ -216,6 +217,24 @@ def test_words_choose_the_runs_and_name_no_table(tmp_path):
         gathered(tmp_path, "table=7")
     with pytest.raises(UsageError, match="precision=fats"):
         gathered(tmp_path, "precision=fats")
+
+
+def test_a_scale_selects_its_runs_by_its_words(tmp_path, monkeypatch):
+    """Of three scales: one has runs, one has none, and one is unknown to this configuration."""
+    scales = [PAPER, Scale("brief", "2 epochs", ["protocol.epochs=2"]), Scale("odd", "no scale", ["scale=odd"])]
+    monkeypatch.setattr(evidence_module, "read_claims", lambda: Claims(scales, [CLAIMS["transport"]]))
+    for run in plan_of("table=7", "protocol.epochs=2"):
+        write_record(tmp_path, run, [80.0 + run.settings.seed % 2])
+    for words in ((), ("scale=odd",)):
+        evidence = gathered(tmp_path, *words)
+        assert {(finding.scale.name, finding.headline.n) for finding in evidence.findings} == {
+            ("paper", 0),
+            ("brief", 5),
+        }
+        assert evidence.problems == ()
+    brief = next(finding.headline for finding in evidence.findings if finding.scale.name == "brief")
+    assert brief.commands == ("python train.py table=7 protocol.epochs=2",)
+    assert brief.effect.paper == pytest.approx(81.82 - 81.23)  # of the same row
 
 
 def test_a_claim_and_its_mirror_image_need_the_same_effect():
