@@ -97,12 +97,12 @@ lint: .venv/.ready ## ruff and mypy
 check: lint test test-slow ## What CI runs, in the order that fails fastest
 
 .PHONY: tables
-tables: .venv/.ready ## Render every table from results/runs and results/timings, and Table 9
+tables: .venv/.ready ## Render every table from results/runs and results/timings, the paper's claims, and Table 9
 	@$(RUN) scripts/render_tables.py $(WORDS)
 	@$(RUN) scripts/storage.py
 
 .PHONY: figures
-figures: .venv/.ready ## Draw every figure there are records for (about a minute)
+figures: .venv/.ready ## Draw every figure there are records for, and the claims (about a minute)
 	@$(RUN) scripts/figures.py $(WORDS)
 
 .PHONY: report

@@ -1,6 +1,8 @@
-"""Render the tables from the run records: results/tables/table_NN.{md,csv,tex}, and the demo's table and curves.
+"""Render the tables from the run records: results/tables/table_NN.{md,csv,tex}, the demo's table and curves, and
+the paper's claims, results/tables/claims.{md,csv}.
 
-    python scripts/render_tables.py                            every table
+    python scripts/render_tables.py                            every table, and the claims
+    python scripts/render_tables.py --claims                   the claims alone
     python scripts/render_tables.py table=2 --entry last       one, with last-epoch accuracies
     python scripts/render_tables.py table=demo
     python scripts/render_tables.py precision=fast             every table that can take the word; the others are named
@@ -16,6 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from llqr_sam.engine.records.record import read_records
+from llqr_sam.report.claims.claims_text import verdict, write_claims
+from llqr_sam.report.claims.evidence import gather
 from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.accuracy_table import BestOrLast, collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
@@ -23,23 +27,28 @@ from llqr_sam.report.tables.printed_table import RENDERERS, write_table
 from llqr_sam.studies.table_10.table import cadence, print_cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command, every_table
+from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.plan.plan import plan
 
 
 def main() -> int:
-    """Render the table that the words name, or all of them."""
+    """Render the table that the words name, the claims, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value", help="table=N and what its runs were started with")
     parser.add_argument("--entry", choices=("best", "last"), default="best", help="which accuracy of a run")
+    parser.add_argument("--claims", action="store_true", help="the paper's claims, and no table")
     arguments = parser.parse_intermixed_args()
     words: list[str] = arguments.words
-    if any(word.startswith("table=") for word in words):
+    if arguments.claims:
+        damage, passed = [render_claims(words)], []
+    elif any(word.startswith("table=") for word in words):
         damage, passed = [render(Command.of(*words), arguments.entry)], []
     else:
         works = {name: partial(render, table, arguments.entry) for name, table in every_table(*words).items()}
         damage, passed = try_each(works)
-    results = Command.of(*(word for word in words if word.startswith("paths."))).config.paths.results
+        passed += render_claims(words)
+    results = _results(words)
     say(*dict.fromkeys([*(line for lines in damage for line in lines), *_unreadable(results), *passed]))
     return 0
 
@@ -67,6 +76,18 @@ def render(command: Command, kind: BestOrLast) -> list[str]:
     scale = f" scale={config.scale.name}" if config.scale.title else ""
     print(f"table={asked.number}{scale}  {total}  ->  {', '.join(map(str, written))}")
     return damage
+
+
+def render_claims(words: list[str]) -> list[str]:
+    """Hold the claims against the records and say what was written; returns a line for each that does not count."""
+    evidence = gather(groups()["table"], words)
+    written = write_claims(evidence, _results(words) / "tables" / "claims")
+    print(f"claims  {verdict(evidence)}  ->  {', '.join(map(str, written))}")
+    return list(evidence.problems)
+
+
+def _results(words: list[str]) -> Path:
+    return Command.of(*(word for word in words if word.startswith("paths."))).config.paths.results
 
 
 def _unreadable(results: Path) -> list[str]:

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from llqr_sam.report.claims.evidence import gather
 from llqr_sam.report.page.page import Section, accuracy_section, write_page
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
 from llqr_sam.studies.table_10.table import cadence, times_section
 from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command, every_table
+from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.plan.plan import plan
 
@@ -40,7 +42,9 @@ def main() -> int:
     timings, damaged = read_timings(results)
     tables = every_table(*options.words, f"paths.results={results}")
     sections, passed = try_each({name: partial(_section, table, timings) for name, table in tables.items()})
-    path = write_page(results, [*sections, Section(print_table_9())], TITLES, options.words, [*damaged, *passed])
+    claims = gather(groups()["table"], [*options.words, f"paths.results={results}"])
+    sections.append(Section(print_table_9()))
+    path = write_page(results, claims, sections, TITLES, options.words, [*damaged, *passed])
     say(*passed)
     print(f"page  ->  {path}")
     return 0

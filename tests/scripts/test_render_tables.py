@@ -106,7 +106,7 @@ def test_a_table_that_cannot_take_the_words_is_passed_over(renders, tmp_path):
     status, output, errors = renders(*FAST, f"paths.results={tmp_path}")
     assert status == 0
     assert errors == "table=6 passed over: precision.compile=True has no use with dataset=iwslt14: leave it at False.\n"
-    assert [line.partition(" ")[0] for line in output.splitlines()] == ["table=7", "table=10"]
+    assert [line.partition(" ")[0] for line in output.splitlines()] == ["table=7", "table=10", "claims"]
     assert "80.50 (1 of 5)" in (tmp_path / "tables" / "table_07.md").read_text()
 
 
@@ -123,6 +123,24 @@ def test_what_was_named_or_no_table_can_take_is_a_mistake(renders, words, line, 
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert errors.startswith(line)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_claims_alone(renders, tmp_path):
+    """Without a table; a damaged record is named once."""
+    for run in plan_of("table=7")[5:]:
+        write_record(tmp_path, run, [80.0 + run.settings.seed + 2 * (run.cell.method == "llqr_sam")])
+    (damaged := write_record(tmp_path, plan_of("table=7")[0], [80.0])).write_text("{")
+    status, output, errors = renders("--claims", f"paths.results={tmp_path}")
+    assert status == 0
+    assert output.startswith("claims  Of 1 claim tested at the paper's scale, 1 is supported")
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["claims.csv", "claims.md"]
+    assert (errors.count("\n"), str(damaged) in errors) == (1, True)
+
+
+def test_the_claims_name_their_tables(renders, tmp_path):
+    status, output, errors = renders("--claims", "table=7", f"paths.results={tmp_path}")
+    assert (status, output) == (2, "")
+    assert errors == "error: table=7 has no use here: the claims name their tables.\n"
 
 
 def test_a_mistake_is_one_line():

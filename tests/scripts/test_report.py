@@ -20,6 +20,7 @@ import matplotlib.image
 import pytest
 
 from llqr_sam.suite.config import command, command_line
+from tests.report.claims.made_up import write_table
 from tests.studies.table_10.timings import write_timings
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -157,6 +158,38 @@ def test_a_cells_runs_have_their_configuration_and_record(written):
     assert source.count('href="../runs/table_07/cifar100-resnet18-fisher_sam-s') == 3
     assert source.count(": not run") == 2
     assert "fisher_eta: 0.1" in source
+
+
+def test_the_claims_come_first_and_say_what_was_not_tested(written):
+    """One seed is not enough to test a claim of Table 7."""
+    text = written.read_text()
+    sections = re.findall(r'<section id="([^"]+)"', text)
+    assert sections[:2] == ["claims", "table-7"]
+    section = text.partition('id="claims"')[2].partition("</section>")[0]
+    assert "No claim has been tested yet." in section
+    assert "<code>python train.py table=7</code>: Transport matters, not the probe alone." in section
+    assert "badge" not in section
+
+
+def test_a_tested_claim_is_on_the_page_with_its_word_and_picture(tmp_path):
+    """Table 7 as a whole: LLQR+SAM above its probe alone, which lies below FisherSAM."""
+    gains = {"fisher_sam": 0.0, "llqr_probe_sam-ngd": -2.0, "llqr_sam-ngd": 1.0}
+    write_table(tmp_path, "table=7", gains=gains)
+    (tmp_path / "figures").mkdir()
+    matplotlib.image.imsave(tmp_path / "figures" / "claims.png", [[0.0, 1.0], [1.0, 0.0]])
+    assert report(tmp_path) == (0, [])
+    text = (tmp_path / "report" / "index.html").read_text()
+    section = text.partition('id="claims"')[2].partition("</section>")[0]
+    found = re.findall(r'<span class="badge ([a-z]+)">(.) ([a-z]+)</span>\s*<span class="sentence">([^<]+)<', section)
+    assert [(tone, symbol, word) for tone, symbol, word, _ in found] == [
+        ("above", "●", "supported"),
+        ("below", "■", "contradicted"),
+    ]
+    assert found[0][3] == "Transport matters, not the probe alone."
+    assert "Of 2 claims tested at the paper&#39;s scale, 1 is supported, 1 contradicted and 0 undecided" in section
+    assert section.count("data:image/png;base64,") == 1
+    assert "python scripts/figures.py claims" not in text
+    Elements(text)
 
 
 def test_equal_results_give_equal_bytes(written, results):

@@ -1,4 +1,4 @@
-"""The page with all results: tables beside the paper's, figures, curves, and what has not been run.
+"""The page with all results: the claims, tables beside the paper's, figures, curves, and what has not been run.
 
 The file contains its style, script, pictures and configurations, so it can be opened without a network. Equal results
 and words give equal bytes.
@@ -19,8 +19,10 @@ from omegaconf import OmegaConf
 
 from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import Record
+from llqr_sam.report.claims.evidence import Evidence
 from llqr_sam.report.figures.curves import Curve, curves_of, network_name
 from llqr_sam.report.figures.drawing import colour
+from llqr_sam.report.page.claims_section import claims_section
 from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
@@ -131,6 +133,7 @@ class Section:
 
 def write_page(
     results: Path,
+    claims: Evidence,
     sections: Sequence[Section],
     figures: Mapping[str, str],
     words: Sequence[str] = (),
@@ -140,6 +143,7 @@ def write_page(
 
     Args:
         results: Folder whose ``figures/`` holds the pictures.
+        claims: What the records say of the paper's claims; the first section.
         sections: The tables, in any order.
         figures: Number -> title. A figure without a picture is listed as not drawn.
         words: What the runs were started with.
@@ -148,8 +152,10 @@ def write_page(
     loader = PackageLoader("llqr_sam.report.page")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = jinja.get_template("page.html").render(
+        claims=claims_section(claims),
+        claims_picture=_picture("claims", results),
         sections=sorted(sections, key=_order),
-        figures=[(number, title, _picture(number, results)) for number, title in figures.items()],
+        figures=[(number, title, _picture(f"figure_{int(number):02d}", results)) for number, title in figures.items()],
         notes=notes,
         words=shlex.join(words),
     )
@@ -159,9 +165,9 @@ def write_page(
     return path
 
 
-def _picture(number: str, results: Path) -> str:
+def _picture(name: str, results: Path) -> str:
     """The PNG as a data URI; empty if the figure has not been drawn."""
-    path = results / "figures" / f"figure_{int(number):02d}.png"
+    path = results / "figures" / f"{name}.png"
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 

@@ -1,14 +1,17 @@
-"""Statistics over seeds: mean, standard deviation and 95 % intervals of the mean.
+"""Statistics over seeds: mean, standard deviation, 95 % intervals of the mean, and tests of whether it is 0.
 
 Student's t interval is for a mean: it holds its level for three or five seeds of roughly normal results. The percentile
 bootstrap is for a paired difference: it assumes no distribution, but is too narrow for so few seeds (for normal samples
 it covers 75 % at n = 3 and 84 % at n = 5; docs/decisions.md). It shows the spread of the seeds and is not a test.
+
+The sign-flip test assumes only that a difference of mean 0 is as likely with either sign. Its p-value is at least
+2 / 2^n, so fewer than six seeds cannot bring it below 0.05.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import sqrt
@@ -19,6 +22,8 @@ import numpy as np
 LEVEL = 0.95
 EXACT = 6  # up to this many seeds, all n^n resamples are taken
 DRAWS = 20_000  # random resamples for more seeds
+FLIPPED = 16  # up to this many seeds, all 2^n patterns of signs are taken
+POWER = 0.8  # of the difference that a sample can detect
 
 
 class Interval(NamedTuple):
@@ -53,6 +58,10 @@ class Sample:
         """Differences at the seeds that both samples have."""
         return Sample({seed: x - other.by_seed[seed] for seed, x in self.by_seed.items() if seed in other.by_seed})
 
+    def map(self, function: Callable[[float], float]) -> Sample:
+        """A function of each value."""
+        return Sample({seed: function(value) for seed, value in self.by_seed.items()})
+
     def t_interval(self) -> Interval | None:
         """mean -+ t std / sqrt(n); ``None`` for fewer than two values."""
         n, mean, std = len(self.values), self.mean, self.std
@@ -78,3 +87,40 @@ class Sample:
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(resamples.mean(axis=1), (tail, 1 - tail), method="inverted_cdf")
         return Interval(float(low), float(high))
+
+    def sign_flip_p(self) -> float | None:
+        """Two-sided p-value of the mean being 0; ``None`` for fewer than two values.
+
+        The share of patterns of signs, the sample's own among them, whose mean is as far from 0 as the sample's. Beyond
+        ``FLIPPED`` values the patterns are drawn; equal samples give equal p-values.
+        """
+        n, values = len(self.values), np.array(self.values)
+        if n < 2:
+            return None
+        if n <= FLIPPED:
+            patterns = np.array(list(product((1.0, -1.0), repeat=n)))
+        else:
+            patterns = np.random.default_rng(0).choice((1.0, -1.0), (DRAWS, n))
+            patterns[0] = 1.0
+        rounding = 1e-12 * np.abs(values).sum()  # sums that are equal on paper differ in the last digits
+        return float(np.mean(np.abs(patterns @ values) >= abs(values.sum()) - rounding))
+
+    def detectable(self) -> float | None:
+        """The true mean that a t test at 5 % finds with 80 % power; ``None`` for fewer than two values.
+
+        It is for the sample's number of values and its standard deviation, taken as the true one.
+        """
+        n, std = len(self.values), self.std
+        if std is None:
+            return None
+        from scipy.optimize import brentq
+        from scipy.stats import nct
+        from scipy.stats import t as student
+
+        critical = float(student.ppf((1 + LEVEL) / 2, n - 1))
+
+        def lack(shift: float) -> float:  # the other tail has no part in a power of 80 %
+            """Power that is missing where t is shifted."""
+            return POWER - float(nct.sf(critical, n - 1, shift))
+
+        return float(brentq(lack, 0.0, critical + 10)) * std / sqrt(n)

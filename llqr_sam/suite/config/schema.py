@@ -118,7 +118,7 @@ class ScaleConfig:
     """How large runs are. The paper's scale leaves everything as it is; a smaller one changes their settings too."""
 
     name: str = MISSING
-    title: str = ""  # in titles of tables; empty: the paper's scale
+    title: str = ""  # in titles of tables, after "at"; empty: the paper's scale
     datasets: list[str] = field(default_factory=list)  # that it is for; empty: all
     selections: list[TableSelection] = field(default_factory=list)  # of every table, in the place of its own
 
@@ -244,7 +244,7 @@ class TableConfig:
         twin = {name: value for name, value in vars(self.scales[scale.name]).items() if value is not None}
         path = Path(self.output)
         output = str(path.with_name(scale.name) / path.name)
-        changes = {"title": f"{self.title}, {scale.title}", "output": output, "selections": scale.selections} | twin
+        changes = {"title": f"{self.title}, at {scale.title}", "output": output, "selections": scale.selections} | twin
         return replace(self, **{name: value for name, value in changes.items() if name not in given})
 
     def require_timing(self) -> TimingConfig:
