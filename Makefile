@@ -24,7 +24,7 @@ help: ## List the tasks
 setup: .venv/.ready ## Make the environment in .venv (every task below does so by itself)
 
 .PHONY: demo
-demo: .venv/.ready ## Train every method on real digits and render results/demo/
+demo: .venv/.ready ## Train seven methods on real digits and render results/demo/
 	@$(RUN) train.py table=demo
 	@$(RUN) scripts/render_tables.py table=demo
 

@@ -17,6 +17,7 @@ from tests.suite.records import write_record
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DEMO = ("table=demo", "table.seeds=[0,1,2]")
 FAST = ("precision=fast", "precision.deterministic=true")  # of conf/reproduction.yaml
 
 
@@ -26,26 +27,24 @@ def render(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_renders_the_demo_from_its_records(tmp_path):
-    for run in plan_of("table=demo")[:4]:
+    for run in plan_of(*DEMO)[:4]:
         write_record(tmp_path, run, [70.0, 60.0])
-    words = ("table=demo", f"paths.results={tmp_path}")
+    words = (*DEMO, f"paths.results={tmp_path}")
     done = render(*words)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "demo"
     assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "table.csv", "table.md"]
     assert "70.00 ± 0.00 (3 of 3)" in (folder / "table.md").read_text()
-    assert "27 runs: 4 finished, 23 missing" in done.stdout
+    assert "21 runs: 4 finished, 17 missing" in done.stdout
     last = render("--entry", "last", *words)
     assert last.returncode == 0
     assert "60.00 ± 0.00 (3 of 3)" in (folder / "table.md").read_text()
 
 
 def test_the_second_time_gives_the_same_bytes(tmp_path):
-    for run, top1 in zip(
-        plan_of("table=demo")[:9], (70.0, 71.5, 69.0, 72.0, 70.1, 71.9, 74.0, 10.0, 73.0), strict=True
-    ):
+    for run, top1 in zip(plan_of(*DEMO)[:9], (70.0, 71.5, 69.0, 72.0, 70.1, 71.9, 74.0, 10.0, 73.0), strict=True):
         write_record(tmp_path, run, [top1, top1 - 1], "diverged" if top1 == 10.0 else "finished")
-    words = ("table=demo", f"paths.results={tmp_path}", f"paths.workspace={tmp_path}/w", "table.formats=[md,csv,tex]")
+    words = (*DEMO, f"paths.results={tmp_path}", f"paths.workspace={tmp_path}/w", "table.formats=[md,csv,tex]")
     first, second = [
         (render(*words).stdout, {path.name: path.read_bytes() for path in (tmp_path / "demo").iterdir()}) for _ in "12"
     ]
@@ -55,7 +54,7 @@ def test_the_second_time_gives_the_same_bytes(tmp_path):
 
 def test_files_that_are_no_records_are_named_and_the_rest_rendered(tmp_path):
     """Truncated, foreign, of an older version, a second record: a line each, and each once."""
-    runs = plan_of("table=demo")[:3]
+    runs = plan_of(*DEMO)[:3]
     whole = write_record(tmp_path, runs[0], [70.0])
     second = write_record(tmp_path, runs[0], [99.0])
     truncated = write_record(tmp_path, runs[1], [70.0])
@@ -65,7 +64,7 @@ def test_files_that_are_no_records_are_named_and_the_rest_rendered(tmp_path):
     foreign = tmp_path / "runs" / "notes" / "mine.json"
     foreign.parent.mkdir()
     foreign.write_text('{"foo": 1}')
-    done = render("table=demo", "table.curves=null", f"paths.results={tmp_path}", f"paths.workspace={tmp_path}/w")
+    done = render(*DEMO, "table.curves=null", f"paths.results={tmp_path}", f"paths.workspace={tmp_path}/w")
     assert done.returncode == 0
     assert "70.00 (1 of 3)" in (tmp_path / "demo" / "table.md").read_text()
     lines = done.stderr.splitlines()
@@ -151,10 +150,10 @@ def test_a_mistake_is_one_line():
 
 
 def test_records_of_different_data_are_refused_and_named(tmp_path):
-    runs = plan_of("table=demo")[:2]
+    runs = plan_of(*DEMO)[:2]
     for run, data in zip(runs, "ab", strict=True):
         write_record(tmp_path, run, [70.0], data=data * 64)
-    done = render("table=demo", f"paths.results={tmp_path}")
+    done = render(*DEMO, f"paths.results={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: the records of dataset=digits are of different data, aaaaaaaaaaaa (")
     assert all(run.run_id in done.stderr for run in runs)

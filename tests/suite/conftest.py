@@ -10,7 +10,8 @@ from llqr_sam.suite.run.run_folder import note_failure
 from tests.suite.plans import plan_of
 from tests.suite.records import write_progress, write_record
 
-RUNS = plan_of("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]")  # two cells of three seeds
+# Two cells of three seeds.
+RUNS = plan_of("table=demo", "table.methods=[{optim: sgdm},{optim: sam}]", "table.seeds=[0,1,2]")
 
 
 @pytest.fixture

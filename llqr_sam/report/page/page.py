@@ -176,18 +176,19 @@ def accuracy_section(command: Command) -> Section:
     status, table = collect(command)
     return Section(
         print_accuracy(table),
-        sources=[_source(result.runs, status) for result in table.cells],
+        sources=[_source(result.runs, status, command.run_words) for result in table.cells],
         charts=[chart(curves) for row in table.rows if (curves := curves_of(row))],
         damage=status.damaged,
     )
 
 
-def _source(runs: Sequence[Planned], status: Status) -> CellSource:
-    """The runs of a cell, with the command that trains one of them."""
+def _source(runs: Sequence[Planned], status: Status, table_words: Sequence[str]) -> CellSource:
+    """The runs of a cell, with the command that trains one of them; ``table_words`` hold for every run of the table."""
     cell = runs[0].cell
     words = ["python", "train.py", f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}"]
     words += [f"geometry={cell.geometry}"] * bool(cell.geometry)
     words += [f"dataset.label_noise={cell.label_noise:g}"] * bool(cell.label_noise)
+    words += table_words
     words += [f"{choice.key}={choice.value!r}" for choice in runs[0].choices if choice.origin == "selected"]
     noise = f", label noise {cell.label_noise:g}" if cell.label_noise else ""
     return CellSource(

@@ -124,6 +124,11 @@ class Command:
         """Whether a word changes the runs of a table, beyond choosing among them."""
         return any(root(word) in RUN_KEYS for word in self.given)
 
+    @property
+    def run_words(self) -> list[str]:
+        """The table's words and the command's, of each key the command's, that change the table's runs."""
+        return [word for word in merged(self.table.words, self.given) if root(word) in RUN_KEYS]
+
     def value(self, key: str) -> Any:
         """The value of any dotted key of conf/."""
         return OmegaConf.select(self._composed, key)

@@ -15,7 +15,7 @@ from llqr_sam.suite.config.errors import UsageError
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
-RUNS = plan_of("table=demo")
+RUNS = plan_of("table=demo", "table.seeds=[0,1,2]")
 
 
 def table(results: Path) -> AccuracyTable:

@@ -51,3 +51,11 @@ def test_the_command_of_a_cell_is_of_its_runs(number, tmp_path):
     after = sources(place)
     assert [composed(source) for source in after] == [source.runs[0].run_id for source in after]
     assert not {run.run_id for source in after for run in source.runs} & {source.runs[0].run_id for source in before}
+
+
+@pytest.mark.parametrize("words", [(), ("protocol.augment=true", "precision=fast")])
+def test_the_command_of_a_cell_has_the_words_of_its_table(words, tmp_path):
+    """The demo's own, and those that the page was asked for, which replace them."""
+    found = sources(f"paths.results={tmp_path}", *words)
+    assert [composed(source) for source in found] == [source.runs[0].run_id for source in found]
+    assert not any("paths.results" in source.command for source in found)

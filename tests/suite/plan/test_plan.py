@@ -41,7 +41,7 @@ def test_words_pick_runs_of_a_table():
 def test_other_words_hold_for_every_run_of_a_table():
     runs = plan_of("table=demo", "protocol.epochs=2", "dataset.workers=1")
     assert {(run.settings.protocol.epochs, run.workers) for run in runs} == {(2, 1)}
-    assert len(runs) == 27
+    assert [run.cell for run in runs] == [run.cell for run in plan_of("table=demo")]
 
 
 def test_a_table_can_be_pointed_elsewhere():

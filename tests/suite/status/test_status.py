@@ -10,7 +10,7 @@ from tests.suite.conftest import RUNS as BOTH
 from tests.suite.plans import plan_of
 from tests.suite.records import record_of, status_of, write_progress, write_record
 
-RUNS = plan_of("table=demo", "optim=sgdm")  # three seeds
+RUNS = plan_of("table=demo", "optim=sgdm", "table.seeds=[0,1,2]")
 
 
 def test_finished_diverged_missing_and_damaged(tmp_path):
