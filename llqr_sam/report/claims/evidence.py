@@ -173,9 +173,15 @@ def _detail(scale: Scale) -> str:
 
 
 def find(claim: Claim, scale: Scale, tables: Mapping[str, AccuracyTable], paper: PaperValues) -> Finding | None:
-    """A claim in those of a scale's tables, by number, that are its own; ``None`` if none has a row for it."""
+    """A claim in those of a scale's tables, by number, that are its own; ``None`` if none has a row for it.
+
+    A row that several of these tables have (Table 4 repeats rows of Tables 1 and 2) is the first one's.
+    """
     own = {number: tables[number] for number in scale.tables or claim.tables if number in tables}
-    lines = [line for number, table in own.items() for line in _lines(claim, number, table, paper)]
+    rows: dict[tuple[str, ...], Line] = {}
+    for line in (line for number, table in own.items() for line in _lines(claim, number, table, paper)):
+        rows.setdefault((line.measure, line.dataset, line.arch, line.label_noise), line)
+    lines = list(rows.values())
     if not lines:
         return None
     by_measure = [[line for line in lines if line.measure == measure] for measure in claim.measures]

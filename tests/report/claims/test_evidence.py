@@ -249,3 +249,12 @@ def test_a_claim_and_its_mirror_image_need_the_same_effect():
     assert line.detectable == pytest.approx(math.log(1.25) - effect.detectable())
     other = dataclasses.replace(line, claim=dataclasses.replace(claim, sign=1))
     assert other.detectable == pytest.approx(math.log(1.25) + effect.detectable())
+
+
+def test_a_row_that_two_tables_have_counts_once(tmp_path):
+    """Table 4 repeats Table 2's cells of SAM and LLQR+SAM."""
+    tables = {number: collect(Command.of(f"table={number}", f"paths.results={tmp_path}"))[1] for number in ("2", "4")}
+    found = find(CLAIMS["llqr_sam_over_sam_ngd"], PAPER, tables, read_accuracy())
+    rows = [(line.dataset, line.arch) for line in found.lines]
+    assert len(rows) == len(set(rows)) == 8
+    assert {line.tables for line in found.lines if line.dataset == "cifar100"} == {("2",)}
