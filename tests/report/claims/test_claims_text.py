@@ -92,7 +92,7 @@ def test_markdown(evidence):
         r"\| LLQR\+SAM \(NGD\) tests better than SAM\. \| all 4 rows \| \+\d\.\d\d \[\+\d\.\d\d, \+\d\.\d\d\] \|", text
     )
     assert re.search(r"\|  \| CIFAR-100, ResNet-18, noise 0\.8 \|", text)
-    assert "| top eigenvalue: 6 of 8 rows | 0." in text
+    assert "| top eigenvalue: all 4 rows | 0." in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {11}
 

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from llqr_sam.report.claims.evidence import gather
 from llqr_sam.report.page.claims_section import claims_section
-from tests.report.claims.made_up import write_table
+from tests.report.claims.made_up import gather_at_paper, write_table
 
 
 def test_a_tested_claim_has_its_word_and_a_missing_one_its_command(tmp_path):
     """Table 7 without FisherSAM: transport can be tested, the learned probe cannot."""
     write_table(tmp_path, "table=7", gains={"llqr_probe_sam-ngd": 0.0, "llqr_sam-ngd": 3.0})
-    section = claims_section(gather(["7"], [f"paths.results={tmp_path}"]))
+    section = claims_section(gather_at_paper(["7"], [f"paths.results={tmp_path}"]))
     (scale,) = section.scales
     (claim,) = scale.claims
     assert (section.tested, section.asked) == (1, 2)
@@ -24,5 +23,5 @@ def test_a_tested_claim_has_its_word_and_a_missing_one_its_command(tmp_path):
 
 
 def test_nothing_run_has_no_claim(tmp_path):
-    section = claims_section(gather(["7"], [f"paths.results={tmp_path}"]))
+    section = claims_section(gather_at_paper(["7"], [f"paths.results={tmp_path}"]))
     assert (section.tested, [scale.claims for scale in section.scales]) == (0, [[]])
