@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llqr_sam.engine.records.record import Flatness
 from llqr_sam.report.claims.claim import M_SHARPNESS, SECONDS, Claim
 from llqr_sam.report.tables.accuracy_table import BestOrLast, CellResult, PaperValue
 from llqr_sam.report.tables.seed_statistics import Sample
@@ -68,7 +69,7 @@ class Pair:
         """The logarithm of A's measurement over B's.
 
         A seed is unusable where one of the two is not positive (a trace may be negative), or where they were not
-        measured alike: times on different devices, m-sharpness at different radii.
+        measured alike: times on different devices, flatness on different numbers of samples, m-sharpness at other radii.
         """
         a, b = _measured(self.a, measure), _measured(self.b, measure)
         common = [seed for seed in a.by_seed if seed in b.by_seed]
@@ -77,10 +78,10 @@ class Pair:
         return Effect(logs, Sample({}), unusable=len(common) - len(usable))
 
     def _alike(self, measure: str, seed: int) -> bool:
+        a, b = self.a.finished[seed], self.b.finished[seed]
         if measure == SECONDS:
-            a, b = self.a.finished[seed], self.b.finished[seed]
             return (a.device, a.devices) == (b.device, b.devices)
-        return measure != M_SHARPNESS or self.a.radii == self.b.radii
+        return _circumstances(a.sharpness, measure) == _circumstances(b.sharpness, measure)
 
 
 def mean_effect(effects: Sequence[Effect]) -> Effect:
@@ -99,6 +100,13 @@ def _mean(samples: Sequence[Sample]) -> Sample:
         return Sample({})
     seeds = [seed for seed in samples[0].by_seed if all(seed in sample.by_seed for sample in samples)]
     return Sample({seed: math.fsum(sample.by_seed[seed] for sample in samples) / len(samples) for seed in seeds})
+
+
+def _circumstances(flat: Flatness | None, measure: str) -> tuple[float, ...]:
+    """What two measurements of flatness must share."""
+    if flat is None:
+        return ()
+    return (flat.samples, flat.m, flat.rho) if measure == M_SHARPNESS else (flat.samples,)
 
 
 def _measured(result: CellResult, measure: str) -> Sample:

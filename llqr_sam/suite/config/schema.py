@@ -277,7 +277,7 @@ class Config:
     checkpoint_minutes: float = 10.0
     keep_weights: bool = False
     sharpness: bool = False
-    sharpness_samples: int = 1024
+    sharpness_samples: int = 1024  # training samples that it is measured on, at most
 
     def __post_init__(self) -> None:
         stale, checkpoint = self.stale_minutes, self.checkpoint_minutes

@@ -146,6 +146,19 @@ def test_what_is_not_positive_or_not_measured_alike_is_unusable(tmp_path):
     }
 
 
+def test_flatness_on_other_numbers_of_samples_has_no_ratio(tmp_path):
+    """Two of three seeds were measured on as many samples by both methods."""
+    flatness(tmp_path, sam=(10.0, 20.0, 30.0))
+    for run, samples in zip(runs("2", "sgdm"), (1024, 256, 1024), strict=False):
+        record = flat(record_of(run, [80.0]), 20.0)
+        write(
+            tmp_path, run, dataclasses.replace(record, sharpness=dataclasses.replace(record.sharpness, samples=samples))
+        )
+    found = finding(tmp_path, "flatter_sam_than_sgdm", "2")
+    run = [(line.n, line.effect.unusable) for line in found.lines if line.n]
+    assert run == [(2, 1)] * 3
+
+
 def test_times_are_without_evaluation_and_of_one_device(tmp_path):
     """2.2 over 2 hours of training on the same device: within the limit of 1.25. Seed 2 was trained elsewhere."""
     for label, seconds in (("sam", 7200.0), ("llqr_sam-ngd", 7920.0)):

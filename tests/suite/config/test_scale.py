@@ -72,6 +72,12 @@ def test_a_run_and_its_twin_in_a_table_are_the_same_run() -> None:
     assert alone.run_id == tabled.run_id
 
 
+def test_a_scale_reaches_what_is_no_setting_of_a_run() -> None:
+    """conf/config.yaml comes after the scale, so that a value there would win."""
+    assert Command.of("dataset=cifar100", "scale=small").config.sharpness_samples == 256
+    assert Command.of("dataset=cifar100").config.sharpness_samples == 1024
+
+
 def test_words_win_over_the_scale() -> None:
     settings = Command.of("dataset=cifar100", "scale=small", "protocol.epochs=2", "arch.width=8").settings
     assert (settings.protocol.epochs, settings.arch.width, settings.dataset.subset) == (2, 8, 2500)
