@@ -69,7 +69,7 @@ class Pair:
         """The logarithm of A's measurement over B's.
 
         A seed is unusable where one of the two is not positive (a trace may be negative), or where they were not
-        measured alike: times on different devices, flatness on different numbers of samples, m-sharpness at other radii.
+        measured alike: times on different devices, flatness on other numbers of samples, m-sharpness at other radii.
         """
         a, b = _measured(self.a, measure), _measured(self.b, measure)
         common = [seed for seed in a.by_seed if seed in b.by_seed]
