@@ -88,7 +88,7 @@ class Finding:
 class Evidence:
     """What the records say of the claims."""
 
-    scales: tuple[Scale, ...]
+    scales: tuple[Scale, ...]  # those at which a claim was tested first
     findings: tuple[Finding, ...]
     details: Mapping[str, str]  # scale -> what its configuration says of it; empty where it says nothing
     problems: tuple[str, ...]  # a line for each record or table that does not count
@@ -138,8 +138,10 @@ def gather(numbers: Sequence[str], words: Sequence[str] = ()) -> Evidence:
         read = [number for number in scale.tables or own if number in numbers]
         tables = {number: table for number in read if (table := _read(number, scale, words, problems))}
         findings += (finding for claim in asked.claims if (finding := find(claim, scale, tables, paper)))
-    details = {scale.name: _detail(scale) for scale in asked.scales}
-    return Evidence(tuple(asked.scales), tuple(findings), details, tuple(dict.fromkeys(problems)))
+    tested = {finding.scale.name for finding in findings if finding.headline.word != "not run"}
+    scales = sorted(asked.scales, key=lambda scale: scale.name not in tested)
+    details = {scale.name: _detail(scale) for scale in scales}
+    return Evidence(tuple(scales), tuple(findings), details, tuple(dict.fromkeys(problems)))
 
 
 def _read(number: str, scale: Scale, words: Sequence[str], problems: list[str]) -> AccuracyTable | None:

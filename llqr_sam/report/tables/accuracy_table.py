@@ -98,6 +98,11 @@ class CellResult:
         return {record.sharpness.rho for record in self.finished.values() if record.sharpness is not None}
 
     @property
+    def flatness_samples(self) -> set[int]:
+        """On how many training samples the finished runs measured flatness."""
+        return {record.sharpness.samples for record in self.finished.values() if record.sharpness is not None}
+
+    @property
     def evaluations(self) -> set[int]:
         """How many evaluations the best of each finished run was chosen from."""
         return {record.metrics.scored for record in self.finished.values()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import astuple
 from itertools import count
 
@@ -66,7 +66,11 @@ def _caption(table: AccuracyTable, labels: Collection[str]) -> str:
         baseline = METHOD_LABELS.get(config.baseline, config.baseline)
         said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
     if FLAT in labels:
-        said.append(f'"{FLAT}": of the training loss at the end: top eigenvalue and trace of the Hessian, m-sharpness.')
+        numbers = sorted({number for result in table.cells for number in result.flatness_samples})
+        measured = f"{_range(numbers)} training samples"
+        said.append(
+            f'"{FLAT}": of the loss on {measured} at the end: top eigenvalue and trace of the Hessian, m-sharpness.'
+        )
     if any(len(result.radii) > 1 for result in table.cells):
         said.append("m-sharpness is left out where seeds measured it at different radii.")
     if "paper" in labels:
@@ -81,9 +85,13 @@ def _best_of(table: AccuracyTable) -> str:
     counts = sorted({number for result in table.cells for number in result.evaluations})
     if not counts:
         return ""
-    low, high = counts[0], counts[-1]
     best = "" if table.kind == "best" else "best "
-    return f" ({best}of {low if low == high else f'{low} to {high}'} evaluation{'s' * (high != 1)})"
+    return f" ({best}of {_range(counts)} evaluation{'s' * (counts[-1] != 1)})"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """``40``, or ``6 to 40``, of numbers in rising order."""
+    return f"{numbers[0]:,}" if numbers[0] == numbers[-1] else f"{numbers[0]:,} to {numbers[-1]:,}"
 
 
 def _partial_data(table: AccuracyTable) -> Iterator[str]:

@@ -246,6 +246,7 @@ def test_a_scale_selects_its_runs_by_its_words(tmp_path, monkeypatch):
             ("brief", 5),
         }
         assert evidence.problems == ()
+    assert [scale.name for scale in evidence.scales] == ["brief", "paper", "odd"]
     brief = next(finding.headline for finding in evidence.findings if finding.scale.name == "brief")
     assert brief.commands == ("python train.py table=7 protocol.epochs=2",)
     assert brief.effect.paper == pytest.approx(81.82 - 81.23)  # of the same row

@@ -163,7 +163,7 @@ def test_sharpness_is_shown_where_a_run_measured_it(tmp_path):
     write_record(tmp_path, RUNS[1], [81.0])
     found = printed(tmp_path)
     assert "<br>sharpness top 12.5, trace 40, m 0.0125<br>paper" in to_markdown(found)
-    assert '"sharpness": of the training loss at the end' in to_markdown(found)
+    assert '"sharpness": of the loss on 1,024 training samples at the end' in to_markdown(found)
     assert r" & sharpness & top 12.5, trace 40, m 0.0125 &  &  \\" in to_latex(found)
     rows = list(csv.DictReader(io.StringIO(found.csv)))
     keys = ("hessian_top", "hessian_trace", "m_sharpness")
