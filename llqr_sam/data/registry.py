@@ -93,8 +93,6 @@ def load(
     *,
     path: Path | None,
     root: Path,
-    subset: int | None,
-    validation: int | None,
     label_noise: float,
     crop: str,
     augment: bool,
@@ -102,6 +100,8 @@ def load(
     seed: int,
     device: torch.device,
     workers: int,
+    subset: int | None = None,
+    validation: int | None = None,
     share: Share = WHOLE,
 ) -> Splits:
     """Load a data set; nothing is ever downloaded here.
@@ -110,8 +110,6 @@ def load(
         name: One of ``DATASETS``.
         path: An ``.npz`` (CIFAR) or a folder (TinyImageNet, ImageNet); None: under ``root``.
         root: Where scripts/prepare_data.py puts data sets.
-        subset: Training images to keep, as many of each class; None: all.
-        validation: Training images to score on in the test images' place, as many of each class; None: none.
         label_noise: Fraction of the training labels to flip, in [0, 1).
         crop: ``image`` draws one random crop per image, ``batch`` one per minibatch.
         augment: Whether training images are augmented.
@@ -119,6 +117,8 @@ def load(
         seed: Determines subset, order, augmentation and label noise.
         device: Where minibatches are made.
         workers: Processes that decode images, for data sets that are read from files during training.
+        subset: Training images to keep, as many of each class; None: all.
+        validation: Training images to score on in the test images' place, as many of each class; None: none.
         share: This process's part of each minibatch and of the test samples.
 
     Raises:

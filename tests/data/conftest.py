@@ -18,8 +18,6 @@ def load_with(tmp_path: Path) -> Callable[..., Splits]:
     defaults: dict[str, Any] = {
         "path": None,
         "root": tmp_path / "nothing",
-        "subset": None,
-        "validation": None,
         "label_noise": 0.0,
         "crop": "image",
         "augment": True,

@@ -144,7 +144,7 @@ def test_an_absent_device_is_a_usage_error(tmp_path):
 
 def test_an_interruption_stops_the_sweep(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(launching, "train", lambda job: Reply("interrupted", "stopped; the same command continues"))
-    assert run(["table=demo", "optim=sgdm"], tmp_path) == 130
+    assert run(["table=demo", "optim=sgdm", "table.seeds=[0,1,2]"], tmp_path) == 130
     error = capsys.readouterr().err
     assert "the same command continues" in error
     assert "3 runs left" in error
