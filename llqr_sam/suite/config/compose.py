@@ -61,15 +61,20 @@ def _reaches_other_groups(key: str, override: Override) -> bool:
     """Whether a word chooses a file that fills other groups too, after theirs: only Hydra knows the order."""
     if key not in groups() or override.is_sweep_override():
         return False
-    path = CONF / key / f"{override.value()}.yaml"
-    return path.exists() and "@package _global_" in path.read_text()
+    return "@package _global_" in _texts(key).get(str(override.value()), "")
 
 
 @cache
 def _plain_files(group: str) -> frozenset[str]:
     """The choices of a group whose files have neither a defaults list nor a package header."""
-    texts = {path.stem: path.read_text() for path in (CONF / group).glob("*.yaml")}
-    return frozenset(name for name, text in texts.items() if "\ndefaults:" not in text and "@package" not in text)
+    texts = _texts(group).items()
+    return frozenset(name for name, text in texts if "\ndefaults:" not in text and "@package" not in text)
+
+
+@cache
+def _texts(group: str) -> dict[str, str]:
+    """Choice -> text of its file."""
+    return {path.stem: path.read_text() for path in (CONF / group).glob("*.yaml")}
 
 
 @cache

@@ -104,7 +104,7 @@ def table_runs(command: Command) -> Iterator[Planned]:
     table, asked, selection = command.table, command.axes.get("seed"), command.selection
     planned = table.seeds if selection is None or selection.seeds is None else selection.seeds
     seeds = [seed for seed in planned if asked is None or str(seed) in asked]
-    common = merged(table.words, command.given)
+    common, own = merged(table.words, command.given), selection.words if selection is not None else []
     folder = table_folder(table.number, command.config.scale.name)
     for dataset, arch in product(table.datasets, table.archs):
         columns = product(table.label_noise, table.methods)
@@ -116,7 +116,6 @@ def table_runs(command: Command) -> Iterator[Planned]:
             continue
         row = Command.of(f"dataset={dataset}", f"arch={arch}", *common)
         for used, cell in product(choices(command, row), cells):
-            own = selection.words if selection is not None else []
             run = Planned.of(Command.of(*cell.words, *common, *own, *words_of(used)), folder, used)
             yield from (replace(run, settings=replace(run.settings, seed=seed)) for seed in seeds)
 
