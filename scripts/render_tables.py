@@ -73,7 +73,7 @@ def render(command: Command, kind: BestOrLast) -> list[str]:
         written = write_table(print_accuracy(table), Path(asked.output), asked.formats)
         if asked.curves and draw_curves(table, Path(asked.curves)):
             written.append(Path(asked.curves))
-    scale = f" scale={config.scale.name}" if config.scale.title else ""
+    scale = f" scale={config.scale.name}" if not config.scale.is_paper else ""
     print(f"table={asked.number}{scale}  {total}  ->  {', '.join(map(str, written))}")
     return damage
 

@@ -29,7 +29,7 @@ def main() -> int:
         files = [Path(f"{table.output}.{suffix}") for suffix in table.formats]
         files += [Path(table.curves)] if table.curves and Path(table.curves).exists() else []  # none without runs
         try:
-            log_table(table_folder(table.number, config.scale.name), files, config.logger.project, workspace)
+            log_table(table_folder(table.number, config.scale), files, config.logger.project, workspace)
         except FileNotFoundError as error:
             raise UsageError(f"{error.filename} is not there: render the table first.") from error
     files_of_runs = list(waiting(config.paths.results, workspace, config.stale_minutes))

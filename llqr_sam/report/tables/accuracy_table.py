@@ -14,7 +14,7 @@ from llqr_sam.report.tables.labels import ARCH_LABELS, DATASET_LABELS
 from llqr_sam.report.tables.seed_statistics import Sample
 from llqr_sam.repository import PAPER
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.schema import SCORES, TableConfig
+from llqr_sam.suite.config.schema import SCORES, ScaleConfig, TableConfig
 from llqr_sam.suite.plan.plan import Cell, Planned, plan
 from llqr_sam.suite.status.status import Status
 
@@ -113,7 +113,7 @@ class AccuracyTable:
     """A table laid out as in the paper: a row is a data set, network and label noise; a column is a method."""
 
     config: TableConfig
-    scale: str  # paper, or the name of another one
+    scale: ScaleConfig
     command: str  # that trains its runs
     kind: BestOrLast
     rows: tuple[tuple[CellResult, ...], ...]
@@ -130,7 +130,7 @@ def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, Accura
     Raises:
         UsageError: records of one data set are of different data.
     """
-    table, paper = command.table, read_accuracy() if command.config.scale.name == "paper" else {}
+    table, paper = command.table, read_accuracy() if command.config.scale.is_paper else {}
     status = Status.under(plan(command), command.config)
     status.check_mixtures()
     cells: dict[Cell, list[Planned]] = {}
@@ -143,7 +143,7 @@ def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, Accura
         baseline = next((result for result in in_row if result.cell.method == table.baseline), None)
         rows.append(tuple(replace(result, baseline=baseline) for result in in_row))
     typed = shlex.join(["python", "train.py", *(word for word in command.words if not word.startswith(_HOW))])
-    return status, AccuracyTable(table, command.config.scale.name, typed, kind, tuple(rows))
+    return status, AccuracyTable(table, command.config.scale, typed, kind, tuple(rows))
 
 
 def read_accuracy() -> dict[tuple[str, Cell], PaperValue]:

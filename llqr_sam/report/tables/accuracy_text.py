@@ -37,7 +37,7 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
     planned, finished = sum(len(result.runs) for result in cells), sum(len(result.finished) for result in cells)
     failed, diverged = sum(result.failed for result in cells), sum(result.diverged for result in cells)
     return PrintedTable(
-        number=config.number if table.scale == "paper" else f"{config.number}-{table.scale}",
+        number=config.number if table.scale.is_paper else f"{config.number}-{table.scale.name}",
         title=f"Table {config.number}: {config.title}" if config.number.isdigit() else config.title,
         caption=caption,
         markdown_caption=f"{caption} **Bold**: best of the row among ours.",

@@ -118,9 +118,17 @@ class ScaleConfig:
     """How large runs are. The paper's scale leaves everything as it is; a smaller one changes their settings too."""
 
     name: str = MISSING
-    title: str = ""  # in titles of tables, after "at"; empty: the paper's scale
+    title: str = ""  # in titles of tables, after "at"; the paper's scale has none
     datasets: list[str] = field(default_factory=list)  # that it is for; empty: all
     selections: list[TableSelection] = field(default_factory=list)  # of every table, in the place of its own
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether it is the paper's scale, which leaves everything as it is."""
+        return self.name == "paper"
+
+    def __post_init__(self) -> None:
+        require(self.is_paper or bool(self.title), "scale.title", self.title, "is not possible: tables say their scale")
 
 
 @dataclass
@@ -237,7 +245,7 @@ class TableConfig:
 
         Names in ``given`` keep the table's value. UsageError if the table has no twin at this scale.
         """
-        if not scale.title:
+        if scale.is_paper:
             return self
         if scale.name not in self.scales:
             raise UsageError(f"table={self.number} has no twin at scale={scale.name}. Leave scale= out.")

@@ -55,7 +55,7 @@ def begun_tables(command: Command) -> Iterator[str]:
             begun = True
             continue
         untouched = len(status.missing) == len(status.runs) and not status.hours().spent
-        folder = records / table_folder(table.number, chosen.config.scale.name)
+        folder = records / table_folder(table.number, chosen.config.scale)
         others_begun = choosing and not command.changes_runs and any(folder.glob("*.json"))
         if not status.runs or (untouched and not others_begun):
             continue

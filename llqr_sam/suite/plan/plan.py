@@ -12,6 +12,7 @@ from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import merged
 from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import ScaleConfig
 from llqr_sam.suite.plan.selected_values import Choice, choices, words_of
 
 
@@ -73,10 +74,10 @@ class Planned:
         return Cell(dataset.name, self.settings.arch.name, dataset.label_noise, optim.name, optim.divergence)
 
 
-def table_folder(number: str, scale: str = "paper") -> str:
+def table_folder(number: str, scale: ScaleConfig) -> str:
     """``table_02`` for 2, ``demo`` for demo, ``small_table_02`` for the twin of 2 at scale=small."""
     folder = f"table_{int(number):02d}" if number.isdigit() else number
-    return folder if scale == "paper" else f"{scale}_{folder}"
+    return folder if scale.is_paper else f"{scale.name}_{folder}"
 
 
 def plan(command: Command) -> list[Planned]:
@@ -105,7 +106,7 @@ def table_runs(command: Command) -> Iterator[Planned]:
     planned = table.seeds if selection is None or selection.seeds is None else selection.seeds
     seeds = [seed for seed in planned if asked is None or str(seed) in asked]
     common, own = merged(table.words, command.given), selection.words if selection is not None else []
-    folder = table_folder(table.number, command.config.scale.name)
+    folder = table_folder(table.number, command.config.scale)
     for dataset, arch in product(table.datasets, table.archs):
         columns = product(table.label_noise, table.methods)
         cells = [Cell(dataset, arch, noise, method.optim, method.geometry) for noise, method in columns]

@@ -115,3 +115,8 @@ def test_a_wrong_word_gets_one_sentence(words: str, message: str) -> None:
     command = Command.of(*words.split())
     with pytest.raises(MISTAKES, match=message):
         _ = plan(command)
+
+
+def test_a_scale_of_ones_own_needs_a_title() -> None:
+    with pytest.raises(MISTAKES, match=r"scale.title= is not possible: tables say their scale"):
+        Command.of("table=2", "scale=small", "scale.title=''").config  # noqa: B018

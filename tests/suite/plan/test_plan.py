@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.config.schema import ScaleConfig
 from llqr_sam.suite.plan.plan import table_folder
 from tests.suite.plans import plan_of, settings_of
 
@@ -57,4 +58,6 @@ def test_a_choice_that_leaves_nothing_names_the_axes():
 
 
 def test_table_folder():
-    assert [table_folder(number) for number in ("2", "10", "demo")] == ["table_02", "table_10", "demo"]
+    paper, small = ScaleConfig("paper"), ScaleConfig("small", "reduced scale")
+    assert [table_folder(number, paper) for number in ("2", "10", "demo")] == ["table_02", "table_10", "demo"]
+    assert table_folder("2", small) == "small_table_02"
