@@ -107,6 +107,7 @@ def test_every_table_comes_at_each_scale_that_has_it() -> None:
         ("table=3 scale=small", "table=3 has no twin at scale=small"),
         ("scale=small", "scale=small has no values for dataset=digits. It is for: cifar10, cifar100"),
         ("scale=tiny", "scale=tiny is not a scale here. Choose from: paper, small"),
+        ("table=2 scale=small scale.title=''", "scale.title= is not possible: tables say their scale"),
         ("dataset=cifar10 dataset.subset=0", "dataset.subset=0 must be >= 1"),
         ("dataset=iwslt14 optim=adamw dataset.subset=10", "dataset.subset=10 has no use with dataset=iwslt14"),
     ],
@@ -115,8 +116,3 @@ def test_a_wrong_word_gets_one_sentence(words: str, message: str) -> None:
     command = Command.of(*words.split())
     with pytest.raises(MISTAKES, match=message):
         _ = plan(command)
-
-
-def test_a_scale_of_ones_own_needs_a_title() -> None:
-    with pytest.raises(MISTAKES, match=r"scale.title= is not possible: tables say their scale"):
-        Command.of("table=2", "scale=small", "scale.title=''").config  # noqa: B018
