@@ -70,18 +70,28 @@ class Finding:
 
     claim: Claim
     scale: Scale
-    pooled: tuple[Line, ...]  # one for each measure with several rows
+    pooled: tuple[Line, ...]  # one for each measure of which several rows were run
     lines: tuple[Line, ...]  # measure by measure, row by row
+
+    @property
+    def summaries(self) -> tuple[Line, ...]:
+        """The line of each measure that speaks for it: the pooled one, or that of the only row that was run."""
+        return tuple(self._summary(measure) for measure in self.claim.measures)
+
+    def _summary(self, measure: str) -> Line:
+        lines = [line for line in (*self.pooled, *self.lines) if line.measure == measure]
+        return next((line for line in lines if line.word != "not run"), lines[0])
 
     @property
     def headline(self) -> Line:
         """The line whose word is the claim's."""
-        return self.pooled[0] if self.pooled else self.lines[0]
+        return self.summaries[0]
 
     @property
     def all_lines(self) -> tuple[Line, ...]:
-        """The headline first, then further pooled lines and the rows."""
-        return (*self.pooled, *self.lines)
+        """The headline, the summaries of further measures, and the other rows."""
+        summaries = self.summaries
+        return (*summaries, *(line for line in self.lines if line not in summaries))
 
 
 @dataclass(frozen=True)
@@ -187,8 +197,8 @@ def find(claim: Claim, scale: Scale, tables: Mapping[str, AccuracyTable], paper:
     if not lines:
         return None
     by_measure = [[line for line in lines if line.measure == measure] for measure in claim.measures]
-    pooled = tuple(pool(of_measure) for of_measure in by_measure if len(of_measure) > 1)
-    return Finding(claim, scale, pooled, tuple(line for of_measure in by_measure for line in of_measure))
+    pooled = tuple(pool(group) for group in by_measure if sum(line.word != "not run" for line in group) > 1)
+    return Finding(claim, scale, pooled, tuple(line for group in by_measure for line in group))
 
 
 def _lines(claim: Claim, number: str, table: AccuracyTable, paper: PaperValues) -> Iterator[Line]:

@@ -118,7 +118,7 @@ def _lines(findings: Sequence[Finding]) -> Iterator[Drawn]:
         head = finding.headline
         yield Drawn(y, finding.claim.sentence.rstrip("."), head, True)
         several = len(finding.claim.measures) > 1
-        below = (finding.pooled or finding.lines)[1:] if several else finding.lines if finding.pooled else ()
+        below = finding.summaries[1:] if several else finding.lines if finding.pooled else ()
         for line in below:
             if line.word != "not run":
                 y += 1

@@ -95,8 +95,23 @@ def test_one_seed_does_not_pool(tmp_path):
     scores(tmp_path, "2", "sgdm", 79.0, 79.0, 79.0)
     scores(tmp_path, "2", "sam", 10.0, arch="vgg16_bn")
     scores(tmp_path, "2", "sgdm", 74.0, arch="vgg16_bn")
+    scores(tmp_path, "2", "sam", 70.0, 70.1, 70.0, arch="pyramidnet110")
+    scores(tmp_path, "2", "sgdm", 69.0, 69.0, 69.0, arch="pyramidnet110")
     found = finding(tmp_path, "sam_over_sgdm", "2")
-    assert (found.headline.pooled, found.headline.n, found.headline.word) == (1, 3, "supported")
+    assert (found.headline.pooled, found.headline.n, found.headline.word) == (2, 3, "supported")
+
+
+def test_the_only_row_that_was_run_speaks_for_the_claim(tmp_path):
+    """It is not repeated as a pooled line of one row. A measure of which nothing is usable has a word too."""
+    scores(tmp_path, "2", "sam", 76.0, 76.1, 76.0, arch="vgg16_bn")
+    scores(tmp_path, "2", "sgdm", 74.0, 74.0, 74.0, arch="vgg16_bn")
+    found = finding(tmp_path, "sam_over_sgdm", "2")
+    assert (found.headline.arch, found.headline.n, found.headline.word) == ("vgg16_bn", 3, "supported")
+    assert (found.pooled, len(found.all_lines)) == ((), 4)
+    flatness(tmp_path, sam=(10.0, 20.0, 30.0), sgdm=(20.0, 80.0, 120.0))
+    found = finding(tmp_path, "flatter_sam_than_sgdm", "2")
+    assert [line.measure for line in found.all_lines[:3]] == ["hessian_top", "hessian_trace", "m_sharpness"]
+    assert {line.arch for line in found.summaries} == {"resnet18"}
 
 
 def test_growth_is_a_difference_of_differences(tmp_path):
@@ -128,7 +143,7 @@ def test_a_ratio_is_that_of_the_geometric_means(tmp_path):
     assert row.effect.best.values == pytest.approx([math.log(1 / 2), math.log(1 / 4), math.log(1 / 4)])
     assert row.claim.shown(row.effect.best.mean) == pytest.approx((1 / 32) ** (1 / 3))
     assert (row.word, row.effect.paper, row.last_word) == ("supported", None, None)
-    assert {line.measure for line in found.pooled} == {"hessian_top", "hessian_trace", "m_sharpness"}
+    assert {line.measure for line in found.summaries} == {"hessian_top", "hessian_trace", "m_sharpness"}
     assert found.headline.measure == "hessian_top"
 
 
