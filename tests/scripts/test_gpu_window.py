@@ -69,8 +69,7 @@ def test_its_archive_gives_the_tables_on_another_checkout(unpacked, tmp_path):
     assert "failed: throughput_" in said, "one epoch is too few for a throughput: the other steps go on"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    with tarfile.open(archive) as tar:
-        tar.extractall(elsewhere, filter="data")
+    subprocess.run(["tar", "-xzf", archive, "-C", elsewhere], check=True)  # Python 3.11.2 has no filter= of extractall
     records, damaged = read_records(elsewhere / "results" / "runs" / "epochs_30")
     assert not damaged
     assert {record.config["optim"]["name"] for record in records} == {"sgdm", "sam", "llqr_sam"}
