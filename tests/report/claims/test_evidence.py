@@ -102,7 +102,7 @@ def test_one_seed_does_not_pool(tmp_path):
 
 
 def test_the_only_row_that_was_run_speaks_for_the_claim(tmp_path):
-    """It is not repeated as a pooled line of one row. A measure of which nothing is usable has a word too."""
+    """It is not repeated as a pooled line of one row; nor where a claim has several measures."""
     scores(tmp_path, "2", "sam", 76.0, 76.1, 76.0, arch="vgg16_bn")
     scores(tmp_path, "2", "sgdm", 74.0, 74.0, 74.0, arch="vgg16_bn")
     found = finding(tmp_path, "sam_over_sgdm", "2")
