@@ -27,12 +27,15 @@ FLOORS = {
 # Inside a room a file imports from its own part and from those before it.
 PARTS = {
     "methods": (
+        ("shards",),
         ("named", "batch_norm"),
         ("curvature",),
         ("distributed",),
         ("blocks",),
         ("settings",),
         ("metrics", "directions"),
+        ("passes", "scaling", "trained", "composition", "wrapper"),
+        ("checkpoints",),
         ("llqr", "sharpness_aware"),
         ("factory",),
     ),

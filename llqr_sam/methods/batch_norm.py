@@ -6,6 +6,7 @@ They are put back, since a layer that is switched off is another network to a co
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,19 +17,18 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 @contextlib.contextmanager
-def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor]) -> Iterator[None]:
+def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor]) -> Iterator[set[nn.Module]]:
     """Lets batch-norm normalise by batch statistics as before, and restores its buffers on exit bit for bit.
 
     The backward pass belongs inside: the statistics are written to afterwards. Without a ``model``, each layer is
-    frozen as it is called; name a compiled model, which hides its layers. ``memory`` holds copies for a later call.
+    frozen as it is called; the context then gives the modules that were called, for ``require_seen``. ``memory`` holds
+    copies for a later call, and is empty where no layer recorded.
     """
     known, kept = dict(memory), list[tuple[list[Tensor], list[Tensor]]]()  # kept: statistics, and what they were
     memory.clear()
 
     def keep(modules: Iterable[nn.Module]) -> None:
-        norms = (module for module in modules if isinstance(module, _NormBase) and module.training)
-        buffers = [module._buffers for module in norms]  # by attribute takes ten times as long
-        buffers = [own for own in buffers if own.get("running_mean") is not None]
+        buffers = [module._buffers for module in modules if _records(module)]  # by attribute takes ten times as long
         for names in (("running_mean", "running_var"), ("num_batches_tracked",)):  # of one type each, for one kernel
             statistics = [statistic for own in buffers for name in names if (statistic := own[name]) is not None]
             if statistics:
@@ -40,17 +40,46 @@ def frozen_statistics(model: nn.Module | None, memory: dict[Tensor, Tensor]) -> 
     called: set[nn.Module] = set()
 
     def keep_once(module: nn.Module, *_: Any) -> None:
-        if module not in called:
-            called.add(module)
-            keep([module])
+        if torch.compiler.is_compiling():  # what is copied while a graph is made would become a part of it
+            return
+        compiled = getattr(module, "_orig_mod", None)  # inside, no hook is called
+        new = set(compiled.modules() if isinstance(compiled, nn.Module) else [module]) - called
+        called.update(new)
+        keep(new)
 
     if model is not None:
         keep(model.modules())
     hook: Any = register_module_forward_pre_hook(keep_once) if model is None else contextlib.nullcontext()
     try:
         with hook:
-            yield
+            yield called
     finally:
         with torch.no_grad():
             for statistics, copies in kept:
                 torch._foreach_copy_(statistics, copies)
+
+
+def records(model: nn.Module) -> bool:
+    """Whether a training pass of the model changes running statistics."""
+    return any(_records(module) for module in model.modules())
+
+
+def require_seen(called: set[nn.Module], parameters: Iterable[Tensor]) -> None:
+    """Raises ValueError where a trained parameter is of no module that was called: compiled code may have hidden it.
+
+    Args:
+        called: What ``frozen_statistics`` gave without a model.
+        parameters: Those with a gradient.
+    """
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None or not dynamo.counters["frames"]:
+        return
+    seen = {id(p) for module in called for p in module._parameters.values()}
+    if any(id(p) not in seen for p in parameters):
+        raise ValueError(
+            "the network is compiled, and batch-norm layers inside cannot be seen; name it: SharpnessAware(model=...)."
+        )
+
+
+def _records(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) and module.training and module._buffers.get("running_mean") is not None

@@ -11,7 +11,7 @@ Batch-norm's running statistics are each rank's own, as ``DistributedDataParalle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -87,16 +87,36 @@ class Ranks:
         return [item for i, item in enumerate(items) if i in mine]
 
 
-def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> Ranks:
+def ranks_of(model: nn.Module, process_group: dist.ProcessGroup | Literal["none"] | None) -> Ranks:
     """The given group's ranks; without one, those of a ``DistributedDataParallel`` model, else the process alone."""
     groups = (wrapper.process_group for wrapper in _wrappers(model) if isinstance(wrapper, DistributedDataParallel))
-    return Ranks(next(groups, None) if process_group is None else process_group)
+    group = next(groups, None) if process_group is None else process_group
+    return Ranks(None if isinstance(group, str) else group)
+
+
+def require_group(ranks: Ranks, process_group: dist.ProcessGroup | Literal["none"] | None) -> None:
+    """Raises ValueError where each of several processes would learn a U of its own, and nobody has said "none"."""
+    alone = ranks.group is None and process_group != "none"
+    if alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError(
+            f"each of the {dist.get_world_size()} processes here would learn a U of its own, and replicas would "
+            "diverge; give LLQR the DistributedDataParallel model or process_group=torch.distributed.group.WORLD, or "
+            'process_group="none" where each process trains a network by itself.'
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``, with its plain names."""
     *_, network = _wrappers(model)
     return network
+
+
+def one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:
+    """Returns the model of the metrics, or else the given one; all must be the same."""
+    known = [unwrapped(model) for model in (*of_metrics, given) if model is not None]
+    if any(model is not known[0] for model in known):
+        raise ValueError("probe, transport and model= belong to different networks.")
+    return known[0] if known else None
 
 
 def _wrappers(model: nn.Module) -> Iterator[nn.Module]:

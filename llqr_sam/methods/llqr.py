@@ -15,7 +15,7 @@ import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ from llqr_sam.methods.curvature.inference import ordinary_tensors
 from llqr_sam.methods.curvature.likelihoods import Likelihood, LikelihoodName, likelihood_of
 from llqr_sam.methods.curvature.point import CurvatureDtype, LossFunction, precision_of
 from llqr_sam.methods.curvature.products import Curvature, Divergence, Reduction
-from llqr_sam.methods.distributed import Ranks, ranks_of, unwrapped
+from llqr_sam.methods.distributed import Ranks, ranks_of, require_group, unwrapped
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named, dot
 from llqr_sam.methods.settings import LearningSettings, require
@@ -89,13 +89,13 @@ class LLQR(Metric):
         curvature_dtype: Precision of the network in a refresh, and so of H v and g: ``torch.bfloat16`` calls it under
             autocast, "tf32" allows TF32 on a GPU, ``None`` is float32. U and J are always float32.
         process_group: Ranks whose minibatches, of equal sizes, together make each refresh; U is bitwise equal on all.
-            Default: those of a ``DistributedDataParallel`` model, else this process alone.
+            Default: those of a ``DistributedDataParallel`` model, else this process alone. "none": alone among others.
         shard: Whether the blocks of U are spread over the ranks (the paper's S) instead of copied to each. All ranks
             must then call ``apply`` with the same v, and ``state_dict``, at the same time.
 
     Raises:
-        ValueError: a value is out of its range or choices, or the trainable parameters are none, not dense, not real,
-            not initialised or not on one device.
+        ValueError: a value is out of its range or choices, the trainable parameters are none, not dense, not real,
+            not initialised, not on one device or spread over ranks, or there are other processes and no word of them.
 
     Warns:
         UserWarning: once, naming the weights that are no matrix: U is diagonal on them under every structure.
@@ -130,7 +130,7 @@ class LLQR(Metric):
         chunk_size: int | None = None,
         apply_dtype: torch.dtype | None = None,
         curvature_dtype: CurvatureDtype = None,
-        process_group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | Literal["none"] | None = None,
         shard: bool = False,
     ) -> None:
         LearningSettings(
@@ -143,7 +143,8 @@ class LLQR(Metric):
         self.likelihood, self.chunk_size = likelihood_of(likelihood), chunk_size
         self.steps = self._failures_in_a_row = self._reported_fallbacks = 0
         self._descent = HeavyBall(inner_lr, inner_momentum, clip_norm)
-        self._ranks = ranks_of(model, process_group)
+        self._ranks, self._process_group = ranks_of(model, process_group), process_group
+        require_group(self._ranks, process_group)
         self._shards, self._replicas = (self._ranks, Ranks()) if shard else (Ranks(), self._ranks)
         self._parameters = Parameters(self.model)
         with ordinary_tensors():
@@ -191,6 +192,7 @@ class LLQR(Metric):
         Warns:
             UserWarning: once, where under "ngd" the likelihood does not fit the loss.
         """
+        require_group(self._ranks, self._process_group)  # the processes may have been joined since
         with self._own_dtypes():
             if self._parameters.device.type == "cuda":
                 torch.cuda.synchronize(self._parameters.device)  # what is still queued is no part of the refresh

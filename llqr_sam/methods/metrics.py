@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.named import Named, dot, float32_if_half, follow, squared_norm
 from llqr_sam.methods.settings import AdaptiveSettings, FisherForm, FisherSettings, NoiseSettings, Norm, Perturbation
+from llqr_sam.methods.shards import WHOLE, Shards, local
 
 TINY = 1e-12  # added to the squared norm, so that a zero gradient gives a zero perturbation (authors' code)
 
@@ -95,24 +96,41 @@ class Metric:
         Raises:
             ValueError: rho is negative or not finite, or the norm is unknown.
         """
-        norm = self.norm if norm is None else norm
         Perturbation.check("rho", rho)
+        mv, factor = self.ascent(v, norm)
+        return dict(zip(mv, torch._foreach_mul(list(mv.values()), rho * factor), strict=True))
+
+    def ascent(self, v: Named, norm: Norm | None = None, shards: Shards = WHOLE) -> tuple[Named, float]:
+        """Returns the perturbation of radius 1 as tensors, and a factor that they are still to be multiplied by.
+
+        Args:
+            v: Ascent direction, name -> tensor shaped like the parameter, or like the part of it that this rank holds.
+            norm: As for ``probe``.
+            shards: Which tensors are parts; the norm is then summed over the ranks that hold the others.
+
+        Returns:
+            M v and 1 / norm(v) on a CPU. Elsewhere the factor is 1 and multiplied in: nobody waits for its number.
+
+        Raises:
+            ValueError: the norm is unknown.
+        """
+        norm = self.norm if norm is None else norm
         Perturbation.check("norm", norm)
         applied = self.apply(v)
         mv = float32_if_half(applied)
-        squared = squared_norm(mv)
+        squared = squared_norm(mv, shards)
         if norm == "metric" and applied is not v:  # for the identity both norms are the same
-            quadratic = torch.nan_to_num(dot(v, mv), nan=0.0, posinf=0.0, neginf=0.0)
+            quadratic = torch.nan_to_num(dot(v, mv, shards), nan=0.0, posinf=0.0, neginf=0.0)
             squared = torch.where(quadratic > 0, quadratic, squared)
             so_far = torch.as_tensor(self._fallbacks, device=squared.device)  # the model may have moved
             self._fallbacks = so_far + (squared > quadratic)
         scale = torch.rsqrt(squared + TINY)
-        if rho != 1:  # the step of ``SharpnessAware`` has a radius for each group, and wants a unit vector
-            scale = rho * scale
+        if scale.is_cpu:
+            return mv, float(scale)
         if any(x is v[name] for name, x in mv.items()):
-            return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True))
+            return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True)), 1.0
         torch._foreach_mul_(list(mv.values()), scale)
-        return mv
+        return mv, 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs: the number of fallbacks, and the tensors that a metric keeps."""
@@ -205,7 +223,7 @@ class Adaptive(Metric):
     @torch.no_grad()
     def apply(self, v: Named) -> Named:
         parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
-        weights = float32_if_half({name: parameters[name] for name in v if not name.endswith("bias")})
+        weights = float32_if_half({name: local(parameters[name]) for name in v if not name.endswith("bias")})
         if not weights:
             return v
         scales = torch._foreach_abs(list(weights.values()))

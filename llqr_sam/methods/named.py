@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from llqr_sam.methods.shards import WHOLE, Shards, summed
+
 Named = dict[str, Tensor]
 
 HALF = (torch.float16, torch.bfloat16)
+SMALL = 2048  # entries; below it on a CPU, joining tensors costs less than an operation on each
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
@@ -44,25 +47,38 @@ def float32_if_half(named: Named) -> Named:
     return {**named, **dict(zip(half, wide, strict=True))}
 
 
-def squared_norm(a: Mapping[str, Tensor]) -> Tensor:
+def squared_norm(a: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
     """Sum of the squares of all entries; 0-d, in their widest dtype and on their device."""
-    tensors = [t.coalesce().values() if t.is_sparse else t for t in a.values()]
-    return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
+
+    def total(names: Sequence[str]) -> Tensor:
+        tensors = [a[name] for name in names]
+        tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+        if tensors[0].is_cpu and sum(t.numel() for t in tensors) < SMALL * len(tensors):
+            joined = torch.cat([t.reshape(-1) for t in tensors])
+            norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
+            return norm.square().to(_widest(tensors))
+        return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
+
+    return summed(a, shards, total)
 
 
-def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
     """Inner product over all entries of two dictionaries with the same names; 0-d, in their dtype, on their device.
 
     Norms of all tensors are one kernel on a GPU, sums are one each. With p the products and p+ their positive part,
     sum p = 2 |p+|_1 - |p|_1, not finite where a product is not, rounded relative to |p|_1. No gradient flows.
     """
     if a is b:
-        return squared_norm(a)
-    products = torch._foreach_mul(list(a.values()), [b[name] for name in a])
-    sums = _norms(products, 1)
-    torch._foreach_clamp_min_(products, 0)
-    torch._foreach_lerp_(sums, _norms(products, 1), 2.0)
-    return torch.stack(sums).sum(dtype=_widest(products))
+        return squared_norm(a, shards)
+
+    def total(names: Sequence[str]) -> Tensor:
+        products = torch._foreach_mul([a[name] for name in names], [b[name] for name in names])
+        sums = _norms(products, 1)
+        torch._foreach_clamp_min_(products, 0)
+        torch._foreach_lerp_(sums, _norms(products, 1), 2.0)
+        return torch.stack(sums).sum(dtype=_widest(products))
+
+    return summed(a, shards, total)
 
 
 def _norms(tensors: Sequence[Tensor], order: int) -> list[Tensor]:
@@ -71,4 +87,5 @@ def _norms(tensors: Sequence[Tensor], order: int) -> list[Tensor]:
 
 
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype that holds all of these."""
     return functools.reduce(torch.promote_types, {t.dtype for t in tensors})

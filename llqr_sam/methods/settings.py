@@ -7,7 +7,7 @@ sam.probe.eta where optim.probe=fisher. A class of the library (``Friendly``) ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -145,6 +145,15 @@ class Perturbation(Settings):
     norm: Norm  # metric: sqrt(v' M v) (paper, eq. 1) | euclidean: |M v| (authors' code)
     start_step: StepNumber  # first step that perturbs
     batch_norm: BatchNormPass  # pass from which running statistics are taken; the authors' code: perturbed
+
+    def radii(self, groups: Iterable[Mapping[str, Any]], step: int) -> list[float]:
+        """Returns the radius of each parameter group in a step, negative where the base maximizes."""
+        radii = []
+        for group in groups:
+            radius = group.get("rho", self.rho)  # the base may have loaded a state without one
+            self.check("rho", radius)
+            radii.append(-radius if group.get("maximize") else radius)
+        return radii if step >= self.start_step else [0.0] * len(radii)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ Momentum and weight decay belong to the base optimizer, which sees T g~ as its g
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,19 +20,30 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from llqr_sam.methods.batch_norm import frozen_statistics
+from llqr_sam.methods.batch_norm import frozen_statistics, records, require_seen
+from llqr_sam.methods.checkpoints import packed, unpacked
+from llqr_sam.methods.composition import Composition, without_tensors
 from llqr_sam.methods.directions import Direction
-from llqr_sam.methods.distributed import unwrapped
+from llqr_sam.methods.distributed import one_model
 from llqr_sam.methods.metrics import Metric
-from llqr_sam.methods.named import Named, alike
+from llqr_sam.methods.named import Named
+from llqr_sam.methods.passes import (
+    RECORDED,
+    Context,
+    Gradients,
+    Randomness,
+    guarded,
+    require_some,
+    require_still,
+    require_whole_step,
+)
+from llqr_sam.methods.scaling import UNSCALED, require_no_hidden_scale, require_shared_overflow, unscale
 from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
-
-UNSCALED = GradScaler("cpu", enabled=False)
-Context = Callable[[], contextlib.AbstractContextManager[None]]
-Groups = list[tuple[float, dict[str, Tensor]]]  # for each parameter group: its rho, and name -> parameter
+from llqr_sam.methods.trained import Perturbed, Trained
+from llqr_sam.methods.wrapper import Wrapper
 
 
-class SharpnessAware(Optimizer):
+class SharpnessAware(Wrapper):
     """A base optimizer whose gradient is taken at a perturbed point, and transported (paper, eq. 1).
 
         SharpnessAware(sgd, rho=0.2)                                   SAM
@@ -45,7 +55,7 @@ class SharpnessAware(Optimizer):
 
     Args:
         base: Optimizer that moves the parameters. Its parameter groups are shared, so learning-rate schedulers work on
-            either.
+            either. In a group with ``maximize=True`` the perturbation descends, as the base ascends.
         rho: Radius of the perturbation, >= 0; 0 leaves the base optimizer and the transport. Each parameter group may
             have its own ``rho``.
         probe: Metric of the perturbation; ``None`` is the identity.
@@ -56,11 +66,15 @@ class SharpnessAware(Optimizer):
         start_step: First step that perturbs, >= 0.
         batch_norm: Pass from which batch-norm takes running statistics: "perturbed" (authors' code) or "clean".
         model: Network that is trained, to name its parameters and find its batch-norm layers. Needed only where no
-            metric has one and the model is compiled.
+            metric has one and the model is compiled in place or in part.
         first_pass: Context around the first of two passes. Under ``DistributedDataParallel`` all workers share one
             perturbation by default; with ``ddp.no_sync`` each has its own (m-sharpness), and the weights stay equal.
+        second_pass: Context around the second pass, such as one that keeps it out of logs.
+        same_randomness: Whether the second pass draws the random numbers of the first: the same dropout masks, from
+            torch's generators on the CPU and on the parameters' devices.
 
     Raises:
+        TypeError: base is no optimizer.
         ValueError: rho, start_step, norm or batch_norm is out of its range or choices, the base evaluates the loss
             itself, the metrics belong to different models, or ``first_pass`` is given with a sharded probe.
 
@@ -80,6 +94,11 @@ class SharpnessAware(Optimizer):
         True
     """
 
+    _known: Trained | None
+    _between: Perturbed | None
+    _statistics: dict[Tensor, Tensor]
+    _step_supports_amp_scaling = True  # then a GradScaler leaves its scale here before it calls ``step``
+
     def __init__(
         self,
         base: Optimizer,
@@ -93,51 +112,37 @@ class SharpnessAware(Optimizer):
         batch_norm: BatchNormPass = "perturbed",
         model: nn.Module | None = None,
         first_pass: Context | None = None,
+        second_pass: Context | None = None,
+        same_randomness: bool = False,
     ) -> None:
-        _require_plain(base)
         self.probe = probe or Metric()
         self.perturbation = Perturbation(rho, self.probe.norm if norm is None else norm, start_step, batch_norm)
-        super().__init__(base.param_groups, {**base.defaults, "rho": rho})
-        self.base = base
+        super().__init__(base, {"rho": rho})
         for group in base.param_groups:
             Perturbation.check("rho", group.setdefault("rho", rho))
         self.direction = direction or Direction()
         self.transport = transport or Metric()
         if first_pass is not None and self.probe.sharded:
             raise ValueError("first_pass= gives each worker a perturbation; a probe with shard=True has one for all.")
-        self.first_pass = first_pass
-        self.model = _one_model(model, self.probe.model, self.transport.model)
+        self.first_pass, self.second_pass, self.same_randomness = first_pass, second_pass, same_randomness
+        self.model = one_model(model, self.probe.model, self.transport.model)
         self.steps = 0
-        self._saved: dict[Tensor, Tensor] = {}
-        self._statistics: dict[Tensor, Tensor] = {}
+        self._placeholders: list[str] = []  # parts whose tensors are there only to be loaded into
+        self._forget_scratch()
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Returns the base's parameter groups: both optimizers share one list."""
-        return self.base.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        if "base" in vars(self):  # torch's constructor starts every optimizer with none
-            self.base.param_groups = groups
-
-    @property  # type: ignore[override]
-    def state(self) -> dict[Tensor, Any]:
-        """Returns the base's state: parameter -> dict."""
-        return self.base.state
-
-    @state.setter
-    def state(self, state: dict[Tensor, Any]) -> None:
-        if "base" in vars(self):
-            self.base.state = state  # type: ignore[assignment]
+    def perturbed(self) -> bool:
+        """Returns whether a step is between its two passes, and the weights are not the trained ones."""
+        return self._between is not None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler = UNSCALED) -> Any:
         """Takes one step on one minibatch.
 
         Args:
-            closure: Clears the gradients, evaluates the loss on the minibatch, calls backward and returns the loss. It
-                is called twice, or once where nothing is perturbed. Gradient accumulation goes inside it.
+            closure: Evaluates the loss on the minibatch, calls backward and returns the loss; it may clear the
+                gradients first. It is called twice, or once where nothing is perturbed. Gradient accumulation goes
+                inside it.
             scaler: For float16: the closure calls ``scaler.scale(loss).backward()``, and the caller
                 ``scaler.update()`` after the step. An overflow in either pass skips the step.
 
@@ -146,30 +151,103 @@ class SharpnessAware(Optimizer):
 
         Raises:
             TypeError: there is no closure.
-            ValueError: a group's rho is negative or not finite, a parameter is complex or not the model's, or, with
-                ``first_pass``, the scaler would not tell the workers of each other's overflows.
+            RuntimeError: the closure leaves no gradient, or adds to those of other micro-batches; a GradScaler or
+                accelerate calls this step in a way that would be wrong; or the step is between its two passes.
+            ValueError: a group's rho is negative or not finite, a parameter is complex, flattened by FSDP1 or not the
+                model's, its gradient is sparse and not everything here can use it, the network is compiled and not
+                named, or, with ``first_pass``, the scaler would not tell the workers of each other's overflows.
         """
+        self._require_at_theta("step()")
+        require_no_hidden_scale(self)
         if closure is None:
-            raise TypeError("step needs a closure that clears the gradients, calls backward and returns the loss.")
-        if self.first_pass is not None and scaler.is_enabled() and not hasattr(scaler, "process_group"):
-            raise ValueError(
-                f"first_pass= may overflow on one worker alone, which a {type(scaler).__name__} keeps from the others; "
-                "use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
-            )
-        evaluate, groups = torch.enable_grad()(closure), self._groups()  # a model may have been given others since
-        perturbed = self.steps >= self.perturbation.start_step and any(radius > 0 for radius, _ in groups)
-        loss = self._perturbed(evaluate, scaler, groups) if perturbed else evaluate()
-        if _unscale(scaler, self.base):
-            gradients = _gradients(groups)
-            if not perturbed:
-                self.transport.observe(gradients)
-            self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
-            scaler.step(self.base)
-            self.steps += 1
+            return self._without_closure()
+        require_whole_step()
+        if self.first_pass is not None:
+            require_shared_overflow(scaler)
+        evaluate, trained = torch.enable_grad()(closure), self._trained()
+        radii = self.perturbation.radii(self.param_groups, self.steps)
+        if not any(radii):
+            with self._gradients.accumulating():
+                loss = evaluate()
+            self._move(trained, scaler, first=True)
+            return loss
+        replayed = Randomness(trained.parameters).replayed if self.same_randomness else None
+        with self._unless_recording("clean"), _entered(self.first_pass), self._gradients.cleared():
+            loss = evaluate()
+        try:
+            if not self._perturb(trained, scaler, radii).overflow:
+                self._gradients.clear()
+                with self._unless_recording("perturbed"), _entered(self.second_pass), _entered(replayed):
+                    evaluate()
+        finally:
+            self.restore()
+        self._move(trained, scaler)
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.base.zero_grad(set_to_none)
+    @torch.no_grad()
+    def first_step(self, *, scaler: GradScaler = UNSCALED) -> None:
+        """Perturbs the weights along the gradients of the caller's backward passes, and clears these gradients.
+
+        For loops without closures: as often as one likes ``loss.backward()``, then ``first_step()``, the same losses'
+        ``backward()`` again, and ``second_step()``. Together they are ``step(closure)``, bit for bit.
+
+        Args:
+            scaler: As for ``step``.
+
+        Raises:
+            RuntimeError: the step is between its two passes, or there is no gradient.
+            ValueError: as for ``step``; or something here would need to know where the first pass begins: batch-norm
+                with ``batch_norm="perturbed"``, ``same_randomness``, ``first_pass`` or ``second_pass``.
+        """
+        self._require_at_theta("first_step()")
+        for name in ("same_randomness", "first_pass", "second_pass"):
+            if getattr(self, name):
+                raise ValueError(f"{name}= is for step(closure), which knows where a pass begins; leave it out.")
+        if self.model is not None and self.perturbation.batch_norm == "perturbed" and records(self.model):
+            raise ValueError(RECORDED)
+        for hook in self._optimizer_step_pre_hooks.values():
+            hook(self, (), {})
+        trained, radii = self._trained(), self.perturbation.radii(self.param_groups, self.steps)
+        between = self._perturb(trained, scaler, radii)
+        self._gradients.clear()
+        between.called = between.contexts.enter_context(frozen_statistics(self.model, self._statistics))
+        between.contexts.enter_context(guarded(self.model))
+
+    @torch.no_grad()
+    def second_step(self, *, scaler: GradScaler = UNSCALED) -> None:
+        """Restores the weights, transports the gradients of the second backward passes and lets the base move.
+
+        Args:
+            scaler: As for ``step``.
+
+        Raises:
+            RuntimeError: there was no ``first_step``, or there is no gradient.
+            ValueError: batch-norm took statistics from the first pass, and ``batch_norm="perturbed"``.
+        """
+        if self._between is None:
+            raise RuntimeError("second_step() comes after first_step() and a second backward pass.")
+        between = self._between
+        self.restore()
+        if self.model is None:
+            if self._statistics and self.perturbation.batch_norm == "perturbed":
+                raise ValueError(RECORDED)
+            require_seen(between.called, self._trained().with_gradient())
+        self._move(self._trained(), scaler, skip=between.overflow)
+        self._opt_called = True  # what a scheduler asks, since ``step`` was not called
+        for hook in self._optimizer_step_post_hooks.values():
+            hook(self, (), {})
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts the weights back where ``first_step`` found them; the step is forgotten. Else it does nothing."""
+        if self._between is not None:
+            self._between.restore()
+            self._between = None
+
+    def eval(self) -> None:
+        """Calls the base's ``eval``, if it has one; RuntimeError between the two passes of a step."""
+        self._require_at_theta("eval()")
+        super().eval()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters to the base optimizer.
@@ -183,20 +261,18 @@ class SharpnessAware(Optimizer):
             self.base.add_param_group(group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the base's ``state_dict``, with all else that a resumed run needs under ``"sharpness_aware"``.
+        """Returns the base's ``state_dict``, with all else that a resumed run needs (checkpoints.py) inside.
 
         Hooks registered on this optimizer see the whole state, hooks on the base the base's part.
+
+        Raises:
+            RuntimeError: the step is between its two passes.
         """
+        self._require_at_theta("state_dict()")
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        own = {
-            "parts": self._parts(),
-            "steps": self.steps,
-            "direction": self.direction.state_dict(),
-            "probe": self.probe.state_dict(),
-            "transport": None if self.transport is self.probe else self.transport.state_dict(),
-        }
-        state = {**self.base.state_dict(), "sharpness_aware": own}
+        own = {"steps": self.steps, "placeholders": self._placeholders, **self._composition.state_dict()}
+        state = packed(own, self.base.state_dict(), self._trained())
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
         return state
@@ -209,128 +285,113 @@ class SharpnessAware(Optimizer):
             state_dict: What ``state_dict`` returned.
 
         Raises:
+            RuntimeError: the step is between its two passes.
             ValueError: the state was not saved by a ``SharpnessAware`` of the same direction, probe and transport, or
                 one of these refuses its part; the base is then unchanged.
         """
+        self._require_at_theta("load_state_dict()")
         state_dict = dict(state_dict)  # which the hooks may change
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        own = state_dict.get("sharpness_aware")
-        if own is None:
-            raise ValueError("this state was saved by another optimizer: it has no 'sharpness_aware' entry.")
-        for part, present in self._parts().items():
-            if own["parts"][part] != present:
-                raise ValueError(
-                    f"the saved state has {part} {own['parts'][part]}, this optimizer {present}; "
-                    "load it into one composed as the saved one was."
-                )
-        self.probe.load_state_dict(own["probe"])
-        if own["transport"] is not None:
-            self.transport.load_state_dict(own["transport"])
-        self.direction.load_state_dict(own["direction"])
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sharpness_aware"})
-        self.steps = own["steps"]
+        own, base = unpacked(state_dict, self._trained())
+        self._composition.load_state_dict({**own, **without_tensors(own, own["placeholders"])})
+        self.base.load_state_dict(base)
+        self.steps, self._placeholders = own["steps"], []
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state for copies and pickles, without hooks (as torch does) and without scratch memory."""
+        self._require_at_theta("a copy")
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_optimizer_")}
-        kept.pop("step", None)  # a learning-rate scheduler puts one of its own here
-        return {**kept, "_saved": {}, "_statistics": {}}
+        for name in ("step", "_known", "_gradients"):  # a learning-rate scheduler puts a step of its own here
+            kept.pop(name, None)
+        return {**kept, "_statistics": {}}
 
-    def _parts(self) -> dict[str, str]:
-        """Returns the class names of the parts of this optimizer."""
-        transport = "the probe" if self.transport is self.probe else type(self.transport).__name__
-        return {"direction": type(self.direction).__name__, "probe": type(self.probe).__name__, "transport": transport}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget_scratch()
 
-    def _perturbed(self, evaluate: Callable[[], Any], scaler: GradScaler, groups: Groups) -> Any:
-        """Makes both passes; the parameters are at theta when it returns or raises."""
-        with self._unless_recording("clean"), (self.first_pass or contextlib.nullcontext)():
-            loss = evaluate()
-        if not _unscale(scaler, self):
-            return loss  # the gradients are not finite, so the caller skips the step too
-        perturbation = self._perturbation(groups)
-        parameters, kept = list(perturbation), self._saved
-        self._saved = {p: kept[p] if p in kept and alike(kept[p], p) else torch.empty_like(p) for p in parameters}
-        saved = list(self._saved.values())
-        if saved:  # else the second pass still records statistics and averages over the workers
-            torch._foreach_copy_(saved, parameters)
-        try:
-            for radius, named in groups:
-                members = [p for p in named.values() if p in perturbation]
-                if members:
-                    torch._foreach_add_(members, [perturbation[p] for p in members], alpha=radius)
-            with self._unless_recording("perturbed"):
-                evaluate()
-        finally:
-            if saved:
-                torch._foreach_copy_(parameters, saved)  # copied back, since theta + eps - eps is not theta
-        return loss
+    @property
+    def _composition(self) -> Composition:
+        return Composition(self.direction, self.probe, self.transport)
 
-    def _perturbation(self, groups: Groups) -> dict[Tensor, Tensor]:
-        """Returns M v / norm(v) for the parameters with a gradient and a positive rho; one norm over all of them."""
-        gradients = _gradients(groups)
-        self.transport.observe(gradients)
-        probed = {name: p for radius, named in groups if radius > 0 for name, p in named.items() if name in gradients}
-        if not probed:
-            return {}
-        gradients = {name: gradients[name] for name in probed}
-        if self.probe is not self.transport:
-            self.probe.observe(gradients)
-        unit = self.probe.probe(self.direction(gradients), 1.0, self.perturbation.norm)
-        return {p: unit[name] for name, p in probed.items()}
+    def _forget_scratch(self) -> None:
+        """Drops what is made anew at the next step."""
+        self._known, self._between, self._statistics = None, None, {}
 
-    def _groups(self) -> Groups:
-        """Returns each group's rho, and its parameters by the model's names or ``group.index`` without a model."""
-        groups = self.param_groups
-        if self.model is None:
-            names = {p: f"{g}.{i}" for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
+    def _trained(self) -> Trained:
+        """Returns the parameters as they are now; a model may have been given others since, or been cast."""
+        known = self._known
+        if known is None or not known.still(self.param_groups):
+            self._known = Trained(self.param_groups, self.model)
+            self._gradients = Gradients(self._known.parameters)
+            if known is not None and known.kinds != self._known.kinds:
+                self.base.load_state_dict(self.base.state_dict())  # which casts and moves it to the parameters
+            return self._known
+        return known
+
+    def _checked_gradients(self, trained: Trained, whose: str) -> Named:
+        """Returns the gradients of a pass; an error where a step with them would be wrong."""
+        gradients = trained.gradients()
+        trained.require_model(gradients)
+        require_some(gradients, whose)
+        self._composition.require_dense(gradients)
+        return gradients
+
+    def _perturb(self, trained: Trained, scaler: GradScaler, radii: list[float]) -> Perturbed:
+        """Moves the weights to theta + eps, along the gradients of the first pass."""
+        gradients = self._checked_gradients(trained, "the first pass")
+        if not unscale(scaler, self):
+            self._between = Perturbed(overflow=True)
         else:
-            names = {parameter: name for name, parameter in self.model.named_parameters()}
-        found: Groups = []
-        for group in groups:
-            radius = group.get("rho", self.defaults["rho"])  # the base may have loaded a state without one
-            Perturbation.check("rho", radius)
-            if any(p not in names for p in group["params"]):
-                raise ValueError("the base holds a parameter that is not the model's; give it the present ones.")
-            if any(p.is_complex() for p in group["params"]):
-                raise ValueError("the base holds a complex parameter; this step needs real ones.")
-            found.append((radius, {names[p]: p for p in group["params"]}))
-        return found
+            self._placeholders = self._composition.forget(self._placeholders)
+            chosen = trained.of_groups(radii, gradients)
+            mv, factor = self._composition.ascent(gradients, chosen, self.perturbation.norm, trained.shards)
+            self._between = trained.perturb(mv, factor, radii)
+        return self._between
 
-    def _unless_recording(self, batch_norm_pass: BatchNormPass) -> contextlib.AbstractContextManager[None]:
+    def _move(self, trained: Trained, scaler: GradScaler, *, first: bool = False, skip: bool = False) -> None:
+        """Transports the gradients of the last pass and lets the base move, unless a pass was not finite.
+
+        ``first``: of the only pass, which the transport has not seen; ``skip``: an earlier pass was not finite.
+        """
+        gradients = self._checked_gradients(trained, "the only pass" if first else "the second pass")
+        if unscale(scaler, self.base) and not skip:
+            if first:
+                self._placeholders = self._composition.forget(self._placeholders)
+                self.transport.observe(gradients)
+            self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
+            scaler.step(self.base)
+            self.steps += 1
+        self._gradients.leave()
+
+    def _without_closure(self) -> None:
+        """Makes the base's state and the parts' averages, as ``torch.distributed.checkpoint`` asks before it loads."""
+        gradients = self._trained().gradients()
+        require_still(self.param_groups, gradients)
+        self.base.step()
+        if self.steps == 0 and not self._placeholders:
+            self._placeholders = self._composition.place(gradients)
+
+    def _require_at_theta(self, what: str) -> None:
+        if self._between is not None:
+            raise RuntimeError(
+                f"{what} came between the two passes of a step, where the weights are perturbed; "
+                "call second_step() or restore() first."
+            )
+
+    @contextlib.contextmanager
+    def _unless_recording(self, batch_norm_pass: BatchNormPass) -> Iterator[None]:
         """Freezes batch-norm statistics in a pass that is not the one they are taken from."""
         if self.perturbation.batch_norm == batch_norm_pass:
-            return contextlib.nullcontext()
-        return frozen_statistics(self.model, self._statistics)
+            yield
+            return
+        with frozen_statistics(self.model, self._statistics) as called:
+            yield
+        if self.model is None:
+            require_seen(called, self._trained().with_gradient())
 
 
-def _gradients(groups: Groups) -> Named:
-    """Returns all gradients by name."""
-    return {name: g for _, named in groups for name, p in named.items() if (g := p.grad) is not None}
-
-
-def _unscale(scaler: GradScaler, optimizer: Optimizer) -> bool:
-    """Divides the gradients by the loss scale, which a direction must not see; returns whether all are finite."""
-    if not scaler.is_enabled():
-        return True
-    # A record per optimizer and update: the passes name this optimizer and its base, so ``scaler.update()`` sees both.
-    scaler.unscale_(optimizer)
-    return not any(bool(found) for found in scaler._found_inf_per_device(optimizer).values())
-
-
-def _require_plain(base: Optimizer) -> None:
-    """Refuses a base that needs a closure: it would evaluate the loss at points of its own."""
-    closure = inspect.signature(type(base).step).parameters.get("closure")
-    needed = closure is not None and closure.default is inspect.Parameter.empty
-    if needed or isinstance(base, SharpnessAware):
-        raise ValueError(f"base={type(base).__name__} evaluates the loss itself; wrap one such as SGD, that does not.")
-
-
-def _one_model(given: nn.Module | None, *of_metrics: nn.Module | None) -> nn.Module | None:
-    """Returns the model of the metrics, or else the given one; all must be the same."""
-    known = [unwrapped(model) for model in (*of_metrics, given) if model is not None]
-    if any(model is not known[0] for model in known):
-        raise ValueError("probe, transport and model= belong to different networks.")
-    return known[0] if known else None
+def _entered(context: Context | None) -> contextlib.AbstractContextManager[None]:
+    return context() if context else contextlib.nullcontext()

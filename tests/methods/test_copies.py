@@ -68,11 +68,11 @@ def test_state_hooks_are_called_and_may_change_the_state():
     optimizer.register_state_dict_post_hook(lambda o, state: {**state, "note": 1})
     optimizer.register_state_dict_post_hook(lambda o, state: called.append(("saved", state["note"])))
     optimizer.register_load_state_dict_pre_hook(lambda o, state: called.append(("loading", state.pop("note"))))
-    optimizer.register_load_state_dict_pre_hook(lambda o, state: {**state, "sharpness_aware": {**own(state)}})
+    optimizer.register_load_state_dict_pre_hook(lambda o, state: {**state, "param_groups": [seven(state)]})
     optimizer.register_load_state_dict_post_hook(lambda o: called.append(("loaded", o.steps)))
 
-    def own(state):
-        return {**state["sharpness_aware"], "steps": 7}
+    def seven(state):
+        return {**state["param_groups"][0], "sharpness_aware/steps": 7}
 
     state = optimizer.state_dict()
     optimizer.load_state_dict(state)

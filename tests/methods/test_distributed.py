@@ -340,12 +340,45 @@ def _wrapped():
         unwrapped(both) is net,
         [ranks_of(model, None).group is not None for model in (net, ddp, both)],
         list(LLQR(both).named_factors()) == [name for name, _ in net.named_parameters()],
-        SharpnessAware(_sgd(both), probe=LLQR(ddp), transport=LLQR(net), model=both).model is net,
+        SharpnessAware(_sgd(both), probe=LLQR(ddp), transport=LLQR(net, process_group="none"), model=both).model is net,
     )
 
 
 def test_wrappers_are_looked_through(two):
     assert two(_wrapped)[0] == (True, [False, True, True], True, True)
+
+
+def _undeclared(joined_later):
+    """A U of the bare network, as one writes it where a framework wraps the network later."""
+    net = _network("mlp")
+    try:
+        metric = LLQR(net, process_group="none")
+        if joined_later:
+            metric._process_group = None  # as if it were made before the processes were joined
+            metric.refresh(*_data("mlp"), mean_loss)
+        else:
+            LLQR(net)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("joined_later", [False, True])
+def test_replicas_that_would_learn_a_u_each_are_refused(two, joined_later):
+    for message in two(_undeclared, joined_later):
+        assert message.startswith("each of the 2 processes here would learn a U of its own")
+        assert 'process_group="none"' in message
+
+
+def _alone():
+    metric = LLQR(_network("mlp"), inner_steps=2, process_group="none")
+    x, y = _data("mlp", dist.get_rank())
+    metric.refresh(x, y, mean_loss)
+    return {f"{n}.{key}": f.clone() for n, fs in metric.named_factors().items() for key, f in fs.items()}
+
+
+def test_processes_may_learn_alone(two):
+    first, second = two(_alone)
+    assert not _identical(first, second)
 
 
 def test_one_process_exchanges_nothing():

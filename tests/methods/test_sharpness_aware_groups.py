@@ -108,11 +108,14 @@ def test_nothing_to_perturb_is_the_base_step_and_records_once(method, batch_norm
     assert identical(train(wrapped=True), train(wrapped=False))
 
 
-def test_a_step_without_any_gradient_moves_nothing():
+def test_a_step_without_any_gradient_is_refused_and_moves_nothing():
     net, _, _ = NETWORKS["mlp"]()
     before = {n: p.clone() for n, p in net.state_dict().items()}
     for method in METHODS.values():
-        assert method(net).step(lambda: 1.0) == 1.0
+        optimizer = method(net)
+        with pytest.raises(RuntimeError, match="left no gradient: it must call backward"):
+            optimizer.step(lambda: 1.0)
+        assert optimizer.steps == 0
     assert identical(net.state_dict(), before)
 
 

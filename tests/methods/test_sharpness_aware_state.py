@@ -69,7 +69,7 @@ def _step(optimizer):
 def test_state_of_another_optimizer_is_refused():
     net, _, _ = NETWORKS["mlp"]()
     optimizer = SharpnessAware(sgd(net))
-    with pytest.raises(ValueError, match="no 'sharpness_aware' entry"):
+    with pytest.raises(ValueError, match=r"optimizer\.base\.load_state_dict"):
         optimizer.load_state_dict(sgd(net).state_dict())
 
 

@@ -16,6 +16,7 @@ from llqr_sam.methods.blocks.kronecker import EKFAC, KFAC, VocabularyEKFAC, Voca
 from llqr_sam.methods.blocks.layout import EMBEDDINGS, Kernel, Vector, layout
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.methods.named import Named
+from llqr_sam.methods.shards import is_spread
 
 Structure = Literal["diagonal", "kfac", "ekfac", "diag_kfac", "dense"]
 KERNEL_BLOCKS: dict[str, type[KernelBlock]] = {"kfac": KFAC, "ekfac": EKFAC, "diag_kfac": DiagKFAC, "dense": Dense}
@@ -142,6 +143,11 @@ def _require_supported(model: nn.Module) -> None:
         fault = ""
         if isinstance(p, UninitializedParameter):
             fault = f"{name} has no shape yet; run the model once before building LLQR."
+        elif is_spread(p) or getattr(p, "_fsdp_flattened", False):
+            fault = (
+                f"{name} is spread over ranks (fully_shard, FSDP or tensor parallel), and a refresh needs it whole; "
+                "use DistributedDataParallel, with shard=True to spread U itself, or a method without LLQR."
+            )
         elif p.is_complex():
             fault = f"{name} is complex; LLQR needs real ones."
         elif p.device != other.device:

@@ -1,0 +1,172 @@
+"""A pass is one call of the closure. Here is what surrounds it: the gradients before and after it, and its randomness.
+
+Both passes must see the same minibatch and nothing else. A framework that accumulates on its own calls the closure of
+the last micro-batch on top of the gradients of the others: that is noticed and refused here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llqr_sam.methods.named import Named
+
+Context = Callable[[], contextlib.AbstractContextManager[None]]
+
+ACCUMULATED = (
+    "the closure adds to gradients that were there before, and the second pass would leave those out. Put all "
+    "micro-batches inside the closure, or call backward for each and then first_step() and second_step()"
+)
+RECORDED = (
+    "batch-norm has recorded the first pass, which the two steps cannot undo; "
+    'take the statistics from that pass: SharpnessAware(batch_norm="clean").'
+)
+WAYS_OUT = {
+    "lightning": "; in Lightning, with accumulate_grad_batches=1 and manual optimization",
+    "pytorch_lightning": "; in Lightning, with accumulate_grad_batches=1 and manual optimization",
+    "accelerate": "; with accelerate, use llqr_sam.integrations.accelerate",
+    "transformers": "; with Trainer, use llqr_sam.integrations.transformers",
+}
+
+
+class Gradients:
+    """The ``.grad`` of some parameters from step to step: what a step left there, and what somebody else put there."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = parameters
+        self._left: list[Tensor | None] = [None] * len(parameters)
+        self._versions: list[int] = []
+
+    def leave(self) -> None:
+        """Remembers the present gradients as those that a step has used."""
+        self._left = [p.grad for p in self._parameters]
+        self._versions = [g._version for g in self._left if g is not None]
+
+    def clear(self) -> None:
+        """Removes all gradients."""
+        for p in self._parameters:
+            p.grad = None
+
+    def used(self) -> bool:
+        """Whether all gradients are those that the last step left."""
+        present = [p.grad for p in self._parameters]
+        same = all(a is b for a, b in zip(present, self._left, strict=True))
+        return same and [g._version for g in present if g is not None] == self._versions
+
+    @contextlib.contextmanager
+    def accumulating(self) -> Iterator[None]:
+        """Context of the only pass of a step: what a framework has accumulated since the last step stays."""
+        if self.used():
+            self.clear()
+        yield
+
+    @contextlib.contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Context of a pass that starts without gradients; RuntimeError where the closure means to add to older ones.
+
+        One gradient of somebody else's stays, filled with NaN: a closure that clears it leaves no NaN.
+        """
+        older: list[Tensor | None] = [] if self.used() else [p.grad for p in self._parameters]
+        self.clear()
+        marked = next((i for i, g in enumerate(older) if g is not None and not g.is_sparse and bool(g.any())), None)
+        if marked is not None:
+            self._parameters[marked].grad = torch.full_like(older[marked], float("nan"))  # type: ignore[arg-type]
+        yield
+        found = None if marked is None else self._parameters[marked].grad
+        if found is not None and bool(found.isnan().all()):
+            for p, gradient in zip(self._parameters, older, strict=True):
+                p.grad = gradient
+            raise RuntimeError(f"{ACCUMULATED}{way_out()}.")
+
+
+def require_some(gradients: Named, whose: str) -> None:
+    """Raises RuntimeError where a pass has left no gradient at all."""
+    if not gradients:
+        raise RuntimeError(
+            f"{whose} left no gradient: it must call backward() on a loss of the base's parameters (one that replays "
+            "a CUDA graph puts the graph's gradients back into .grad)."
+        )
+
+
+def require_still(groups: Iterable[dict[str, Any]], gradients: Named) -> None:
+    """Raises TypeError where a step without a closure would move anything: no gradient, or one, or a learning rate."""
+    if not gradients or any(group.get("lr", 1) for group in groups) or any(bool(g.any()) for g in gradients.values()):
+        raise TypeError(
+            "step() needs a closure that calls backward and returns the loss; in a loop without closures, call "
+            "first_step() and second_step()."
+        )
+
+
+@contextlib.contextmanager
+def guarded(model: Any) -> Iterator[None]:
+    """Context in which a network, if there is one, has perturbed weights: it is neither saved nor evaluated."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("the weights are perturbed between first_step() and second_step(); use them afterwards.")
+
+    def refuse_evaluation(*_: Any) -> None:
+        if not torch.is_grad_enabled():
+            refuse()
+
+    hooks = [] if model is None else [model.register_state_dict_pre_hook(refuse)]
+    hooks += [] if model is None else [model.register_forward_pre_hook(refuse_evaluation)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Randomness:
+    """State of the generators that a pass draws from: the CPU's, and those of the parameters' devices."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._devices = {p.device for p in parameters if p.device.type not in ("cpu", "meta")}
+        self._cpu = torch.get_rng_state()
+        self._states = {d: torch.get_device_module(d).get_rng_state(d) for d in self._devices}
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Context in which the generators start again from this state; afterwards they go on from where they were."""
+        now = Randomness([torch.empty(0, device=d) for d in self._devices])
+        self._set()
+        try:
+            yield
+        finally:
+            now._set()
+
+    def _set(self) -> None:
+        torch.set_rng_state(self._cpu)
+        for device, state in self._states.items():
+            torch.get_device_module(device).set_rng_state(state, device)
+
+
+def require_whole_step() -> None:
+    """Raises RuntimeError where accelerate accumulates: it skips this step but for the last micro-batch's closure."""
+    accelerate = sys.modules.get("accelerate.state")
+    if accelerate is not None and "accelerate.optimizer" in _callers():
+        batches = accelerate.GradientState().num_steps
+        if batches > 1:
+            raise RuntimeError(
+                f"accelerate accumulates {batches} micro-batches and calls this step with the last one's closure "
+                "alone; use llqr_sam.integrations.accelerate, which steps over all of them."
+            )
+
+
+def way_out() -> str:
+    """Returns what the framework that called this step offers instead; empty where there is none."""
+    rooms = [name.split(".")[0] for name in _callers()]
+    return next((WAYS_OUT[room] for room in rooms if room in WAYS_OUT), "")
+
+
+def _callers() -> Iterator[str]:
+    """The modules on the call stack, innermost first."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        yield frame.f_globals.get("__name__", "")
+        frame = frame.f_back

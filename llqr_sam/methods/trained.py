@@ -1,0 +1,147 @@
+"""The parameters that an optimizer trains: their names, and the parts of them that this process holds.
+
+A step knows parameters by name and sees local parts (shards.py). A model may be given other parameters, cast or moved
+between two steps; ``Trained`` is then made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llqr_sam.methods.named import Named
+from llqr_sam.methods.shards import Shards, groups_of, is_spread, local
+
+
+@dataclass
+class Perturbed:
+    """The weights between the two passes of a step."""
+
+    parts: list[Tensor] = field(default_factory=list)  # that were moved
+    saved: list[Tensor] = field(default_factory=list)  # what they were
+    overflow: bool = False  # the first pass was not finite: nothing was moved, and the base does not move
+    called: set[nn.Module] = field(default_factory=set)  # in the second pass, where the caller makes it
+    contexts: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # of that pass
+
+    def restore(self) -> None:
+        """Puts the weights back, and leaves the contexts of the second pass."""
+        if self.parts:
+            torch._foreach_copy_(self.parts, self.saved)  # copied, since theta + eps - eps is not theta
+        self.contexts.close()
+
+
+class Trained:
+    """The parameters of all groups in order; ValueError where a step would be wrong for one.
+
+    Args:
+        groups: The optimizer's parameter groups.
+        model: Whose names the parameters get; ``None``: "group.index".
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], model: nn.Module | None) -> None:
+        self.parameters = _of(groups)
+        self._layout = _layout(self.parameters)
+        self._model = model
+        if model is None:
+            self.names = [f"{g}.{i}" for g, group in enumerate(groups) for i in range(len(group["params"]))]
+        else:
+            self.names = self._names_in(model)
+        for p in self.parameters:
+            _require_supported(p)
+        self.kinds = [(p.dtype, p.device) for p in self.parameters]
+        self._sizes = [len(group["params"]) for group in groups]
+        self._memory: Named = {}
+        self.shards: Shards = {n: g for n, p in zip(self.names, self.parameters, strict=True) if (g := groups_of(p))}
+        self._spread = any(is_spread(p) for p in self.parameters)
+        self._without_gradient: set[str] = set()
+
+    def still(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Whether these are the same parameters, in the same groups, of the same dtype, device and memory layout."""
+        return [len(group["params"]) for group in groups] == self._sizes and _layout(_of(groups)) == self._layout
+
+    def with_gradient(self) -> list[Tensor]:
+        """Returns the parameters that have a gradient."""
+        return [p for p in self.parameters if p.grad is not None]
+
+    def gradients(self) -> Named:
+        """Returns the local part of each gradient there is, by name."""
+        if self._spread:
+            for p in self.parameters:
+                _settle(p)
+            return {n: local(p.grad) for n, p in zip(self.names, self.parameters, strict=True) if p.grad is not None}
+        return {n: g for n, p in zip(self.names, self.parameters, strict=True) if (g := p.grad) is not None}
+
+    def of_groups(self, radii: Sequence[float], gradients: Named) -> Named:
+        """Returns those gradients whose group has a radius other than zero."""
+        if all(radii):
+            return gradients
+        chosen = {name for radius, names in zip(radii, self._by_group(), strict=True) if radius for name in names}
+        return {name: g for name, g in gradients.items() if name in chosen}
+
+    def perturb(self, mv: Named, factor: float, radii: Sequence[float]) -> Perturbed:
+        """Adds radius * factor * M v to the parameters of each group; returns what they were."""
+        if not mv:
+            return Perturbed()
+        parts = dict(zip(self.names, map(local, self.parameters) if self._spread else self.parameters, strict=True))
+        for name in mv.keys() - self._memory.keys():
+            self._memory[name] = torch.empty_like(parts[name])
+        moved, saved = [parts[name] for name in mv], [self._memory[name] for name in mv]
+        torch._foreach_copy_(saved, moved)
+        if len(set(radii)) == 1:
+            torch._foreach_add_(moved, list(mv.values()), alpha=radii[0] * factor)
+            return Perturbed(moved, saved)
+        for radius, names in zip(radii, self._by_group(), strict=True):
+            if members := [name for name in names if name in mv]:
+                steps = [mv[name] for name in members]
+                torch._foreach_add_([parts[name] for name in members], steps, alpha=radius * factor)
+        return Perturbed(moved, saved)
+
+    def require_model(self, gradients: Named) -> None:
+        """Raises ValueError where the model has other parameters by now: the old ones get no gradient."""
+        if self._model is not None and len(gradients) < len(self.names):
+            without = set(self.names).difference(gradients)
+            if without != self._without_gradient:
+                self._names_in(self._model)
+                self._without_gradient = without
+
+    def _by_group(self) -> Iterator[list[str]]:
+        names = iter(self.names)
+        return (list(islice(names, size)) for size in self._sizes)
+
+    def _names_in(self, model: nn.Module) -> list[str]:
+        names = {id(p): name for name, p in model.named_parameters()}
+        if any(id(p) not in names for p in self.parameters):
+            raise ValueError("the base holds a parameter that is not the model's; give it the present ones.")
+        return [names[id(p)] for p in self.parameters]
+
+
+def _of(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
+    return [p for group in groups for p in group["params"]]
+
+
+def _layout(parameters: Sequence[Tensor]) -> list[Any]:
+    """Returns what changes when a parameter is replaced, cast, moved or laid out anew."""
+    return [(id(p), p.dtype, p.device, p.stride()) for p in parameters]
+
+
+def _settle(parameter: Any) -> None:
+    """Sums a gradient that is still spread as partial sums, and places it like its parameter."""
+    gradient = parameter.grad
+    if gradient is not None and getattr(gradient, "placements", None) != getattr(parameter, "placements", None):
+        parameter.grad = gradient.redistribute(placements=parameter.placements)
+
+
+def _require_supported(parameter: Tensor) -> None:
+    if parameter.is_complex():
+        raise ValueError("the base holds a complex parameter; this step needs real ones.")
+    if getattr(parameter, "_fsdp_flattened", False):
+        raise ValueError(
+            "FullyShardedDataParallel gives each rank a flat piece, whose norm is not the model's; "
+            "use torch.distributed.fsdp.fully_shard (FSDP2), which this step supports."
+        )
