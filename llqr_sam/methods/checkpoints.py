@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 from torch import Tensor
 
@@ -33,13 +34,13 @@ def packed(own: Mapping[str, Any], base: Mapping[str, Any], trained: Trained) ->
     numbers = dict(zip(trained.names, _numbers(groups), strict=True))
     parameters = dict(zip(trained.names, trained.parameters, strict=True))
     for path, value in _leaves(own):
-        owner = next((part for part in path if part in numbers), None)
+        owner = next((part for part in path if part in numbers), None) if isinstance(value, Tensor) else None
+        key = PREFIX + "/".join("*" if part == owner else quote(part, safe="") for part in path)
         if not isinstance(value, Tensor):
-            groups[0][PREFIX + "/".join(path)] = value
+            groups[0][key] = value
         elif owner is None:
-            state.setdefault(_numbers(groups)[0], {})[PREFIX + "/".join(path)] = value
+            state.setdefault(_numbers(groups)[0], {})[key] = value
         else:
-            key = PREFIX + "/".join("*" if part == owner else part for part in path)
             state.setdefault(numbers[owner], {})[key] = _spread_like(parameters[owner], value)
     return {**base, "state": state, "param_groups": groups}
 
@@ -61,11 +62,11 @@ def unpacked(state_dict: Mapping[str, Any], trained: Trained) -> tuple[Nested, N
     own: Nested = {}
     for number, name, parameter in zip(numbers, trained.names, trained.parameters, strict=True):
         for key, value in _ours(state_dict["state"].get(number, {})).items():
-            path = [name if part == "*" else part for part in key.split("/")]
+            path = [name if part == "*" else unquote(part) for part in key.split("/")]
             _put(own, path, _part_of(parameter, value) if "*" in key else value)
     for group in state_dict["param_groups"]:
         for key, value in _ours(group).items():
-            _put(own, key.split("/"), value)
+            _put(own, [unquote(part) for part in key.split("/")], value)
     if not own:
         raise ValueError(
             "this state was saved by another optimizer, such as the base alone, or flattened for "

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from llqr_sam import LLQR, SharpnessAware
+from llqr_sam import LLQR, Friendly, SharpnessAware
 from tests.methods.networks import ResidualConv, mean_loss
 
 
@@ -145,6 +145,68 @@ def test_compiled_closure_is_the_plain_one():
     for name, expected in judge.train().items():
         torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=1e-6)
     assert counter.frame_count == 1
+
+
+DIRECTIONS = {"sam": lambda: None, "f_sam": Friendly}
+
+
+def _unnamed(method, batch_norm, compile_network, compiled_before=False):
+    """Weights and statistics after three steps of an optimizer that was not given the network."""
+    torch._dynamo.reset()
+    torch.manual_seed(7)
+    net = ResidualConv()
+    model = compile_network(net)
+    if compiled_before:
+        state = {name: t.clone() for name, t in net.state_dict().items()}
+        mean_loss(model(torch.randn(8, 2, 4, 4)), torch.randint(0, 5, (8,))).backward()
+        net.load_state_dict(state)
+    optimizer = SharpnessAware(
+        torch.optim.SGD(net.parameters(), lr=0.05), direction=DIRECTIONS[method](), batch_norm=batch_norm
+    )
+    torch.manual_seed(8)
+    for _ in range(3):
+        x, y = torch.randn(8, 2, 4, 4), torch.randint(0, 5, (8,))
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            loss = mean_loss(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    return net.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+@pytest.mark.parametrize("method", list(DIRECTIONS))
+@pytest.mark.parametrize("batch_norm", ["perturbed", "clean"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_compiled_network_need_not_be_named(method, batch_norm, before):
+    counter = CompileCounterWithBackend("eager")
+    compiled = _unnamed(method, batch_norm, lambda net: torch.compile(net, backend=counter), before)
+    for name, expected in _unnamed(method, batch_norm, lambda net: net).items():
+        torch.testing.assert_close(compiled[name], expected, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count <= 2  # once more where the first compilation sees the hook that looks for batch-norm
+    assert compiled["norm.num_batches_tracked"] == 3
+
+
+def _compiled_in_place(net):
+    net.compile(backend="eager")
+    return net
+
+
+HIDING = {
+    "in place": _compiled_in_place,
+    "function": lambda net: torch.compile(lambda x: net(x), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("how", list(HIDING))
+@pytest.mark.parametrize("batch_norm", ["perturbed", "clean"])
+@pytest.mark.parametrize("before", [True, False])
+def test_batch_norm_hidden_by_a_compiler_asks_for_the_network(how, batch_norm, before):
+    with pytest.raises(ValueError, match=r"cannot be seen; name it: SharpnessAware\(model=\.\.\.\)"):
+        _unnamed("sam", batch_norm, HIDING[how], before)
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])

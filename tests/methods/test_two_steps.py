@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.amp import GradScaler
 from torch.optim.lr_scheduler import StepLR
 
@@ -206,21 +205,3 @@ def test_hooks_surround_the_two_steps():
 def test_a_scheduler_knows_that_the_optimizer_has_stepped(recwarn):
     _train("sam", True)
     assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
-
-
-OLD_FORMS = {
-    "parameters": (lambda net: SharpnessAware(net.parameters()), "not a generator"),
-    "list": (lambda net: SharpnessAware(list(net.parameters()), rho=0.1), "not a list"),
-    "class": (lambda net: SharpnessAware(torch.optim.SGD), "not SGD"),
-    "both": (lambda net: SharpnessAware(net.parameters(), torch.optim.SGD, lr=0.1, rho=0.1), "not a generator, SGD"),
-    "keywords": (lambda net: SharpnessAware(net.parameters(), base_optimizer=torch.optim.SGD, lr=0.1), "a generator"),
-}
-
-
-@pytest.mark.parametrize("form", list(OLD_FORMS))
-def test_other_implementations_arguments_are_refused_in_words(form):
-    build, what = OLD_FORMS[form]
-    with pytest.raises(
-        TypeError, match=f"{what}: SharpnessAware\\(torch.optim.SGD\\(model.parameters\\(\\), lr=0.1\\)"
-    ):
-        build(nn.Linear(2, 2))
