@@ -43,13 +43,13 @@ class Composition:
 
     def require_dense(self, gradients: Named) -> None:
         """Raises ValueError where a gradient is sparse and a part other than the identity would have to use it."""
-        sparse = next((name for name, g in gradients.items() if g.is_sparse), None)
-        if sparse is None:
+        sparse = [name for name, g in gradients.items() if g.is_sparse]
+        if not sparse:
             return
         for part, plain in ((self.direction, Direction), (self.probe, Metric), (self.transport, Metric)):
             if type(part) is not plain:
                 raise ValueError(
-                    f"the gradient of {sparse} is sparse, which {type(part).__name__} cannot use and plain SAM can; "
+                    f"the gradient of {sparse[0]} is sparse, which {type(part).__name__} cannot use and plain SAM can; "
                     "set sparse=False on its embedding."
                 )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from llqr_sam.methods.shards import WHOLE, Shards, summed
 
@@ -53,9 +54,8 @@ def squared_norm(a: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
     def total(names: Sequence[str]) -> Tensor:
         tensors = [a[name] for name in names]
         tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
-        if tensors[0].is_cpu and sum(t.numel() for t in tensors) < SMALL * len(tensors):
-            joined = torch.cat([t.reshape(-1) for t in tensors])
-            norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
+        if tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
+            norm: Tensor = torch.linalg.vector_norm(_flatten_dense_tensors(tensors), dtype=torch.float64)
             return norm.square().to(_widest(tensors))
         return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
 

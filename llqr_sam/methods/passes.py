@@ -7,6 +7,7 @@ the last micro-batch on top of the gradients of the others: that is noticed and 
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -55,7 +56,7 @@ class Gradients:
     def used(self) -> bool:
         """Whether all gradients are those that the last step left."""
         present = [p.grad for p in self._parameters]
-        same = all(a is b for a, b in zip(present, self._left, strict=True))
+        same = all(map(operator.is_, present, self._left))
         return same and [g._version for g in present if g is not None] == self._versions
 
     @contextlib.contextmanager

@@ -89,8 +89,8 @@ class Trained:
         if not mv:
             return Perturbed()
         parts = dict(zip(self.names, map(local, self.parameters) if self._spread else self.parameters, strict=True))
-        for name in mv.keys() - self._memory.keys():
-            self._memory[name] = torch.empty_like(parts[name])
+        if not mv.keys() <= self._memory.keys():
+            self._memory |= {name: torch.empty_like(parts[name]) for name in mv if name not in self._memory}
         moved, saved = [parts[name] for name in mv], [self._memory[name] for name in mv]
         torch._foreach_copy_(saved, moved)
         if len(set(radii)) == 1:
