@@ -11,7 +11,7 @@ WORDS = $(filter-out PYTHON=%,$(MAKEOVERRIDES))
 
 .PHONY: help
 help: ## List the tasks
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "}; {printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "}; {printf "  make %-17s %s\n", $$1, $$2}'
 
 .venv/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found. Name one: make PYTHON=/path/to/python3.11 ..."; exit 2; }
@@ -38,7 +38,7 @@ coverage: .venv/.ready ## Run the tests and list the lines of the package that n
 
 .PHONY: test-slow
 test-slow: .venv/.ready ## Run the tests marked slow
-	@$(RUN) -m pytest -n 2 -m "slow and not (slurm or gpu or nmt or wheel)"
+	@$(RUN) -m pytest -n 2 -m "slow and not (slurm or gpu or nmt or integrations or wheel)"
 
 .PHONY: test-slurm
 test-slurm: .venv/.ready ## Start a real SLURM here (Debian, as root) and run a table on it
@@ -66,6 +66,19 @@ nmt: .venv/.nmt ## Add fairseq to .venv, for translation
 .PHONY: test-nmt
 test-nmt: .venv/.nmt ## Run the tests that need fairseq
 	@$(RUN) -m pytest -m nmt
+
+.venv/.integrations: .venv/.ready constraints-integrations.txt
+	@echo "Adding lightning, transformers and accelerate to .venv (a minute, once)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-integrations.txt \
+		--editable '.[suite,dev,integrations]' 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+.PHONY: integrations
+integrations: .venv/.integrations ## Add lightning, transformers and accelerate to .venv
+
+.PHONY: test-integrations
+test-integrations: .venv/.integrations ## Run the tests of the adapters to other training loops
+	@$(RUN) -m pytest -m integrations
 
 .PHONY: test-wheel
 test-wheel: .venv/.ready ## Build the wheel, install it alone with torch, run the README's example there

@@ -14,9 +14,14 @@ from tests.waiting import PATIENCE
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+WITH_ANOTHER_LIBRARY = {"accelerate_loop", "transformers_trainer"}  # whose training loop they use
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def _marked(path):
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.integrations] * (path.stem in WITH_ANOTHER_LIBRARY))
+
+
+@pytest.mark.parametrize("path", map(_marked, EXAMPLES))
 def test_example_trains(path):
     run = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", path],
@@ -39,4 +44,4 @@ def test_example_is_short_and_says_how_to_run_it(path):
 
 
 def test_each_kind_of_loop_has_one():
-    assert [path.stem for path in EXAMPLES] == ["huggingface_style", "plain_loop", "timm_finetune"]
+    assert {path.stem for path in EXAMPLES} == {"plain_loop", "timm_finetune"} | WITH_ANOTHER_LIBRARY

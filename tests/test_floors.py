@@ -13,6 +13,7 @@ import pytest
 from llqr_sam.repository import PACKAGE
 
 FLOORS = {
+    "integrations": 6,
     "studies": 5,
     "report": 4,
     "suite": 3,
