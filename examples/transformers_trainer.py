@@ -37,11 +37,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
-            num_train_epochs=1,
+            num_train_epochs=2,
             per_device_train_batch_size=16,
             gradient_accumulation_steps=2,
             learning_rate=3e-3,
-            logging_steps=10,
+            logging_steps=20,
             save_strategy="no",
             report_to="none",
             dataloader_pin_memory=False,

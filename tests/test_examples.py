@@ -21,7 +21,7 @@ def _marked(path):
     return pytest.param(path, id=path.stem, marks=[pytest.mark.integrations] * (path.stem in WITH_ANOTHER_LIBRARY))
 
 
-@pytest.mark.parametrize("path", map(_marked, EXAMPLES))
+@pytest.mark.parametrize("path", [_marked(path) for path in EXAMPLES])
 def test_example_trains(path):
     run = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", path],

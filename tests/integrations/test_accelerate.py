@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from llqr_sam import LLQR, Friendly, SharpnessAware
+from llqr_sam.methods.distributed import unwrapped
 
 pytestmark = pytest.mark.integrations
 accelerate = pytest.importorskip("accelerate")
@@ -18,6 +20,7 @@ accelerate = pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
 from llqr_sam.integrations.accelerate import AcceleratedStep  # noqa: E402
+from tests.integrations.ranks import launched, two  # noqa: E402, F401
 
 MAX_NORM = 0.05  # clips every step
 
@@ -251,3 +254,38 @@ def test_wrong_uses_are_refused():
     accelerator.state.distributed_type = accelerate.DistributedType.FSDP
     with pytest.raises(ValueError, match="FSDP shards or steps the parameters itself"):
         AcceleratedStep(accelerator, model, optimizer, cross_entropy)
+
+
+def _trained_on_ranks(metric_of, window):
+    """Trains on this rank's half of each batch, or on whole batches in one process; returns the weights."""
+    if dist.is_initialized():
+        launched()
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=window)
+    torch.manual_seed(0)
+    model = accelerator.prepare(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double())
+    metric = LLQR(metric_of(model), structure="kfac", interval=2, inner_steps=3)
+    optimizer = accelerator.prepare(SharpnessAware(_sgd(model), rho=0.1, probe=metric, transport=metric))
+    step = AcceleratedStep(accelerator, model, optimizer, lambda x, y: cross_entropy(model(x), y), max_norm=MAX_NORM)
+    for x, y in _batches(6):
+        x, y = (t.chunk(accelerator.num_processes)[accelerator.process_index] for t in (x, y))
+        with accelerator.accumulate(model):
+            if accelerator.sync_gradients:
+                metric.refresh_if_due(x, y, cross_entropy)
+            step(x, y)
+    return {name.removeprefix("module."): x for name, x in model.state_dict().items()}
+
+
+def test_two_processes_are_one_on_the_whole_batches(two):  # noqa: F811
+    """With accumulation; U is learned over both, since LLQR is given the prepared model."""
+    one, other = two(_trained_on_ranks, _itself, 3)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    torch.testing.assert_close(one, _trained_on_ranks(_itself, 3), rtol=1e-10, atol=1e-12)
+
+
+def test_a_metric_of_one_process_is_refused(two):  # noqa: F811
+    with pytest.raises(AssertionError, match="LLQR learns from one process's minibatches"):
+        two(_trained_on_ranks, unwrapped, 1)
+
+
+def _itself(model):
+    return model

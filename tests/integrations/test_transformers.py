@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import default_collate
@@ -22,6 +23,7 @@ ensure_torchvision()
 import transformers  # noqa: E402
 
 from llqr_sam.integrations.transformers import Logits, SharpnessAwareTrainer  # noqa: E402
+from tests.integrations.ranks import launched, two  # noqa: E402, F401
 
 MICRO_BATCH, WINDOW = 3, 4
 MAX_NORM = 0.05  # clips every step
@@ -309,3 +311,31 @@ def test_wrong_uses_are_refused(tmp_path):
         SharpnessAwareTrainer(model, arguments, optimizers=optimizers, sharpness_aware=METHODS["sam"])
     with pytest.raises(TypeError, match="optimizer=AdamW is not a SharpnessAware"):
         SharpnessAwareTrainer(model, arguments, train_dataset=_sentences(), optimizers=(_base(model), None)).train()
+
+
+def _llqr_sam_on_ranks(base, model):
+    metric = LLQR(Logits(model), structure="diagonal", inner_steps=3, process_group=dist.group.WORLD)
+    return SharpnessAware(base, rho=0.1, probe=metric, transport=metric)
+
+
+def _trained_on_ranks(folder, method):
+    """Trains on micro-batches of one sample each on two ranks, or of two in one process; returns the weights."""
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 1}
+    if dist.is_initialized():
+        launched()
+        settings |= {"per_device_train_batch_size": 1, "ddp_backend": "gloo"}
+    return _trained(folder, _language_model(), _sentences(16), method, **settings).model.state_dict()
+
+
+def test_two_processes_are_one_on_the_whole_batches(two, tmp_path):  # noqa: F811
+    """With accumulation and different numbers of words: the loss is the mean over all words, as in ``Trainer``."""
+    one, other = two(_trained_on_ranks, tmp_path, METHODS["sam"])
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    torch.testing.assert_close(one, _trained_on_ranks(tmp_path, METHODS["sam"]), rtol=1e-10, atol=1e-12)
+
+
+def test_two_processes_learn_one_metric(two, tmp_path):  # noqa: F811
+    one, other = two(_trained_on_ranks, tmp_path, _llqr_sam_on_ranks)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(AssertionError, match="LLQR learns from one process's minibatches"):
+        two(_trained_on_ranks, tmp_path, _llqr_sam)
