@@ -1,1 +1,1 @@
-"""Adapters to other libraries' training loops, one module a library; each is imported only where it is used."""
+"""Adapters to training frameworks. Each module imports its framework, and nothing here imports a module of it."""
