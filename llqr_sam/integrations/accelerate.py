@@ -36,8 +36,7 @@ class AcceleratedStep:
 
     Raises:
         TypeError: the optimizer is not a ``SharpnessAware``.
-        ValueError: max_norm is out of its range, the distributed strategy shards or steps the parameters itself, or an
-            ``LLQR`` knows one process alone where there are several.
+        ValueError: max_norm is out of its range, or the distributed strategy shards or steps the parameters itself.
     """
 
     def __init__(

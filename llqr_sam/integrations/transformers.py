@@ -16,26 +16,24 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
 
-from llqr_sam.integrations.logits import Logits, labels_of, token_loss
+from llqr_sam.integrations.logits import Logits as Logits
+from llqr_sam.integrations.logits import labels_of, token_loss
 from llqr_sam.integrations.windows import clip, sharpness_aware_of, take_step
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
-__all__ = ["Logits", "SharpnessAwareTrainer"]
-
 
 class SharpnessAwareTrainer(Trainer):  # type: ignore[misc]
     """A ``Trainer`` whose optimizer steps are sharpness-aware.
-
-        SharpnessAwareTrainer(model, args, train_dataset=data, sharpness_aware=partial(SharpnessAware, rho=0.05))
 
         def llqr_sam(base, model):
             metric = LLQR(Logits(model), structure="kfac")
             return SharpnessAware(base, rho=0.05, probe=metric, transport=metric)
 
         SharpnessAwareTrainer(model, args, train_dataset=data, sharpness_aware=llqr_sam)
+        SharpnessAwareTrainer(model, args, train_dataset=data, sharpness_aware=partial(SharpnessAware, rho=0.05))
 
-    ``max_grad_norm`` clips the final gradient, and its norm is logged. For other trainers inherit from both:
+    ``max_grad_norm`` clips the final gradient, and its norm is logged. For another kind of trainer inherit from both:
     ``class Mine(SharpnessAwareTrainer, Seq2SeqTrainer)``.
 
     Args:
@@ -44,9 +42,8 @@ class SharpnessAwareTrainer(Trainer):  # type: ignore[misc]
             the ``TrainingArguments`` describe. It is called when training begins, with the model on its device.
 
     Raises:
-        ValueError: there is neither an optimizer nor ``sharpness_aware``, or both. When training begins: the
-            distributed strategy shards or steps the parameters itself, or an ``LLQR`` knows one process alone where
-            there are several.
+        ValueError: there is neither an optimizer nor ``sharpness_aware``, or both; or, when training begins, the
+            distributed strategy shards or steps the parameters itself.
         TypeError: when training begins, the optimizer is not a ``SharpnessAware``.
     """
 
@@ -75,9 +72,6 @@ class SharpnessAwareTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Keeps a micro-batch; the last one of a window takes the step.
-
-        Args:
-            model, inputs, num_items_in_batch: As for ``Trainer``.
 
         Returns:
             At the end of a window its loss at the unperturbed point, detached; before that zero.
@@ -110,11 +104,10 @@ class SharpnessAwareTrainer(Trainer):  # type: ignore[misc]
     def _clip(self, *_: Any) -> None:
         self._norm = clip(self.model, self.args.max_grad_norm or None)
 
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor | None:
-        return self._norm
+    def _get_grad_norm(self, *_: Any, **__: Any) -> Tensor | None:
+        return self._norm  # what was clipped; ``Trainer`` logs it
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor | None:
-        return self._norm
+    _clip_grad_norm = _get_grad_norm
 
 
 class _SkipTheStep(TrainerCallback):  # type: ignore[misc]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from llqr_sam.methods.llqr import LLQR
-from llqr_sam.methods.sharpness_aware import UNSCALED, SharpnessAware
+from llqr_sam.methods.scaling import UNSCALED
+from llqr_sam.methods.sharpness_aware import SharpnessAware
 
 REFUSED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
 
@@ -65,8 +65,7 @@ def sharpness_aware_of(accelerator: Accelerator, optimizer: Optimizer) -> Sharpn
 
     Raises:
         TypeError: there is another optimizer.
-        ValueError: the distributed strategy shards or steps the parameters itself, or an ``LLQR`` knows one process
-            alone where there are several.
+        ValueError: the distributed strategy shards or steps the parameters itself.
     """
     inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     if not isinstance(inner, SharpnessAware):
@@ -74,10 +73,4 @@ def sharpness_aware_of(accelerator: Accelerator, optimizer: Optimizer) -> Sharpn
     if accelerator.distributed_type in REFUSED:
         strategy = accelerator.distributed_type.value
         raise ValueError(f"{strategy} shards or steps the parameters itself; train under DistributedDataParallel.")
-    metrics = [metric for metric in (inner.probe, inner.transport) if isinstance(metric, LLQR)]
-    if accelerator.num_processes > 1 and any(metric._ranks.size == 1 for metric in metrics):
-        raise ValueError(
-            "this LLQR learns from one process's minibatches, so the weights of the processes would drift apart; "
-            "give it process_group=torch.distributed.group.WORLD."
-        )
     return inner

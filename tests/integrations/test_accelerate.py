@@ -242,6 +242,15 @@ def test_keyword_batches():
     assert _same_weights(ours, theirs)
 
 
+def _step_without_the_adapter():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator, net = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2), _network()
+    model, optimizer = accelerator.prepare(net, METHODS["sam"](net))
+    for x, y in _batches(2):
+        with accelerator.accumulate(model):
+            optimizer.step(lambda x=x, y=y: accelerator.backward(cross_entropy(model(x), y)))
+
+
 def test_wrong_uses_are_refused():
     accelerator, net = accelerate.Accelerator(cpu=True), _network()
     model, optimizer = accelerator.prepare(net, _sgd(net))
@@ -251,6 +260,8 @@ def test_wrong_uses_are_refused():
     for max_norm in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=f"max_norm={max_norm} must be > 0"):
             AcceleratedStep(accelerator, model, optimizer, cross_entropy, max_norm=max_norm)
+    with pytest.raises(RuntimeError, match="use llqr_sam.integrations.accelerate, which steps over all of them"):
+        _step_without_the_adapter()
     accelerator.state.distributed_type = accelerate.DistributedType.FSDP
     with pytest.raises(ValueError, match="FSDP shards or steps the parameters itself"):
         AcceleratedStep(accelerator, model, optimizer, cross_entropy)
@@ -283,7 +294,7 @@ def test_two_processes_are_one_on_the_whole_batches(two):  # noqa: F811
 
 
 def test_a_metric_of_one_process_is_refused(two):  # noqa: F811
-    with pytest.raises(AssertionError, match="LLQR learns from one process's minibatches"):
+    with pytest.raises(AssertionError, match="would learn a U of its own"):
         two(_trained_on_ranks, unwrapped, 1)
 
 
