@@ -7,6 +7,7 @@ python scripts/bench.py --study parts                          where a refresh s
 python scripts/bench.py --study memory --chunk-size 8          what memory a refresh takes
 python scripts/bench.py --study precision                      rounding in a refresh: what it does to U g, what it saves
 python scripts/bench.py --study precision --data cifar100.npz --train-steps 300    of a ResNet-18 on CIFAR-100
+python scripts/bench.py --study overhead --rounds 30           a step beside many small parameters
 python scripts/bench.py --study scaling                        batch, width, depth, parameter count
 python scripts/bench.py --study scaling --sweeps parameters --structures diagonal --inner-steps 5      12 GiB
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from benchmarks.overhead import COUNT, SIZE, overhead
 from benchmarks.parts import parts
 from benchmarks.precision import Trained, effects, speeds
 from benchmarks.scaling import SWEEPS, Point, exponents, scaling
@@ -97,6 +99,13 @@ def study_precision(options: argparse.Namespace) -> dict[str, Any]:
     return {f"percent of U g, {trained.name}": changes, "refresh, ratio to float32": ratios}
 
 
+def study_overhead(options: argparse.Namespace) -> dict[str, Any]:
+    """A SAM step as a ratio to its two gradients and the base's step."""
+    workloads = overhead(options.rounds, find_device(options.device))
+    figures = [{"row": w.name, "milliseconds": 1e3 * w.median, "ratio": w.ratio(workloads[0])} for w in workloads]
+    return {f"{COUNT} parameters of {SIZE} x {SIZE}": figures}
+
+
 def study_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Refreshes along the sweeps, and the exponent in the parameter count."""
     found: dict[str, Any] = {}
@@ -127,7 +136,7 @@ def _title(options: argparse.Namespace) -> str:
     machine = (
         f"{device_name(find_device(options.device))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    if options.study == "scaling":  # of many networks
+    if options.study in ("scaling", "overhead"):  # of other networks
         return machine
     width = f" at width {options.width}" if options.width else ""
     size = _problem(options).parameters / 1e6
@@ -139,6 +148,7 @@ STUDIES = {
     "parts": study_parts,
     "memory": study_memory,
     "precision": study_precision,
+    "overhead": study_overhead,
     "scaling": study_scaling,
 }
 

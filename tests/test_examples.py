@@ -44,4 +44,4 @@ def test_example_is_short_and_says_how_to_run_it(path):
 
 
 def test_each_kind_of_loop_has_one():
-    assert {path.stem for path in EXAMPLES} == {"plain_loop", "timm_finetune"} | WITH_ANOTHER_LIBRARY
+    assert {path.stem for path in EXAMPLES} == {"plain_loop", "timm_finetune", "fsdp2"} | WITH_ANOTHER_LIBRARY

@@ -29,14 +29,13 @@ FLOORS = {
 PARTS = {
     "methods": (
         ("shards",),
-        ("named", "batch_norm"),
+        ("named",),
         ("curvature",),
         ("distributed",),
         ("blocks",),
         ("settings",),
         ("metrics", "directions"),
-        ("passes", "scaling", "trained", "composition", "wrapper"),
-        ("checkpoints",),
+        ("step",),
         ("llqr", "sharpness_aware"),
         ("factory",),
     ),

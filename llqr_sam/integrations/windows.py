@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from llqr_sam.methods.scaling import UNSCALED
 from llqr_sam.methods.sharpness_aware import SharpnessAware
+from llqr_sam.methods.step.scaling import UNSCALED
 
 REFUSED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
 

@@ -202,6 +202,7 @@ class Adaptive(Metric):
     Args:
         model: Network whose parameters theta are read at each perturbation.
         eta: Added to every |theta|, >= 0.
+        biases: Whether biases have the T of weights (pytorch_optimizer's form) instead of 1 (the paper's code).
 
     Raises:
         ValueError: eta is out of its range.
@@ -216,14 +217,15 @@ class Adaptive(Metric):
 
     model: nn.Module
 
-    def __init__(self, model: nn.Module, eta: float = 0.01) -> None:
+    def __init__(self, model: nn.Module, eta: float = 0.01, *, biases: bool = False) -> None:
         AdaptiveSettings(eta)  # checks it
-        self.model, self.eta = unwrapped(model), eta
+        self.model, self.eta, self.biases = unwrapped(model), eta, biases
 
     @torch.no_grad()
     def apply(self, v: Named) -> Named:
         parameters = dict(self.model.named_parameters())  # looked up anew: a model may be given others
-        weights = float32_if_half({name: local(parameters[name]) for name in v if not name.endswith("bias")})
+        scaled = v if self.biases else [name for name in v if not name.endswith("bias")]
+        weights = float32_if_half({name: local(parameters[name]) for name in scaled})
         if not weights:
             return v
         scales = torch._foreach_abs(list(weights.values()))

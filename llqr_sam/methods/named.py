@@ -55,7 +55,8 @@ def squared_norm(a: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
         tensors = [a[name] for name in names]
         tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
         if tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
-            norm: Tensor = torch.linalg.vector_norm(_flatten_dense_tensors(tensors), dtype=torch.float64)
+            joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+            norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
             return norm.square().to(_widest(tensors))
         return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
 

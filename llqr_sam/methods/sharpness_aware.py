@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from llqr_sam.methods.batch_norm import frozen_statistics, records, require_seen
-from llqr_sam.methods.checkpoints import packed, unpacked
-from llqr_sam.methods.composition import Composition, without_tensors
 from llqr_sam.methods.directions import Direction
 from llqr_sam.methods.distributed import one_model
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named
-from llqr_sam.methods.passes import (
+from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
+from llqr_sam.methods.step.batch_norm import frozen_statistics, records, require_seen
+from llqr_sam.methods.step.checkpoints import packed, unpacked
+from llqr_sam.methods.step.composition import Composition, without_tensors
+from llqr_sam.methods.step.passes import (
     RECORDED,
     Context,
     Gradients,
@@ -37,10 +38,9 @@ from llqr_sam.methods.passes import (
     require_still,
     require_whole_step,
 )
-from llqr_sam.methods.scaling import UNSCALED, require_no_hidden_scale, require_shared_overflow, unscale
-from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
-from llqr_sam.methods.trained import Perturbed, Trained
-from llqr_sam.methods.wrapper import Wrapper
+from llqr_sam.methods.step.scaling import UNSCALED, require_no_hidden_scale, require_shared_overflow, unscale
+from llqr_sam.methods.step.trained import Perturbed, Trained
+from llqr_sam.methods.step.wrapper import Wrapper
 
 
 class SharpnessAware(Wrapper):

@@ -83,15 +83,15 @@ def test_theta_one_is_sam():
     assert identical(_train(vasso), _train(lambda n: SharpnessAware(sgd(n), rho=0.1)))
 
 
-def _bias_free():
+def _perceptron():
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.Tanh(), nn.Linear(8, 5, bias=False)).double()
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)).double()
 
 
 OUTSIDE = {
     "sam": (lambda n: SharpnessAware(sgd(n), rho=0.1), "SAM", {"rho": 0.1}),
     "asam": (
-        lambda n: SharpnessAware(sgd(n), rho=0.5, probe=Adaptive(n, eta=0.0)),
+        lambda n: SharpnessAware(sgd(n), rho=0.5, probe=Adaptive(n, eta=0.0, biases=True)),
         "SAM",
         {"rho": 0.5, "adaptive": True},
     ),
@@ -108,7 +108,7 @@ def test_trajectory_of_pytorch_optimizer(method):
     """Ten steps beside another library's; its norm is float32, hence the tolerance."""
     build, name, options = OUTSIDE[method]
     theirs = getattr(pytest.importorskip("pytorch_optimizer"), name)
-    net, other = _bias_free(), _bias_free()
+    net, other = _perceptron(), _perceptron()
     optimizer = build(net)
     judge = theirs(other.parameters(), torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4, **options)
     for _ in range(10):

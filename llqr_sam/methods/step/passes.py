@@ -99,7 +99,7 @@ def require_still(groups: Iterable[dict[str, Any]], gradients: Named) -> None:
     if not gradients or any(group.get("lr", 1) for group in groups) or any(bool(g.any()) for g in gradients.values()):
         raise TypeError(
             "step() needs a closure that calls backward and returns the loss; in a loop without closures, call "
-            "first_step() and second_step()."
+            f"first_step() and second_step(){way_out()}."
         )
 
 

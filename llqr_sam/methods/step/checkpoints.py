@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from torch import Tensor
 
-from llqr_sam.methods.trained import Trained
+from llqr_sam.methods.step.trained import Trained
 
 PREFIX = "sharpness_aware/"
 Nested = dict[str, Any]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llqr_sam.methods.batch_norm import frozen_statistics
+from llqr_sam.methods.step.batch_norm import frozen_statistics
 
 
 def _net():
