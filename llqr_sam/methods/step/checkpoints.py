@@ -59,7 +59,7 @@ def unpacked(state_dict: Mapping[str, Any], trained: Trained) -> tuple[Nested, N
         raise ValueError(
             f"the saved state is of {len(numbers)} parameters, and this optimizer has {len(trained.names)}."
         )
-    own: Nested = {}
+    own: Nested = dict(state_dict.get("sharpness_aware", {}), placeholders=[])  # where version 0.1.0 had it all
     for number, name, parameter in zip(numbers, trained.names, trained.parameters, strict=True):
         for key, value in _ours(state_dict["state"].get(number, {})).items():
             path = [name if part == "*" else unquote(part) for part in key.split("/")]
@@ -67,14 +67,14 @@ def unpacked(state_dict: Mapping[str, Any], trained: Trained) -> tuple[Nested, N
     for group in state_dict["param_groups"]:
         for key, value in _ours(group).items():
             _put(own, [unquote(part) for part in key.split("/")], value)
-    if not own:
+    if "parts" not in own:
         raise ValueError(
             "this state was saved by another optimizer, such as the base alone, or flattened for "
             "torch.distributed.checkpoint; load the base's part with optimizer.base.load_state_dict(state)."
         )
     state = {number: _others(values) for number, values in state_dict["state"].items()}
     base = {
-        **state_dict,
+        **{key: value for key, value in state_dict.items() if key != "sharpness_aware"},
         "state": {number: values for number, values in state.items() if values},
         "param_groups": [_others(group) for group in state_dict["param_groups"]],
     }

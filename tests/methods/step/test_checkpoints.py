@@ -90,6 +90,29 @@ def test_placeholders_of_a_fresh_optimizer_are_not_its_averages(method, loaded):
     assert identical(train(True), train(False))
 
 
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_state_of_version_0_1_0_is_loaded(method):
+    """It had everything of ours in an entry beside the base's two."""
+    net, optimizer, x, y = _started(method)
+    parts = {"direction": optimizer.direction, "probe": optimizer.probe}
+    transport = None if optimizer.transport is optimizer.probe else optimizer.transport
+    names = {name: type(part).__name__ for name, part in parts.items()}
+    own = {
+        "parts": {**names, "transport": type(transport).__name__ if transport else "the probe"},
+        "steps": optimizer.steps,
+        **{name: part.state_dict() for name, part in parts.items()},
+        "transport": transport and transport.state_dict(),
+    }
+    old = copy.deepcopy({**optimizer.base.state_dict(), "sharpness_aware": own})
+    other = copy.deepcopy(net)
+    resumed = METHODS[method](other)
+    resumed.load_state_dict(old)
+    optimizer.step(closure_of(net, optimizer, x, y))
+    resumed.step(closure_of(other, resumed, x, y))
+    assert resumed.steps == 4
+    assert identical(net.state_dict(), other.state_dict())
+
+
 def test_a_flattened_state_is_refused():
     """It keeps what the base has in ``state`` alone."""
     net, optimizer, _, _ = _started("f_sam")
