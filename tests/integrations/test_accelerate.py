@@ -146,8 +146,8 @@ def test_bfloat16():
             with torch.autocast("cpu", torch.bfloat16):
                 return super().forward(x).float()
 
-    _, losses = _accelerated(ours, METHODS["llqr_sam"], batches, 3, mixed_precision="bf16")
-    _, expected, _ = _plain(Autocast(*theirs), METHODS["llqr_sam"], batches, 3)
+    _, losses = _accelerated(ours, METHODS["sam"], batches, 3, mixed_precision="bf16")
+    _, expected, _ = _plain(Autocast(*theirs), METHODS["sam"], batches, 3)
     assert _same_weights(ours, theirs)
     assert losses == pytest.approx(expected)
 
@@ -222,6 +222,22 @@ def test_resume_is_bitwise(tmp_path):
     whole = train(range(6))
     train(range(3), save=tmp_path)
     assert _same_weights(whole, train(range(3, 6), load=tmp_path))
+
+
+def test_a_refresh_of_a_prepared_network_has_its_own_precision():
+    """Accelerate puts a forward in bfloat16 on the network, which a refresh looks through."""
+    (x, y), *_ = _batches(1, torch.float32)
+    learned = []
+    for prepared in (False, True):
+        net = _network(torch.float32)
+        model = accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(net) if prepared else net
+        metric = LLQR(model, structure="kfac", inner_steps=3, ema=0.0)
+        assert not metric.refresh(x, y, cross_entropy).unreplayed
+        learned.append({n: f.clone() for fs in metric.named_factors().values() for n, f in fs.items()})
+    assert all(torch.equal(learned[0][n], learned[1][n]) for n in learned[0])
+    assert ("forward" in vars(net)) == prepared
+    with torch.no_grad():
+        assert not torch.equal(model(x), type(net).forward(net, x))
 
 
 def test_keyword_batches():

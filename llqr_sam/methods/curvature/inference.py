@@ -70,6 +70,13 @@ def enter_inference(model: nn.Module) -> None:
         module.training = False  # also where a module's own train() ignores the mode
 
 
+def drop_lower_precision(model: nn.Module) -> None:
+    """Removes the forward under autocast that accelerate puts on a module; ``unchanged_attributes`` brings it back."""
+    for module in model.modules():
+        if "_original_forward" in vars(module):
+            vars(module).pop("forward", None)
+
+
 def _checkpoints_off() -> contextlib.AbstractContextManager[Any]:
     """Makes ``torch.utils.checkpoint`` call its function and keep what autograd saves, in both of its forms."""
     # The hook is replaced too, for callers that have imported the generator of the other form by name.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from llqr_sam.methods.curvature.inference import enter_inference, unchanged_attributes
+from llqr_sam.methods.curvature.inference import drop_lower_precision, enter_inference, unchanged_attributes
 from llqr_sam.methods.named import HALF, Named
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -119,6 +119,7 @@ class Point:
 
         def call() -> Made:
             enter_inference(self.model)
+            drop_lower_precision(self.model)
             autocast = self.precision.autocast
             # Cast weights are not cached: a trace would find those of another call.
             with torch.autocast(self.device.type, autocast, autocast is not None, cache_enabled=False):
