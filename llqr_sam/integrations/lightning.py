@@ -19,8 +19,6 @@ from llqr_sam.methods.curvature.point import LossFunction
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
-__all__ = ["SharpnessAwareCallback", "quiet"]
-
 
 class SharpnessAwareCallback(pl.Callback):  # type: ignore[misc]  # Lightning is not followed
     """Runs ``SharpnessAware`` and ``LLQR`` under a Lightning trainer.
@@ -54,23 +52,27 @@ class SharpnessAwareCallback(pl.Callback):  # type: ignore[misc]  # Lightning is
             raise MisconfigurationException(message)
         both = [(metric, optimizer) for optimizer in optimizers for metric in (optimizer.probe, optimizer.transport)]
         self._asked, self._owners = {}, {metric: optimizer for metric, optimizer in both if isinstance(metric, LLQR)}
-        for optimizer in optimizers:
-            self._undo.callback(setattr, optimizer, "second_pass", optimizer.second_pass)
-            given = optimizer.second_pass or contextlib.nullcontext
-            optimizer.second_pass = functools.partial(quiet, pl_module, given)
         if pl_module.automatic_optimization:
             self._clip_final_gradient(optimizers[0], trainer, pl_module)
         wrappers = pl_module.optimizers()
         for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
-            if isinstance(wrapper, SharpnessAware):
-                offer_two_steps(wrapper)
+            if isinstance(wrapper.optimizer, SharpnessAware):
+                self._quiet_second_pass(wrapper, pl_module)
+
+    def _quiet_second_pass(self, wrapper: Any, pl_module: Any) -> None:
+        optimizer = wrapper.optimizer
+        given = optimizer.second_pass
+        optimizer.second_pass = functools.partial(quiet, pl_module, given or contextlib.nullcontext)
+        offer_two_steps(wrapper, pl_module, given)
+        self._undo.callback(setattr, optimizer, "second_pass", given)
+        self._undo.callback(wrapper.restore)  # after an error between the two steps
 
     def _clip_final_gradient(self, optimizer: SharpnessAware, trainer: Any, pl_module: Any) -> None:
         """Lightning clips inside the closure, so each pass; the base's hook calls its method after them instead."""
         clip = pl_module.configure_gradient_clipping
 
         def clip_final(*_: Any) -> None:
-            clip(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+            clip(optimizer.base, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
 
         pl_module.configure_gradient_clipping = nothing
         self._undo.callback(delattr, pl_module, "configure_gradient_clipping")

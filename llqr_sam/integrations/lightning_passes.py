@@ -9,14 +9,12 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from llqr_sam.methods.sharpness_aware import Context
+from llqr_sam.methods.passes import Context
 
 
 @contextlib.contextmanager
 def quiet(pl_module: Any, outer: Context = contextlib.nullcontext) -> Iterator[None]:
     """Drops what a module logs inside the context, and puts its torchmetrics back on exit.
-
-    ``SharpnessAwareCallback`` enters it in ``step(closure)``. Between ``first_step`` and ``second_step`` do so too.
 
     Args:
         pl_module: The ``LightningModule``; its metrics are all ``Metric`` and ``MetricCollection`` submodules.
@@ -39,16 +37,35 @@ def quiet(pl_module: Any, outer: Context = contextlib.nullcontext) -> Iterator[N
             vars(metric).update(kept)
 
 
-def offer_two_steps(wrapper: Any) -> None:
-    """Lets Lightning's wrapper of an optimizer pass on the two steps, and count the second as it counts ``step``."""
-    optimizer = wrapper.optimizer
+def offer_two_steps(wrapper: Any, pl_module: Any, given: Context | None) -> None:
+    """Lets Lightning's wrapper of an optimizer take the two steps, and count the second as it counts ``step``.
+
+    Args:
+        wrapper: A ``LightningOptimizer`` of manual optimization.
+        pl_module: The ``LightningModule``, which is quiet in between.
+        given: The user's ``second_pass``, which the two steps refuse.
+    """
+    optimizer, between = wrapper.optimizer, contextlib.ExitStack()
+
+    def first_step(**options: Any) -> None:
+        ours, optimizer.second_pass = optimizer.second_pass, given
+        try:
+            optimizer.first_step(**options)
+        finally:
+            optimizer.second_pass = ours
+        between.enter_context(quiet(pl_module))
 
     def second_step(**options: Any) -> None:
+        between.close()
         wrapper._on_before_step()
         optimizer.second_step(**options)
         wrapper._on_after_step()
 
-    wrapper.first_step, wrapper.second_step, wrapper.restore = optimizer.first_step, second_step, optimizer.restore
+    def restore() -> None:
+        between.close()
+        optimizer.restore()
+
+    wrapper.first_step, wrapper.second_step, wrapper.restore = first_step, second_step, restore
 
 
 def nothing(*_: Any, **__: Any) -> None:

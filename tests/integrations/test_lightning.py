@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import os
 
@@ -22,7 +23,7 @@ ensure_torchvision()  # torchmetrics imports torchvision, whose wheel may not ma
 pl = pytest.importorskip("lightning.pytorch")
 torchmetrics = pytest.importorskip("torchmetrics")
 
-from llqr_sam.integrations.lightning import SharpnessAwareCallback, quiet  # noqa: E402
+from llqr_sam.integrations.lightning import SharpnessAwareCallback  # noqa: E402
 
 MulticlassAccuracy = torchmetrics.classification.MulticlassAccuracy
 MulticlassAUROC = torchmetrics.classification.MulticlassAUROC
@@ -273,8 +274,7 @@ class Manual(Module):
         optimizer.zero_grad()
         self._gradients(self.waiting)
         optimizer.first_step()
-        with quiet(self):
-            self._gradients(self.waiting)
+        self._gradients(self.waiting)
         optimizer.second_step()
         self.waiting = []
 
@@ -299,6 +299,32 @@ def test_manual_accumulation_over_two_batches_refreshes_once_a_step(tmp_path):
     optimizer = fitting.optimizers[0]
     assert optimizer.probe.steps == optimizer.steps == ROWS // BATCH // 2
     assert close(module.net.state_dict(), plain(size=2 * BATCH, refreshed_on=BATCH)[0])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_manual_logs_are_those_of_the_first_pass(fails, tmp_path):
+    """The module is quiet from the first step to the second, or to an error, which leaves the weights at theta."""
+
+    class ManualLogged(Manual):
+        def _gradients(self, micro_batches):
+            super()._gradients(micro_batches)
+            perturbed = self.optimizers().perturbed
+            self.log("perturbed", float(perturbed), on_step=False, on_epoch=True)
+            self.log("reached", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
+            if fails and perturbed:
+                raise KeyError("lost")
+
+    module = ManualLogged()
+    before = copy.deepcopy(module.net.state_dict())
+    fitting = trainer(tmp_path)
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        fitting.fit(module)
+    assert "log" not in vars(module)
+    if fails:
+        assert identical(module.net.state_dict(), before)
+    else:
+        logged = {name: value.item() for name, value in fitting.callback_metrics.items()}
+        assert logged == {"perturbed": 0.0, "reached": ROWS / BATCH / 2}
 
 
 def test_manual_closure(tmp_path):
@@ -359,13 +385,15 @@ def test_a_manual_step_without_a_closure_is_refused(tmp_path):
             self._gradients([batch])
             self.optimizers().step()
 
-    with pytest.raises(RuntimeError, match="gradient"):
+    with pytest.raises(RuntimeError, match="the first pass left no gradient|closure"):
         trainer(tmp_path).fit(Step(across=True))
 
 
 def test_accumulated_batches_are_refused(tmp_path):
     """Lightning adds the micro-batches before the step, which cannot evaluate them again."""
-    with pytest.raises(RuntimeError, match="older gradients"):
+    with pytest.raises(
+        RuntimeError, match=r"adds to gradients that were there before.*in Lightning, with accumulate_grad_batches=1"
+    ):
         trainer(tmp_path, accumulate_grad_batches=2).fit(Module())
 
 
@@ -396,10 +424,13 @@ def test_a_modules_own_clipping_sees_the_final_gradient(tmp_path):
     assert identical(module.net.state_dict(), plain(clip=CLIPS["value"])[0])
 
 
-def test_bfloat16_mixed(tmp_path):
+@pytest.mark.parametrize("algorithm", [None, "norm"])
+def test_bfloat16_mixed(algorithm, tmp_path):
+    """Clipped or not."""
     module = Module(network(torch.float32))
-    trainer(tmp_path, precision="bf16-mixed").fit(module)
-    weights, losses = plain(autocast=True, dtype=torch.float32)
+    options = {"gradient_clip_val": 0.05, "gradient_clip_algorithm": algorithm} if algorithm else {}
+    trainer(tmp_path, precision="bf16-mixed", **options).fit(module)
+    weights, losses = plain(autocast=True, dtype=torch.float32, clip=CLIPS.get(algorithm))
     assert identical(module.net.state_dict(), weights)
     assert module.first_losses == losses != plain(dtype=torch.float32)[1]
 
@@ -418,7 +449,7 @@ def float16():
 
 def test_automatic_float16_is_refused(tmp_path):
     """Lightning calls the closure itself, and then the step without one."""
-    with pytest.raises(TypeError, match="first_step.*second_step"):
+    with pytest.raises(RuntimeError, match=r"write .*first_step\(scaler=scaler\) and second_step"):
         trainer(tmp_path, plugins=float16()).fit(Module(network(torch.float32)))
 
 
