@@ -14,7 +14,11 @@ from tests.waiting import PATIENCE
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
-WITH_ANOTHER_LIBRARY = {"accelerate_loop", "transformers_trainer"}  # whose training loop they use
+WITH_ANOTHER_LIBRARY = {"accelerate_loop", "lightning_module", "transformers_trainer"}  # whose training loop they use
+
+
+# What Lightning says of the machine: it has SLURM, or more cores than the loader has workers.
+OF_THE_MACHINE = ["-W", "ignore:The `srun` command", "-W", "ignore:The 'train_dataloader' does not have many workers"]
 
 
 def _marked(path):
@@ -24,7 +28,7 @@ def _marked(path):
 @pytest.mark.parametrize("path", [_marked(path) for path in EXAMPLES])
 def test_example_trains(path):
     run = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", path],
+        [sys.executable, "-W", "error::UserWarning", *OF_THE_MACHINE, path],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
