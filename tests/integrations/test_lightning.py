@@ -487,6 +487,40 @@ def test_a_scheduler_steps_with_the_optimizer(tmp_path):
     assert identical(module.net.state_dict(), plain(schedule=cosine)[0])
 
 
+def test_lightnings_other_tools_work_beside_it(tmp_path):
+    """The learning-rate finder, averaged weights, early stopping, a schedule on a validated loss, and batch-norm."""
+
+    class Validated(Module):
+        lr = 0.1
+
+        def __init__(self):
+            layers = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)
+            super().__init__(nn.Sequential(*layers).double())
+
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.param_groups[0]["lr"] = self.lr
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "validation"}}
+
+        def val_dataloader(self):
+            return self.train_dataloader()
+
+        def validation_step(self, batch, batch_idx):
+            self.log("validation", mean_loss(self.net(batch[0]), batch[1]))
+
+    module = Validated()
+    others = [pl.callbacks.EarlyStopping("validation"), pl.callbacks.EMAWeightAveraging()]
+    fitting = trainer(tmp_path, epochs=3, enable_checkpointing=True, callbacks=others)
+    weights = copy.deepcopy(module.net.state_dict())
+    found = pl.tuner.Tuner(fitting).lr_find(module, num_training=20)
+    assert identical(module.net.state_dict(), weights)
+    assert module.lr == found.suggestion() != 0.1
+    fitting.fit(module)
+    assert fitting.optimizers[0].steps == fitting.global_step == 3 * ROWS // BATCH
+    assert fitting.callback_metrics["validation"] < 1.8
+
+
 def test_a_compiled_module(tmp_path):
     module = Module()
     trainer(tmp_path).fit(torch.compile(module, backend="eager"))
