@@ -1,6 +1,8 @@
 """PyTorch Lightning: ``training_step`` runs twice a step, at theta and at theta + eps, and the trainer sees one.
 
-Trainer(callbacks=[SharpnessAwareCallback(loss_fn)])
+    Trainer(callbacks=[SharpnessAwareCallback(loss_fn)])
+
+Under manual optimization the optimizers have ``first_step`` and ``second_step``, and accumulation goes between.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class SharpnessAwareCallback(pl.Callback):  # type: ignore[misc]  # Lightning is
                     logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        if not trainer.optimizers[0].perturbed:
+        if pl_module.automatic_optimization and not trainer.optimizers[0].perturbed:
             self._loss = loss.detach().clone()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

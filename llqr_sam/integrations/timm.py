@@ -1,7 +1,9 @@
 """timm: its train.py hands each loss to a loss scaler, which calls backward, clips and steps, and has no closure.
 
-optimizer = SharpnessAware(create_optimizer_v2(model, ...), rho=0.05, probe=metric, transport=metric)
-loss_scaler = SharpnessAwareScaler(model, train_loss_fn)
+    optimizer = SharpnessAware(create_optimizer_v2(model, ...), rho=0.05, probe=metric, transport=metric)
+    loss_scaler = SharpnessAwareScaler(model, train_loss_fn)
+
+The loop stays as it is: hooks on the model and the loss function keep what an update must evaluate again.
 """
 
 from __future__ import annotations

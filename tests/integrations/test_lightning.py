@@ -377,6 +377,34 @@ def test_two_optimizers_have_two_metrics(tmp_path):
     assert identical(module.net.state_dict(), plain()[0])
 
 
+def test_another_optimizer_may_stand_first(tmp_path):
+    """Under manual optimization; the callback leaves it alone."""
+
+    class Both(Manual):
+        def __init__(self):
+            super().__init__(across=True)
+            self.other = network()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.other.parameters()), composed(self.net)
+
+        def training_step(self, batch, batch_idx):
+            adam, optimizer = self.optimizers()
+            adam.zero_grad()
+            self.manual_backward(mean_loss(self.other(batch[0]), batch[1]))
+            adam.step()
+
+            def closure():
+                optimizer.zero_grad()
+                self._gradients([batch])
+
+            optimizer.step(closure)
+
+    module = Both()
+    trainer(tmp_path).fit(module)
+    assert identical(module.net.state_dict(), plain()[0])
+
+
 def test_a_manual_step_without_a_closure_is_refused(tmp_path):
     """Lightning's wrapper turns it into a closure that does nothing."""
 
