@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from llqr_sam.methods.passes import Context
+from llqr_sam.methods.step.passes import Context
 
 
 @contextlib.contextmanager

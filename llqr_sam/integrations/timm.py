@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 from llqr_sam.integrations.watched import Watched
 from llqr_sam.methods.llqr import LLQR
-from llqr_sam.methods.scaling import UNSCALED
 from llqr_sam.methods.sharpness_aware import SharpnessAware
+from llqr_sam.methods.step.scaling import UNSCALED
 
 
 class SharpnessAwareScaler:
