@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from llqr_sam.integrations.lightning_passes import nothing, offer_two_steps, quiet
+from llqr_sam.integrations.lightning_passes import count_two_steps, nothing, quiet
 from llqr_sam.methods.curvature.point import LossFunction
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness_aware import SharpnessAware
@@ -65,9 +65,9 @@ class SharpnessAwareCallback(pl.Callback):  # type: ignore[misc]  # Lightning is
         optimizer = wrapper.optimizer
         given = optimizer.second_pass
         optimizer.second_pass = functools.partial(quiet, pl_module, given or contextlib.nullcontext)
-        offer_two_steps(wrapper, pl_module, given)
+        count_two_steps(wrapper)
         self._undo.callback(setattr, optimizer, "second_pass", given)
-        self._undo.callback(wrapper.restore)  # after an error between the two steps
+        self._undo.callback(optimizer.restore)  # after an error between the two steps
 
     def _clip_final_gradient(self, optimizer: SharpnessAware, trainer: Any, pl_module: Any) -> None:
         """Lightning clips inside the closure, so each pass; the base's hook calls its method after them instead."""
@@ -88,10 +88,8 @@ class SharpnessAwareCallback(pl.Callback):  # type: ignore[misc]  # Lightning is
             inputs, targets = self.split(batch)
             if report := metric.refresh_if_due(inputs, targets, self.loss_fn):
                 name = f"llqr_{number}" if number else "llqr"
-                values = {
-                    f"{name}/objective": report.objective_after,
-                    f"{name}/relative_change": report.relative_change,
-                }
+                change = report.relative_change
+                values = {f"{name}/objective": report.objective_after, f"{name}/relative_change": change}
                 for logger in trainer.loggers:
                     logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 

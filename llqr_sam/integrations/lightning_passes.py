@@ -37,35 +37,20 @@ def quiet(pl_module: Any, outer: Context = contextlib.nullcontext) -> Iterator[N
             vars(metric).update(kept)
 
 
-def offer_two_steps(wrapper: Any, pl_module: Any, given: Context | None) -> None:
-    """Lets Lightning's wrapper of an optimizer take the two steps, and count the second as it counts ``step``.
+def count_two_steps(wrapper: Any) -> None:
+    """Lets Lightning's wrapper of an optimizer count a step in two calls as it counts ``step``.
 
     Args:
         wrapper: A ``LightningOptimizer`` of manual optimization.
-        pl_module: The ``LightningModule``, which is quiet in between.
-        given: The user's ``second_pass``, which the two steps refuse.
     """
-    optimizer, between = wrapper.optimizer, contextlib.ExitStack()
-
-    def first_step(**options: Any) -> None:
-        ours, optimizer.second_pass = optimizer.second_pass, given
-        try:
-            optimizer.first_step(**options)
-        finally:
-            optimizer.second_pass = ours
-        between.enter_context(quiet(pl_module))
+    optimizer = wrapper.optimizer
 
     def second_step(**options: Any) -> None:
-        between.close()
         wrapper._on_before_step()
         optimizer.second_step(**options)
         wrapper._on_after_step()
 
-    def restore() -> None:
-        between.close()
-        optimizer.restore()
-
-    wrapper.first_step, wrapper.second_step, wrapper.restore = first_step, second_step, restore
+    wrapper.second_step = second_step
 
 
 def nothing(*_: Any, **__: Any) -> None:

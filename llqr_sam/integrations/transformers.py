@@ -1,7 +1,7 @@
 """The sharpness-aware step in Hugging Face's ``Trainer``.
 
-``Trainer`` calls ``training_step`` for each micro-batch of an accumulation window, then clips the gradient and steps.
-Here the last ``training_step`` takes the whole step, and what ``Trainer`` does after it changes nothing.
+``Trainer`` calls ``training_step`` for each micro-batch of an accumulation window, then clips and steps. Here the last
+``training_step`` takes the whole step, and what ``Trainer`` does after it changes nothing.
 """
 
 from __future__ import annotations
@@ -61,20 +61,19 @@ class SharpnessAwareTrainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         if self.optimizer is None and self.sharpness_aware is not None:
-            base = super().create_optimizer(model)
-            self.optimizer = self.sharpness_aware(base, model=self.model if model is None else model)
-        inner = sharpness_aware_of(self.accelerator, self.optimizer)
+            plain = super().create_optimizer(model)
+            self.optimizer = self.sharpness_aware(plain, model=self.model if model is None else model)
         if self._clipping is not None:  # training begins again, perhaps with the same optimizer
             self._clipping.remove()
-        self._clipping = inner.base.register_step_pre_hook(self._clip)
+        base = sharpness_aware_of(self.accelerator, self.optimizer).base
+        self._clipping = base.register_step_pre_hook(self._clip)
         self._window.clear()
         return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Keeps a micro-batch; the last one of a window takes the step.
 
-        Returns:
-            At the end of a window its loss at the unperturbed point, detached; before that zero.
+        Returns: At the end of a window its loss at theta, detached; before that zero.
         """
         if not self._window:
             self._first = inputs

@@ -37,7 +37,7 @@ class Watched:
         self._device = next(model.parameters()).device.type
         self._window: list[MicroBatch] = []
         self._loss: Tensor | None = None  # the last that loss_fn returned
-        self._watching = True
+        self._watching, self._compared = True, False
         model.register_forward_pre_hook(self._see_inputs)
         loss_fn.register_forward_hook(self._see_loss)
 
@@ -48,18 +48,25 @@ class Watched:
             loss: What the loop calls backward on; a multiple of what loss_fn returned.
 
         Raises:
-            RuntimeError: it does not come from one call of model and loss_fn.
+            RuntimeError: it does not come from one call of model and loss_fn, or it has a term of the loop's own.
         """
         seen, self._loss = self._loss, None
         weight = None if seen is None else torch.autograd.grad(loss, seen, retain_graph=True, allow_unused=True)[0]
         if self._window:
             self._window[-1].weight = weight
-        if not self._window or any(batch.weight is None for batch in self._window):
+        if seen is None or weight is None or any(batch.weight is None for batch in self._window):
             self._window = []
             raise RuntimeError(
                 "the loss does not come from one call of the watched model and loss_fn in training mode; "
                 "give the two that the loop calls."
             )
+        whole, known = loss.detach(), weight * seen.detach()
+        if not self._compared and not torch.isclose(whole, known, rtol=8 * torch.finfo(whole.dtype).eps):
+            raise RuntimeError(
+                f"the loss is {float(whole):.6g}, of which {float(known):.6g} comes from loss_fn: the loop adds a term "
+                "that the second pass would leave out; add it inside loss_fn."
+            )
+        self._compared = True  # once, since a GPU waits for it, and a loop does not change
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[list[MicroBatch]]:

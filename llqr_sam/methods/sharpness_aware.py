@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
@@ -31,13 +31,13 @@ from llqr_sam.methods.step.composition import Composition, without_tensors
 from llqr_sam.methods.step.passes import (
     RECORDED,
     Context,
-    Gradients,
     Randomness,
     guarded,
     require_some,
     require_still,
     require_whole_step,
 )
+from llqr_sam.methods.step.progress import Progress
 from llqr_sam.methods.step.scaling import UNSCALED, require_no_hidden_scale, require_shared_overflow, unscale
 from llqr_sam.methods.step.trained import Perturbed, Trained
 from llqr_sam.methods.step.wrapper import Wrapper
@@ -94,9 +94,6 @@ class SharpnessAware(Wrapper):
         True
     """
 
-    _known: Trained | None
-    _between: Perturbed | None
-    _statistics: dict[Tensor, Tensor]
     _step_supports_amp_scaling = True  # then a GradScaler leaves its scale here before it calls ``step``
 
     def __init__(
@@ -126,14 +123,17 @@ class SharpnessAware(Wrapper):
             raise ValueError("first_pass= gives each worker a perturbation; a probe with shard=True has one for all.")
         self.first_pass, self.second_pass, self.same_randomness = first_pass, second_pass, same_randomness
         self.model = one_model(model, self.probe.model, self.transport.model)
-        self.steps = 0
-        self._placeholders: list[str] = []  # parts whose tensors are there only to be loaded into
-        self._forget_scratch()
+        self._now = Progress()
+
+    @property
+    def steps(self) -> int:
+        """Returns the number of steps taken; one that float16 overflowed is not counted."""
+        return self._now.steps
 
     @property
     def perturbed(self) -> bool:
         """Returns whether a step is between its two passes, and the weights are not the trained ones."""
-        return self._between is not None
+        return self._now.between is not None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler = UNSCALED) -> Any:
@@ -167,16 +167,16 @@ class SharpnessAware(Wrapper):
         evaluate, trained = torch.enable_grad()(closure), self._trained()
         radii = self.perturbation.radii(self.param_groups, self.steps)
         if not any(radii):
-            with self._gradients.accumulating():
+            with self._now.gradients.accumulating():
                 loss = evaluate()
             self._move(trained, scaler, first=True)
             return loss
         replayed = Randomness(trained.parameters).replayed if self.same_randomness else None
-        with self._unless_recording("clean"), _entered(self.first_pass), self._gradients.cleared():
+        with self._unless_recording("clean"), _entered(self.first_pass), self._now.gradients.cleared():
             loss = evaluate()
         try:
             if not self._perturb(trained, scaler, radii).overflow:
-                self._gradients.clear()
+                self._now.gradients.clear()
                 with self._unless_recording("perturbed"), _entered(self.second_pass), _entered(replayed):
                     evaluate()
         finally:
@@ -197,10 +197,10 @@ class SharpnessAware(Wrapper):
         Raises:
             RuntimeError: the step is between its two passes, or there is no gradient.
             ValueError: as for ``step``; or something here would need to know where the first pass begins: batch-norm
-                with ``batch_norm="perturbed"``, ``same_randomness``, ``first_pass`` or ``second_pass``.
+                with ``batch_norm="perturbed"``, ``same_randomness`` or ``first_pass``.
         """
         self._require_at_theta("first_step()")
-        for name in ("same_randomness", "first_pass", "second_pass"):
+        for name in ("same_randomness", "first_pass"):
             if getattr(self, name):
                 raise ValueError(f"{name}= is for step(closure), which knows where a pass begins; leave it out.")
         if self.model is not None and self.perturbation.batch_norm == "perturbed" and records(self.model):
@@ -209,9 +209,10 @@ class SharpnessAware(Wrapper):
             hook(self, (), {})
         trained, radii = self._trained(), self.perturbation.radii(self.param_groups, self.steps)
         between = self._perturb(trained, scaler, radii)
-        self._gradients.clear()
-        between.called = between.contexts.enter_context(frozen_statistics(self.model, self._statistics))
+        self._now.gradients.clear()
+        between.called = between.contexts.enter_context(frozen_statistics(self.model, self._now.statistics))
         between.contexts.enter_context(guarded(self.model))
+        between.contexts.enter_context(_entered(self.second_pass))
 
     @torch.no_grad()
     def second_step(self, *, scaler: GradScaler = UNSCALED) -> None:
@@ -224,12 +225,12 @@ class SharpnessAware(Wrapper):
             RuntimeError: there was no ``first_step``, or there is no gradient.
             ValueError: batch-norm took statistics from the first pass, and ``batch_norm="perturbed"``.
         """
-        if self._between is None:
+        if self._now.between is None:
             raise RuntimeError("second_step() comes after first_step() and a second backward pass.")
-        between = self._between
+        between = self._now.between
         self.restore()
         if self.model is None:
-            if self._statistics and self.perturbation.batch_norm == "perturbed":
+            if self._now.statistics and self.perturbation.batch_norm == "perturbed":
                 raise ValueError(RECORDED)
             require_seen(between.called, self._trained().with_gradient())
         self._move(self._trained(), scaler, skip=between.overflow)
@@ -240,9 +241,9 @@ class SharpnessAware(Wrapper):
     @torch.no_grad()
     def restore(self) -> None:
         """Puts the weights back where ``first_step`` found them; the step is forgotten. Else it does nothing."""
-        if self._between is not None:
-            self._between.restore()
-            self._between = None
+        if self._now.between is not None:
+            self._now.between.restore()
+            self._now.between = None
 
     def eval(self) -> None:
         """Calls the base's ``eval``, if it has one; RuntimeError between the two passes of a step."""
@@ -271,7 +272,7 @@ class SharpnessAware(Wrapper):
         self._require_at_theta("state_dict()")
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        own = {"steps": self.steps, "placeholders": self._placeholders, **self._composition.state_dict()}
+        own = {"steps": self.steps, "placeholders": self._now.placeholders, **self._composition.state_dict()}
         state = packed(own, self.base.state_dict(), self._trained())
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
@@ -296,7 +297,7 @@ class SharpnessAware(Wrapper):
         own, base = unpacked(state_dict, self._trained())
         self._composition.load_state_dict({**own, **without_tensors(own, own["placeholders"])})
         self.base.load_state_dict(base)
-        self.steps, self._placeholders = own["steps"], []
+        self._now.steps, self._now.placeholders = own["steps"], []
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -304,32 +305,15 @@ class SharpnessAware(Wrapper):
         """Returns the state for copies and pickles, without hooks (as torch does) and without scratch memory."""
         self._require_at_theta("a copy")
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_optimizer_")}
-        for name in ("step", "_known", "_gradients"):  # a learning-rate scheduler puts a step of its own here
-            kept.pop(name, None)
-        return {**kept, "_statistics": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._forget_scratch()
+        kept.pop("step", None)  # a learning-rate scheduler puts one of its own here
+        return {**kept, "_now": self._now.kept()}
 
     @property
     def _composition(self) -> Composition:
         return Composition(self.direction, self.probe, self.transport)
 
-    def _forget_scratch(self) -> None:
-        """Drops what is made anew at the next step."""
-        self._known, self._between, self._statistics = None, None, {}
-
     def _trained(self) -> Trained:
-        """Returns the parameters as they are now; a model may have been given others since, or been cast."""
-        known = self._known
-        if known is None or not known.still(self.param_groups):
-            self._known = Trained(self.param_groups, self.model)
-            self._gradients = Gradients(self._known.parameters)
-            if known is not None and known.kinds != self._known.kinds:
-                self.base.load_state_dict(self.base.state_dict())  # which casts and moves it to the parameters
-            return self._known
-        return known
+        return self._now.trained(self.base, self.model)
 
     def _checked_gradients(self, trained: Trained, whose: str) -> Named:
         """Returns the gradients of a pass; an error where a step with them would be wrong."""
@@ -343,13 +327,13 @@ class SharpnessAware(Wrapper):
         """Moves the weights to theta + eps, along the gradients of the first pass."""
         gradients = self._checked_gradients(trained, "the first pass")
         if not unscale(scaler, self):
-            self._between = Perturbed(overflow=True)
+            self._now.between = Perturbed(overflow=True)
         else:
-            self._placeholders = self._composition.forget(self._placeholders)
+            self._now.placeholders = self._composition.forget(self._now.placeholders)
             chosen = trained.of_groups(radii, gradients)
             mv, factor = self._composition.ascent(gradients, chosen, self.perturbation.norm, trained.shards)
-            self._between = trained.perturb(mv, factor, radii)
-        return self._between
+            self._now.between = trained.perturb(mv, factor, radii)
+        return self._now.between
 
     def _move(self, trained: Trained, scaler: GradScaler, *, first: bool = False, skip: bool = False) -> None:
         """Transports the gradients of the last pass and lets the base move, unless a pass was not finite.
@@ -359,23 +343,23 @@ class SharpnessAware(Wrapper):
         gradients = self._checked_gradients(trained, "the only pass" if first else "the second pass")
         if unscale(scaler, self.base) and not skip:
             if first:
-                self._placeholders = self._composition.forget(self._placeholders)
+                self._now.placeholders = self._composition.forget(self._now.placeholders)
                 self.transport.observe(gradients)
             self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
             scaler.step(self.base)
-            self.steps += 1
-        self._gradients.leave()
+            self._now.steps += 1
+        self._now.gradients.leave()
 
     def _without_closure(self) -> None:
         """Makes the base's state and the parts' averages, as ``torch.distributed.checkpoint`` asks before it loads."""
         gradients = self._trained().gradients()
         require_still(self.param_groups, gradients)
         self.base.step()
-        if self.steps == 0 and not self._placeholders:
-            self._placeholders = self._composition.place(gradients)
+        if self.steps == 0 and not self._now.placeholders:
+            self._now.placeholders = self._composition.place(gradients)
 
     def _require_at_theta(self, what: str) -> None:
-        if self._between is not None:
+        if self._now.between is not None:
             raise RuntimeError(
                 f"{what} came between the two passes of a step, where the weights are perturbed; "
                 "call second_step() or restore() first."
@@ -387,7 +371,7 @@ class SharpnessAware(Wrapper):
         if self.perturbation.batch_norm == batch_norm_pass:
             yield
             return
-        with frozen_statistics(self.model, self._statistics) as called:
+        with frozen_statistics(self.model, self._now.statistics) as called:
             yield
         if self.model is None:
             require_seen(called, self._trained().with_gradient())

@@ -249,6 +249,16 @@ def test_evaluation_is_not_remembered():
     assert identical(model.state_dict(), expected.state_dict())
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_term_that_the_loop_adds_is_refused(accumulated):
+    """The second pass would leave it out."""
+    model, loss_fn = network(), nn.CrossEntropyLoss()
+    scaler, (inputs, targets) = SharpnessAwareScaler(model, loss_fn), batches()[0]
+    loss = loss_fn(model(inputs), targets) / accumulated + 1e-4 * sum(p.square().sum() for p in model.parameters())
+    with pytest.raises(RuntimeError, match="the loop adds a term that the second pass would leave out"):
+        scaler(loss, composed(model), need_update=accumulated == 1)
+
+
 def test_what_it_refuses():
     model, loss_fn = network(), nn.CrossEntropyLoss()
     optimizer, (inputs, targets) = composed(model), batches()[0]

@@ -218,6 +218,6 @@ def test_channels_last_is_the_same_training(structure):
     for name, tensor in expected.items():
         torch.testing.assert_close(actual[name], tensor, rtol=1e-5, atol=1e-6)
     stem = run.net.stem.weight
-    for tensor in (stem, stem.grad, run.optimizer._known._memory["stem.weight"]):
+    for tensor in (stem, stem.grad, run.optimizer._now._known._memory["stem.weight"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
         assert not tensor.is_contiguous()

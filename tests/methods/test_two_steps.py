@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -155,7 +156,7 @@ def test_a_first_step_needs_a_gradient():
         SharpnessAware(sgd(net)).first_step()
 
 
-@pytest.mark.parametrize("name", ["same_randomness", "first_pass", "second_pass"])
+@pytest.mark.parametrize("name", ["same_randomness", "first_pass"])
 def test_what_needs_to_know_where_a_pass_begins_is_refused(name):
     net, x, y = NETWORKS["mlp"]()
     optimizer = SharpnessAware(sgd(net), **{name: True if name == "same_randomness" else torch.no_grad})
@@ -205,3 +206,33 @@ def test_hooks_surround_the_two_steps():
 def test_a_scheduler_knows_that_the_optimizer_has_stepped(recwarn):
     _train("sam", True)
     assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
+
+
+def test_a_context_may_surround_the_second_of_two_steps():
+    inside = []
+
+    @contextlib.contextmanager
+    def second():
+        inside.append("in")
+        yield
+        inside.append("out")
+
+    _, optimizer, backward = _between(second_pass=second)
+    assert inside == ["in"]
+    backward()
+    optimizer.second_step()
+    assert inside == ["in", "out"]
+
+
+def test_a_wrapper_with_a_copy_of_the_attributes_takes_the_same_steps():
+    """Lightning's wrapper of an optimizer is one."""
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(sgd(net))
+    wrapper = object.__new__(type("Wrapper", (SharpnessAware,), {}))
+    vars(wrapper).update(vars(optimizer))
+    mean_loss(net(x), y).backward()
+    wrapper.first_step()
+    assert optimizer.perturbed
+    mean_loss(net(x), y).backward()
+    wrapper.second_step()
+    assert (optimizer.steps, wrapper.steps, optimizer.perturbed) == (1, 1, False)
