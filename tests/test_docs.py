@@ -26,6 +26,21 @@ def test_files_that_a_document_names_exist(path):
     assert not missing
 
 
+def test_python_in_the_documents_runs():
+    """The blocks of one document are one program."""
+    for path in DOCUMENTS:
+        if path.name != "README.md" and (blocks := re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):
+            exec(compile("\n".join(blocks), path.name, "exec"), {})
+
+
+def test_the_frameworks_versions_are_those_of_the_tests():
+    text = (ROOT / "docs" / "frameworks.md").read_text()
+    pins = "".join((ROOT / name).read_text() for name in ("constraints.txt", "constraints-integrations.txt"))
+    for name in ("torch", "lightning", "transformers", "accelerate", "timm", "pytorch_optimizer"):
+        version = re.search(rf"^{name}==(\S+)$", pins, re.MULTILINE).group(1)
+        assert version in text, f"{name} is {version}"
+
+
 def test_the_picture_shows_every_room_and_part():
     picture = set(re.findall(r">([\w ]+)</text>", (ROOT / "docs" / "rooms.svg").read_text()))
     rooms = {room for room, floor in FLOORS.items() if floor}

@@ -52,12 +52,11 @@ def squared_norm(a: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
     """Sum of the squares of all entries; 0-d, in their widest dtype and on their device."""
 
     def total(names: Sequence[str]) -> Tensor:
-        tensors = [a[name] for name in names]
-        tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+        tensors = [t.coalesce().values() if t.is_sparse else t for t in map(a.__getitem__, names)]
         if tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
             joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
             norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
-            return norm.square().to(_widest(tensors))
+            return norm.square().to(joined.dtype)  # the widest of theirs
         return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
 
     return summed(a, shards, total)

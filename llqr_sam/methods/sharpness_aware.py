@@ -164,21 +164,21 @@ class SharpnessAware(Wrapper):
         require_whole_step()
         if self.first_pass is not None:
             require_shared_overflow(scaler)
-        evaluate, trained = torch.enable_grad()(closure), self._trained()
+        trained = self._trained()
         radii = self.perturbation.radii(self.param_groups, self.steps)
         if not any(radii):
             with self._now.gradients.accumulating():
-                loss = evaluate()
+                loss = _evaluated(closure)
             self._move(trained, scaler, first=True)
             return loss
         replayed = Randomness(trained.parameters).replayed if self.same_randomness else None
         with self._unless_recording("clean"), _entered(self.first_pass), self._now.gradients.cleared():
-            loss = evaluate()
+            loss = _evaluated(closure)
         try:
             if not self._perturb(trained, scaler, radii).overflow:
                 self._now.gradients.clear()
                 with self._unless_recording("perturbed"), _entered(self.second_pass), _entered(replayed):
-                    evaluate()
+                    _evaluated(closure)
         finally:
             self.restore()
         self._move(trained, scaler)
@@ -340,12 +340,15 @@ class SharpnessAware(Wrapper):
 
         ``first``: of the only pass, which the transport has not seen; ``skip``: an earlier pass was not finite.
         """
-        gradients = self._checked_gradients(trained, "the only pass" if first else "the second pass")
+        if first or not trained.any_gradient():
+            self._checked_gradients(trained, "the only pass" if first else "the second pass")
         if unscale(scaler, self.base) and not skip:
-            if first:
-                self._now.placeholders = self._composition.forget(self._now.placeholders)
-                self.transport.observe(gradients)
-            self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
+            if type(self.transport) is not Metric or trained.spread:
+                gradients = trained.gradients()
+                if first:
+                    self._now.placeholders = self._composition.forget(self._now.placeholders)
+                    self.transport.observe(gradients)
+                self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
             scaler.step(self.base)
             self._now.steps += 1
         self._now.gradients.leave()
@@ -375,6 +378,11 @@ class SharpnessAware(Wrapper):
             yield
         if self.model is None:
             require_seen(called, self._trained().with_gradient())
+
+
+def _evaluated(closure: Callable[[], Any]) -> Any:
+    with torch.enable_grad():
+        return closure()
 
 
 def _entered(context: Context | None) -> contextlib.AbstractContextManager[None]:

@@ -55,11 +55,11 @@ def overhead(rounds: int, device: torch.device) -> list[Workload]:
         plain.second_step()
 
     workloads = [
-        Workload("two gradients and the base's step", without, repeats=5),
-        Workload("SAM step", lambda: plain.step(evaluate), repeats=5),
-        Workload("SAM step, model=", lambda: named.step(evaluate), repeats=5),
-        Workload("SAM in two steps", in_two_steps, repeats=5),
-        Workload("SAM step, same_randomness=True", lambda: replaying.step(evaluate), repeats=5),
+        Workload("two gradients and the base's step", without, repeats=20),
+        Workload("SAM step", lambda: plain.step(evaluate), repeats=20),
+        Workload("SAM step, model=", lambda: named.step(evaluate), repeats=20),
+        Workload("SAM in two steps", in_two_steps, repeats=20),
+        Workload("SAM step, same_randomness=True", lambda: replaying.step(evaluate), repeats=20),
     ]
     time_in_rounds(workloads, rounds, device)
     return workloads

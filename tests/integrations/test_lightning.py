@@ -291,6 +291,22 @@ def test_manual_accumulation_is_one_large_batch(tmp_path):
     assert fitting.global_step == fitting.optimizers[0].steps == ROWS // BATCH // 2
 
 
+def test_without_the_callback_the_two_steps_are_right(tmp_path):
+    """Lightning's wrapper has a copy of the optimizer's attributes; both know of the same steps."""
+    module, net = Manual(), network()
+    fitting, optimizer = trainer(tmp_path, callback=False), composed(net)
+    fitting.fit(module)
+    for inputs, targets in batches(size=2 * BATCH):
+
+        def closure(inputs=inputs, targets=targets):
+            mean_loss(net(inputs), targets).backward()
+
+        optimizer.step(closure)
+    assert close(module.net.state_dict(), net.state_dict())
+    assert fitting.optimizers[0].steps == optimizer.steps
+    assert fitting.global_step == 0  # which the callback mends
+
+
 def test_manual_accumulation_over_two_batches_refreshes_once_a_step(tmp_path):
     """On the first micro-batch of a step."""
     module = Manual(across=True)

@@ -25,6 +25,11 @@ class Composition:
     probe: Metric
     transport: Metric
 
+    @property
+    def plain(self) -> bool:
+        """Whether this is SAM: the gradient's own direction, and the identity twice."""
+        return type(self.direction) is Direction and type(self.probe) is type(self.transport) is Metric
+
     def ascent(self, gradients: Named, perturbed: Named, norm: Norm, shards: Shards) -> tuple[Named, float]:
         """Shows the gradients to the metrics; returns ``Metric.ascent`` along those that are perturbed.
 
@@ -43,11 +48,13 @@ class Composition:
 
     def require_dense(self, gradients: Named) -> None:
         """Raises ValueError where a gradient is sparse and a part other than the identity would have to use it."""
+        if self.plain:
+            return
         sparse = [name for name, g in gradients.items() if g.is_sparse]
         if not sparse:
             return
-        for part, plain in ((self.direction, Direction), (self.probe, Metric), (self.transport, Metric)):
-            if type(part) is not plain:
+        for part in (self.direction, self.probe, self.transport):
+            if type(part) not in (Direction, Metric):
                 raise ValueError(
                     f"the gradient of {sparse[0]} is sparse, which {type(part).__name__} cannot use and plain SAM can; "
                     "set sparse=False on its embedding."

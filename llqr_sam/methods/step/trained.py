@@ -46,7 +46,8 @@ class Trained:
 
     def __init__(self, groups: Sequence[dict[str, Any]], model: nn.Module | None) -> None:
         self.parameters = _of(groups)
-        self._layout = _layout(self.parameters)
+        self.spread = any(is_spread(p) for p in self.parameters)
+        self._layout = self._layout_of(self.parameters)
         self._model = model
         if model is None:
             self.names = [f"{g}.{i}" for g, group in enumerate(groups) for i in range(len(group["params"]))]
@@ -58,20 +59,24 @@ class Trained:
         self._sizes = [len(group["params"]) for group in groups]
         self._memory: Named = {}
         self.shards: Shards = {n: g for n, p in zip(self.names, self.parameters, strict=True) if (g := groups_of(p))}
-        self._spread = any(is_spread(p) for p in self.parameters)
         self._without_gradient: set[str] = set()
 
     def still(self, groups: Sequence[dict[str, Any]]) -> bool:
-        """Whether these are the same parameters, in the same groups, of the same dtype, device and memory layout."""
-        return [len(group["params"]) for group in groups] == self._sizes and _layout(_of(groups)) == self._layout
+        """Whether these are the same parameters, in the same groups and where they were in memory."""
+        same_groups = [len(group["params"]) for group in groups] == self._sizes
+        return same_groups and self._layout_of(_of(groups)) == self._layout
 
     def with_gradient(self) -> list[Tensor]:
         """Returns the parameters that have a gradient."""
         return [p for p in self.parameters if p.grad is not None]
 
+    def any_gradient(self) -> bool:
+        """Whether a parameter has a gradient."""
+        return any(p.grad is not None for p in self.parameters)
+
     def gradients(self) -> Named:
         """Returns the local part of each gradient there is, by name."""
-        if self._spread:
+        if self.spread:
             for p in self.parameters:
                 _settle(p)
             return {n: local(p.grad) for n, p in zip(self.names, self.parameters, strict=True) if p.grad is not None}
@@ -88,18 +93,23 @@ class Trained:
         """Adds radius * factor * M v to the parameters of each group; returns what they were."""
         if not mv:
             return Perturbed()
-        parts = dict(zip(self.names, map(local, self.parameters) if self._spread else self.parameters, strict=True))
+        names = self.names if len(mv) == len(self.names) else [name for name in self.names if name in mv]
+        moved = [p for name, p in zip(self.names, self.parameters, strict=True) if name in mv]
+        if self.spread:
+            moved = [local(p) for p in moved]
         if not mv.keys() <= self._memory.keys():
-            self._memory |= {name: torch.empty_like(parts[name]) for name in mv if name not in self._memory}
-        moved, saved = [parts[name] for name in mv], [self._memory[name] for name in mv]
+            self._memory = {name: torch.empty_like(p) for name, p in zip(names, moved, strict=True)}
+        saved, steps = [self._memory[name] for name in names], [mv[name] for name in names]
         torch._foreach_copy_(saved, moved)
         if len(set(radii)) == 1:
-            torch._foreach_add_(moved, list(mv.values()), alpha=radii[0] * factor)
+            torch._foreach_add_(moved, steps, alpha=radii[0] * factor)
             return Perturbed(moved, saved)
-        for radius, names in zip(radii, self._by_group(), strict=True):
-            if members := [name for name in names if name in mv]:
-                steps = [mv[name] for name in members]
-                torch._foreach_add_([parts[name] for name in members], steps, alpha=radius * factor)
+        radius_of = {name: radius for radius, own in zip(radii, self._by_group(), strict=True) for name in own}
+        for radius in set(radii):
+            chosen = [(p, step) for name, p, step in zip(names, moved, steps, strict=True) if radius_of[name] == radius]
+            if chosen:
+                parts, along = zip(*chosen, strict=True)
+                torch._foreach_add_(parts, along, alpha=radius * factor)
         return Perturbed(moved, saved)
 
     def require_model(self, gradients: Named) -> None:
@@ -109,6 +119,12 @@ class Trained:
             if without != self._without_gradient:
                 self._names_in(self._model)
                 self._without_gradient = without
+
+    def _layout_of(self, parameters: Sequence[Tensor]) -> list[Any]:
+        """Returns what changes when a parameter is replaced, cast, moved or laid out anew, at little cost."""
+        if self.spread:
+            return [(id(p), p.dtype, p.device, p.stride()) for p in parameters]
+        return [[p.dtype for p in parameters[:1]], list(map(id, parameters)), [p.data_ptr() for p in parameters]]
 
     def _by_group(self) -> Iterator[list[str]]:
         names = iter(self.names)
@@ -123,11 +139,6 @@ class Trained:
 
 def _of(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
     return [p for group in groups for p in group["params"]]
-
-
-def _layout(parameters: Sequence[Tensor]) -> list[Any]:
-    """Returns what changes when a parameter is replaced, cast, moved or laid out anew."""
-    return [(id(p), p.dtype, p.device, p.stride()) for p in parameters]
 
 
 def _settle(parameter: Any) -> None:
