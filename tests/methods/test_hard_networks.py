@@ -474,26 +474,6 @@ def test_constants_outside_the_registry_are_replayed(divergence):
     check(Ordered(4, 5).double(), blob(6, 4), torch.randint(0, 5, (6,)), divergence, replayed=True)
 
 
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_hard_sigmoids(divergence, inplace):
-    """torch's kernel, in every MobileNetV3, has one derivative only."""
-    torch.manual_seed(1)
-    net = nn.Sequential(nn.Linear(4, 6), nn.Hardsigmoid(inplace), nn.Linear(6, 5)).double()
-    plain = nn.Sequential(net[0], nn.Hardtanh(-3, 3), nn.Linear(6, 5)).double()
-    with torch.no_grad():
-        plain[2].weight.copy_(net[2].weight / 6)
-        plain[2].bias.copy_(net[2].bias + net[2].weight.sum(1) / 2)
-    x, y = 3 * blob(7, 4), torch.randint(0, 5, (7,))
-    ours, theirs = (LLQR(n, divergence=divergence)._curvature.at(x, y, mean_loss) for n in (net, plain))
-    v = {n: torch.randn_like(p) for n, p in net.named_parameters() if n.startswith("0")}
-    zeros = {n: torch.zeros_like(p) for n, p in net.named_parameters() if n.startswith("2")}
-    found, expected = ours.product(v | zeros), theirs.product(v | zeros)
-    for name in v:
-        torch.testing.assert_close(ours.gradient[name], theirs.gradient[name], rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
-
-
 @pytest.mark.parametrize("chunk_size", [None, 3])
 def test_backward_passes_that_take_a_logarithm(chunk_size):
     """logcumsumexp's takes that of u: at u = 0 its derivative is no number, though it is linear in u."""

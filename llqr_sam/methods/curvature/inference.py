@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -180,6 +181,11 @@ def _embedding_bag(
     return total / sizes.clamp_min(1).unsqueeze(1)
 
 
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    linear, gate = torch.unflatten(input, dim, (2, -1)).unbind(dim % input.ndim)
+    return linear * gate.sigmoid()
+
+
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     found = functional.relu6(input + 3) / 6
     return input.copy_(found) if inplace else found
@@ -220,7 +226,13 @@ _NORMALISATIONS = frozenset(
 
 _FORMS: Mapping[Any, Callable[..., Any]] = {
     functional.embedding_bag: _embedding_bag,
+    functional.glu: _glu,
     functional.hardsigmoid: _hardsigmoid,
+    # Networks from torch.export and FX call the kernels by themselves.
+    torch._C._nn.hardsigmoid: _hardsigmoid,
+    torch._C._nn.hardsigmoid_: partial(_hardsigmoid, inplace=True),
+    torch.ops.aten.hardsigmoid.default: _hardsigmoid,
+    torch.ops.aten.hardsigmoid_.default: partial(_hardsigmoid, inplace=True),
     functional.multi_head_attention_forward: _multi_head_attention_forward,
     functional.scaled_dot_product_attention: _scaled_dot_product_attention,
 }

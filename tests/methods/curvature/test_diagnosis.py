@@ -48,6 +48,14 @@ def test_the_module_is_named(divergence):
         metric.refresh(torch.randn(6, 3), torch.randint(0, 5, (6,)), mean_loss)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript is
+def test_the_module_is_named_beside_scripted_ones():
+    """They refuse hooks of their own, and the error named nothing."""
+    net = nn.Sequential(nn.Linear(3, 4), torch.jit.script(nn.Tanh()), FusedSquare())
+    with pytest.raises(UnsupportedModuleError, match=r"module 2 \(FusedSquare\) has none"):
+        LLQR(net).refresh(torch.randn(6, 3), torch.randint(0, 4, (6,)), mean_loss)
+
+
 class _Raw(_Square):
     """A square whose backward pass is a kernel that autograd does not see, and that says nothing of it."""
 
