@@ -539,6 +539,20 @@ def test_bags_of_words(mode, padded, divergence):
         torch.testing.assert_close(products[0][name], products[1][name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_an_error_inside_a_trace_leaves_autograd_on(divergence):
+    """That of a quantile turned it off for the rest of the process, and the network was refused."""
+
+    class Quantile(nn.Linear):
+        def forward(self, x):
+            h = super().forward(x)
+            return h + h.quantile(0.3, dim=1, keepdim=True)
+
+    net = Quantile(4, 5).double()
+    check(net, blob(6, 4), torch.randint(0, 5, (6,)), divergence)
+    assert (2 * net.weight).requires_grad
+
+
 # ---- what cannot be
 
 

@@ -7,6 +7,7 @@ Python decided while it was made, so at each point it is compared with the netwo
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -53,19 +54,20 @@ class TraceCache:
         while not self.refusal:
             key = signature(point)
             fresh = key not in self.traces
-            try:
-                trace = self.traces.pop(key, None) or ForwardTrace(point)
-                found, push = trace.at(point)
-                if agree(found, values, point.precision.eps) and verify(trace, push):
-                    self.traces[key] = trace
-                    if len(self.traces) > KEPT:
-                        self.traces.popitem(last=False)
-                    return push
-                reason = "the trace has other values or derivatives than the network"
-            except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
-                raise
-            except Exception as error:  # the network itself has just run, so this is the trace's error
-                reason = first_line(error)
+            with _dispatch_keys_kept():
+                try:
+                    trace = self.traces.pop(key, None) or ForwardTrace(point)
+                    found, push = trace.at(point)
+                    if agree(found, values, point.precision.eps) and verify(trace, push):
+                        self.traces[key] = trace
+                        if len(self.traces) > KEPT:
+                            self.traces.popitem(last=False)
+                        return push
+                    reason = "the trace has other values or derivatives than the network"
+                except torch.OutOfMemoryError:  # no fault of the network's: the next call tries again
+                    raise
+                except Exception as error:  # the network itself has just run, so this is the trace's error
+                    reason = first_line(error)
             if fresh:
                 self.refusal = self._refused[key] = reason
                 if len(self._refused) > 8 * KEPT:
@@ -123,6 +125,17 @@ class ForwardTrace:
             return list(self._at_tangent(*kept, *(_strided(v[name], s) for name, s in self._strides.items())))
 
         return list(values), push
+
+
+def _dispatch_keys_kept() -> contextlib.AbstractContextManager[None]:
+    """Restores torch's dispatch keys on exit.
+
+    ``functionalize`` leaves guards in the frames of an error, and these turn autograd off when the error is dropped.
+    """
+    keys: contextlib.AbstractContextManager[None] = torch._C._ForceDispatchKeyGuard(
+        torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    )
+    return keys
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
