@@ -228,7 +228,7 @@ _FORMS: Mapping[Any, Callable[..., Any]] = {
     functional.embedding_bag: _embedding_bag,
     functional.glu: _glu,
     functional.hardsigmoid: _hardsigmoid,
-    # Networks from torch.export and FX call the kernels by themselves.
+    # Graphs of make_fx and torch.export call the kernels by themselves.
     torch._C._nn.hardsigmoid: _hardsigmoid,
     torch._C._nn.hardsigmoid_: partial(_hardsigmoid, inplace=True),
     torch.ops.aten.hardsigmoid.default: _hardsigmoid,
