@@ -17,7 +17,7 @@ from tests.methods.curvature.test_diagnosis import FusedSquare
 ensure_torchvision()
 pytest.importorskip("timm")
 
-SMALL = ("torchvision/VisionTransformer", "visformer_tiny")
+SMALL = ("torchvision/VisionTransformer", "vit_tiny_patch16_224")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,16 +71,16 @@ def explained(point: Point) -> Iterator[None]:
 def _first_failing(point: Point) -> tuple[str, str]:
     """What fails by itself, and the remedy: the first module, innermost first, else the loss, else two empty texts."""
     model, failing = point.model, list[str]()
-    names = {module: name for name, module in model.named_modules()}
 
-    def probe(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-        if not failing and module in names and _fails(output, [*module.parameters(), *tensors((arguments, keywords))]):
-            failing.append(names[module])
+    def probe(name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        if not failing and _fails(output, [*module.parameters(), *tensors((arguments, keywords))]):
+            failing.append(name)
 
     found: Tensor | None = None
-    # A hook of all modules, as scripted ones refuse their own.
-    hook = nn.modules.module.register_module_forward_hook(probe, with_kwargs=True)
-    with hook, differentiable_inference(model), contextlib.suppress(RuntimeError):
+    with contextlib.ExitStack() as hooks, differentiable_inference(model), contextlib.suppress(RuntimeError):
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # scripted modules take no hooks
+                hooks.enter_context(module.register_forward_hook(partial(probe, name), with_kwargs=True))
         found = point.outputs()
     if failing:
         module = model.get_submodule(failing[0])

@@ -7,7 +7,6 @@ Python decided while it was made, so at each point it is compared with the netwo
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +53,8 @@ class TraceCache:
         while not self.refusal:
             key = signature(point)
             fresh = key not in self.traces
-            with _dispatch_keys_kept():
+            # An error of functionalize leaves guards in its frames, and these turn autograd off when it is dropped.
+            with torch._C._PreserveDispatchKeyGuard():
                 try:
                     trace = self.traces.pop(key, None) or ForwardTrace(point)
                     found, push = trace.at(point)
@@ -125,17 +125,6 @@ class ForwardTrace:
             return list(self._at_tangent(*kept, *(_strided(v[name], s) for name, s in self._strides.items())))
 
         return list(values), push
-
-
-def _dispatch_keys_kept() -> contextlib.AbstractContextManager[None]:
-    """Restores torch's dispatch keys on exit.
-
-    ``functionalize`` leaves guards in the frames of an error, and these turn autograd off when the error is dropped.
-    """
-    keys: contextlib.AbstractContextManager[None] = torch._C._ForceDispatchKeyGuard(
-        torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-    )
-    return keys
 
 
 def agree(found: Sequence[Tensor], expected: Sequence[Tensor], eps: float = 0.0) -> bool:
