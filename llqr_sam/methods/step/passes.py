@@ -7,7 +7,6 @@ the last micro-batch on top of the gradients of the others: that is noticed and 
 from __future__ import annotations
 
 import contextlib
-import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -40,13 +39,12 @@ class Gradients:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        self._left: list[Tensor | None] = [None] * len(parameters)
-        self._versions: list[int] = []
+        self._left: tuple[Tensor, Tensor, int] | None = None  # a parameter, its gradient and the gradient's version
 
     def leave(self) -> None:
-        """Remembers the present gradients as those that a step has used."""
-        self._left = [p.grad for p in self._parameters]
-        self._versions = [g._version for g in self._left if g is not None]
+        """Remembers the present gradients as those that a step has used, by the first: whoever clears, clears all."""
+        present = ((p, p.grad) for p in self._parameters)
+        self._left = next(((p, g, g._version) for p, g in present if g is not None), None)
 
     def clear(self) -> None:
         """Removes all gradients."""
@@ -54,10 +52,11 @@ class Gradients:
             p.grad = None
 
     def used(self) -> bool:
-        """Whether all gradients are those that the last step left."""
-        present = [p.grad for p in self._parameters]
-        same = all(map(operator.is_, present, self._left))
-        return same and [g._version for g in present if g is not None] == self._versions
+        """Whether the gradients are those that the last step left."""
+        if self._left is None:
+            return False
+        p, gradient, version = self._left
+        return p.grad is gradient and gradient._version == version
 
     @contextlib.contextmanager
     def accumulating(self) -> Iterator[None]:

@@ -66,13 +66,13 @@ class Trained:
         same_groups = [len(group["params"]) for group in groups] == self._sizes
         return same_groups and self._layout_of(_of(groups)) == self._layout
 
-    def with_gradient(self) -> list[Tensor]:
+    def with_gradient(self) -> Iterator[Tensor]:
         """Returns the parameters that have a gradient."""
-        return [p for p in self.parameters if p.grad is not None]
+        return (p for p in self.parameters if p.grad is not None)
 
     def any_gradient(self) -> bool:
         """Whether a parameter has a gradient."""
-        return any(p.grad is not None for p in self.parameters)
+        return next(self.with_gradient(), None) is not None
 
     def gradients(self) -> Named:
         """Returns the local part of each gradient there is, by name."""
@@ -93,8 +93,10 @@ class Trained:
         """Adds radius * factor * M v to the parameters of each group; returns what they were."""
         if not mv:
             return Perturbed()
-        names = self.names if len(mv) == len(self.names) else [name for name in self.names if name in mv]
-        moved = [p for name, p in zip(self.names, self.parameters, strict=True) if name in mv]
+        names, moved = self.names, self.parameters
+        if len(mv) < len(names):
+            moved = [p for name, p in zip(names, moved, strict=True) if name in mv]
+            names = [name for name in names if name in mv]
         if self.spread:
             moved = [local(p) for p in moved]
         if not mv.keys() <= self._memory.keys():
