@@ -51,15 +51,9 @@ def float32_if_half(named: Named) -> Named:
 def squared_norm(a: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
     """Sum of the squares of all entries; 0-d, in their widest dtype and on their device."""
 
-    def total(names: Sequence[str]) -> Tensor:
-        tensors = [t.coalesce().values() if t.is_sparse else t for t in map(a.__getitem__, names)]
-        if tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
-            joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
-            norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
-            return norm.square().to(joined.dtype)  # the widest of theirs
-        return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
-
-    return summed(a, shards, total)
+    if not shards:
+        return _squared_norm(list(a.values()))
+    return summed(a, shards, lambda names: _squared_norm([a[name] for name in names]))
 
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
@@ -79,6 +73,15 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor], shards: Shards = WHOLE
         return torch.stack(sums).sum(dtype=_widest(products))
 
     return summed(a, shards, total)
+
+
+def _squared_norm(tensors: Sequence[Tensor]) -> Tensor:
+    tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+    if tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
+        joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+        norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
+        return norm.square().to(joined.dtype)  # the widest of theirs
+    return torch.stack(_norms(tensors, 2)).square().sum(dtype=_widest(tensors))
 
 
 def _norms(tensors: Sequence[Tensor], order: int) -> list[Tensor]:

@@ -111,3 +111,18 @@ def test_a_mistake_is_one_line_that_names_it(options, phrase):
     assert done.returncode == 2
     assert phrase in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_step_beside_small_parameters_is_a_ratio_to_its_gradients():
+    done = bench("--study", "overhead", "--rounds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    title, figures = json.loads(done.stdout).values()
+    assert "200 parameters" not in title
+    assert figures[0]["ratio"] == 1
+    assert [row["row"] for row in figures[1:]] == [
+        "SAM step",
+        "SAM step, model=",
+        "SAM in two steps",
+        "SAM step, same_randomness=True",
+    ]
+    assert all(row["ratio"] > 0 for row in figures)
