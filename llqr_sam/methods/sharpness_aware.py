@@ -195,7 +195,7 @@ class SharpnessAware(Wrapper):
             scaler: As for ``step``.
 
         Raises:
-            RuntimeError: the step is between its two passes, or there is no gradient.
+            RuntimeError: the step is between its two passes, there is no gradient, or the last step's was not cleared.
             ValueError: as for ``step``; or something here would need to know where the first pass begins: batch-norm
                 with ``batch_norm="perturbed"``, ``same_randomness`` or ``first_pass``.
         """
@@ -208,6 +208,7 @@ class SharpnessAware(Wrapper):
         for hook in self._optimizer_step_pre_hooks.values():
             hook(self, (), {})
         trained, radii = self._trained(), self.perturbation.radii(self.param_groups, self.steps)
+        self._now.gradients.require_cleared()
         between = self._perturb(trained, scaler, radii)
         self._now.gradients.clear()
         between.called = between.contexts.enter_context(frozen_statistics(self.model, self._now.statistics))

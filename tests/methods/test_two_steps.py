@@ -165,6 +165,25 @@ def test_what_needs_to_know_where_a_pass_begins_is_refused(name):
         optimizer.first_step()
 
 
+def test_gradients_of_the_last_step_must_be_cleared():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(sgd(net))
+
+    def two_steps():
+        mean_loss(net(x), y).backward()
+        optimizer.first_step()
+        mean_loss(net(x), y).backward()
+        optimizer.second_step()
+
+    two_steps()
+    with pytest.raises(RuntimeError, match=r"added to the gradients of the last step; call zero_grad\(\)"):
+        two_steps()
+    for set_to_none in (True, False):
+        optimizer.zero_grad(set_to_none)
+        two_steps()
+    assert optimizer.steps == 3
+
+
 def test_an_interrupted_step_can_be_forgotten():
     net, x, y = NETWORKS["mlp"]()
     optimizer = SharpnessAware(sgd(net), rho=0.5, model=net)

@@ -58,6 +58,16 @@ class Gradients:
         p, gradient, version = self._left
         return p.grad is gradient and gradient._version == version
 
+    def require_cleared(self) -> None:
+        """Raises RuntimeError where one backward pass has added to the gradients that the last step left."""
+        if self._left is not None:
+            p, gradient, version = self._left
+            # Clearing in place would count too. A view's version counts for the whole bucket of a parallel wrapper.
+            if p.grad is gradient and gradient._version == version + 1 and not gradient._is_view():
+                raise RuntimeError(
+                    "the first pass has added to the gradients of the last step; call zero_grad() before it."
+                )
+
     @contextlib.contextmanager
     def accumulating(self) -> Iterator[None]:
         """Context of the only pass of a step: what a framework has accumulated since the last step stays."""
