@@ -45,9 +45,9 @@ def count_two_steps(wrapper: Any) -> None:
     """
     optimizer = wrapper.optimizer
 
-    def second_step(**options: Any) -> None:
+    def second_step() -> None:
         wrapper._on_before_step()
-        optimizer.second_step(**options)
+        optimizer.second_step()
         wrapper._on_after_step()
 
     wrapper.second_step = second_step

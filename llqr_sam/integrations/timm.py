@@ -86,13 +86,19 @@ class SharpnessAwareScaler:
         clipping = contextlib.nullcontext() if clip_grad is None else optimizer.base.register_step_pre_hook(clip)
         with self._watched.taken() as window, clipping, contextlib.ExitStack() as perturbed:
             for metric in {id(m): m for m in (optimizer.probe, optimizer.transport) if isinstance(m, LLQR)}.values():
+                if window[0].named:
+                    raise ValueError("LLQR refreshes on positional inputs, and this model is called with keywords.")
                 metric.refresh_if_due(window[0].inputs, window[0].targets, self._loss_fn)
             perturbed.callback(optimizer.restore)  # if the second pass fails
             optimizer.first_step(scaler=self._scaler)
             for again in self._watched.losses(window):
                 self._backward(again)
-            optimizer.second_step(scaler=self._scaler)
+            optimizer.second_step()
         self._scaler.update()
+
+    def close(self) -> None:
+        """Removes the hooks on the model and the loss function; call it before another one takes its place."""
+        self._watched.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the loss scale; U is in the optimizer's."""

@@ -19,6 +19,7 @@ class MicroBatch:
     """What one call of the model, and of the loss function on its outputs, was given."""
 
     inputs: tuple[Any, ...]
+    named: dict[str, Any]
     autocast: torch.autocast
     targets: Any = None
     weight: Tensor | None = None  # of the loss function's result in the loss that the loop derives from it
@@ -28,7 +29,7 @@ class Watched:
     """The micro-batches since the last update.
 
     Args:
-        model: Network, as the loop calls it in training mode, with positional arguments.
+        model: Network, as the loop calls it in training mode.
         loss_fn: Loss function, as the loop calls it on outputs and targets.
     """
 
@@ -38,8 +39,15 @@ class Watched:
         self._window: list[MicroBatch] = []
         self._loss: Tensor | None = None  # the last that loss_fn returned
         self._watching, self._compared = True, False
-        model.register_forward_pre_hook(self._see_inputs)
-        loss_fn.register_forward_hook(self._see_loss)
+        self._hooks = [
+            model.register_forward_pre_hook(self._see_inputs, with_kwargs=True),
+            loss_fn.register_forward_hook(self._see_loss),
+        ]
+
+    def close(self) -> None:
+        """Stops watching."""
+        for hook in self._hooks:
+            hook.remove()
 
     def weigh(self, loss: Tensor) -> None:
         """Finds the weight of the last micro-batch, such as 1/2 under accumulation of two.
@@ -87,13 +95,13 @@ class Watched:
             alone = getattr(self._model, "no_sync", contextlib.nullcontext)
             with contextlib.nullcontext() if batch is window[-1] else alone():
                 with batch.autocast:
-                    loss = self._loss_fn(self._model(*batch.inputs), batch.targets)
+                    loss = self._loss_fn(self._model(*batch.inputs, **batch.named), batch.targets)
                 yield loss * batch.weight
 
-    def _see_inputs(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _see_inputs(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self._watching and model.training and torch.is_grad_enabled():
             enabled, dtype = torch.is_autocast_enabled(self._device), torch.get_autocast_dtype(self._device)
-            self._window.append(MicroBatch(inputs, torch.autocast(self._device, dtype, enabled)))
+            self._window.append(MicroBatch(inputs, named, torch.autocast(self._device, dtype, enabled)))
 
     def _see_loss(self, loss_fn: nn.Module, arguments: tuple[Any, ...], loss: Tensor) -> Tensor | None:
         if not self._watching or not self._window or not torch.is_grad_enabled():

@@ -105,6 +105,13 @@ def require_group(ranks: Ranks, process_group: dist.ProcessGroup | Literal["none
         )
 
 
+def require_dynamic_graph(first_pass: Any) -> None:
+    """Raises ValueError where a context is ``no_sync`` of a network whose static graph allows no pass without it."""
+    ddp = getattr(first_pass, "__self__", None)
+    if isinstance(ddp, DistributedDataParallel) and ddp.static_graph:
+        raise ValueError("first_pass=ddp.no_sync needs DistributedDataParallel(static_graph=False).")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``, with its plain names."""
     *_, network = _wrappers(model)

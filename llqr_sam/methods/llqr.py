@@ -95,7 +95,7 @@ class LLQR(Metric):
 
     Raises:
         ValueError: a value is out of its range or choices, the trainable parameters are none, not dense, not real,
-            not initialised, not on one device or spread over ranks, or there are other processes and no word of them.
+            not initialised, not on one device or spread over ranks, or several processes run and no group is given.
 
     Warns:
         UserWarning: once, naming the weights that are no matrix: U is diagonal on them under every structure.

@@ -51,7 +51,7 @@ def float32_if_half(named: Named) -> Named:
 def squared_norm(a: Mapping[str, Tensor], shards: Shards = WHOLE) -> Tensor:
     """Sum of the squares of all entries; 0-d, in their widest dtype and on their device."""
 
-    if not shards:
+    if not shards:  # saves looking each up by name
         return _squared_norm(list(a.values()))
     return summed(a, shards, lambda names: _squared_norm([a[name] for name in names]))
 

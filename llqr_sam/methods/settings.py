@@ -43,6 +43,13 @@ class Rule:
     problem: str
     holds: Callable[[Any], bool]
 
+    def fits(self, value: object) -> bool:
+        """Whether a value is right; one of another type, such as text for a number, is not."""
+        try:
+            return self.holds(value)
+        except TypeError:
+            return False
+
 
 Positive = Annotated[float, Rule("must be > 0", lambda x: x > 0)]
 NotNegative = Annotated[float, Rule("must be >= 0", lambda x: x >= 0)]
@@ -84,7 +91,7 @@ class Settings:
         if rule is not None:
             finite = not isinstance(value, float) or math.isfinite(value)
             problem = rule.problem if finite else f"{rule.problem} and finite"
-            require(finite and rule.holds(value), cls.section + name, value, problem)
+            require(finite and rule.fits(value), cls.section + name, value, problem)
 
     def require(self, name: str, holds: bool, problem: str) -> None:
         """Raises SettingError for a field, unless ``holds``; for rules that involve other fields."""

@@ -21,17 +21,19 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from llqr_sam.methods.directions import Direction
-from llqr_sam.methods.distributed import one_model
+from llqr_sam.methods.distributed import one_model, require_dynamic_graph
 from llqr_sam.methods.metrics import Metric
 from llqr_sam.methods.named import Named
 from llqr_sam.methods.settings import BatchNormPass, Norm, Perturbation
-from llqr_sam.methods.step.batch_norm import frozen_statistics, records, require_seen
+from llqr_sam.methods.step.batch_norm import compilations, frozen_statistics, records, require_seen
 from llqr_sam.methods.step.checkpoints import packed, unpacked
 from llqr_sam.methods.step.composition import Composition, without_tensors
 from llqr_sam.methods.step.passes import (
     RECORDED,
     Context,
     Randomness,
+    entered,
+    evaluated,
     guarded,
     require_some,
     require_still,
@@ -40,7 +42,7 @@ from llqr_sam.methods.step.passes import (
 from llqr_sam.methods.step.progress import Progress
 from llqr_sam.methods.step.scaling import UNSCALED, require_no_hidden_scale, require_shared_overflow, unscale
 from llqr_sam.methods.step.trained import Perturbed, Trained
-from llqr_sam.methods.step.wrapper import Wrapper
+from llqr_sam.methods.step.wrapper import Wrapper, share_radius
 
 
 class SharpnessAware(Wrapper):
@@ -76,7 +78,8 @@ class SharpnessAware(Wrapper):
     Raises:
         TypeError: base is no optimizer.
         ValueError: rho, start_step, norm or batch_norm is out of its range or choices, the base evaluates the loss
-            itself, the metrics belong to different models, or ``first_pass`` is given with a sharded probe.
+            itself or has a rho of its own, the metrics belong to different models, or ``first_pass`` is given with a
+            sharded probe or of a network with a static graph.
 
     Example:
         >>> import torch
@@ -115,12 +118,12 @@ class SharpnessAware(Wrapper):
         self.probe = probe or Metric()
         self.perturbation = Perturbation(rho, self.probe.norm if norm is None else norm, start_step, batch_norm)
         super().__init__(base, {"rho": rho})
-        for group in base.param_groups:
-            Perturbation.check("rho", group.setdefault("rho", rho))
+        share_radius(base, rho)
         self.direction = direction or Direction()
         self.transport = transport or Metric()
         if first_pass is not None and self.probe.sharded:
             raise ValueError("first_pass= gives each worker a perturbation; a probe with shard=True has one for all.")
+        require_dynamic_graph(first_pass)
         self.first_pass, self.second_pass, self.same_randomness = first_pass, second_pass, same_randomness
         self.model = one_model(model, self.probe.model, self.transport.model)
         self._now = Progress()
@@ -136,7 +139,7 @@ class SharpnessAware(Wrapper):
         return self._now.between is not None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler = UNSCALED) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler | None = None) -> Any:
         """Takes one step on one minibatch.
 
         Args:
@@ -144,7 +147,8 @@ class SharpnessAware(Wrapper):
                 gradients first. It is called twice, or once where nothing is perturbed. Gradient accumulation goes
                 inside it.
             scaler: For float16: the closure calls ``scaler.scale(loss).backward()``, and the caller
-                ``scaler.update()`` after the step. An overflow in either pass skips the step.
+                ``scaler.update()`` after the step, also after one that raised. An overflow in either pass skips the
+                step.
 
         Returns:
             The closure's loss at theta, the unperturbed point.
@@ -162,40 +166,42 @@ class SharpnessAware(Wrapper):
         if closure is None:
             return self._without_closure()
         require_whole_step()
+        scaler = scaler or UNSCALED
         if self.first_pass is not None:
             require_shared_overflow(scaler)
         trained = self._trained()
         radii = self.perturbation.radii(self.param_groups, self.steps)
         if not any(radii):
-            with self._now.gradients.accumulating():
-                loss = _evaluated(closure)
-            self._move(trained, scaler, first=True)
+            self._now.gradients.clear_used()
+            loss = evaluated(closure)
+            self._move(trained, scaler, observed=False)
             return loss
         replayed = Randomness(trained.parameters).replayed if self.same_randomness else None
-        with self._unless_recording("clean"), _entered(self.first_pass), self._now.gradients.cleared():
-            loss = _evaluated(closure)
+        with self._unless_recording("clean"), entered(self.first_pass), self._now.gradients.cleared():
+            loss = evaluated(closure)
         try:
-            if not self._perturb(trained, scaler, radii).overflow:
+            between = self._perturb(trained, scaler, radii)
+            if not between.overflow:
                 self._now.gradients.clear()
-                with self._unless_recording("perturbed"), _entered(self.second_pass), _entered(replayed):
-                    _evaluated(closure)
+                with self._unless_recording("perturbed"), entered(self.second_pass), entered(replayed):
+                    evaluated(closure)
         finally:
             self.restore()
-        self._move(trained, scaler)
+        self._move(trained, scaler, overflow=between.overflow)
         return loss
 
     @torch.no_grad()
-    def first_step(self, *, scaler: GradScaler = UNSCALED) -> None:
+    def first_step(self, *, scaler: GradScaler | None = None) -> None:
         """Perturbs the weights along the gradients of the caller's backward passes, and clears these gradients.
 
         For loops without closures: as often as one likes ``loss.backward()``, then ``first_step()``, the same losses'
-        ``backward()`` again, and ``second_step()``. Together they are ``step(closure)``, bit for bit.
+        ``backward()`` again, and ``second_step()``. Where a step perturbs they are ``step(closure)``, bit for bit.
 
         Args:
-            scaler: As for ``step``.
+            scaler: As for ``step``; it is ``second_step``'s too.
 
         Raises:
-            RuntimeError: the step is between its two passes, there is no gradient, or the last step's was not cleared.
+            RuntimeError: the step is between its two passes, or there is no gradient.
             ValueError: as for ``step``; or something here would need to know where the first pass begins: batch-norm
                 with ``batch_norm="perturbed"``, ``same_randomness`` or ``first_pass``.
         """
@@ -207,34 +213,35 @@ class SharpnessAware(Wrapper):
             raise ValueError(RECORDED)
         for hook in self._optimizer_step_pre_hooks.values():
             hook(self, (), {})
-        trained, radii = self._trained(), self.perturbation.radii(self.param_groups, self.steps)
-        self._now.gradients.require_cleared()
-        between = self._perturb(trained, scaler, radii)
+        try:
+            radii = self.perturbation.radii(self.param_groups, self.steps)
+            between = self._perturb(self._trained(), scaler or UNSCALED, radii)
+            between.called = between.contexts.enter_context(frozen_statistics(self.model, self._now.statistics))
+            between.contexts.enter_context(guarded(self.model))
+            between.contexts.enter_context(entered(self.second_pass))
+        except BaseException:
+            self.restore()
+            raise
         self._now.gradients.clear()
-        between.called = between.contexts.enter_context(frozen_statistics(self.model, self._now.statistics))
-        between.contexts.enter_context(guarded(self.model))
-        between.contexts.enter_context(_entered(self.second_pass))
 
     @torch.no_grad()
-    def second_step(self, *, scaler: GradScaler = UNSCALED) -> None:
-        """Restores the weights, transports the gradients of the second backward passes and lets the base move.
-
-        Args:
-            scaler: As for ``step``.
+    def second_step(self) -> None:
+        """Restores the weights, transports the gradients, lets the base move (its hooks see them), and clears them.
 
         Raises:
             RuntimeError: there was no ``first_step``, or there is no gradient.
             ValueError: batch-norm took statistics from the first pass, and ``batch_norm="perturbed"``.
         """
-        if self._now.between is None:
-            raise RuntimeError("second_step() comes after first_step() and a second backward pass.")
         between = self._now.between
+        if between is None:
+            raise RuntimeError("second_step() comes after first_step() and a second backward pass.")
         self.restore()
         if self.model is None:
             if self._now.statistics and self.perturbation.batch_norm == "perturbed":
                 raise ValueError(RECORDED)
-            require_seen(between.called, self._trained().with_gradient())
-        self._move(self._trained(), scaler, skip=between.overflow)
+            self._require_seen(between.called)
+        self._move(self._trained(), between.scaler, overflow=between.overflow)
+        self._now.gradients.clear()
         self._opt_called = True  # what a scheduler asks, since ``step`` was not called
         for hook in self._optimizer_step_post_hooks.values():
             hook(self, (), {})
@@ -328,26 +335,31 @@ class SharpnessAware(Wrapper):
         """Moves the weights to theta + eps, along the gradients of the first pass."""
         gradients = self._checked_gradients(trained, "the first pass")
         if not unscale(scaler, self):
-            self._now.between = Perturbed(overflow=True)
-        else:
-            self._now.placeholders = self._composition.forget(self._now.placeholders)
-            chosen = trained.of_groups(radii, gradients)
-            mv, factor = self._composition.ascent(gradients, chosen, self.perturbation.norm, trained.shards)
-            self._now.between = trained.perturb(mv, factor, radii)
-        return self._now.between
+            self._now.between = Perturbed(overflow=True, scaler=scaler)
+            return self._now.between
+        self._composition.forget(self._now.placeholders)
+        chosen = trained.of_groups(radii, gradients)
+        mv, factor = self._composition.ascent(gradients, chosen, self.perturbation.norm, trained.shards)
+        self._now.between = between = trained.keep(mv.keys(), scaler)  # known before anything moves
+        trained.climb(between, mv, factor, radii)
+        return between
 
-    def _move(self, trained: Trained, scaler: GradScaler, *, first: bool = False, skip: bool = False) -> None:
+    def _move(self, trained: Trained, scaler: GradScaler, *, observed: bool = True, overflow: bool = False) -> None:
         """Transports the gradients of the last pass and lets the base move, unless a pass was not finite.
 
-        ``first``: of the only pass, which the transport has not seen; ``skip``: an earlier pass was not finite.
+        Args:
+            trained: Whose gradients they are.
+            scaler: Of the step.
+            observed: Whether the transport has seen the gradient at theta; otherwise this is the only pass.
+            overflow: Whether an earlier pass was not finite.
         """
-        if first or not trained.any_gradient():
-            self._checked_gradients(trained, "the only pass" if first else "the second pass")
-        if unscale(scaler, self.base) and not skip:
+        if not observed or not trained.any_gradient():
+            self._checked_gradients(trained, "the second pass" if observed else "the closure")
+        if unscale(scaler, self.base) and not overflow:
             if type(self.transport) is not Metric or trained.spread:
                 gradients = trained.gradients()
-                if first:
-                    self._now.placeholders = self._composition.forget(self._now.placeholders)
+                if not observed:
+                    self._composition.forget(self._now.placeholders)
                     self.transport.observe(gradients)
                 self.transport.apply_(gradients)  # in place: a gradient may be a view of a communication bucket
             scaler.step(self.base)
@@ -378,13 +390,10 @@ class SharpnessAware(Wrapper):
         with frozen_statistics(self.model, self._now.statistics) as called:
             yield
         if self.model is None:
+            self._require_seen(called)
+
+    def _require_seen(self, called: set[nn.Module]) -> None:
+        """Looks for batch-norm layers that compiled code hides, whenever more code was compiled."""
+        if compilations() > self._now.searched:
             require_seen(called, self._trained().with_gradient())
-
-
-def _evaluated(closure: Callable[[], Any]) -> Any:
-    with torch.enable_grad():
-        return closure()
-
-
-def _entered(context: Context | None) -> contextlib.AbstractContextManager[None]:
-    return context() if context else contextlib.nullcontext()
+            self._now.searched = compilations()

@@ -506,7 +506,7 @@ def test_manual_float16(tmp_path):
             self._gradients([batch])
             optimizer.first_step(scaler=scaler)
             self._gradients([batch])
-            optimizer.second_step(scaler=scaler)
+            optimizer.second_step()
             scaler.update()
 
     module = Scaled(across=True, net=network(torch.float32))

@@ -249,6 +249,40 @@ def test_evaluation_is_not_remembered():
     assert identical(model.state_dict(), expected.state_dict())
 
 
+class Masked(nn.Module):
+    """A model that is called with a keyword."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(7)
+        self.layer = nn.Linear(6, 5)
+
+    def forward(self, x, *, mask):
+        return self.layer(x * mask)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_keywords_of_the_model(learned):
+    """They belong to both passes; a refresh of U has none."""
+    x, mask, targets = torch.randn(4, 6), torch.randint(0, 2, (4, 6)), torch.randint(0, 5, (4,))
+    model, other, loss_fn = Masked(), Masked(), nn.CrossEntropyLoss()
+    parts = {"probe": LLQR(model)} if learned else {}
+    optimizer = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, **parts)
+    scaler = SharpnessAwareScaler(model, loss_fn)
+    with pytest.raises(ValueError, match="called with keywords") if learned else contextlib.nullcontext():
+        scaler(loss_fn(model(x, mask=mask), targets), optimizer)
+        expected = SharpnessAware(torch.optim.SGD(other.parameters(), lr=0.1), rho=0.5)
+        expected.step(lambda: loss_fn(other(x, mask=mask), targets).backward())
+        assert identical(model.state_dict(), other.state_dict())
+
+
+def test_a_closed_scaler_watches_no_more():
+    model, loss_fn = network(), nn.CrossEntropyLoss()
+    SharpnessAwareScaler(model, loss_fn).close()
+    assert not model._forward_pre_hooks
+    assert not loss_fn._forward_hooks
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_term_that_the_loop_adds_is_refused(accumulated):
     """The second pass would leave it out."""

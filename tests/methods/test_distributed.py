@@ -348,6 +348,18 @@ def test_wrappers_are_looked_through(two):
     assert two(_wrapped)[0] == (True, [False, True, True], True, True)
 
 
+def _static_graph():
+    model = DistributedDataParallel(_network("mlp"), static_graph=True)
+    try:
+        SharpnessAware(_sgd(model), first_pass=model.no_sync)
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_perturbation_per_worker_needs_a_dynamic_graph(two):
+    assert two(_static_graph)[0] == "first_pass=ddp.no_sync needs DistributedDataParallel(static_graph=False)."
+
+
 def _undeclared(joined_later):
     """A U of the bare network, as one writes it where a framework wraps the network later."""
     net = _network("mlp")

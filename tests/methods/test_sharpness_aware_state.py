@@ -71,6 +71,8 @@ def test_state_of_another_optimizer_is_refused():
     optimizer = SharpnessAware(sgd(net))
     with pytest.raises(ValueError, match=r"optimizer\.base\.load_state_dict"):
         optimizer.load_state_dict(sgd(net).state_dict())
+    with pytest.raises(ValueError, match="this is no state of an optimizer"):
+        optimizer.load_state_dict({})
 
 
 @pytest.mark.parametrize(

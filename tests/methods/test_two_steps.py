@@ -40,13 +40,13 @@ def _train(method, two, name="mlp", micro_batches=1, options=None, scaler=None):
             evaluate()
             optimizer.first_step(**keywords)
             evaluate()
-            optimizer.second_step(**keywords)
+            optimizer.second_step()
         else:
             optimizer.step(evaluate, **keywords)
         if scaler:
             scaler.update()
         scheduler.step()
-    return {**net.state_dict(), **{f"{n}.grad": p.grad for n, p in net.named_parameters()}}, optimizer
+    return net.state_dict(), optimizer
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
@@ -80,9 +80,9 @@ def test_an_overflow_in_either_pass_skips_the_step(bad):
     net, x = net.float(), x.float()
     optimizer, scaler = SharpnessAware(sgd(net)), GradScaler("cpu", init_scale=1024.0)
     before = {n: p.clone() for n, p in net.state_dict().items()}
-    for number, step in enumerate((optimizer.first_step, optimizer.second_step)):
+    for number, step in enumerate((lambda: optimizer.first_step(scaler=scaler), optimizer.second_step)):
         scaler.scale(mean_loss(net(x), y) * (float("inf") if number == bad else 1.0)).backward()
-        step(scaler=scaler)
+        step()
     scaler.update()
     assert identical(net.state_dict(), before)
     assert (scaler.get_scale(), optimizer.steps, optimizer.perturbed) == (512.0, 0, False)
@@ -121,6 +121,7 @@ MISUSES = {
     "load": (lambda net, o: o.load_state_dict({}), r"load_state_dict\(\) came between the two passes"),
     "copy": (lambda net, o: copy.deepcopy(o), "a copy came between the two passes"),
     "save": (lambda net, o: net.state_dict(), "the weights are perturbed between"),
+    "load network": (lambda net, o: net.load_state_dict({}), "the weights are perturbed between"),
     "evaluate": (lambda net, o: o.eval(), r"eval\(\) came between the two passes"),
     "no second pass": (lambda net, o: o.second_step(), "the second pass left no gradient"),
 }
@@ -136,8 +137,13 @@ def test_misuse_between_the_two_steps_is_one_sentence(name):
 
 
 def test_an_evaluation_between_the_two_steps_is_refused():
+    """In training mode it may belong to the loss, as pseudo-labels do."""
     net, _, backward = _between()
+    net.eval()
     with torch.no_grad(), pytest.raises(RuntimeError, match="the weights are perturbed between"):
+        net(torch.randn(2, 6, dtype=torch.float64))
+    net.train()
+    with torch.no_grad():
         net(torch.randn(2, 6, dtype=torch.float64))
     backward()
 
@@ -165,23 +171,46 @@ def test_what_needs_to_know_where_a_pass_begins_is_refused(name):
         optimizer.first_step()
 
 
-def test_gradients_of_the_last_step_must_be_cleared():
+def test_gradients_need_not_be_cleared_between_steps():
+    """Both calls clear them."""
+
+    def train(clears):
+        torch.manual_seed(5)
+        net, x, y = NETWORKS["mlp"]()
+        optimizer = SharpnessAware(sgd(net))
+        for _ in range(3):
+            if clears:
+                optimizer.zero_grad()
+            mean_loss(net(x), y).backward()
+            optimizer.first_step()
+            mean_loss(net(x), y).backward()
+            optimizer.second_step()
+        return net.state_dict()
+
+    assert identical(train(True), train(False))
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_an_interrupt_while_the_weights_move_leaves_them_at_theta(late, monkeypatch):
+    """Before anything is added, or right after it."""
     net, x, y = NETWORKS["mlp"]()
-    optimizer = SharpnessAware(sgd(net))
+    optimizer = SharpnessAware(sgd(net), rho=0.5)
+    before, add = {n: p.clone() for n, p in net.state_dict().items()}, torch._foreach_add_
 
-    def two_steps():
-        mean_loss(net(x), y).backward()
+    def interrupted(*arguments, **keywords):
+        if late:
+            add(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "_foreach_add_", interrupted)
+    mean_loss(net(x), y).backward()
+    with pytest.raises(KeyboardInterrupt):
         optimizer.first_step()
-        mean_loss(net(x), y).backward()
-        optimizer.second_step()
-
-    two_steps()
-    with pytest.raises(RuntimeError, match=r"added to the gradients of the last step; call zero_grad\(\)"):
-        two_steps()
-    for set_to_none in (True, False):
-        optimizer.zero_grad(set_to_none)
-        two_steps()
-    assert optimizer.steps == 3
+    assert not optimizer.perturbed
+    optimizer.zero_grad()
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(lambda: mean_loss(net(x), y).backward())
+    assert identical(net.state_dict(), before)
 
 
 def test_an_interrupted_step_can_be_forgotten():

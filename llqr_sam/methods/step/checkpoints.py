@@ -54,6 +54,8 @@ def unpacked(state_dict: Mapping[str, Any], trained: Trained) -> tuple[Nested, N
     Raises:
         ValueError: there is no state of our own, or the groups have other numbers of parameters than these.
     """
+    if not {"state", "param_groups"} <= state_dict.keys():
+        raise ValueError("this is no state of an optimizer: it needs the entries 'state' and 'param_groups'.")
     numbers = _numbers(state_dict["param_groups"])
     if len(numbers) != len(trained.names):
         raise ValueError(

@@ -25,11 +25,6 @@ class Composition:
     probe: Metric
     transport: Metric
 
-    @property
-    def plain(self) -> bool:
-        """Whether this is SAM: the gradient's own direction, and the identity twice."""
-        return type(self.direction) is Direction and type(self.probe) is type(self.transport) is Metric
-
     def ascent(self, gradients: Named, perturbed: Named, norm: Norm, shards: Shards) -> tuple[Named, float]:
         """Shows the gradients to the metrics; returns ``Metric.ascent`` along those that are perturbed.
 
@@ -48,13 +43,10 @@ class Composition:
 
     def require_dense(self, gradients: Named) -> None:
         """Raises ValueError where a gradient is sparse and a part other than the identity would have to use it."""
-        if self.plain:
-            return
-        sparse = [name for name, g in gradients.items() if g.is_sparse]
-        if not sparse:
-            return
-        for part in (self.direction, self.probe, self.transport):
-            if type(part) not in (Direction, Metric):
+        needs = [part for part in (self.direction, self.probe, self.transport) if type(part) not in (Direction, Metric)]
+        for part in needs[:1]:
+            sparse = [name for name, g in gradients.items() if g.is_sparse]
+            if sparse:
                 raise ValueError(
                     f"the gradient of {sparse[0]} is sparse, which {type(part).__name__} cannot use and plain SAM can; "
                     "set sparse=False on its embedding."
@@ -71,12 +63,12 @@ class Composition:
         after = self.state_dict()
         return [part for part in PARTS if _tensors(after[part]) != _tensors(before[part])]
 
-    def forget(self, parts: list[str]) -> list[str]:
-        """Undoes ``place``; returns the names of the parts with placeholders: none."""
+    def forget(self, parts: list[str]) -> None:
+        """Undoes ``place``, and empties the list of its parts."""
         if parts:
             state = self.state_dict()
             self.load_state_dict({**state, **without_tensors(state, parts)})
-        return []
+            parts.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of the parts, and their classes."""

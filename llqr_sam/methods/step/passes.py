@@ -34,12 +34,27 @@ WAYS_OUT = {
 }
 
 
+def evaluated(closure: Callable[[], Any]) -> Any:
+    """Returns what the closure returns, called where gradients are recorded."""
+    with torch.enable_grad():
+        return closure()
+
+
+def entered(context: Context | None) -> contextlib.AbstractContextManager[None]:
+    """Returns the user's context for a pass, or one that does nothing."""
+    return context() if context else contextlib.nullcontext()
+
+
 class Gradients:
     """The ``.grad`` of some parameters from step to step: what a step left there, and what somebody else put there."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._parameters = parameters
+    def __init__(self) -> None:
+        self._parameters: Sequence[Tensor] = ()
         self._left: tuple[Tensor, Tensor, int] | None = None  # a parameter, its gradient and the gradient's version
+
+    def of(self, parameters: Sequence[Tensor]) -> None:
+        """Looks at these parameters from now on."""
+        self._parameters = parameters
 
     def leave(self) -> None:
         """Remembers the present gradients as those that a step has used, by the first: whoever clears, clears all."""
@@ -58,22 +73,10 @@ class Gradients:
         p, gradient, version = self._left
         return p.grad is gradient and gradient._version == version
 
-    def require_cleared(self) -> None:
-        """Raises RuntimeError where one backward pass has added to the gradients that the last step left."""
-        if self._left is not None:
-            p, gradient, version = self._left
-            # Clearing in place would count too. A view's version counts for the whole bucket of a parallel wrapper.
-            if p.grad is gradient and gradient._version == version + 1 and not gradient._is_view():
-                raise RuntimeError(
-                    "the first pass has added to the gradients of the last step; call zero_grad() before it."
-                )
-
-    @contextlib.contextmanager
-    def accumulating(self) -> Iterator[None]:
-        """Context of the only pass of a step: what a framework has accumulated since the last step stays."""
+    def clear_used(self) -> None:
+        """Removes what the last step left; what a framework has accumulated since then stays."""
         if self.used():
             self.clear()
-        yield
 
     @contextlib.contextmanager
     def cleared(self) -> Iterator[None]:
@@ -86,25 +89,25 @@ class Gradients:
         marked = next((i for i, g in enumerate(older) if g is not None and not g.is_sparse and bool(g.any())), None)
         if marked is not None:
             self._parameters[marked].grad = torch.full_like(older[marked], float("nan"))  # type: ignore[arg-type]
-        yield
-        found = None if marked is None else self._parameters[marked].grad
-        if found is not None and bool(found.isnan().all()):
-            for p, gradient in zip(self._parameters, older, strict=True):
+        try:
+            yield
+            found = None if marked is None else self._parameters[marked].grad
+            if found is not None and bool(found.isnan().all()):
+                raise RuntimeError(f"{ACCUMULATED}{way_out()}.")
+        except BaseException:
+            for p, gradient in zip(self._parameters, older, strict=False):  # there may be none
                 p.grad = gradient
-            raise RuntimeError(f"{ACCUMULATED}{way_out()}.")
+            raise
 
 
 def require_some(gradients: Named, whose: str) -> None:
     """Raises RuntimeError where a pass has left no gradient at all."""
     if not gradients:
-        raise RuntimeError(
-            f"{whose} left no gradient: it must call backward() on a loss of the base's parameters (one that replays "
-            "a CUDA graph puts the graph's gradients back into .grad)."
-        )
+        raise RuntimeError(f"{whose} left no gradient: it must call backward() on a loss of the base's parameters.")
 
 
 def require_still(groups: Iterable[dict[str, Any]], gradients: Named) -> None:
-    """Raises TypeError where a step without a closure would move anything: no gradient, or one, or a learning rate."""
+    """Raises TypeError unless all gradients and learning rates are 0, as ``torch.distributed.checkpoint`` sets them."""
     if not gradients or any(group.get("lr", 1) for group in groups) or any(bool(g.any()) for g in gradients.values()):
         raise TypeError(
             "step() needs a closure that calls backward and returns the loss; in a loop without closures, call "
@@ -114,17 +117,19 @@ def require_still(groups: Iterable[dict[str, Any]], gradients: Named) -> None:
 
 @contextlib.contextmanager
 def guarded(model: Any) -> Iterator[None]:
-    """Context in which a network, if there is one, has perturbed weights: it is neither saved nor evaluated."""
+    """Context in which a network, if there is one, has perturbed weights: it is not saved, loaded or evaluated."""
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("the weights are perturbed between first_step() and second_step(); use them afterwards.")
 
     def refuse_evaluation(*_: Any) -> None:
-        if not torch.is_grad_enabled():
+        if not model.training and not torch.is_grad_enabled():  # in training mode it may belong to the loss
             refuse()
 
-    hooks = [] if model is None else [model.register_state_dict_pre_hook(refuse)]
-    hooks += [] if model is None else [model.register_forward_pre_hook(refuse_evaluation)]
+    hooks: list[Any] = []
+    if model is not None:
+        hooks = [model.register_state_dict_pre_hook(refuse), model.register_load_state_dict_pre_hook(refuse)]
+        hooks.append(model.register_forward_pre_hook(refuse_evaluation))
     try:
         yield
     finally:
@@ -170,8 +175,8 @@ def require_whole_step() -> None:
 
 def way_out() -> str:
     """Returns what the framework that called this step offers instead; empty where there is none."""
-    rooms = [name.split(".")[0] for name in _callers()]
-    return next((WAYS_OUT[room] for room in rooms if room in WAYS_OUT), "")
+    packages = [name.split(".")[0] for name in _callers()]
+    return next((WAYS_OUT[package] for package in packages if package in WAYS_OUT), "")
 
 
 def _callers() -> Iterator[str]:

@@ -32,5 +32,5 @@ def require_no_hidden_scale(optimizer: Optimizer) -> None:
         vars(optimizer).pop("found_inf", None)
         raise RuntimeError(
             "scaler.step(optimizer) would apply scaled gradients; write optimizer.step(closure, scaler=scaler), or "
-            "first_step(scaler=scaler) and second_step(scaler=scaler), and then scaler.update()."
+            "first_step(scaler=scaler) and second_step(), and then scaler.update()."
         )

@@ -7,24 +7,28 @@ between two steps; ``Trained`` is then made anew.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from llqr_sam.methods.named import Named
 from llqr_sam.methods.shards import Shards, groups_of, is_spread, local
+from llqr_sam.methods.step.scaling import UNSCALED
 
 
 @dataclass
 class Perturbed:
     """The weights between the two passes of a step."""
 
-    parts: list[Tensor] = field(default_factory=list)  # that were moved
+    names: list[str] = field(default_factory=list)  # of the parameters that are moved
+    parts: list[Tensor] = field(default_factory=list)  # of these, what this process holds
     saved: list[Tensor] = field(default_factory=list)  # what they were
+    scaler: GradScaler = UNSCALED  # of both passes
     overflow: bool = False  # the first pass was not finite: nothing was moved, and the base does not move
     called: set[nn.Module] = field(default_factory=set)  # in the second pass, where the caller makes it
     contexts: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # of that pass
@@ -55,7 +59,7 @@ class Trained:
             self.names = self._names_in(model)
         for p in self.parameters:
             _require_supported(p)
-        self.kinds = [(p.dtype, p.device) for p in self.parameters]
+        self.kinds = {id(p): (p.dtype, p.device) for p in self.parameters}
         self._sizes = [len(group["params"]) for group in groups]
         self._memory: Named = {}
         self.shards: Shards = {n: g for n, p in zip(self.names, self.parameters, strict=True) if (g := groups_of(p))}
@@ -89,30 +93,33 @@ class Trained:
         chosen = {name for radius, names in zip(radii, self._by_group(), strict=True) if radius for name in names}
         return {name: g for name, g in gradients.items() if name in chosen}
 
-    def perturb(self, mv: Named, factor: float, radii: Sequence[float]) -> Perturbed:
-        """Adds radius * factor * M v to the parameters of each group; returns what they were."""
-        if not mv:
-            return Perturbed()
-        names, moved = self.names, self.parameters
-        if len(mv) < len(names):
-            moved = [p for name, p in zip(names, moved, strict=True) if name in mv]
-            names = [name for name in names if name in mv]
+    def keep(self, names: Collection[str], scaler: GradScaler = UNSCALED) -> Perturbed:
+        """Copies the parameters of these names, which are about to be moved."""
+        moved = self.parameters
+        if len(names) < len(self.names):
+            moved = [p for name, p in zip(self.names, moved, strict=True) if name in names]
         if self.spread:
             moved = [local(p) for p in moved]
-        if not mv.keys() <= self._memory.keys():
-            self._memory = {name: torch.empty_like(p) for name, p in zip(names, moved, strict=True)}
-        saved, steps = [self._memory[name] for name in names], [mv[name] for name in names]
-        torch._foreach_copy_(saved, moved)
-        if len(set(radii)) == 1:
-            torch._foreach_add_(moved, steps, alpha=radii[0] * factor)
-            return Perturbed(moved, saved)
-        radius_of = {name: radius for radius, own in zip(radii, self._by_group(), strict=True) for name in own}
-        for radius in set(radii):
-            chosen = [(p, step) for name, p, step in zip(names, moved, steps, strict=True) if radius_of[name] == radius]
-            if chosen:
-                parts, along = zip(*chosen, strict=True)
-                torch._foreach_add_(parts, along, alpha=radius * factor)
-        return Perturbed(moved, saved)
+        order = self.names if len(names) == len(self.names) else [name for name in self.names if name in names]
+        if not self._memory.keys() >= set(order):
+            self._memory = {name: torch.empty_like(p) for name, p in zip(order, moved, strict=True)}
+        saved = [self._memory[name] for name in order]
+        if saved:
+            torch._foreach_copy_(saved, moved)
+        return Perturbed(order, moved, saved, scaler)
+
+    def climb(self, between: Perturbed, mv: Named, factor: float, radii: Sequence[float]) -> None:
+        """Adds radius * factor * M v to the parameters that were kept, each with the radius of its group."""
+        steps = [mv[name] for name in between.names]
+        if len(set(radii)) == 1 and steps:
+            torch._foreach_add_(between.parts, steps, alpha=radii[0] * factor)
+        elif steps:
+            radius_of = {name: radius for radius, own in zip(radii, self._by_group(), strict=True) for name in own}
+            for radius in set(radii):
+                chosen = [i for i, name in enumerate(between.names) if radius_of[name] == radius]
+                if chosen:
+                    parts, along = [between.parts[i] for i in chosen], [steps[i] for i in chosen]
+                    torch._foreach_add_(parts, along, alpha=radius * factor)
 
     def require_model(self, gradients: Named) -> None:
         """Raises ValueError where the model has other parameters by now: the old ones get no gradient."""

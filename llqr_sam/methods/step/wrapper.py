@@ -8,6 +8,8 @@ from typing import Any, Self
 from torch import Tensor
 from torch.optim import Optimizer
 
+from llqr_sam.methods.settings import Perturbation
+
 
 class Wrapper(Optimizer):
     """An optimizer that shares the groups and the state of ``base``, whoever changes them.
@@ -21,11 +23,12 @@ class Wrapper(Optimizer):
         ValueError: base evaluates the loss itself.
     """
 
-    def __new__(cls, *arguments: Any, **_: Any) -> Self:
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Refuses the arguments of other implementations of SAM, in words."""
-        if arguments and (len(arguments) > 1 or not isinstance(arguments[0], Optimizer)):
+        given = arguments or ((options["base"],) if "base" in options else ())
+        if given and (len(given) > 1 or not isinstance(given[0], Optimizer)):
             raise TypeError(
-                f"{cls.__name__} takes one optimizer, not {', '.join(map(_described, arguments))}: "
+                f"{cls.__name__} takes one optimizer, not {', '.join(map(_described, given))}: "
                 f"{cls.__name__}(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)."
             )
         return super().__new__(cls)
@@ -69,12 +72,24 @@ class Wrapper(Optimizer):
 
 def _described(argument: Any) -> str:
     """Returns the name of a class, or of an object's class."""
-    return argument.__name__ if isinstance(argument, type) else f"a {type(argument).__name__}"
+    return f"the class {argument.__name__}" if isinstance(argument, type) else f"a {type(argument).__name__}"
+
+
+def share_radius(base: Optimizer, rho: float) -> None:
+    """Gives each group of the base a rho, unless the user has; one of an earlier wrapper around the base goes."""
+    earlier = vars(base).get("_rho_of_wrapper")
+    for group in base.param_groups:
+        if group.get("rho", earlier) == earlier:
+            group["rho"] = rho
+        Perturbation.check("rho", group["rho"])
+    base._rho_of_wrapper = rho  # type: ignore[attr-defined]
 
 
 def _require_plain(base: Optimizer) -> None:
-    """Refuses a base that needs a closure: it would evaluate the loss at points of its own."""
+    """Refuses a base that needs a closure, to evaluate the loss at points of its own, or has an option named rho."""
     closure = inspect.signature(type(base).step).parameters.get("closure")
     needed = closure is not None and closure.default is inspect.Parameter.empty
     if needed or isinstance(base, Wrapper):
         raise ValueError(f"base={type(base).__name__} evaluates the loss itself; wrap one such as SGD, that does not.")
+    if "rho" in base.defaults:
+        raise ValueError(f"base={type(base).__name__} has an option rho of its own, which is no radius; wrap another.")

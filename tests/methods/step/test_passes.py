@@ -161,6 +161,58 @@ def test_a_scaler_that_calls_the_step_is_refused():
     assert optimizer.steps == 1
 
 
+def test_no_scaler_is_no_scaler():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(sgd(net))
+    optimizer.step(closure_of(net, optimizer, x, y), scaler=None)
+    assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1])
+def test_weights_may_be_put_elsewhere_between_steps(rho):
+    """A constraint by ``p.data = ...`` moves the memory; what the last step left is known all the same."""
+
+    def train(in_place):
+        torch.manual_seed(5)
+        net, x, y = NETWORKS["mlp"]()
+        optimizer = SharpnessAware(sgd(net), rho=rho)
+        for _ in range(4):
+            optimizer.step(lambda: mean_loss(net(x), y).backward())
+            for p in net.parameters():
+                if in_place:
+                    p.data.clamp_(-0.3, 0.3)
+                else:
+                    p.data = p.data.clamp(-0.3, 0.3)
+        return net.state_dict()
+
+    assert identical(train(True), train(False))
+
+
+def test_an_error_in_the_first_pass_leaves_the_gradients_of_others():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(sgd(net))
+    mean_loss(net(x), y).backward()
+    before = {n: p.grad for n, p in net.named_parameters()}
+
+    def closure():
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError):
+        optimizer.step(closure)
+    assert all(p.grad is before[n] for n, p in net.named_parameters())
+
+
+def test_a_group_that_is_added_leaves_the_bases_state_as_it_is():
+    net, x, y = NETWORKS["mlp"]()
+    optimizer = SharpnessAware(torch.optim.AdamW(net[0].parameters()))
+    optimizer.step(closure_of(net, optimizer, x, y))
+    group, state = optimizer.param_groups[0], optimizer.state[net[0].weight]
+    optimizer.add_param_group({"params": list(net[4].parameters())})
+    optimizer.step(closure_of(net, optimizer, x, y))
+    assert optimizer.param_groups[0] is group
+    assert optimizer.state[net[0].weight] is state
+
+
 def test_a_disabled_scaler_may_call_the_step():
     net, x, y = NETWORKS["mlp"]()
     optimizer = SharpnessAware(sgd(net))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llqr_sam.methods.metrics import TINY, Metric
 from llqr_sam.methods.named import Named
+from llqr_sam.methods.shards import WHOLE, Shards
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
 Rate = Callable[[int], float]
@@ -48,8 +49,10 @@ class Replicas(Metric):
         """U v."""
         return self.metric.apply(v)
 
-    def probe(self, v: Named, rho: float, norm: Literal["metric", "euclidean"] | None = None) -> Named:
-        """eps = rho U v / norm(v) for each row, as ``Metric.probe`` for all rows together."""
+    def ascent(
+        self, v: Named, norm: Literal["metric", "euclidean"] | None = None, shards: Shards = WHOLE
+    ) -> tuple[Named, float]:
+        """U v / norm(v) for each row, as ``Metric.ascent`` for all rows together."""
         names, uv = list(v), self.apply(v)
         rows = [v[name].shape[0] for name in names]
         g, ug = (torch.cat([tensors[name] for name in names]) for tensors in (v, uv))
@@ -59,7 +62,7 @@ class Replicas(Metric):
             usable = torch.isfinite(quadratic) & (quadratic > 0)
             self._fallbacks = self._fallbacks + (~usable & (squared > 0)).sum()
             squared = torch.where(usable, quadratic, squared)
-        return dict(zip(names, torch.split(ug * (rho / torch.sqrt(squared + TINY)), rows), strict=True))
+        return dict(zip(names, torch.split(ug / torch.sqrt(squared + TINY), rows), strict=True)), 1.0
 
 
 def walk(
