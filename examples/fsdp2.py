@@ -49,6 +49,7 @@ def train() -> None:
             losses.append(optimizer.step(closure).item())
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {sum(losses) / len(losses):.4f}")
+    dist.barrier()  # no process leaves while another still needs it
     dist.destroy_process_group()
 
 

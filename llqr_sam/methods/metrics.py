@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llqr_sam.methods import named
 from llqr_sam.methods.distributed import unwrapped
 from llqr_sam.methods.named import Named, dot, float32_if_half, follow, squared_norm
 from llqr_sam.methods.settings import AdaptiveSettings, FisherForm, FisherSettings, NoiseSettings, Norm, Perturbation
@@ -125,7 +126,7 @@ class Metric:
             so_far = torch.as_tensor(self._fallbacks, device=squared.device)  # the model may have moved
             self._fallbacks = so_far + (squared > quadratic)
         scale = torch.rsqrt(squared + TINY)
-        if scale.is_cpu:
+        if named.is_cheap_to_read(scale):
             return mv, float(scale)
         if any(x is v[name] for name, x in mv.items()):
             return dict(zip(mv, torch._foreach_mul(list(mv.values()), scale), strict=True)), 1.0

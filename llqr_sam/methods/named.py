@@ -17,6 +17,11 @@ HALF = (torch.float16, torch.bfloat16)
 SMALL = 2048  # entries; below it on a CPU, joining tensors costs less than an operation on each
 
 
+def is_cheap_to_read(tensor: Tensor) -> bool:
+    """Whether nobody waits for a value of this tensor, as on a CPU."""
+    return tensor.is_cpu
+
+
 def alike(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in shape, dtype, device and memory format."""
     return (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
@@ -77,7 +82,7 @@ def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor], shards: Shards = WHOLE
 
 def _squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
-    if tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
+    if is_cheap_to_read(tensors[0]) and sum(map(Tensor.numel, tensors)) < SMALL * len(tensors):
         joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
         norm: Tensor = torch.linalg.vector_norm(joined, dtype=torch.float64)
         return norm.square().to(joined.dtype)  # the widest of theirs

@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from pytorch_optimizer import ScheduleFreeAdamW
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import default_collate
@@ -270,7 +269,8 @@ def test_schedule_free_base(tmp_path):
     ours, theirs, data = _language_model(), _language_model(), _sentences()
 
     def method(base, model):
-        return SharpnessAware(ScheduleFreeAdamW(model.parameters(), lr=0.01), rho=0.1)
+        base = pytest.importorskip("pytorch_optimizer").ScheduleFreeAdamW
+        return SharpnessAware(base(model.parameters(), lr=0.01), rho=0.1)
 
     trainer = _trained(tmp_path, ours, data, method, eval_strategy="steps", eval_steps=1)
     trainer.evaluate()

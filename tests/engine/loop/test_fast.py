@@ -24,6 +24,7 @@ from llqr_sam.engine.loop.losses import LossLog
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, RunOptions
+from llqr_sam.methods import named
 
 pytestmark = pytest.mark.slow
 
@@ -174,8 +175,9 @@ def test_the_watch_sees_what_waits(waits: Callable[[Tensor], Any]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_does_not_wait_for_the_device(method: str, make_trainer: Make) -> None:
+def test_a_step_does_not_wait_for_the_device(method: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """From minibatch to update, between two refreshes; losses are read once in a window."""
+    monkeypatch.setattr(named, "is_cheap_to_read", lambda tensor: False)  # as on a GPU
     trainer = make_trainer(method, fused=True, channels_last=True)
     trainer.losses = LossLog(trainer.device, window=100)
     with contextlib.ExitStack() as stack:
