@@ -62,7 +62,10 @@ def test_identity_metric_is_sam(structure, norm):
         metric = LLQR(net, structure=structure)
         return SharpnessAware(sgd(net), rho=0.1, probe=metric, transport=metric, norm=norm)
 
-    assert identical(_train(llqr_sam), _train(lambda n: SharpnessAware(sgd(n), rho=0.1, norm=norm)))
+    sam = _train(lambda n: SharpnessAware(sgd(n), rho=0.1, norm=norm))
+    for name, found in _train(llqr_sam).items():
+        # v' M v is rounded otherwise than |v|^2
+        torch.testing.assert_close(found, sam[name], rtol=0, atol=0 if norm == "euclidean" else 1e-6)
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "kfac", "ekfac", "diag_kfac"])
