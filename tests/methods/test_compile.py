@@ -177,7 +177,6 @@ def _unnamed(method, batch_norm, compile_network, compiled_before=False):
     return net.state_dict()
 
 
-@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 calls no hook of a compiled network: it must be named")
 @pytest.mark.filterwarnings("ignore:Using `torch.compile")
 @pytest.mark.parametrize("method", list(DIRECTIONS))
 @pytest.mark.parametrize("batch_norm", ["perturbed", "clean"])
@@ -187,7 +186,8 @@ def test_a_compiled_network_need_not_be_named(method, batch_norm, before):
     compiled = _unnamed(method, batch_norm, lambda net: torch.compile(net, backend=counter), before)
     for name, expected in _unnamed(method, batch_norm, lambda net: net).items():
         torch.testing.assert_close(compiled[name], expected, rtol=1e-5, atol=1e-6)
-    assert counter.frame_count <= 2  # once more where the first compilation sees the hook that looks for batch-norm
+    # Once more where the first compilation sees the hook that looks for batch-norm; torch 2.6 compiles at each change.
+    assert counter.frame_count <= 2 or torch.__version__ < "2.7"
     assert compiled["norm.num_batches_tracked"] == 3
 
 
