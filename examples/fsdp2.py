@@ -28,14 +28,13 @@ def train() -> None:
     dist.init_process_group("nccl" if gpu else "gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
-    digits = load_digits()
-    images = torch.tensor(digits.data / 16, dtype=torch.float32, device=device)[rank::size]
-    labels = torch.tensor(digits.target, device=device)[rank::size]
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images / 16, dtype=torch.float32, device=device)[rank::size]
+    labels = torch.tensor(labels, device=device)[rank::size]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.LayerNorm(128), nn.Linear(128, 10)).to(device)
     fully_shard(model)
-    base = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    optimizer = SharpnessAware(base, rho=0.05, direction=Friendly())
+    optimizer = SharpnessAware(torch.optim.AdamW(model.parameters(), lr=3e-3), rho=0.05, direction=Friendly())
     for epoch in range(EPOCHS):
         losses = []
         for rows in torch.randperm(len(images)).split(BATCH)[:-1]:
