@@ -6,9 +6,13 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.methods.workers import Workers  # which loads torch
 
 # One thread in this process and in all that it starts, before torch and NumPy are loaded. The number of threads sets
 # the order in which numbers are summed, and tests compare runs of different processes bit for bit.
@@ -43,6 +47,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data and golden files are not at {folder} (set LLQR_SAM_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """Two processes joined by gloo: ``two(function, *args)`` returns the results by rank."""
+    from tests.methods.workers import Workers
+
+    workers = Workers(2, tmp_path_factory.mktemp("two"))
+    yield workers
+    workers.close()
 
 
 @pytest.fixture(autouse=True)

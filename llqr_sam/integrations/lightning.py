@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from llqr_sam.integrations.learned import learned_metrics
 from llqr_sam.integrations.lightning_passes import count_two_steps, nothing, quiet
 from llqr_sam.methods.curvature.point import LossFunction
 from llqr_sam.methods.llqr import LLQR
@@ -52,8 +53,8 @@ class SharpnessAwareCallback(pl.Callback):  # type: ignore[misc]  # Lightning is
             names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
             message = f"configure_optimizers returned {names}; SharpnessAwareCallback needs a SharpnessAware."
             raise MisconfigurationException(message)
-        both = [(metric, optimizer) for optimizer in optimizers for metric in (optimizer.probe, optimizer.transport)]
-        self._asked, self._owners = {}, {metric: optimizer for metric, optimizer in both if isinstance(metric, LLQR)}
+        self._asked = {}
+        self._owners = {metric: optimizer for optimizer in optimizers for metric in learned_metrics(optimizer)}
         if pl_module.automatic_optimization:
             self._clip_final_gradient(optimizers[0], trainer, pl_module)
         wrappers = pl_module.optimizers()

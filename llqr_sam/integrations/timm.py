@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from llqr_sam.integrations.learned import learned_metrics
 from llqr_sam.integrations.watched import Watched
-from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 from llqr_sam.methods.step.scaling import UNSCALED
 
@@ -85,7 +85,7 @@ class SharpnessAwareScaler:
             return
         clipping = contextlib.nullcontext() if clip_grad is None else optimizer.base.register_step_pre_hook(clip)
         with self._watched.taken() as window, clipping, contextlib.ExitStack() as perturbed:
-            for metric in {id(m): m for m in (optimizer.probe, optimizer.transport) if isinstance(m, LLQR)}.values():
+            for metric in learned_metrics(optimizer):
                 if window[0].named:
                     raise ValueError("LLQR refreshes on positional inputs, and this model is called with keywords.")
                 metric.refresh_if_due(window[0].inputs, window[0].targets, self._loss_fn)

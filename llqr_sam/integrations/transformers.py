@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
 
+from llqr_sam.integrations.learned import learned_metrics
 from llqr_sam.integrations.logits import Logits as Logits
 from llqr_sam.integrations.logits import labels_of, token_loss
 from llqr_sam.integrations.windows import clip, sharpness_aware_of, take_step
@@ -82,9 +83,8 @@ class SharpnessAwareTrainer(Trainer):  # type: ignore[misc]
             return torch.zeros((), device=self.args.device)
         window, self._window, self._norm = self._window, [], None
         inner = sharpness_aware_of(self.accelerator, self.optimizer)
-        for metric in dict.fromkeys((inner.probe, inner.transport)):  # in one order on all ranks
-            if isinstance(metric, LLQR):
-                self.refresh(metric, self._prepare_inputs(self._first))
+        for metric in learned_metrics(inner):
+            self.refresh(metric, self._prepare_inputs(self._first))
         return take_step(self.accelerator, model, self.optimizer, window)
 
     def refresh(self, metric: LLQR, inputs: dict[str, Any]) -> None:

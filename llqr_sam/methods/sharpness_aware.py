@@ -216,6 +216,7 @@ class SharpnessAware(Wrapper):
         try:
             radii = self.perturbation.radii(self.param_groups, self.steps)
             between = self._perturb(self._trained(), scaler or UNSCALED, radii)
+            between.scaler = scaler or UNSCALED
             between.called = between.contexts.enter_context(frozen_statistics(self.model, self._now.statistics))
             between.contexts.enter_context(guarded(self.model))
             between.contexts.enter_context(entered(self.second_pass))
@@ -335,12 +336,12 @@ class SharpnessAware(Wrapper):
         """Moves the weights to theta + eps, along the gradients of the first pass."""
         gradients = self._checked_gradients(trained, "the first pass")
         if not unscale(scaler, self):
-            self._now.between = Perturbed(overflow=True, scaler=scaler)
+            self._now.between = Perturbed(overflow=True)
             return self._now.between
         self._composition.forget(self._now.placeholders)
         chosen = trained.of_groups(radii, gradients)
         mv, factor = self._composition.ascent(gradients, chosen, self.perturbation.norm, trained.shards)
-        self._now.between = between = trained.keep(mv.keys(), scaler)  # known before anything moves
+        self._now.between = between = trained.keep(mv.keys())  # known before anything moves
         trained.climb(between, mv, factor, radii)
         return between
 

@@ -20,7 +20,7 @@ accelerate = pytest.importorskip("accelerate")
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
 from llqr_sam.integrations.accelerate import AcceleratedStep  # noqa: E402
-from tests.integrations.ranks import launched, two  # noqa: E402, F401
+from tests.integrations.ranks import launched  # noqa: E402
 
 MAX_NORM = 0.05  # clips every step
 
@@ -302,14 +302,14 @@ def _trained_on_ranks(metric_of, window):
     return {name.removeprefix("module."): x for name, x in model.state_dict().items()}
 
 
-def test_two_processes_are_one_on_the_whole_batches(two):  # noqa: F811
+def test_two_processes_are_one_on_the_whole_batches(two):
     """With accumulation; U is learned over both, since LLQR is given the prepared model."""
     one, other = two(_trained_on_ranks, _itself, 3)
     assert all(torch.equal(one[name], other[name]) for name in one)
     torch.testing.assert_close(one, _trained_on_ranks(_itself, 3), rtol=1e-10, atol=1e-12)
 
 
-def test_a_metric_of_one_process_is_refused(two):  # noqa: F811
+def test_a_metric_of_one_process_is_refused(two):
     with pytest.raises(AssertionError, match="would learn a U of its own"):
         two(_trained_on_ranks, unwrapped, 1)
 

@@ -16,7 +16,6 @@ from torch.utils.data import DistributedSampler
 from llqr_sam import LLQR, SharpnessAware
 from llqr_sam.torchvision_compat import ensure_torchvision
 from tests.methods.networks import mean_loss
-from tests.methods.workers import Workers
 
 pytestmark = pytest.mark.integrations
 ensure_torchvision()  # torchmetrics imports torchvision, whose wheel may not match a CPU build of torch
@@ -596,13 +595,6 @@ def test_an_exception_leaves_the_module_as_it_was(tmp_path):
         trainer(tmp_path, gradient_clip_val=1.0).fit(module)
     assert not {"log", "log_dict", "configure_gradient_clipping"} & set(vars(module))
     assert module.accuracy.update_count == 3
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    workers = Workers(2, tmp_path_factory.mktemp("two"))
-    yield workers
-    workers.close()
 
 
 def _one_of_two(kind, folder):

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from llqr_sam import LLQR, SharpnessAware
 from llqr_sam.torchvision_compat import ensure_torchvision
 from tests.methods.training import identical
-from tests.methods.workers import Workers
 
 pytestmark = pytest.mark.integrations
 ensure_torchvision()  # timm imports torchvision, whose wheel may not match a CPU build of torch
@@ -326,13 +325,6 @@ def test_a_failing_second_pass_leaves_the_weights():
     with pytest.raises(KeyError):
         train_one_epoch(model, batches(), optimizer, loss_fn, SharpnessAwareScaler(model, loss_fn))
     assert identical(model.state_dict(), before)
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    workers = Workers(2, tmp_path_factory.mktemp("two"))
-    yield workers
-    workers.close()
 
 
 def _distributed():

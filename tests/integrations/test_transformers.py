@@ -23,7 +23,7 @@ ensure_torchvision()
 import transformers  # noqa: E402
 
 from llqr_sam.integrations.transformers import Logits, SharpnessAwareTrainer  # noqa: E402
-from tests.integrations.ranks import launched, two  # noqa: E402, F401
+from tests.integrations.ranks import launched  # noqa: E402
 
 MICRO_BATCH, WINDOW = 3, 4
 MAX_NORM = 0.05  # clips every step
@@ -344,14 +344,14 @@ def _trained_on_ranks(folder, method):
     return _trained(folder, _language_model(), _sentences(16), method, **settings).model.state_dict()
 
 
-def test_two_processes_are_one_on_the_whole_batches(two, tmp_path):  # noqa: F811
+def test_two_processes_are_one_on_the_whole_batches(two, tmp_path):
     """With accumulation and different numbers of words: the loss is the mean over all words, as in ``Trainer``."""
     one, other = two(_trained_on_ranks, tmp_path, METHODS["sam"])
     assert all(torch.equal(one[name], other[name]) for name in one)
     torch.testing.assert_close(one, _trained_on_ranks(tmp_path, METHODS["sam"]), rtol=1e-10, atol=1e-12)
 
 
-def test_two_processes_learn_one_metric(two, tmp_path):  # noqa: F811
+def test_two_processes_learn_one_metric(two, tmp_path):
     one, other = two(_trained_on_ranks, tmp_path, _llqr_sam_on_ranks)
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(AssertionError, match="would learn a U of its own"):

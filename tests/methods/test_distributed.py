@@ -20,13 +20,6 @@ DIVERGENCES = [("ngd", "sum"), ("ngd", "mean"), ("newton", "mean")]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    workers = Workers(2, tmp_path_factory.mktemp("two"))
-    yield workers
-    workers.close()
-
-
-@pytest.fixture(scope="module")
 def four(tmp_path_factory):
     workers = Workers(4, tmp_path_factory.mktemp("four"))
     yield workers

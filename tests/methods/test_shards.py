@@ -14,7 +14,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from llqr_sam import LLQR, Adaptive, FisherDiagonal, Friendly, GradientNoise, SharpnessAware, VarianceSuppressed
 from tests.methods.networks import mean_loss
-from tests.methods.workers import Workers
 
 OLD = torch.__version__ < "2.7"
 pytestmark = pytest.mark.skipif(OLD, reason="fully_shard of torch 2.6 does not run on a CPU")
@@ -27,13 +26,6 @@ METHODS = {
     "fisher_sam": lambda net: {"probe": FisherDiagonal()},
     "info_sam": lambda net: {"probe": GradientNoise()},
 }
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    workers = Workers(2, tmp_path_factory.mktemp("two"))
-    yield workers
-    workers.close()
 
 
 def _network():

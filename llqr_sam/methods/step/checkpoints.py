@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 
 from torch import Tensor
 
+from llqr_sam.methods.shards import is_spread, local
 from llqr_sam.methods.step.trained import Trained
 
 PREFIX = "sharpness_aware/"
@@ -113,7 +114,7 @@ def _put(tree: Nested, path: Sequence[str], value: Any) -> None:
 
 def _spread_like(parameter: Any, part: Tensor) -> Tensor:
     """Returns a local part as the DTensor that its parameter is; under an ordinary parameter, the part itself."""
-    if not hasattr(parameter, "to_local") or part.shape != parameter.to_local().shape:
+    if not is_spread(parameter) or part.shape != local(parameter).shape:
         return part
     how = {"shape": parameter.shape, "stride": parameter.stride(), "run_check": False}
     whole: Tensor = type(parameter.data).from_local(part, parameter.device_mesh, parameter.placements, **how)
@@ -122,12 +123,13 @@ def _spread_like(parameter: Any, part: Tensor) -> Tensor:
 
 def _part_of(parameter: Any, value: Any) -> Any:
     """Inverse of ``_spread_like``; a whole tensor is spread first."""
-    if not hasattr(parameter, "to_local") or not isinstance(value, Tensor):
+    if not is_spread(parameter) or not isinstance(value, Tensor):
         return value
-    if not hasattr(value, "to_local"):
+    if not is_spread(value):
         if value.shape != parameter.shape:
             return value
         from torch.distributed.tensor import distribute_tensor  # half a second to import, and loaded where it is used
 
         value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    return value.redistribute(placements=parameter.placements).to_local()
+    spread: Any = value
+    return local(spread.redistribute(placements=parameter.placements))

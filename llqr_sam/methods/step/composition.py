@@ -70,15 +70,20 @@ class Composition:
             self.load_state_dict({**state, **without_tensors(state, parts)})
             parts.clear()
 
+    def kinds(self) -> dict[str, str]:
+        """Returns the class names of the parts."""
+        same = self.transport is self.probe
+        return {
+            "direction": type(self.direction).__name__,
+            "probe": type(self.probe).__name__,
+            "transport": "the probe" if same else type(self.transport).__name__,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of the parts, and their classes."""
         same = self.transport is self.probe
         return {
-            "parts": {
-                "direction": type(self.direction).__name__,
-                "probe": type(self.probe).__name__,
-                "transport": "the probe" if same else type(self.transport).__name__,
-            },
+            "parts": self.kinds(),
             "direction": self.direction.state_dict(),
             "probe": self.probe.state_dict(),
             "transport": None if same else self.transport.state_dict(),
@@ -86,7 +91,7 @@ class Composition:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state_dict``; ValueError where the parts are others, or one refuses its state."""
-        for part, present in self.state_dict()["parts"].items():
+        for part, present in self.kinds().items():
             saved = state["parts"][part]
             if saved != present:
                 raise ValueError(

@@ -26,9 +26,10 @@ RECORDED = (
     "batch-norm has recorded the first pass, which the two steps cannot undo; "
     'take the statistics from that pass: SharpnessAware(batch_norm="clean").'
 )
+LIGHTNING = "; in Lightning, with accumulate_grad_batches=1 and manual optimization"
 WAYS_OUT = {
-    "lightning": "; in Lightning, with accumulate_grad_batches=1 and manual optimization",
-    "pytorch_lightning": "; in Lightning, with accumulate_grad_batches=1 and manual optimization",
+    "lightning": LIGHTNING,
+    "pytorch_lightning": LIGHTNING,
     "accelerate": "; with accelerate, use llqr_sam.integrations.accelerate",
     "transformers": "; with Trainer, use llqr_sam.integrations.transformers",
 }

@@ -28,9 +28,9 @@ class Perturbed:
     names: list[str] = field(default_factory=list)  # of the parameters that are moved
     parts: list[Tensor] = field(default_factory=list)  # of these, what this process holds
     saved: list[Tensor] = field(default_factory=list)  # what they were
-    scaler: GradScaler = UNSCALED  # of both passes
     overflow: bool = False  # the first pass was not finite: nothing was moved, and the base does not move
-    called: set[nn.Module] = field(default_factory=set)  # in the second pass, where the caller makes it
+    scaler: GradScaler = UNSCALED  # of the second pass, where the caller makes it
+    called: set[nn.Module] = field(default_factory=set)  # in that pass
     contexts: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # of that pass
 
     def restore(self) -> None:
@@ -93,7 +93,7 @@ class Trained:
         chosen = {name for radius, names in zip(radii, self._by_group(), strict=True) if radius for name in names}
         return {name: g for name, g in gradients.items() if name in chosen}
 
-    def keep(self, names: Collection[str], scaler: GradScaler = UNSCALED) -> Perturbed:
+    def keep(self, names: Collection[str]) -> Perturbed:
         """Copies the parameters of these names, which are about to be moved."""
         moved = self.parameters
         if len(names) < len(self.names):
@@ -106,7 +106,7 @@ class Trained:
         saved = [self._memory[name] for name in order]
         if saved:
             torch._foreach_copy_(saved, moved)
-        return Perturbed(order, moved, saved, scaler)
+        return Perturbed(order, moved, saved)
 
     def climb(self, between: Perturbed, mv: Named, factor: float, radii: Sequence[float]) -> None:
         """Adds radius * factor * M v to the parameters that were kept, each with the radius of its group."""

@@ -22,17 +22,9 @@ from llqr_sam.methods.factory import build
 from llqr_sam.methods.settings import MethodSettings
 from llqr_sam.models.convolutional import SmallCNN
 from tests.engine.conftest import METHODS
-from tests.methods.workers import Workers
 
 CPU = torch.device("cpu")
 BATCH = 16
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    workers = Workers(2, tmp_path_factory.mktemp("two"))
-    yield workers
-    workers.close()
 
 
 def _team():

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from llqr_sam import LLQR, Friendly, GradientNoise, SharpnessAware
 from tests.methods.networks import NETWORKS, mean_loss
 from tests.methods.training import METHODS, closure_of, identical, sgd
-from tests.methods.workers import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of dcp, in one process
 
@@ -159,13 +158,6 @@ def test_a_state_of_other_groups_is_refused_before_anything_is_loaded():
     with pytest.raises(ValueError, match=rf"of {len(list(net.parameters()))} parameters, and this optimizer has 6"):
         other.load_state_dict(optimizer.state_dict())
     assert not other.direction.average
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    workers = Workers(2, tmp_path_factory.mktemp("two"))
-    yield workers
-    workers.close()
 
 
 def _sharded_u(folder, save):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -308,8 +310,6 @@ def test_with_the_same_randomness_random_numbers_go_on_as_after_one_pass():
 
 
 def test_a_context_may_surround_the_second_pass():
-    import contextlib
-
     net, x, y = NETWORKS["mlp"]()
     inside, passes = [False], []
 
