@@ -33,6 +33,7 @@ PARTS = {
         ("curvature",),
         ("distributed",),
         ("blocks",),
+        ("bases",),
         ("settings",),
         ("metrics", "directions"),
         ("step",),

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
+from llqr_sam.methods import bases
 from llqr_sam.methods.curvature.point import CurvatureDtype
 from llqr_sam.methods.directions import Direction, Friendly, VarianceSuppressed
 from llqr_sam.methods.llqr import LLQR
 from llqr_sam.methods.metrics import Adaptive, FisherDiagonal, GradientNoise, Metric
-from llqr_sam.methods.settings import LLQRSettings, MethodSettings
+from llqr_sam.methods.settings import LLQRSettings, MethodSettings, NamedBaseSettings
 from llqr_sam.methods.sharpness_aware import SharpnessAware
 
 # Class of a part, by the name of its settings.
-BASES: dict[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 PROBES: dict[str, Any] = {"identity": Metric, "fisher": FisherDiagonal, "adaptive": Adaptive, "noise": GradientNoise}
 DIRECTIONS: dict[str, Any] = {"gradient": Direction, "friendly": Friendly, "variance_suppressed": VarianceSuppressed}
 
@@ -47,8 +47,7 @@ def build(
     ``fused``: whether the base optimizer is one kernel; ``None`` is PyTorch's choice for the device. The other options
     are those of ``LLQR``, which may refuse the model.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    base = BASES[settings.base.kind](trainable, fused=fused, **vars(settings.base))
+    base = _base(settings, model, fused)
     metric = None
     if settings.llqr is not None:
         values = {key: value for key, value in vars(settings.llqr).items() if key != "refresh_batch"}
@@ -67,3 +66,10 @@ def build(
         **vars(sam.perturbation),
     )
     return Method(optimizer, metric)
+
+
+def _base(settings: MethodSettings, model: nn.Module, fused: bool | None) -> Optimizer:
+    if isinstance(settings.base, NamedBaseSettings):
+        return bases.find(settings.base.base).build(model, settings.base.arguments, fused)
+    kind = settings.base.kind
+    return bases.Base(kind, bases.OWN[kind]).build(model, vars(settings.base), fused)

@@ -13,6 +13,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from llqr_sam.methods import bases
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.curvature.likelihoods import LikelihoodName
 from llqr_sam.methods.curvature.products import Divergence, Reduction
@@ -62,6 +63,8 @@ Betas = Annotated[
     Rule("must be two numbers in [0, 1)", lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas)),
 ]
 
+_BASE_KEYS = ("weight_decay", "momentum", "betas", "base_args")  # that not every base has
+ANY = "*"  # kind of the alternative that stands for every other name, and has a field for it
 Norm = Literal["metric", "euclidean"]
 BatchNormPass = Literal["perturbed", "clean"]
 FisherForm = Literal["authors", "kim"]
@@ -141,6 +144,56 @@ class AdamSettings(Settings, kind="adam"):
 @dataclass(frozen=True)
 class AdamWSettings(AdamSettings, kind="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+
+@dataclass(frozen=True)
+class NamedBaseSettings(Settings, kind=ANY):
+    """Any other optimizer class by name (bases.py). What is ``None`` becomes the class's default, if it has one."""
+
+    base: str  # full name: pytorch_optimizer.Lion
+    lr: Positive | None = None
+    weight_decay: NotNegative | None = None
+    base_args: dict[str, Any] | None = None  # its further arguments; lists for tuples
+
+    def __post_init__(self) -> None:
+        """Checks the arguments, by the class's signature and by a small training; raises ``SettingError``."""
+        super().__post_init__()
+        try:
+            found = bases.find(self.base)
+        except ValueError as error:
+            raise SettingError("base", self.base, str(error)) from None
+        self.require("base", found.refusal is None, found.refusal or "")
+        object.__setattr__(self, "base", found.name)  # one text for each class, since it is in the run's id
+        for name in ("lr", "weight_decay"):
+            value, default = getattr(self, name), found.default(name)
+            require(value is None or name in found.arguments, name, value, f"is no argument of {found.name}")
+            if value is None and default is not None:
+                object.__setattr__(self, name, float(default))
+        self.require("lr", self.lr is not None, f"must be set: {found.name} has no default for it")
+        self._check_base_args(found)
+        self.require_trainable(wrapped=False)
+
+    def require_trainable(self, *, wrapped: bool) -> None:
+        """Raises SettingError where this base cannot be trained with; ``wrapped``: inside a sharpness-aware step."""
+        problem = bases.find(self.base).problem(self.arguments, wrapped=wrapped)
+        self.require("base", problem is None, problem or "")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments of the class."""
+        given = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return {name: value for name, value in given.items() if value is not None} | (self.base_args or {})
+
+    def _check_base_args(self, found: bases.Base) -> None:
+        elsewhere = {"lr": "optim.lr", "weight_decay": "optim.weight_decay", "fused": "precision.fused"}
+        known = ", ".join(name for name in found.arguments if name not in elsewhere)
+        for name, value in (self.base_args or {}).items():
+            key = f"base_args.{name}"
+            require(name not in elsewhere, key, value, f"is written {elsewhere.get(name)}=")
+            require(name in found.arguments, key, value, f"is no argument of {found.name}. It has: {known}")
+            require(bases.is_plain(value), key, value, "must be a finite number, text, true, false or a list of these")
+        for name in sorted(found.required - self.arguments.keys()):
+            raise SettingError(f"base_args.{name}", None, f"must be set: {found.name} has no default for it")
 
 
 # The sharpness-aware step: eps = rho M v / norm(v), v = direction(g).
@@ -239,9 +292,15 @@ class MethodSettings(Settings):
     """One method: update = base(T g~), g~ the gradient at the perturbed point."""
 
     name: str
-    base: SGDSettings | AdamSettings | AdamWSettings
+    base: SGDSettings | AdamSettings | AdamWSettings | NamedBaseSettings
     sam: SAMSettings | None = None  # None: nothing is perturbed
     transport: IdentitySettings | LLQRSettings = IdentitySettings()
+
+    def __post_init__(self) -> None:
+        """Checks that the base works in this method; raises ``SettingError``."""
+        super().__post_init__()
+        if isinstance(self.base, NamedBaseSettings):
+            self.base.require_trainable(wrapped=self.sam is not None or self.llqr is not None)
 
     @property
     def llqr(self) -> LLQRSettings | None:
@@ -262,10 +321,15 @@ class MethodSettings(Settings):
             ValueError: a value is impossible, a key is missing, or one is set that this method has no use for. The
                 message names ``optim.<key>``, the value and what would be right.
         """
-        given = {key: tuple(x) if isinstance(x, list) else x for key, x in keys.items() if x is not None}
+        given = {key: tuple(x) if isinstance(x, list) else x for key, x in keys.items() if x not in (None, {})}
         method: MethodSettings = _read(cls, given)
-        for key in (key for key in given if key not in method.as_keys()):
-            raise ValueError(f"optim.{key}={keys[key]} has no meaning for optim={method.name}, which does not use it.")
+        own = method.as_keys()
+        for key in (key for key in given if key not in own):
+            of, why = f"optim={method.name}", "which does not use it"
+            if key in _BASE_KEYS:
+                of, named = f"optim.base={own['base']}", isinstance(method.base, NamedBaseSettings)
+                why = "whose arguments are in optim.base_args" if named else "which has no such argument here"
+            raise ValueError(f"optim.{key}={keys[key]} has no meaning for {of}, {why}.")
         return method
 
 
@@ -280,8 +344,10 @@ def _read(kind: type[Settings], keys: Mapping[str, Any]) -> Any:
                 values[field.name] = _read(parts[0], keys)
         elif key in keys and parts:
             by_kind = {part.kind: part for part in parts}
-            require(keys[key] in by_kind, f"optim.{key}", keys[key], f"is not known. Choose from: {', '.join(by_kind)}")
-            values[field.name] = _read(by_kind[keys[key]], keys)
+            chosen = by_kind.get(keys[key], by_kind.get(ANY))
+            if chosen is None:
+                raise SettingError(f"optim.{key}", keys[key], f"is not known. Choose from: {', '.join(by_kind)}")
+            values[field.name] = _read(chosen, keys)
         elif key in keys:
             values[field.name] = keys[key]
         elif field.default is MISSING:

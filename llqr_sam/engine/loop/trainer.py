@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -94,6 +95,7 @@ class Trainer:
             fused=precision.fused,
             curvature_dtype=precision.curvature_dtype,
         )
+        self.base_rates = [group["lr"] for group in self.method.optimizer.param_groups]  # at factor 1 of the schedule
         self.minibatch = GradientEvaluation(
             self.forward,
             self.task.loss,
@@ -109,9 +111,9 @@ class Trainer:
         if options.keep_weights and self.task.keeps_best_weights:
             self.observers.append(BestWeights(self.model, self.folder / "best.pt"))
 
-    def rate(self, step: int) -> float:
-        """Learning rate of an optimizer step."""
-        return self.settings.protocol.learning_rate(step, self.settings.optim.base.lr, self.steps_per_epoch)
+    def rate(self, step: int, base_lr: float) -> float:
+        """Learning rate of an optimizer step; ``base_lr`` is a parameter group's own."""
+        return self.settings.protocol.learning_rate(step, base_lr, self.steps_per_epoch)
 
     def load(self) -> None:
         """Continue from the newest checkpoint, if there is one; CheckpointMismatchError, if it is not of this run."""
@@ -170,6 +172,7 @@ class Trainer:
         """Train to the end; raises ``Diverged``, or ``Interrupted`` with a checkpoint written."""
         while self.state.step < self.steps or self._evaluation_due():
             self.forward.train()
+            self._set_optimizer("train")
             self._train_to_evaluation()  # no step, if the run was stopped between a step and its evaluation
             if self._evaluation_due():
                 self._evaluate()
@@ -196,9 +199,8 @@ class Trainer:
     def _step(self, inputs: Inputs, targets: Tensor) -> None:
         step = self.state.step
         self._refresh_if_due(step)
-        rate = self.rate(step)
-        for group in self.method.optimizer.param_groups:
-            group["lr"] = rate
+        for group, base_lr in zip(self.method.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = self.rate(step, base_lr)
         self.minibatch.take(self._formatted(inputs), targets)
         self.method.optimizer.step(self.minibatch)  # type: ignore[arg-type]  # torch's stub wants a float
         self.state.step = step + 1
@@ -235,6 +237,7 @@ class Trainer:
         self.losses.drain()
         step = self.state.step
         number = None if step == self.steps else len(self.state.curve) + 1
+        self._set_optimizer("eval")  # until the next step: the weights that are kept are those that were evaluated
         with self.watch("evaluation"):
             scores = self.task.evaluate(self.forward, self.splits, number, self.device, self.team)
         if not math.isfinite(scores.test_loss):
@@ -244,7 +247,7 @@ class Trainer:
         point = CurvePoint(
             epoch=epoch if begun == 0 else step / self.steps_per_epoch,
             step=step,
-            lr=self.rate(step - 1),
+            lr=self.rate(step - 1, self.base_rates[0]),
             train_loss=self.losses.mean,
             seconds=self.watch.total,
             **asdict(scores),
@@ -253,6 +256,10 @@ class Trainer:
         self.state.curve.append(point)
         for observer in self.observers:
             observer.on_epoch(point)
+
+    def _set_optimizer(self, mode: Literal["train", "eval"]) -> None:
+        """Calls the optimizer's ``train`` or ``eval``, where it has one: ScheduleFree evaluates averaged weights."""
+        getattr(self.method.optimizer, mode, lambda: None)()
 
     def _boundary(self) -> None:
         """Between two steps: stop if any rank is asked to, save if it is time (interruption.py)."""

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from llqr_sam.repository import PACKAGE
 
-PACKAGES = ("llqr-sam", "torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core", "wandb", "fairseq")
+PACKAGES = (
+    *("llqr-sam", "torch", "torchvision", "timm", "pytorch_optimizer", "numpy"),
+    *("scikit-learn", "hydra-core", "wandb", "fairseq"),
+)
 VARIABLE = "LLQR_SAM_COMMIT"
 TIMEOUT = 10  # seconds, so that git on a slow network file system does not delay a run
 

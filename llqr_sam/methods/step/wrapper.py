@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Self
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from llqr_sam.methods.bases import EVALUATES, wrapping_problem
 from llqr_sam.methods.settings import Perturbation
 
 
@@ -86,10 +86,7 @@ def share_radius(base: Optimizer, rho: float) -> None:
 
 
 def _require_plain(base: Optimizer) -> None:
-    """Refuses a base that needs a closure, to evaluate the loss at points of its own, or has an option named rho."""
-    closure = inspect.signature(type(base).step).parameters.get("closure")
-    needed = closure is not None and closure.default is inspect.Parameter.empty
-    if needed or isinstance(base, Wrapper):
-        raise ValueError(f"base={type(base).__name__} evaluates the loss itself; wrap one such as SGD, that does not.")
-    if "rho" in base.defaults:
-        raise ValueError(f"base={type(base).__name__} has an option rho of its own, which is no radius; wrap another.")
+    """Refuses a base that evaluates the loss at points of its own, or has an option named rho."""
+    problem = EVALUATES if isinstance(base, Wrapper) else wrapping_problem(type(base), base.defaults)
+    if problem is not None:
+        raise ValueError(f"base={type(base).__name__} {problem}.")

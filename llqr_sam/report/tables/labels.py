@@ -29,6 +29,7 @@ ARCH_LABELS = {
     "transformer_small": "Small Transformer",
 }
 METHOD_LABELS = {
+    "base": "Base",
     "sgdm": "SGDM",
     "adam": "Adam",
     "adamw": "AdamW",

@@ -46,7 +46,7 @@ class Command:
     @classmethod
     def of(cls, *words: str) -> Command:
         """A command of ``key=value`` words. They are read when ``config`` or ``settings`` is first used."""
-        return cls(words)
+        return cls(tuple(word.removeprefix("++") for word in words))  # which checked_words puts before some
 
     def with_words(self, *words: str) -> Command:
         """The command with further words, which replace those of the same keys."""

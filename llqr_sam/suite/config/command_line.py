@@ -103,11 +103,12 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
     if key.endswith(".name") and key.partition(".")[0] in groups():
         group = key.partition(".")[0]
         raise UsageError(f"{word} is not possible: choose with {group}={values(override)[0]}.")
-    if key not in keys() and f"{key.rpartition('.')[0]}.*" not in keys():
+    is_open = bool(keys().intersection((f"{key}.*", f"{key.rpartition('.')[0]}.*")))
+    if key not in keys() and not is_open:
         raise UsageError(unknown(key))
     if key.startswith("table.") and not with_table:
         raise UsageError(f"{word} needs a table. Choose one with table= from: {', '.join(groups()['table'])}.")
-    return word
+    return f"++{word}" if is_open else word  # Hydra adds no key to a dictionary without it
 
 
 def unknown(key: str, others: Iterable[str] = ()) -> str:

@@ -11,13 +11,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings
 from llqr_sam.methods.settings import MethodSettings, Settings, require
+from llqr_sam.suite.config import base_numbers  # noqa: F401  # registers what conf/optim/part/base.yaml calls
 from llqr_sam.suite.config.errors import UsageError
 
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
@@ -33,7 +34,9 @@ def _schema(name: str, settings: type[Settings], **more: tuple[Any, Any]) -> Any
     members: list[Any] = []
     for key, type_ in settings.key_types().items():
         default = defaults.get(key)
-        if default is None or isinstance(default, Settings):
+        if get_origin(type_) is dict:
+            members.append((key, type_, field(default_factory=dict)))
+        elif default is None or isinstance(default, Settings):
             members.append((key, type_ | None, None))
         elif isinstance(default, tuple):
             members.append((key, type_, field(default_factory=partial(list, default))))
@@ -72,7 +75,9 @@ class MethodDefaults:
     lr: float = MISSING
     momentum: float | None = None
     betas: list[float] | None = None
-    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)  # Adam and AdamW as methods of their own
+    adaptive: AdaptiveConfig = field(
+        default_factory=AdaptiveConfig
+    )  # Adam and AdamW where the protocol's base is another
     weight_decay: float = MISSING
     rho: float = MISSING
     start_step: int = 0

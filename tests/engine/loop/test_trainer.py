@@ -264,7 +264,7 @@ def test_the_learning_rate_reaches_the_base_optimizer(make_settings: Any, tmp_pa
 
     trainer = make_trainer(settings, model, tmp_path, [Reading()])
     trainer.run()
-    assert rates == [trainer.rate(step) for step in range(2 * trainer.steps_per_epoch)]
+    assert rates == [trainer.rate(step, 0.05) for step in range(2 * trainer.steps_per_epoch)]
     assert rates[0] == 0.05
     assert trainer.state.curve[-1].lr == rates[-1]
 
