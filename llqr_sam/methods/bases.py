@@ -31,6 +31,7 @@ REFUSED = {
     "LBFGS": "evaluates the loss up to 25 times a step and needs the whole data set, not minibatches",
     "AdaHessian": "differentiates the gradient (create_graph), which the training loop does not keep",
     "SophiaH": "differentiates the gradient (create_graph), which the training loop does not keep",
+    "DistributedMuon": "takes parameters that are sorted by hand; Muon sorts them itself",
 }
 EVALUATES = "evaluates the loss itself; wrap one such as SGD, that does not"
 _REGISTERED: dict[str, type[Optimizer]] = {}

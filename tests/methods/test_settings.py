@@ -14,7 +14,7 @@ from llqr_sam.methods.settings import FisherSettings, LLQRSettings, MethodSettin
 from tests.engine.conftest import METHODS
 
 KEYS = {
-    *("name", "base", "lr", "weight_decay", "momentum", "betas", "transport"),
+    *("name", "base", "lr", "weight_decay", "momentum", "betas", "base_args", "transport"),
     *("probe", "rho", "norm", "start_step", "batch_norm", "direction"),
     *("friendly_sigma", "friendly_decay", "vasso_theta", "fisher_eta", "fisher_form", "asam_eta"),
     *(
