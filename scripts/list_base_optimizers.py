@@ -1,6 +1,6 @@
 """Prints which classes of torch.optim and pytorch_optimizer are base optimizers here, and why others are not.
 
-    python scripts/list_base_optimizers.py > list.md        in a minute; docs/base_optimizers.md has it for the pinned versions
+    python scripts/list_base_optimizers.py        a minute; docs/base_optimizers.md has it for the pinned versions
 
 Each class takes a few steps on a small network with its own defaults, alone and inside a sharpness-aware step, and is
 resumed from a checkpoint there, as ``optim.base=`` does before a run.

@@ -22,6 +22,7 @@ from llqr_sam.suite.config.schema import Config, PathsConfig, ScaleConfig, Table
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
+ALONE = {"sgdm": "sgd", "adam": "adam", "adamw": "adamw"}  # methods that are one base optimizer, and its name
 METHOD = ("optim", "geometry", "structure")  # groups that describe a method
 # Keys that decide a result and may differ between runs that are launched together; the rest says where and how.
 RUN_KEYS = ("dataset", "arch", "optim", "geometry", "structure", "protocol", "precision", "scale", "seed", "table")
@@ -100,6 +101,7 @@ class Command:
         """What decides the result of the run that the words describe if they name no table."""
         composed, devices = self._composed, self.config.devices
         _check_scale(self.config.scale, composed.dataset.name)
+        _check_base(composed.optim)
         _check_geometry(composed)
         parts = ("dataset", "arch", "optim", "protocol", "precision")
         tree = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
@@ -172,6 +174,13 @@ def _check_scale(scale: ScaleConfig, dataset: str) -> None:
     """Check that the scale is for the data set."""
     known = f"has no values for dataset={dataset}. It is for: {', '.join(scale.datasets)}"
     require(not scale.datasets or dataset in scale.datasets, "scale", scale.name, known)
+
+
+def _check_base(optim: DictConfig) -> None:
+    """Check that a method that is called after its base optimizer has this base."""
+    own = ALONE.get(optim.name, optim.base)
+    problem = f"has no use with optim={optim.name}, which is {own}. Write optim=base optim.base={optim.base}"
+    require(optim.base == own, "optim.base", optim.base, problem)
 
 
 def _check_geometry(config: DictConfig) -> None:

@@ -68,6 +68,7 @@ def test_arguments_are_part_of_the_id() -> None:
         "optim.base=rmsprob": "did you mean RMSprop?",
         "optim.base=RMSprop optim.base_args.beta=1": "optim.base_args.beta=1 is no argument of torch.optim.RMSprop",
         "optim=base optim.base=RMSprop optim.betas=[0.9,0.9]": "whose arguments are in optim.base_args",
+        "optim=sgdm optim.base=RMSprop": "Write optim=base optim.base=RMSprop",
         "optim.base_args.alpha.x=1": "unknown key optim.base_args.alpha.x",
     }.items(),
 )
