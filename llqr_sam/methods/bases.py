@@ -221,7 +221,7 @@ def _train(network: nn.Module, optimizer: Optimizer, inputs: Tensor, wrapped: bo
             closure()
             optimizer.step()
         else:
-            optimizer.step(closure)  # type: ignore[arg-type]  # torch's stub wants a float
+            optimizer.step(closure)
     return evaluations
 
 
