@@ -26,12 +26,12 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 OWN: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}  # with settings of their own
 LIBRARIES = ("torch.optim", "pytorch_optimizer")  # in the order in which a bare name is looked up
-MUON = ("Muon", "AdaMuon", "AdaGO", "NorMuon", "MuonClip")  # of pytorch_optimizer: AdamW where there is no matrix
+MUON = tuple(f"pytorch_optimizer.{name}" for name in ("Muon", "AdaMuon", "AdaGO", "NorMuon", "MuonClip"))
 REFUSED = {
-    "LBFGS": "evaluates the loss up to 25 times a step and needs the whole data set, not minibatches",
-    "AdaHessian": "differentiates the gradient (create_graph), which the training loop does not keep",
-    "SophiaH": "differentiates the gradient (create_graph), which the training loop does not keep",
-    "DistributedMuon": "takes parameters that are sorted by hand; Muon sorts them itself",
+    "torch.optim.LBFGS": "evaluates the loss up to 25 times a step and needs the whole data set, not minibatches",
+    "pytorch_optimizer.AdaHessian": "differentiates the gradient (create_graph), which the training loop does not keep",
+    "pytorch_optimizer.SophiaH": "differentiates the gradient (create_graph), which the training loop does not keep",
+    "pytorch_optimizer.DistributedMuon": "takes parameters that are sorted by hand; Muon sorts them itself",
 }
 EVALUATES = "evaluates the loss itself; wrap one such as SGD, that does not"
 _REGISTERED: dict[str, type[Optimizer]] = {}
@@ -115,7 +115,7 @@ class Base:
     def build(self, model: nn.Module, values: Mapping[str, Any], fused: bool | None = None) -> Optimizer:
         """Makes the optimizer of a model's trainable parameters; ``fused`` is for a class that has such an argument."""
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        if self.name.startswith("pytorch_optimizer.") and self.kind.__name__ in MUON:
+        if self.name in MUON:
             family = _library("pytorch_optimizer.optimizer.muon")  # sorts the parameters by what they belong to
             muon: Optimizer = family.prepare_muon_parameters(model, self.kind.__name__, **given)
             return muon
@@ -133,8 +133,8 @@ class Base:
     @property
     def refusal(self) -> str | None:
         """Returns why no arguments make this class one to train with here, if so."""
-        if self.kind.__name__ in REFUSED:
-            return REFUSED[self.kind.__name__]
+        if self.name in REFUSED:
+            return REFUSED[self.name]
         if self.arguments.keys() & {"optimizer", "base_optimizer"}:
             return "wraps another optimizer, which a name cannot give; optim=sam and the like wrap optim.base"
         if "model" in self.arguments:
@@ -181,7 +181,7 @@ def _tried(base: Base, values: str, wrapped: bool) -> str | None:
             optimizer, fresh = (base.build(each, json.loads(values)) for each in (network, resumed))
         except Exception as error:  # whatever a class raises at its arguments
             hint = f"; pytorch_optimizer.{base.kind.__name__} may" if base.name == "torch.optim.Muon" else ""
-            return f"cannot be made: {_first_line(error)}{hint}"
+            return f"cannot be made with {values}: {_first_line(error)}{hint}"
         try:
             if not _train(network, optimizer, inputs, wrapped):
                 return "does not call the closure that step() is given"

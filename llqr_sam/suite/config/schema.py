@@ -75,9 +75,7 @@ class MethodDefaults:
     lr: float = MISSING
     momentum: float | None = None
     betas: list[float] | None = None
-    adaptive: AdaptiveConfig = field(
-        default_factory=AdaptiveConfig
-    )  # Adam and AdamW where the protocol's base is another
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)  # of adam and adamw beside another base
     weight_decay: float = MISSING
     rho: float = MISSING
     start_step: int = 0
