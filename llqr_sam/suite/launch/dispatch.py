@@ -22,7 +22,12 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     status = Status.under(runs, config)
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
-        print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
+        lines = [*status.lines(), *hours, *Comparison.of(status, config).lines()]
+        if config.dry_run and config.launch.name != "inline":
+            from llqr_sam.suite.launch.launch import preview  # late, as below
+
+            lines += preview(status, config)
+        print(*lines, sep="\n")
     else:
         from llqr_sam.suite.launch.launch import launch  # late: showing a plan needs no workers, jobs and locks
 
