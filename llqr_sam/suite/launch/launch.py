@@ -51,8 +51,8 @@ def launch(status: Status, config: Config) -> int:
     say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
     say(*_queued_lines(queued, status, config))
     if status.select("failed") and not retried:
-        say("runs that failed are left alone; retry=failed tries them again")
-        say(*(f"{number} of them failed before {what}" for what, number in Counter(status.remedies.values()).items()))
+        gone = [f", and of {number} {change}" for change, number in Counter(status.remedies.values()).items()]
+        say("runs that failed are left alone; retry=failed tries them again" + "".join(gone))
     if not chosen:
         return 0
     with usage_errors():
@@ -113,7 +113,7 @@ def preview(status: Status, config: Config) -> Iterator[str]:
 def _queued_lines(queued: Sequence[Planned], status: Status, config: Config) -> Iterator[str]:
     """What happens to runs that a SLURM job may still train, and what to do about it."""
     if queued and config.launch.name != "slurm":
-        yield f"{len(queued)} of the runs are queued as SLURM jobs too, which will find them taken or done"
+        yield f"SLURM jobs of {len(queued)} of these runs are in the queue too; they will find their run taken or done"
         return
     for run in queued:
         yield f"{run.run_id}: {status.line(run)}: left alone"

@@ -186,7 +186,7 @@ def test_a_cancelled_job_stays_cancelled_until_the_run_is_launched_again(tmp_pat
 
 
 def test_a_job_that_is_warned_as_it_starts_continues_in_the_queue(tmp_path):
-    """Held, released, and warned while Python starts; meanwhile status says where the job is, and no other is queued."""
+    """Held, released, and warned while Python starts; status says where the job is, and no other is queued."""
     words = (*one("{optim: sgdm}"), "protocol.epochs=1")
     ((job, run_id),) = launch(tmp_path, *words, profile=f"{PROFILE}sbatch: {{hold: true}}\n").items()
 
@@ -196,7 +196,10 @@ def test_a_job_that_is_warned_as_it_starts_continues_in_the_queue(tmp_path):
     assert f"{run_id}  held: job {job} (JobHeldUser)" in status()
     assert f"held: job {job} (JobHeldUser): left alone" in train(tmp_path, *words, "launch=slurm").stderr
     slurm_says("scontrol", "release", job)
-    wait_for(lambda: slurm_says("squeue", "--noheader", "--steps", "--format=%i").startswith(f"{job}.0"))
+    log = tmp_path / "outputs" / "runs" / "slurm" / f"{job}_0_log.err"
+    wait_for(
+        lambda: log.exists() and "Loading pickle" in log.read_text()
+    )  # torch is imported next, handlers come later
     with warned_by_slurm(job):
         wait_for(lambda: back_in_the_queue(job))
     assert f"{run_id}  queued: job {job} pending (BeginTime)" in status()
