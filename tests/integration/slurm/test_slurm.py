@@ -196,10 +196,8 @@ def test_a_job_that_is_warned_as_it_starts_continues_in_the_queue(tmp_path):
     assert f"{run_id}  held: job {job} (JobHeldUser)" in status()
     assert f"held: job {job} (JobHeldUser): left alone" in train(tmp_path, *words, "launch=slurm").stderr
     slurm_says("scontrol", "release", job)
-    log = tmp_path / "outputs" / "runs" / "slurm" / f"{job}_0_log.err"
-    wait_for(
-        lambda: log.exists() and "Loading pickle" in log.read_text()
-    )  # torch is imported next, handlers come later
+    log = tmp_path / "outputs" / "runs" / "slurm" / f"{job}_0_log.out"
+    wait_for(lambda: log.exists() and "Loading pickle" in log.read_text())  # next is torch, and then a handler
     with warned_by_slurm(job):
         wait_for(lambda: back_in_the_queue(job))
     assert f"{run_id}  queued: job {job} pending (BeginTime)" in status()

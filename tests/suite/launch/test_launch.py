@@ -130,15 +130,13 @@ def test_a_dry_run_of_workers(tmp_path, monkeypatch):
 
 
 def test_failed_runs_whose_cause_is_gone_are_counted(tmp_path, capsys):
-    words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0]"]
-    (planned,) = plan(Command.of(*words))
-    error = ModuleNotFoundError("No module named 'torch'")
-    note_failure(planned.run_id, tmp_path / "work" / planned.run_id, error)
+    words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"]
+    for planned in plan(Command.of(*words)):
+        error = ModuleNotFoundError("No module named 'torch'")
+        note_failure(planned.run_id, tmp_path / "work" / planned.run_id, error)
     assert run(words, tmp_path) == 0
-    told = capsys.readouterr().err
-    assert (
-        "runs that failed are left alone; retry=failed tries them again, and of 1 the package is installed now" in told
-    )
+    advice = "retry=failed tries them again, and of 2 the package is installed now"
+    assert f"runs that failed are left alone; {advice}" in capsys.readouterr().err
 
 
 def test_a_single_failed_run_whose_cause_is_gone_says_it_once(tmp_path, capsys):
