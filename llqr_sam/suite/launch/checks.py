@@ -1,4 +1,4 @@
-"""What is checked before anything is trained or measured. Each function raises a UsageError."""
+"""What is checked before anything is trained, measured or queued. A ``check_`` function raises a UsageError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.devices.device import find_device
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.settings.run_settings import RunSettings
-from llqr_sam.engine.tasks.registry import task_for
+from llqr_sam.engine.tasks.registry import check_installed, task_for
 from llqr_sam.suite.config.errors import UsageError, usage_errors
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.slurm import Profile
@@ -50,6 +50,17 @@ def check_folders(config: Config) -> None:
                 pass
         except OSError as error:
             raise UsageError(f"paths.{key}={folder} cannot be written: {error.strerror}.") from error
+
+
+def lacking_packages(runs: Iterable[Planned]) -> list[str]:
+    """A sentence for each optional package that runs need and this environment lacks."""
+    sentences: dict[str, None] = {}
+    for run in runs:
+        try:
+            check_installed(run.settings, flatness=run.sharpness_rho is not None)
+        except ValueError as error:
+            sentences[str(error)] = None
+    return list(sentences)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.engine.settings.run_settings import RunOptions
-from llqr_sam.engine.tasks import registry as tasks
-from llqr_sam.suite.config.errors import UsageError, say, usage_errors
+from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import Config
-from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, look_for_data
+from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, lacking_packages, look_for_data
 from llqr_sam.suite.launch.slurm import lines_about, profile_of, submit
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.attempt import WRONG_DATA, Job, file_hash
@@ -55,9 +54,8 @@ def launch(status: Status, config: Config) -> int:
         say("runs that failed are left alone; retry=failed tries them again" + "".join(gone))
     if not chosen:
         return 0
-    with usage_errors():
-        for run in chosen:
-            tasks.check_installed(run.settings, flatness=run.sharpness_rho is not None)
+    for sentence in lacking_packages(chosen):
+        raise UsageError(sentence)
     check_code()
     check_folders(config)
     profile = profile_of(config.launch) if config.launch.name == "slurm" else None
@@ -98,7 +96,7 @@ def preview(status: Status, config: Config) -> Iterator[str]:
     if profile is not None:
         at_once = min(len(chosen), profile.array_parallelism)
         yield f"launch=slurm queues {len(chosen)} job{'s' * (len(chosen) != 1)}, of which {at_once} may run at once"
-        yield f"with launch.profile={config.launch.profile} each asks for"
+        yield f"with launch.profile={config.launch.profile or 'generic'} each asks for"
         yield from lines_about(profile, config.devices)
     else:
         workers = worker_environments(config.launch.workers, config.device, config.devices)[: len(chosen)]
@@ -106,6 +104,7 @@ def preview(status: Status, config: Config) -> Iterator[str]:
     search = look_for_data(chosen, config, profile)
     yield from search.elsewhere
     yield from search.missing
+    yield from lacking_packages(chosen)
     if not search.missing and not search.elsewhere:
         yield "the data are here"
 
