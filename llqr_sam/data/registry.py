@@ -167,6 +167,25 @@ def fingerprint(name: str, path: Path | None, root: Path) -> str | None:
     return None if name == "tinyimagenet" else read(name, path, root)[0].fingerprint()
 
 
+def locate(name: str, path: Path | None, root: Path) -> Path | None:
+    """The file or folder of a data set, which is not read; None for the digits, which scikit-learn brings.
+
+    Raises:
+        MissingDataError: The data is not there.
+        ValueError: There is no data set of that name, or it has no file.
+    """
+    info(name)
+    if name == "digits":
+        if path is not None:
+            raise ValueError(f"dataset.path={path} has no use with dataset=digits: scikit-learn brings the digits.")
+        return None
+    place = (path or root / _PLACES.get(name, name)).expanduser()
+    if not place.exists():
+        how = f"Prepare it with: python scripts/prepare_data.py {name}"
+        raise MissingDataError(f"dataset={name} is not at {place}. {how}")
+    return place
+
+
 def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageFolders, int]:
     """The samples of a data set and the number of classes found.
 
@@ -174,15 +193,9 @@ def read(name: str, path: Path | None, root: Path) -> tuple[ImageArrays | ImageF
         MissingDataError: The data is not there.
         ValueError: The data is invalid, or there is no data set of that name.
     """
-    known = info(name)
-    if name == "digits":
-        if path is not None:
-            raise ValueError(f"dataset.path={path} has no use with dataset=digits: scikit-learn brings the digits.")
+    known, place = info(name), locate(name, path, root)
+    if place is None:
         return read_digits(), known.classes
-    place = (path or root / _PLACES.get(name, name)).expanduser()
-    if not place.exists():
-        how = f"Prepare it with: python scripts/prepare_data.py {name}"
-        raise MissingDataError(f"dataset={name} is not at {place}. {how}")
     if name == "tinyimagenet":
         return read_tinyimagenet(place)
     if name == "imagenet":

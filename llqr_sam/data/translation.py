@@ -125,17 +125,22 @@ def load_corpus(
     return Corpus(dictionaries, train, valid, fingerprint)
 
 
+def ensure_corpus(name: str, folder: Path) -> None:
+    """Raise MissingDataError if there is no such folder."""
+    if not folder.is_dir():
+        source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
+        raise MissingDataError(
+            f"dataset={name} is not at {folder}. Prepare it with: python scripts/prepare_iwslt14.py{source}"
+        )
+
+
 def corpus_fingerprint(name: str, folder: Path) -> str:
     """The fingerprint that ``load_corpus`` would find in a folder; does not need fairseq.
 
     Raises:
         MissingDataError: The folder or a file in it does not exist.
     """
-    if not folder.is_dir():
-        source = "" if name == "iwslt14" else f" --name {name} --source FOLDER"
-        raise MissingDataError(
-            f"dataset={name} is not at {folder}. Prepare it with: python scripts/prepare_iwslt14.py{source}"
-        )
+    ensure_corpus(name, folder)
     digest = hashlib.sha256()
     for language in LANGUAGES:
         binaries = [f"{_prefix(split, language)}.{kind}" for split in ("train", "valid") for kind in ("idx", "bin")]

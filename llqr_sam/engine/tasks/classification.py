@@ -61,6 +61,11 @@ class Classification(Task):
             raise ValueError(f"arch.width={width} has no use with arch={arch}. Only these take a width: {adjustable}.")
 
     @staticmethod
+    def look_for(dataset: str, path: Path | None, root: Path) -> None:
+        """The file or folder."""
+        data.locate(dataset, path, root)
+
+    @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """``None`` for TinyImageNet."""
         return data.fingerprint(dataset, path, root)

@@ -73,6 +73,11 @@ class Task:
         """Raise ValueError if an optional package is missing; the message says what installs it."""
 
     @staticmethod
+    def look_for(dataset: str, path: Path | None, root: Path) -> None:
+        """Raise MissingDataError if the data set is not there; nothing is read."""
+        raise NotImplementedError
+
+    @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
         """The ``fingerprint`` of the data set without loading it; ``None`` where that would take minutes.
 

@@ -15,7 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data.streams import WHOLE, Share
-from llqr_sam.data.translation import CORPORA, IGNORED, Corpus, PairBatches, corpus_fingerprint, load_corpus
+from llqr_sam.data.translation import (
+    CORPORA,
+    IGNORED,
+    Corpus,
+    PairBatches,
+    corpus_fingerprint,
+    ensure_corpus,
+    load_corpus,
+)
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Scoring
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
@@ -69,6 +77,11 @@ class Translation(Task):
         """fairseq has the data format, the network and the beam search."""
         if not fairseq_installed():
             raise ValueError(f"dataset={settings.dataset.name} needs fairseq. {HOW_TO_INSTALL}")
+
+    @staticmethod
+    def look_for(dataset: str, path: Path | None, root: Path) -> None:
+        """The folder."""
+        ensure_corpus(dataset, (path or root / dataset).expanduser())
 
     @staticmethod
     def fingerprint(dataset: str, path: Path | None, root: Path) -> str:

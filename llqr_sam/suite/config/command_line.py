@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
-from llqr_sam.suite.config.schema import Schema
+from llqr_sam.suite.config.schema import GUESSES, Schema
 
 _NOUNS = {
     "dataset": "a data set",
@@ -105,10 +105,18 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
         raise UsageError(f"{word} is not possible: choose with {group}={values(override)[0]}.")
     is_open = bool(keys().intersection((f"{key}.*", f"{key.rpartition('.')[0]}.*")))
     if key not in keys() and not is_open:
-        raise UsageError(unknown(key))
+        raise UsageError(guessed(key, values(override)[0]) or unknown(key))
     if key.startswith("table.") and not with_table:
         raise UsageError(f"{word} needs a table. Choose one with table= from: {', '.join(groups()['table'])}.")
     return f"++{word}" if is_open else word  # Hydra adds no key to a dictionary without it
+
+
+def guessed(key: str, value: str) -> str | None:
+    """The message for what people call a key of ``launch``, with or without ``launch.`` before it."""
+    name = key.removeprefix("launch.")
+    if f"launch.{name}" in keys() and name != "name":
+        return f"{key} is not a key: write launch.{name}={value}."
+    return f"{key} is not a key: {GUESSES[name].format(n=value)}." if name in GUESSES else None
 
 
 def unknown(key: str, others: Iterable[str] = ()) -> str:

@@ -149,17 +149,58 @@ class LoggerConfig:
 
 @dataclass
 class LaunchConfig:
-    """Where runs are trained."""
+    """Where runs are trained. What is asked of SLURM is the profile's where it is null (slurm/README.md)."""
 
     name: str = MISSING  # inline | local | slurm
     workers: int | None = None  # local; null: one a GPU, or two on the CPU
     profile: str | None = None  # slurm: a file of slurm/, or the path of one
+    time: str | None = None
+    array_parallelism: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: str | None = None
+    constraint: str | None = None
+    mem: str | None = None
+    cpus: int | None = None
+    signal_delay: int | None = None
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, "launch.workers", self.workers, "must be >= 1")
-        for key, value, launcher in (("workers", self.workers, "local"), ("profile", self.profile, "slurm")):
+        for key, value in vars(self).items():
+            launcher = "local" if key == "workers" else "slurm"
             problem = f"has no use with launch={self.name}. It is for launch={launcher}"
-            require(value is None or self.name == launcher, f"launch.{key}", value, problem)
+            require(key == "name" or value is None or self.name == launcher, f"launch.{key}", value, problem)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Key -> value, of what the command asks of SLURM in the place of the profile's."""
+        others = ("name", "workers", "profile")
+        return {key: value for key, value in vars(self).items() if key not in others and value is not None}
+
+
+# What people call the keys of ``LaunchConfig`` and ``devices``: name -> the words, with the value given.
+GUESSES = (
+    dict.fromkeys(
+        ("gpus", "ngpus", "num_gpus", "gpus_per_node", "devices", "num_devices"),
+        "devices={n} trains one run on {n} GPUs, launch.array_parallelism={n} (launch=slurm) or launch.workers={n} "
+        "(launch=local) trains {n} runs at once",
+    )
+    | dict.fromkeys(
+        ("nodes", "num_nodes", "tasks", "ntasks", "tasks_per_node"),
+        "devices= says how many devices train one run, devices_per_node of the SLURM profile how many a node has",
+    )
+    | dict.fromkeys(
+        ("jobs", "n_jobs", "max_jobs", "parallel", "parallelism", "concurrency", "processes"),
+        "launch.array_parallelism={n} (launch=slurm) or launch.workers={n} (launch=local) trains {n} runs at once",
+    )
+    | dict.fromkeys(
+        ("timeout", "timeout_min", "walltime", "time_limit"), "write launch.time={n} (minutes or D-HH:MM:SS)"
+    )
+    | dict.fromkeys(("memory", "mem_gb", "ram"), "write launch.mem={n}, as for sbatch (16GB)")
+    | dict.fromkeys(("cpus_per_task", "cores", "num_cpus", "threads"), "write launch.cpus={n}")
+    | dict.fromkeys(("queue",), "write launch.partition={n}")
+)
 
 
 @dataclass

@@ -22,7 +22,12 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     status = Status.under(runs, config)
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
-        print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")
+        lines = [*status.lines(), *hours, *Comparison.of(status, config).lines()]
+        if config.dry_run and config.launch.name != "inline":
+            from llqr_sam.suite.launch.launch import preview  # late, as below
+
+            lines += preview(status, config)
+        print(*lines, sep="\n")
     else:
         from llqr_sam.suite.launch.launch import launch  # late: showing a plan needs no workers, jobs and locks
 
@@ -37,7 +42,7 @@ def begun_tables(command: Command) -> Iterator[str]:
 
     Words that choose runs choose in every table, and then each chosen run has a line; the others hold for every table.
     There is no line if the words choose runs and no table that has begun has such runs. If all chosen runs of a table
-    are missing, it has begun if there is any record in its folder.
+    are missing, it has begun if one of them is queued, or if there is any record in its folder.
     """
     begun, choosing = False, bool(command.axes)
     records, workspace = command.config.paths.results / "runs", command.config.paths.workspace
@@ -54,7 +59,7 @@ def begun_tables(command: Command) -> Iterator[str]:
             yield passed_over(name, mistake)
             begun = True
             continue
-        untouched = len(status.missing) == len(status.runs) and not status.hours().spent
+        untouched = len(status.missing) == len(status.runs) and not status.hours().spent and not status.notes
         folder = records / table_folder(table.number, chosen.config.scale)
         others_begun = choosing and not command.changes_runs and any(folder.glob("*.json"))
         if not status.runs or (untouched and not others_begun):

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llqr_sam.methods.settings import require
 from llqr_sam.repository import PROFILES
-from llqr_sam.suite.config.errors import UsageError, explain, usage_errors
+from llqr_sam.suite.config.errors import UsageError, explain
+from llqr_sam.suite.config.schema import LaunchConfig
 from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.code_snapshot import environment
-from llqr_sam.suite.run.worker import SlurmRun
+from llqr_sam.suite.run.worker import PYTHON, SlurmRun
+
+NO_SLURM = "launch=slurm needs a machine with sbatch and srun."
 
 # Path of each prepared data set under the data root, for profiles that copy them to a node's disk.
 FILES = {"cifar10": "cifar10.npz", "cifar100": "cifar100.npz", "tinyimagenet": "tiny-imagenet-200"}
@@ -53,11 +56,11 @@ class Profile:
         for key in ("cpus", "devices_per_node", "array_parallelism", "signal_delay"):
             self._require(getattr(self, key) >= 1, key, "must be >= 1")
         limit = 60 * self.minutes  # with a longer delay the job would be requeued as soon as it starts
-        problem = f"must be less than its time={self.time}, which is {limit} seconds"
+        problem = f"must be less than time={self.time}, which is {limit} seconds"
         self._require(self.signal_delay < limit, "signal_delay", problem)
 
     def _require(self, holds: bool, key: str, problem: str) -> None:
-        require(holds, key, getattr(self, key), f"of the SLURM profile {problem}")
+        require(holds, key, getattr(self, key), problem)
 
     @property
     def minutes(self) -> int:
@@ -85,8 +88,19 @@ def read_profile(name: str) -> Profile:
         merged = OmegaConf.merge(OmegaConf.structured(Profile), tree)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UsageError(f"{path} is not a SLURM profile: {explain(error)}") from error
-    with usage_errors():
+    try:
         return cast(Profile, OmegaConf.to_object(merged))
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def profile_of(launch: LaunchConfig) -> Profile:
+    """The profile that a command names, with what it asks for itself (``launch.time=``); a mistake is a UsageError."""
+    profile = read_profile(launch.profile or "generic")
+    try:
+        return replace(profile, **launch.asked)
+    except ValueError as error:
+        raise UsageError(f"launch.{error}") from error
 
 
 def _text_loader() -> Any:
@@ -112,11 +126,13 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
     Raises:
         UsageError: there is no SLURM here, it refuses the jobs, or their devices do not fill whole nodes.
     """
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UsageError("launch=slurm needs a machine with sbatch and srun. Choose launch=local here.")
+    if not _has_slurm():
+        raise UsageError(f"{NO_SLURM} Choose launch=local here.")
     import submitit  # takes half a second, which other launchers need not wait
 
-    executor = submitit.AutoExecutor(folder=workspace / "slurm", cluster="slurm", slurm_max_num_timeout=1000)
+    executor = submitit.AutoExecutor(
+        folder=workspace / "slurm", cluster="slurm", slurm_max_num_timeout=1000, slurm_python=PYTHON
+    )
     executor.update_parameters(**_parameters(jobs, profile, snapshot, name))
     if profile.data is not None:
         jobs = [replace(job, options=replace(job.options, data_root=Path(profile.data))) for job in jobs]
@@ -126,6 +142,26 @@ def submit(jobs: Sequence[Job], profile: Profile, snapshot: Path, workspace: Pat
         reason = str(error).strip().splitlines()[-1]
         raise UsageError(f"SLURM refuses the jobs: {reason}") from error
     return [job.job_id for job in submitted]
+
+
+def lines_about(profile: Profile, devices: int) -> Iterator[str]:
+    """What a job on so many devices asks SLURM for; UsageError if they do not fill whole nodes."""
+    nodes, tasks = _layout(devices, profile.devices_per_node)
+    yield f"  time {profile.time} (and is warned {profile.signal_delay} s before it ends)"
+    yield f"  nodes {nodes}, tasks {tasks} on each, cpus {profile.cpus} for each task"
+    on_node = {"gres": _times(profile.gres, tasks), "mem": _times(profile.mem, tasks)}
+    yield "  on each node " + ", ".join(f"{key} {value or 'as SLURM is set up'}" for key, value in on_node.items())
+    places = {key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint")}
+    given = [f"{key} {value}" for key, value in places.items() if value is not None]
+    yield "  " + (", ".join(given) if given else "the default partition and account")
+    if profile.sbatch:
+        yield "  sbatch " + ", ".join(f"{key}: {value}" for key, value in profile.sbatch.items())
+    if not _has_slurm():
+        yield f"{NO_SLURM} Launch it where they are."
+
+
+def _has_slurm() -> bool:
+    return shutil.which("sbatch") is not None and shutil.which("srun") is not None
 
 
 def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str) -> dict[str, Any]:

@@ -27,7 +27,15 @@ from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
-from llqr_sam.suite.run.run_folder import Failure, ProgressFile, find_record, note_failure, reason_of, record_files
+from llqr_sam.suite.run.run_folder import (
+    Failure,
+    ProgressFile,
+    Queued,
+    find_record,
+    note_failure,
+    reason_of,
+    record_files,
+)
 
 # The data are missing, or are not those that the run began with: every run of the command would fail like this.
 WRONG_DATA = (MissingDataError, CheckpointMismatchError)
@@ -171,6 +179,7 @@ def attempt(job: Job, mistakes: Mistakes = (), team: Team = ALONE, observers: Se
                 raise
             raise error from caught
     if team.is_first:
+        Queued.path(job.folder).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it keeps a log or kept weights
             job.folder.rmdir()
     return record

@@ -1,7 +1,7 @@
 """What a run without a record keeps in its folder of the workspace: how far it is, or why it failed.
 
-``progress.json`` stays until the record is written, ``failure.json`` until the next attempt begins. ``log.txt`` has
-what workers printed and the traceback of a failure.
+``progress.json`` and ``queue.json``, the SLURM job, stay until the record is written, ``failure.json`` until the next
+attempt begins. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations
@@ -59,6 +59,15 @@ class Failure(_Note):
     error: str  # type and last line of the exception
     log: str  # file with the traceback
     time: float = 0.0  # seconds since the epoch; makes two failures with one error differ
+
+
+@dataclass(frozen=True)
+class Queued(_Note):
+    """The SLURM job that was queued for a run last. It may be requeued, so it is kept until the run has a record."""
+
+    name = "queue.json"
+    job: str  # 123, or 123_4 of an array
+    cluster: str | None  # None: scontrol did not say
 
 
 @dataclass(frozen=True)

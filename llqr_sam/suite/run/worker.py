@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,6 +31,13 @@ from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.processes import take_part, train
 from llqr_sam.suite.run.run_folder import log_path, reason_of
 
+# SLURM's warning may come while Python starts and torch is imported, when USR2 would end the process. So a bare
+# interpreter blocks it first, which lasts over exec. What came meanwhile is delivered once ``SlurmRun`` unblocks it.
+_BLOCK = """import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+os.execv(sys.argv[1], sys.argv[1:])"""
+PYTHON = shlex.join([sys.executable, "-I", "-S", "-c", _BLOCK, sys.executable])  # what starts a SLURM task, for a shell
+
 
 class SlurmRun:
     """What submitit calls in a SLURM task: trains one run, or one rank of it. Only the job's JSON is pickled."""
@@ -41,6 +49,7 @@ class SlurmRun:
         """Train; after a signal (USR2 before the time limit), requeue the job. Returns what became of the run."""
         job = Job.from_json(self.text)
         with _printing_to(log_path(job.folder)):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # until training submitit requeues on it
             try:
                 if job.options.devices == 1:
                     return attempt(job).status

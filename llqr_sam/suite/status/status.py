@@ -11,8 +11,9 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from llqr_sam.data.streams import MissingDataError
@@ -22,7 +23,9 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
-from llqr_sam.suite.run.run_folder import Epochs, Failure, UnreadableRecordError, find_record, record_files
+from llqr_sam.suite.run.run_folder import Epochs, Failure, Queued, UnreadableRecordError, find_record, record_files
+from llqr_sam.suite.status.queue import Place, places
+from llqr_sam.suite.status.remedies import remedy
 
 KINDS = ("finished", "diverged", "failed", "running", "missing")
 NOT_HERE = "its data are not here to compare"
@@ -55,6 +58,8 @@ class Status:
     failures: dict[str, Failure]  # of runs without a record
     owners: dict[str, Owner]  # who trains a run now
     progress: dict[str, Epochs]  # of runs without a record
+    notes: dict[str, Queued] = field(default_factory=dict)  # the last SLURM job of a run that is not finished
+    remedies: dict[str, str] = field(default_factory=dict)  # of failures whose cause is gone: what has changed
 
     @classmethod
     def under(cls, runs: Sequence[Planned], config: Config) -> Status:
@@ -64,7 +69,8 @@ class Status:
         """
         files = record_files(config.paths.results)
         status = cls(tuple(runs), {}, {}, [], {}, {}, {})
-        for run_id in dict.fromkeys(run.run_id for run in runs):
+        planned = {run.run_id: run for run in runs}
+        for run_id in planned:
             try:
                 found, bad = find_record(run_id, files.get(run_id, []))
             except UnreadableRecordError as error:
@@ -78,14 +84,28 @@ class Status:
                 status.owners[run_id] = owner
             if found is None and (failure := Failure.read(folder)):
                 status.failures.setdefault(run_id, failure)
+                if changed := remedy(failure, planned[run_id], config.paths.data):
+                    status.remedies[run_id] = changed
             if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
+            over = owner or (found is not None and found[1].status == "finished")
+            if not over and (note := Queued.read(folder)):
+                status.notes[run_id] = note
         return status
 
     @property
     def missing(self) -> list[Planned]:
         """Runs that nobody has begun, or that were interrupted."""
         return self.select("missing")
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Where the SLURM jobs of ``notes`` are; SLURM is asked once."""
+        return places(self.notes)
+
+    def queued(self, *kinds: str) -> list[Planned]:
+        """The runs of some kinds that a SLURM job may still train."""
+        return [run for run in self.select(*kinds) if (place := self.places.get(run.run_id)) and place.is_taken]
 
     def select(self, *kinds: str) -> list[Planned]:
         """The runs of some kinds, each once, in the order of the plan."""
@@ -116,7 +136,7 @@ class Status:
         """A run in a few words."""
         kind, epochs = self.of_run(run), self.progress.get(run.run_id)
         if kind == "missing":
-            return "missing" + (f", interrupted after {_so_far(epochs)}" if epochs and epochs.done else "")
+            return self._waiting(run) + (f", interrupted after {_so_far(epochs)}" if epochs and epochs.done else "")
         if kind == "running":
             left = epochs.left(time.time()) if epochs else None
             so_far = f": {_so_far(epochs)}" if epochs else ""
@@ -124,8 +144,19 @@ class Status:
             return f"running{so_far}{eta}{',' * bool(epochs)} on {self.owners[run.run_id]}"
         if kind == "failed":
             failure = self.failures[run.run_id]
-            return f"failed: {failure.error} ({failure.log})"
-        return result(self.records[run.run_id])
+            changed = self.remedies.get(run.run_id)
+            again = f"; {changed}: retry=failed tries it again" if changed else ""
+            return f"failed: {failure.error} ({failure.log}){again}{self._retried(run)}"
+        return result(self.records[run.run_id]) + self._retried(run)
+
+    def _retried(self, run: Planned) -> str:
+        """Where the job is that tries a run again."""
+        place = self.places.get(run.run_id)
+        return f"; {place}" if place and place.is_taken else ""
+
+    def _waiting(self, run: Planned) -> str:
+        """A missing run: where its job is, or that it has none where others have."""
+        return str(self.places.get(run.run_id, "missing: no job" if self.notes else "missing"))
 
     def selected_values(self) -> Iterator[str]:
         """A line for each hyper-parameter that a table selects, and each of its rows."""
@@ -152,10 +183,11 @@ class Status:
             raise UsageError(sentence)
 
     def total(self) -> str:
-        """``140 runs: 12 finished, 1 diverged, 127 missing``."""
+        """``140 runs: 12 finished, 1 diverged, 127 missing (100 queued)``."""
         counts = Counter(self.of_run(run) for run in self.runs)
         parts = [f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]]
-        return f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}: {', '.join(parts)}"
+        queued = f" ({number} queued)" if (number := len(self.queued("missing"))) else ""
+        return f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}: {', '.join(parts)}{queued}"
 
     def hours(self) -> Hours:
         """Hours spent by all runs, and left for those that are missing or run."""

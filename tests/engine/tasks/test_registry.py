@@ -49,6 +49,25 @@ def test_the_hash_of_images_is_that_of_their_data_set(tmp_path: Path) -> None:
         registry.task_for("iwslt14").fingerprint("iwslt14", None, tmp_path)
 
 
+def test_a_data_set_is_looked_for_and_not_read(tmp_path: Path) -> None:
+    """An empty file will do; the digits are in a package."""
+    places = {
+        "cifar10": "cifar10.npz",
+        "tinyimagenet": "tiny-imagenet-200",
+        "imagenet": "imagenet",
+        "iwslt14": "iwslt14",
+    }
+    for name, place in places.items():
+        task = registry.task_for(name)
+        with pytest.raises(MissingDataError, match=f"dataset={name} is not at {tmp_path}/.* Prepare it with: python"):
+            task.look_for(name, None, tmp_path)
+        (tmp_path / place).mkdir()
+        task.look_for(name, None, tmp_path)
+        with pytest.raises(MissingDataError):
+            task.look_for(name, tmp_path / "elsewhere", tmp_path)
+    registry.task_for("digits").look_for("digits", None, tmp_path)
+
+
 @pytest.mark.nmt
 def test_of_sentences(captions: Path) -> None:
     corpus = load_corpus("multi30k", path=None, root=captions, max_tokens=300, seed=0, device=torch.device("cpu"))

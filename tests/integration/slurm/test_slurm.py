@@ -178,10 +178,34 @@ def test_a_cancelled_job_stays_cancelled_until_the_run_is_launched_again(tmp_pat
     assert list((folder / "checkpoints").glob("*.pt"))
     assert not (folder / "lock.json").exists()
     assert train(tmp_path, *words, "dry_run=true").stdout.endswith("1 run: 1 missing\n")
-    assert "missing, interrupted after epoch" in train(tmp_path, *words, "status=true").stdout
+    gone = f"no job: {job} is not in the queue any more, interrupted after epoch"
+    assert gone in train(tmp_path, *words, "status=true").stdout
     launch(tmp_path, *words)
     wait_for(lambda: run_id in records(tmp_path))
     assert records(tmp_path)[run_id].resumes == 1
+
+
+def test_a_job_that_is_warned_as_it_starts_continues_in_the_queue(tmp_path):
+    """Held, released, and warned while Python starts; status says where the job is, and no other is queued."""
+    words = (*one("{optim: sgdm}"), "protocol.epochs=1")
+    ((job, run_id),) = launch(tmp_path, *words, profile=f"{PROFILE}sbatch: {{hold: true}}\n").items()
+
+    def status() -> str:
+        return train(tmp_path, *words, "status=true").stdout
+
+    assert f"{run_id}  held: job {job} (JobHeldUser)" in status()
+    assert f"held: job {job} (JobHeldUser): left alone" in train(tmp_path, *words, "launch=slurm").stderr
+    slurm_says("scontrol", "release", job)
+    log = tmp_path / "outputs" / "runs" / "slurm" / f"{job}_0_log.out"
+    wait_for(lambda: log.exists() and "Loading pickle" in log.read_text())  # next is torch, and then a handler
+    with warned_by_slurm(job):
+        wait_for(lambda: back_in_the_queue(job))
+    assert f"{run_id}  queued: job {job} pending (BeginTime)" in status()
+    assert not records(tmp_path)
+    hurry(job)
+    wait_for(lambda: run_id in records(tmp_path))
+    assert "1 run: 1 finished" in status()
+    assert not (tmp_path / "outputs" / "runs" / run_id / "queue.json").exists()
 
 
 def test_hydras_own_launcher_queues_a_sweep_and_waits_for_it(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.launch.dispatch import begun_tables
+from llqr_sam.suite.run.run_folder import Queued
 from tests.suite.conftest import RUNS
 from tests.suite.plans import plan_of
 
@@ -25,6 +26,12 @@ def test_every_table_that_has_begun_in_brief(states):
     planned = len(plan_of("table=demo"))
     assert lines[3] == f"{planned} runs: 1 finished, 1 diverged, 1 failed, {planned - 3} missing"
     assert len(lines) == 5
+
+
+def test_a_table_that_is_only_queued_has_begun(tmp_path):
+    (tmp_path / "work" / RUNS[0].run_id).mkdir(parents=True)
+    Queued("7_0", None).write(tmp_path / "work" / RUNS[0].run_id)
+    assert begun([], tmp_path)[0] == "table=demo: Digits with 40 % label noise"
 
 
 def runs_of(lines: list[str]) -> list[str]:

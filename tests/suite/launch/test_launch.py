@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch import launch as launching
-from llqr_sam.suite.launch.launch import launch
+from llqr_sam.suite.launch.launch import launch, preview
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
 from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock
+from llqr_sam.suite.run.run_folder import Queued, note_failure
 from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import start, words_in
 from tests.suite.records import status_of, write_record
+from tests.suite.slurm import commands
 from tests.waiting import PATIENCE
 
 
@@ -103,6 +106,57 @@ def test_a_mistake_of_a_single_run_keeps_its_cause(tmp_path):
 def test_a_missing_data_set_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="dataset.path=.*none.npz does not exist"):
         run(["dataset=cifar100", f"dataset.path={tmp_path}/none.npz"], tmp_path)
+
+
+@pytest.mark.parametrize("how", ["launch=inline", "launch=local"])
+def test_data_are_looked_for_before_any_run_starts(how, tmp_path, capsys):
+    """No worker and no run has begun when the last of the data sets is found to be missing."""
+    words = ["table=8", "arch=resnet18", "seed=0", "optim=sgdm", how, f"paths.data={tmp_path}"]
+    (tmp_path / "cifar10.npz").touch()
+    with pytest.raises(
+        UsageError, match="^dataset=[a-z0-9]+ is not at .* Prepare it with: python scripts/prepare_data"
+    ):
+        run(words, tmp_path)
+    assert "worker" not in capsys.readouterr().err
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_dry_run_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    words = words_in(tmp_path, "table=demo", "optim=sgdm", "launch=local", "launch.workers=2", "dry_run=true")
+    command = Command.of(*words)
+    lines = list(preview(Status.under(plan(command), command.config), command.config))
+    assert lines == [f"launch=local trains {len(plan(command))} runs on 2 workers of 3 threads", "the data are here"]
+
+
+def test_failed_runs_whose_cause_is_gone_are_counted(tmp_path, capsys):
+    words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"]
+    for planned in plan(Command.of(*words)):
+        error = ModuleNotFoundError("No module named 'torch'")
+        note_failure(planned.run_id, tmp_path / "work" / planned.run_id, error)
+    assert run(words, tmp_path) == 0
+    advice = "retry=failed tries them again, and of 2 the package is installed now"
+    assert f"runs that failed are left alone; {advice}" in capsys.readouterr().err
+
+
+def test_a_single_failed_run_whose_cause_is_gone_says_it_once(tmp_path, capsys):
+    words = ["optim=sgdm", "protocol.epochs=1", "device=cpu", "logger=none"]
+    (planned,) = plan(Command.of(*words))
+    note_failure(planned.run_id, tmp_path / "work" / planned.run_id, MissingDataError("the digits are not there"))
+    assert run(words, tmp_path) == 1
+    assert capsys.readouterr().err.endswith("; its data are here now: retry=failed tries it again\n")
+
+
+def test_a_queued_run_may_be_trained_here(tmp_path, capsys, monkeypatch):
+    commands(tmp_path, monkeypatch, squeue="echo '7|PENDING|Priority'", scontrol="")
+    words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0]"]
+    (planned,) = plan(Command.of(*words))
+    (tmp_path / "work" / planned.run_id).mkdir(parents=True)
+    Queued("7", None).write(tmp_path / "work" / planned.run_id)
+    assert run(words, tmp_path) == 0
+    assert "SLURM jobs of 1 of these runs are in the queue too" in capsys.readouterr().err
+    assert len(records(tmp_path)) == 1
+    assert not (tmp_path / "work" / planned.run_id).exists()
 
 
 @pytest.mark.parametrize("how", ["launch=inline", "launch=local"])

@@ -19,7 +19,7 @@ from llqr_sam.engine.records.record import CurvePoint, read_record
 from llqr_sam.suite.run import attempt as attempting
 from llqr_sam.suite.run.attempt import Job, attempt
 from llqr_sam.suite.run.lock import LeftAlone, RunLock, holder
-from llqr_sam.suite.run.run_folder import Epochs, Failure, note_failure
+from llqr_sam.suite.run.run_folder import Epochs, Failure, Queued, note_failure
 from tests.suite.jobs import jobs_of
 
 
@@ -60,9 +60,12 @@ def test_a_run_is_locked_watched_and_leaves_its_record_alone(tmp_path):
 
 def test_an_interrupted_run_is_free_and_continues(tmp_path):
     job = job_of(tmp_path)
+    job.folder.mkdir(parents=True)
+    Queued("7_0", "here").write(job.folder)
     with pytest.raises(Interrupted):
         attempt(job, observers=[Watcher(job, stop=1)])
     assert holder(job.folder, 10) is None
+    assert Queued.read(job.folder) == Queued("7_0", "here")  # the job may be requeued
     epochs = Epochs.read(job.folder)
     assert epochs is not None
     assert (epochs.done, epochs.planned) == (1, 2)

@@ -4,11 +4,12 @@ import pytest
 
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.lock import RunLock
-from llqr_sam.suite.run.run_folder import note_failure
+from llqr_sam.suite.run.run_folder import Queued, note_failure
 from llqr_sam.suite.status.status import result, some
 from tests.suite.conftest import RUNS as BOTH
 from tests.suite.plans import plan_of
 from tests.suite.records import record_of, status_of, write_progress, write_record
+from tests.suite.slurm import commands
 
 RUNS = plan_of("table=demo", "optim=sgdm", "table.seeds=[0,1,2]")
 
@@ -174,3 +175,22 @@ def test_the_best_so_far_has_its_unit(tmp_path):
     write_progress(tmp_path / "work" / BOTH[0].run_id, 10, 60.0, unit="BLEU")
     status = status_of(BOTH[:1], tmp_path / "results", tmp_path / "work")
     assert status.line(BOTH[0]) == "missing, interrupted after epoch 10/20, best 91.50 BLEU"
+
+
+def test_a_missing_run_says_where_its_job_is(states, monkeypatch):
+    """Queued, interrupted and queued again, to be tried again, or nobody's."""
+    queue = "echo '5_0|PENDING|JobHeldUser'; echo '5_1|PENDING|BeginTime'; echo '5_2|PENDING|Priority'"
+    calls = commands(states, monkeypatch, squeue=queue, scontrol="")
+    for job, number in (("5_0", 3), ("5_1", 4), ("5_2", 2)):
+        Queued(job, None).write(states / "work" / BOTH[number].run_id)
+    status = status_of(BOTH, states / "results", states / "work")
+    stands = [line.partition("  ")[2].strip() for line in status.lines()]
+    assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
+    assert stands[2].endswith("; queued: job 5_2 pending (Priority)")
+    assert stands[3] == "held: job 5_0 (JobHeldUser), interrupted after epoch 5/20, best 91.50 %"
+    assert stands[4] == "queued: job 5_1 pending (BeginTime), interrupted after epoch 10.26/20, best 91.50 %"
+    assert stands[5] == "missing: no job"
+    assert status.total() == "6 runs: 1 finished, 1 diverged, 1 failed, 3 missing (2 queued)"
+    assert calls().count("squeue") == 1
+    with RunLock(states / "work" / BOTH[3].run_id, 10):
+        assert status_of(BOTH, states / "results", states / "work").line(BOTH[3]).startswith("running: epoch 5/20")
