@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
+from llqr_sam.engine.records.weights import WEIGHTS
 from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.suite.config.errors import UsageError, say, usage_errors
@@ -21,6 +22,7 @@ from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.processes import Pool, train, worker_environments
 from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.status.status import Comparison, Status, result
+from llqr_sam.suite.weights.network import HOW_TO_KEEP
 
 
 def launch(status: Status, config: Config) -> int:
@@ -43,10 +45,13 @@ def launch(status: Status, config: Config) -> int:
     without = sum(record.sharpness is None for record in finished)
     if config.sharpness and without:
         say(f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training")
+    lost = sum(not (config.paths.workspace / record.run_id / WEIGHTS).exists() for record in finished)
+    if config.keep_weights and lost and not alone:
+        say(f"{lost} of {len(finished)} finished runs have kept no weights: to get them, {HOW_TO_KEEP}")
     if not alone:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:
-        return _already(status, compared)
+        return _already(status, compared, config)
     say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
     if status.select("failed") and not retried:
         say("runs that failed are left alone; retry=failed tries them again")
@@ -72,13 +77,16 @@ def launch(status: Status, config: Config) -> int:
     return 0
 
 
-def _already(status: Status, compared: Comparison) -> int:
+def _already(status: Status, compared: Comparison, config: Config) -> int:
     """Reports a single run that is not trained now."""
     (run,) = status.select("finished", "diverged", "failed", "running")
     kind = status.of_run(run)
     if kind in ("finished", "diverged"):
         doubt = f" ({compared.unknown[run.run_id]})" if run.run_id in compared.unknown else ""
         print(f"{run.run_id} is {result(status.records[run.run_id])}{doubt}\nrecord: {status.paths[run.run_id]}")
+        if config.keep_weights:
+            weights = config.paths.workspace / run.run_id / WEIGHTS
+            print(f"weights: {weights if weights.exists() else f'not kept. To get them, {HOW_TO_KEEP}'}")
         return 0
     say(f"{run.run_id}: {status.line(run)}: " + ("left alone" if kind == "running" else "retry=failed tries it again"))
     return 0 if kind == "running" else 1

@@ -27,7 +27,16 @@ from llqr_sam.engine.observers.wandb_logger import WandbLogger
 from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
-from llqr_sam.suite.run.run_folder import Failure, ProgressFile, find_record, note_failure, reason_of, record_files
+from llqr_sam.suite.run.run_folder import (
+    Begun,
+    Failure,
+    ProgressFile,
+    find_record,
+    note_begun,
+    note_failure,
+    reason_of,
+    record_files,
+)
 
 # The data are missing, or are not those that the run began with: every run of the command would fail like this.
 WRONG_DATA = (MissingDataError, CheckpointMismatchError)
@@ -167,10 +176,13 @@ def attempt(job: Job, mistakes: Mistakes = (), team: Team = ALONE, observers: Se
             error = explained(caught)
             if not isinstance(error, (Interrupted, LeftAlone, RankLost, *mistakes)):
                 note_failure(job.run_id, job.folder, error)
+            elif isinstance(error, mistakes) and not (job.folder / "checkpoints").exists():
+                Begun.path(job.folder).unlink(missing_ok=True)  # there is no such run
             if error is caught:
                 raise
             raise error from caught
     if team.is_first:
+        Begun.path(job.folder).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it keeps a log or kept weights
             job.folder.rmdir()
     return record
@@ -185,6 +197,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
+            note_begun(job.folder, Begun(job.settings.as_dict(), job.options.record_path.parent.name))
             Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
             watchers = [Terminal(), ProgressFile(), lock]
             if job.wandb is not None:
