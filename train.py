@@ -7,8 +7,8 @@
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
-    python train.py table=2 status=true                                  how far they are; without a table, of all that has begun
-    python train.py status=true optim=sam                                of these runs, in what has begun
+    python train.py table=2 status=true                                  how far they are; without a table, of all runs
+    python train.py status=true optim=sam                                of these runs, where they have begun
     python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the

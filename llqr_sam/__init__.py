@@ -51,7 +51,7 @@ def load_network(
 
     Args:
         run: A run id, the beginning of one alone, the file of a run's record, or the run's folder in the workspace.
-        workspace: Folder of kept weights, ``<workspace>/<run id>/weights.pt`` and ``weights.json`` (``paths.workspace``).
+        workspace: Folder of kept weights (``paths.workspace``): ``<workspace>/<run id>/weights.pt``, ``weights.json``.
         results: Folder of records (``paths.results``).
 
     Returns:

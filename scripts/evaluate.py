@@ -1,6 +1,6 @@
 """Score kept weights again on the test set of their run, and compare with the run's record.
 
-python scripts/evaluate.py digits-small_cnn-sam-s0               a run id, or the beginning of one; a record; a run's folder
+python scripts/evaluate.py digits-small_cnn-sam-s0               or a record, or a run's folder in the workspace
 python scripts/evaluate.py RUN sharpness=true                    and how flat the training loss is there
 python scripts/evaluate.py RUN weights=best                      of the best evaluation (translation)
 python scripts/evaluate.py RUN dataset.path=/scratch/cifar100.npz device=cuda

@@ -52,7 +52,7 @@ def _room(path: Path) -> str:
 
 
 def _imports(path: Path, *, at_once: bool = False) -> set[str]:
-    """Absolute names of all modules a file imports; ``at_once``: without those that its functions import when called."""
+    """Absolute names of the modules a file imports; ``at_once``: without those that its functions import."""
     names = set()
     tree = ast.parse(path.read_text())
     for node in tree.body if at_once else ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Kept weights of a run: ``weights.pt``, a plain state dict, and beside it ``weights.json``, which says of which network."""
+"""Kept weights of a run: ``weights.pt``, a plain state dict, and ``weights.json``, which says of which network."""
 
 from __future__ import annotations
 

@@ -25,5 +25,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """``{"optim": {"rho": 0.1}, "seed": 0}`` -> ``{"optim.rho": 0.1, "seed": 0}``."""
     values: dict[str, Any] = {}
     for part, value in config.items():
-        values |= {f"{part}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {part: value}
+        values |= (
+            {f"{part}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {part: value}
+        )
     return values

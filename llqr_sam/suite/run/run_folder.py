@@ -1,7 +1,7 @@
 """What a run without a record keeps in its folder of the workspace: how far it is, or why it failed.
 
-``settings.json`` and ``progress.json`` stay until the record is written, ``failure.json`` until the next attempt begins.
-``log.txt`` has what workers printed and the traceback of a failure.
+``settings.json`` and ``progress.json`` stay until the record is written, ``failure.json`` until the next attempt
+begins. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from llqr_sam.engine.records.weights import BEST, NOTE, WEIGHTS, read_note, read
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError, usage_errors
-from llqr_sam.suite.run.lookup import KnownRun, find_run
+from llqr_sam.suite.run.lookup import find_run
 
 HOW_TO_KEEP = "train it again with keep_weights=true and other folders, paths.results=DIR paths.workspace=DIR"
 
 
 def kept_weights(folder: Path, *, best: bool = False) -> Path:
-    """The last weights in a run's folder, or its best ones; a UsageError that says how to get them if there are none."""
+    """The last or the best weights in a run's folder; a UsageError that says how to get them if there are none."""
     path = folder / (BEST if best else WEIGHTS)
     if not path.exists():
         raise UsageError(f"{folder.name} has no {path.name} in {folder}: to get its weights, {HOW_TO_KEEP}.")
