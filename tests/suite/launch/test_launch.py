@@ -49,6 +49,24 @@ def test_a_single_run_is_trained_once(tmp_path, capsys):
     assert records(tmp_path) == before
 
 
+def test_keep_weights_of_a_finished_run_says_where_they_are_or_how_to_get_them(tmp_path, capsys):
+    words = ["optim=sgdm", "protocol.epochs=1"]
+    run(words, tmp_path)
+    capsys.readouterr()
+    assert run([*words, "keep_weights=true"], tmp_path) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("weights: not kept. To get them, train it again with keep_weights=true and other folders, ")
+    assert run(["table=demo", "table.seeds=[0]", "optim=sgdm", "keep_weights=true", "protocol.epochs=1"], tmp_path) == 0
+    assert run(["table=demo", "table.seeds=[0,1]", "optim=sgdm", "protocol.epochs=1"], tmp_path) == 0
+    capsys.readouterr()
+    words = ["table=demo", "table.seeds=[0,1]", "optim=sgdm", "protocol.epochs=1", "keep_weights=true"]
+    assert run(words, tmp_path) == 0
+    assert "1 of 2 finished runs have kept no weights: to get them, train it again" in capsys.readouterr().err
+    assert run([*words, "seed=0"], tmp_path) == 0
+    (path,) = tmp_path.rglob("weights.pt")
+    assert capsys.readouterr().out.splitlines()[-1] == f"weights: {path}"
+
+
 def test_a_table_trains_what_is_missing(tmp_path, capsys):
     words = ["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"]
     assert run([*words, "seed=0"], tmp_path) == 0
