@@ -20,7 +20,7 @@ from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.attempt import WRONG_DATA, Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.processes import Pool, train, worker_environments
-from llqr_sam.suite.run.run_folder import Failure
+from llqr_sam.suite.run.run_folder import Failure, note_begun
 from llqr_sam.suite.status.status import Comparison, Status, result
 from llqr_sam.suite.weights.network import HOW_TO_KEEP
 
@@ -73,6 +73,8 @@ def launch(status: Status, config: Config) -> int:
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
     numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
+    for job in jobs:
+        note_begun(job.folder, job.begun)  # so that status=true knows what is in the queue
     print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
     return 0
 

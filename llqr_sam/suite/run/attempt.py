@@ -82,6 +82,11 @@ class Job:
         """The run's folder in the workspace."""
         return self.options.workspace / self.run_id
 
+    @property
+    def begun(self) -> Begun:
+        """What its folder says of it while it has no record."""
+        return Begun(self.settings.as_dict(), self.options.record_path.parent.name)
+
     def outcome(self) -> str | None:
         """Hash of the run's record, or else of its failure; ``None`` while it has neither."""
         return file_hash(self.record_file() or Failure.path(self.folder))
@@ -197,7 +202,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
-            note_begun(job.folder, Begun(job.settings.as_dict(), job.options.record_path.parent.name))
+            note_begun(job.folder, job.begun)
             Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
             watchers = [Terminal(), ProgressFile(), lock]
             if job.wandb is not None:
