@@ -45,9 +45,9 @@ def launch(status: Status, config: Config) -> int:
     without = sum(record.sharpness is None for record in finished)
     if config.sharpness and without:
         say(f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training")
-    lost = sum(not (config.paths.workspace / record.run_id / WEIGHTS).exists() for record in finished)
-    if config.keep_weights and lost and not alone:
-        say(f"{lost} of {len(finished)} finished runs have kept no weights: to get them, {HOW_TO_KEEP}")
+    places = [config.paths.workspace / record.run_id / WEIGHTS for record in finished]
+    if config.keep_weights and not alone and (lost := [path for path in places if not path.exists()]):
+        say(f"{len(lost)} of {len(finished)} finished runs have kept no weights: to get them, {HOW_TO_KEEP}")
     if not alone:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:

@@ -8,7 +8,7 @@ from itertools import product
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.command import RUN_KEYS, Command, every_table, root
-from llqr_sam.suite.config.errors import MISTAKES, passed_over
+from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
 from llqr_sam.suite.plan.plan import Planned, table_folder, table_runs
 from llqr_sam.suite.run.run_folder import Begun
 from llqr_sam.suite.status.filters import Filter
@@ -86,12 +86,17 @@ def adhoc_runs(command: Command, tabled: Collection[str]) -> tuple[list[Planned]
     notes = [Begun.read(path.parent) for path in sorted(paths.workspace.glob(f"*/{Begun.name}"))]
     configs = [record.config for record in records] + [note.config for note in notes if note and note.folder == ADHOC]
     problems = [f"record not counted: {reason}" for reason in damaged]
-    runs: dict[str, Planned] = {}
     try:
         chosen = Filter.of([word for word in command.words if configs and root(word) in RUN_KEYS])
-        for settings in (RunSettings.from_dict(config) for config in configs if chosen.matches(config)):
-            run = Planned(settings, data_path=None, workers=0, shard=False, sharpness_rho=None, folder=ADHOC)
-            runs[run.run_id] = run
-    except (KeyError, ValueError) as mistake:
-        problems.append(f"not all runs of no table are shown: {mistake}")
+    except UsageError as mistake:
+        return [], [*problems, f"runs of no table are not shown: {mistake}"]
+    runs: dict[str, Planned] = {}
+    for config in filter(chosen.matches, configs):
+        try:
+            settings = RunSettings.from_dict(config)
+        except (KeyError, ValueError) as error:
+            problems.append(f"a run has settings that this version does not read: {error}")
+            continue
+        run = Planned(settings, data_path=None, workers=0, shard=False, sharpness_rho=None, folder=ADHOC)
+        runs[run.run_id] = run
     return [run for run_id, run in runs.items() if run_id not in tabled], problems

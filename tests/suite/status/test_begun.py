@@ -115,9 +115,16 @@ def test_words_choose_among_runs_of_no_table(words, radii, adhoc):
 
 def test_a_word_that_cannot_choose_among_runs_of_no_table_says_so(adhoc):
     (line,) = (line for line in begun(["precision=fast"], adhoc) if "precision=fast" in line)
-    assert line.startswith("not all runs of no table are shown: precision=fast names a file")
+    assert line.startswith("runs of no table are not shown: precision=fast names a file")
 
 
 def test_a_damaged_record_of_no_table_is_named(adhoc):
     (adhoc / "results" / "runs" / "adhoc" / "digits-small_cnn-sam-s9-00000000.json").write_text("{")
     assert sum("s9-00000000" in line for line in begun([], adhoc)) == 1
+
+
+def test_settings_of_another_version_are_named_and_hide_no_other_run(adhoc):
+    Begun({"dataset": {"name": "digits"}, "optim": {"name": "sam"}}, "adhoc").write(adhoc / "work" / "digits-x-y")
+    lines = begun([], adhoc)
+    assert "a run has settings that this version does not read: 'arch'" in lines
+    assert lines[-2].startswith("4 runs: ")
