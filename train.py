@@ -7,8 +7,8 @@
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
-    python train.py table=2 status=true                                  how far they are; without a table, of all
-    python train.py status=true optim=sam                                of these runs, in the tables that have begun
+    python train.py table=2 status=true                                  how far they are; without a table, of all runs
+    python train.py status=true optim=sam                                of these runs, where they have begun
     python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
@@ -34,8 +34,9 @@ from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status, say
-from llqr_sam.suite.launch.dispatch import begun_tables, dispatch, pooled_sweep
+from llqr_sam.suite.launch.dispatch import dispatch, pooled_sweep
 from llqr_sam.suite.plan.plan import plan
+from llqr_sam.suite.status.begun import begun
 
 statuses: list[int] = []  # of each job of a multirun, or of the one
 
@@ -56,8 +57,8 @@ def job(config: DictConfig) -> None:
 def run(command: Command) -> int:
     """Plan one job, then show or train; returns the exit status."""
     config = command.config
-    if config.status and config.table is None and (tables := list(begun_tables(command))):
-        print(*tables, sep="\n")
+    if config.status and config.table is None and (lines := list(begun(command))):
+        print(*lines, sep="\n")
         return 0
     if config.times_networks:
         return time_networks(command)

@@ -45,7 +45,7 @@ def test_status_of_a_table_and_of_all(tmp_path):
     table = train("table=7", "status=true", folder=tmp_path)
     assert table.stdout.splitlines()[-2] == "15 runs: 15 missing"
     everything = train("status=true", folder=tmp_path)
-    assert (everything.returncode, everything.stdout) == (0, "no run of any table has begun\n")
+    assert (everything.returncode, everything.stdout) == (0, "no run has begun\n")
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-
 from llqr_sam.engine.devices.device import arithmetic, device_name, find_device
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.loop.interruption import StopRequest
@@ -15,8 +13,8 @@ from llqr_sam.engine.loop.losses import Diverged
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
-from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import SCHEMA_VERSION, Metrics, Record
+from llqr_sam.engine.records.weights import keep_weights
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks import registry as tasks
 
@@ -49,8 +47,8 @@ def execute(
             if team.is_first:
                 trainer.announce_save()
                 if options.keep_weights:
-                    with replacing(trainer.folder / "weights.pt") as file:
-                        torch.save(trainer.model.state_dict(), file)
+                    described = trainer.task.described(trainer.splits)
+                    keep_weights(trainer.folder, trainer.model, record, described)
                 record.write(options.record_path)
                 if record.status == "finished":
                     trainer.checkpoints.clear()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llqr_sam.data import registry as data
-from llqr_sam.data.streams import WHOLE, Share, open_batches
+from llqr_sam.data.streams import WHOLE, DatasetInfo, Share, open_batches
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Flatness
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
@@ -100,9 +100,17 @@ class Classification(Task):
             share=share,
         )
 
+    def described(self, splits: data.Splits) -> DatasetInfo:
+        """With the classes found."""
+        return splits.info
+
     def model(self, splits: data.Splits) -> nn.Module:
         """The network for as many classes as the data have."""
-        arch, found = self.settings.arch, splits.info
+        return self.model_of(splits.info)
+
+    def model_of(self, info: DatasetInfo) -> nn.Module:
+        """The network for such images and as many classes."""
+        arch, found = self.settings.arch, info
         return models.build(
             arch.name, classes=found.classes, image_size=found.image_size, channels=found.channels, width=arch.width
         )

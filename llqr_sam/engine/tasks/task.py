@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from llqr_sam.data.streams import Samples, Share, TrainStream
+from llqr_sam.data.streams import DatasetInfo, Samples, Share, TrainStream
 from llqr_sam.engine.devices.team import Team
 from llqr_sam.engine.records.record import Flatness, Scoring
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
@@ -100,6 +100,14 @@ class Task:
 
     def model(self, splits: Any) -> nn.Module:
         """A network for what ``load`` returned, with fresh weights from the global generator."""
+        raise NotImplementedError
+
+    def described(self, splits: Any) -> DatasetInfo | None:
+        """What ``model_of`` needs to know of the data; ``None``: the network needs the data themselves."""
+        return None
+
+    def model_of(self, info: DatasetInfo) -> nn.Module:
+        """The network of ``model`` without the data, for what ``described`` returned."""
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from typing import IO, NamedTuple
 from llqr_sam.repository import ROOT
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
-from llqr_sam.suite.launch.launch import make_job, retried_kinds
+from llqr_sam.suite.launch.launch import make_job
+from llqr_sam.suite.launch.preview import retried_kinds
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.attempt import Reply, how_it_ended
 from llqr_sam.suite.run.worker import carry_out

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from llqr_sam.suite.config.command import RUN_KEYS, Command, every_table
+from llqr_sam.suite.config.command import RUN_KEYS, Command
 from llqr_sam.suite.config.command_line import parsed
-from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
+from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.checks import check_timed_here
-from llqr_sam.suite.plan.plan import Planned, plan, table_folder, table_runs
+from llqr_sam.suite.plan.plan import Planned, plan
 from llqr_sam.suite.status.selection import conclude
 from llqr_sam.suite.status.status import Comparison, Status
 
@@ -24,7 +23,7 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
         hours = [str(status.hours())] if config.status else []
         lines = [*status.lines(), *hours, *Comparison.of(status, config).lines()]
         if config.dry_run and config.launch.name != "inline":
-            from llqr_sam.suite.launch.launch import preview  # late, as below
+            from llqr_sam.suite.launch.preview import preview  # late, as below
 
             lines += preview(status, config)
         print(*lines, sep="\n")
@@ -35,42 +34,6 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     if config.select is not None:
         print(*conclude(Status.under(runs, config), command), sep="\n")
     return exit_code
-
-
-def begun_tables(command: Command) -> Iterator[str]:
-    """Lines about each table that has begun, for ``status=true`` without a table.
-
-    Words that choose runs choose in every table, and then each chosen run has a line; the others hold for every table.
-    There is no line if the words choose runs and no table that has begun has such runs. If all chosen runs of a table
-    are missing, it has begun if one of them is queued, or if there is any record in its folder.
-    """
-    begun, choosing = False, bool(command.axes)
-    records, workspace = command.config.paths.results / "runs", command.config.paths.workspace
-    names = {path.stem for path in (*records.glob("*/*.json"), *workspace.glob("*-*-*"))}
-    for name, chosen in every_table(*command.words).items():
-        table = chosen.table
-        cells = product(table.datasets, table.archs, [method.optim for method in table.methods])
-        starts = tuple(f"{dataset}-{arch}-{optim}-" for dataset, arch, optim in cells)
-        if table.timing is not None or not any(name.startswith(starts) for name in names):
-            continue  # planning a table takes about a second
-        try:
-            status = Status.under(list(table_runs(chosen)), command.config)
-        except MISTAKES as mistake:
-            yield passed_over(name, mistake)
-            begun = True
-            continue
-        untouched = len(status.missing) == len(status.runs) and not status.hours().spent and not status.notes
-        folder = records / table_folder(table.number, chosen.config.scale)
-        others_begun = choosing and not command.changes_runs and any(folder.glob("*.json"))
-        if not status.runs or (untouched and not others_begun):
-            continue
-        yield from [""] * begun
-        yield f"{name}: {table.title}"
-        yield from status.lines(brief=not choosing)
-        yield str(status.hours())
-        begun = True
-    if not begun and not choosing:
-        yield "no run of any table has begun"
 
 
 def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | None:

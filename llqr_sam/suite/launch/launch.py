@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
+from llqr_sam.engine.records.weights import WEIGHTS
 from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.suite.config.errors import UsageError, say
 from llqr_sam.suite.config.schema import Config
 from llqr_sam.suite.launch.checks import check_code, check_device, check_folders, lacking_packages, look_for_data
-from llqr_sam.suite.launch.slurm import lines_about, profile_of, submit
+from llqr_sam.suite.launch.preview import queued_lines, retried_kinds, to_train, workers_line
+from llqr_sam.suite.launch.slurm import profile_of, submit
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.run.attempt import WRONG_DATA, Job, file_hash
 from llqr_sam.suite.run.code_snapshot import take_snapshot
 from llqr_sam.suite.run.processes import Pool, train, worker_environments
-from llqr_sam.suite.run.run_folder import Failure, Queued
+from llqr_sam.suite.run.run_folder import Failure, Queued, note_begun
 from llqr_sam.suite.status.queue import cluster
 from llqr_sam.suite.status.status import Comparison, Status, result
+from llqr_sam.suite.weights.network import HOW_TO_KEEP
 
 
 def launch(status: Status, config: Config) -> int:
@@ -43,12 +46,15 @@ def launch(status: Status, config: Config) -> int:
     without = sum(record.sharpness is None for record in finished)
     if config.sharpness and without:
         say(f"{without} of {len(finished)} finished runs have no sharpness: it is measured at the end of training")
+    places = [config.paths.workspace / record.run_id / WEIGHTS for record in finished]
+    if config.keep_weights and not alone and (lost := [path for path in places if not path.exists()]):
+        say(f"{len(lost)} of {len(finished)} finished runs have kept no weights: to get them, {HOW_TO_KEEP}")
     if not alone:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen and not queued:
-        return _already(status, compared)
+        return _already(status, compared, config)
     say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
-    say(*_queued_lines(queued, status, config))
+    say(*queued_lines(queued, status, config))
     if status.select("failed") and not retried:
         gone = [f", and of {number} {change}" for change, number in Counter(status.remedies.values()).items()]
         say("runs that failed are left alone; retry=failed tries them again" + "".join(gone))
@@ -72,52 +78,11 @@ def launch(status: Status, config: Config) -> int:
         return _local(jobs, config, workspace)
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
     numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
+    for job in jobs:
+        note_begun(job.folder, job.begun)  # so that status=true knows what is in the queue
     _note(numbers, jobs)
     print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
     return 0
-
-
-def to_train(status: Status, config: Config) -> tuple[list[Planned], list[Planned]]:
-    """The runs that a launch trains, and those that a SLURM job may still train: ``launch=slurm`` queues none twice."""
-    kinds = ("missing", *retried_kinds(config))
-    queued = status.queued(*kinds)
-    left = queued if config.launch.name == "slurm" else []
-    return [run for run in status.select(*kinds) if run not in left], queued
-
-
-def preview(status: Status, config: Config) -> Iterator[str]:
-    """What a launch would start, for ``dry_run=true``: the workers, or what the jobs ask SLURM for, and the data."""
-    chosen, queued = to_train(status, config)
-    launcher = config.launch.name
-    profile = profile_of(config.launch) if launcher == "slurm" else None
-    if launcher == "inline" or not chosen:
-        return
-    yield from _queued_lines(queued, status, config)
-    if profile is not None:
-        at_once = min(len(chosen), profile.array_parallelism)
-        yield f"launch=slurm queues {len(chosen)} job{'s' * (len(chosen) != 1)}, of which {at_once} may run at once"
-        yield f"with launch.profile={config.launch.profile or 'generic'} each asks for"
-        yield from lines_about(profile, config.devices)
-    else:
-        workers = worker_environments(config.launch.workers, config.device, config.devices)[: len(chosen)]
-        yield f"launch=local trains {len(chosen)} run{'s' * (len(chosen) != 1)} on {_workers(workers)}"
-    search = look_for_data(chosen, config, profile)
-    yield from search.elsewhere
-    yield from search.missing
-    yield from lacking_packages(chosen)
-    if not search.missing and not search.elsewhere:
-        yield "the data are here"
-
-
-def _queued_lines(queued: Sequence[Planned], status: Status, config: Config) -> Iterator[str]:
-    """What happens to runs that a SLURM job may still train, and what to do about it."""
-    if queued and config.launch.name != "slurm":
-        yield f"SLURM jobs of {len(queued)} of these runs are in the queue too; they will find their run taken or done"
-        return
-    for run in queued:
-        yield f"{run.run_id}: {status.line(run)}: left alone"
-    if queued:
-        yield "scancel takes a job out of the queue; then the same command queues its run again"
 
 
 def _note(numbers: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -131,13 +96,16 @@ def _note(numbers: Sequence[str], jobs: Sequence[Job]) -> None:
         say(f"the jobs are queued, but not noted in the runs' folders: {error}")
 
 
-def _already(status: Status, compared: Comparison) -> int:
+def _already(status: Status, compared: Comparison, config: Config) -> int:
     """Reports a single run that is not trained now."""
     (run,) = status.select("finished", "diverged", "failed", "running")
     kind = status.of_run(run)
     if kind in ("finished", "diverged"):
         doubt = f" ({compared.unknown[run.run_id]})" if run.run_id in compared.unknown else ""
         print(f"{run.run_id} is {result(status.records[run.run_id])}{doubt}\nrecord: {status.paths[run.run_id]}")
+        if config.keep_weights:
+            weights = config.paths.workspace / run.run_id / WEIGHTS
+            print(f"weights: {weights if weights.exists() else f'not kept. To get them, {HOW_TO_KEEP}'}")
         return 0
     line, advice = status.line(run), "left alone" if kind == "running" else "retry=failed tries it again"
     say(f"{run.run_id}: {line}" + (f": {advice}" if not line.endswith(advice) else ""))
@@ -176,7 +144,7 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     """Trains on workers of this machine; prints a line for each run that ends."""
     check_device(config, [job.settings for job in jobs])
     environments = worker_environments(config.launch.workers, config.device, config.devices)[: len(jobs)]
-    say(f"{_workers(environments)}; each run prints to {workspace}/<run>/log.txt")
+    say(f"{workers_line(environments)}; each run prints to {workspace}/<run>/log.txt")
     ended: Counter[str] = Counter()
     mistake = None
     pool = Pool(environments, take_snapshot(workspace))
@@ -195,14 +163,6 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     if ended["killed"]:
         say(f"{ended['killed']} of {len(jobs)} runs lost their worker; the same command continues them")
     return _exit_status(ended, len(jobs))
-
-
-def _workers(environments: Sequence[dict[str, str]]) -> str:
-    """``2 workers``, with the threads of each and its GPUs."""
-    gpus = ", ".join(f"GPU {found}" for each in environments if (found := each.get("CUDA_VISIBLE_DEVICES")))
-    threads = environments[0]["OMP_NUM_THREADS"]
-    words = f"{len(environments)} worker{'s' * (len(environments) != 1)} of {threads} thread{'s' * (threads != '1')}"
-    return f"{words} ({gpus})" if gpus else words
 
 
 def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
@@ -239,8 +199,3 @@ def _exit_status(ended: Counter[str], runs: int) -> int:
     if ended["failed"]:
         say(f"{ended['failed']} of {runs} runs failed; retry=failed tries them again")
     return int(ended["failed"] + ended["killed"] > 0)
-
-
-def retried_kinds(config: Config) -> tuple[str, ...]:
-    """The kinds of runs (``status.KINDS``) that are tried again."""
-    return ("failed", "diverged") if config.retry == "failed" else ()

@@ -28,10 +28,12 @@ from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
 from llqr_sam.suite.run.run_folder import (
+    Begun,
     Failure,
     ProgressFile,
     Queued,
     find_record,
+    note_begun,
     note_failure,
     reason_of,
     record_files,
@@ -80,6 +82,11 @@ class Job:
     def folder(self) -> Path:
         """The run's folder in the workspace."""
         return self.options.workspace / self.run_id
+
+    @property
+    def begun(self) -> Begun:
+        """What its folder says of it while it has no record."""
+        return Begun(self.settings.as_dict(), self.options.record_path.parent.name)
 
     def outcome(self) -> str | None:
         """Hash of the run's record, or else of its failure; ``None`` while it has neither."""
@@ -175,11 +182,14 @@ def attempt(job: Job, mistakes: Mistakes = (), team: Team = ALONE, observers: Se
             error = explained(caught)
             if not isinstance(error, (Interrupted, LeftAlone, RankLost, *mistakes)):
                 note_failure(job.run_id, job.folder, error)
+            elif isinstance(error, mistakes) and not (job.folder / "checkpoints").exists():
+                Begun.path(job.folder).unlink(missing_ok=True)  # there is no such run
             if error is caught:
                 raise
             raise error from caught
     if team.is_first:
-        Queued.path(job.folder).unlink(missing_ok=True)
+        for note in (Begun, Queued):
+            note.path(job.folder).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it keeps a log or kept weights
             job.folder.rmdir()
     return record
@@ -194,6 +204,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
+            note_begun(job.folder, job.begun)
             Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
             watchers = [Terminal(), ProgressFile(), lock]
             if job.wandb is not None:

@@ -1,7 +1,7 @@
 """What a run without a record keeps in its folder of the workspace: how far it is, or why it failed.
 
-``progress.json`` and ``queue.json``, the SLURM job, stay until the record is written, ``failure.json`` until the next
-attempt begins. ``log.txt`` has what workers printed and the traceback of a failure.
+``settings.json``, ``progress.json`` and ``queue.json``, the SLURM job, stay until the record is written,
+``failure.json`` until the next attempt begins. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.atomic import replacing
@@ -71,6 +71,15 @@ class Queued(_Note):
 
 
 @dataclass(frozen=True)
+class Begun(_Note):
+    """Which run it is; what lists runs without being told their settings finds it by this."""
+
+    name = "settings.json"
+    config: dict[str, Any]  # RunSettings.as_dict()
+    folder: str  # of its record under results/runs: table_02, adhoc
+
+
+@dataclass(frozen=True)
 class Epochs(_Note):
     """How far a run is, or was when it stopped."""
 
@@ -118,6 +127,14 @@ class ProgressFile(Observer):
             epochs.write(self._run.folder)
         except OSError as error:
             logger.warning("%s is not written: %s", Epochs.path(self._run.folder), error)
+
+
+def note_begun(folder: Path, begun: Begun) -> None:
+    """Write ``settings.json``; a full disk costs a warning."""
+    try:
+        begun.write(folder)
+    except OSError as error:
+        logger.warning("%s is not written: %s", Begun.path(folder), error)
 
 
 def log_path(folder: Path) -> Path:

@@ -121,8 +121,9 @@ class Status:
         return "failed" if run.run_id in self.failures else "missing"
 
     def lines(self, *, brief: bool = False) -> Iterator[str]:
-        """A line for each run and selected value (in brief: if not missing or finished), warnings, and the total."""
-        runs = self.select("running", "failed", "diverged") if brief else self.runs
+        """A line for each run and selected value (in brief: if not finished, and begun), warnings, and the total."""
+        begun = [run for run in self.select(*KINDS[1:]) if self.of_run(run) != "missing" or run.run_id in self.progress]
+        runs = begun if brief else self.runs
         width = max((len(run.run_id) for run in runs), default=0)
         for run in runs:
             yield f"{run.run_id:{width}}  {self.line(run)}"

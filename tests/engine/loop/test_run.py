@@ -31,7 +31,7 @@ def test_the_record_is_on_disk_and_the_checkpoints_are_gone(make_settings: Any, 
     assert record.config == settings.as_dict()
     assert [point.epoch for point in record.metrics.curve] == [1, 2]
     folder = options.workspace / settings.run_id
-    assert [path.name for path in folder.iterdir()] == ["weights.pt"]
+    assert {path.name for path in folder.iterdir()} == {"weights.pt", "weights.json"}
     state = torch.load(folder / "weights.pt", weights_only=True)
     assert provenance.weights_sha256(state) == record.weights_sha256
     assert record.parameters > 0

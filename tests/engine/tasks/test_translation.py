@@ -160,7 +160,7 @@ def test_scores_are_in_the_record_and_the_best_weights_are_kept(captions: Path, 
     best = record.metrics.best
     assert best.bleu == best.score == max(point.bleu or 0.0 for point in curve)
     folder = tmp_path / settings.run_id
-    assert {path.name for path in folder.iterdir()} == {"best.pt", "weights.pt"}
+    assert {path.name for path in folder.iterdir()} == {"best.pt", "weights.pt", "weights.json"}
     if best.epoch == 3:
         last, kept = (torch.load(folder / name, weights_only=True) for name in ("weights.pt", "best.pt"))
         assert all(torch.equal(last[name], kept[name]) for name in last)

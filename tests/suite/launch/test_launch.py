@@ -10,15 +10,17 @@ import pytest
 from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.record import read_record
+from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch import launch as launching
-from llqr_sam.suite.launch.launch import launch, preview
+from llqr_sam.suite.launch.launch import launch
+from llqr_sam.suite.launch.preview import preview
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run import attempt as attempting
 from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock
-from llqr_sam.suite.run.run_folder import Queued, note_failure
+from llqr_sam.suite.run.run_folder import Begun, Queued, note_failure
 from llqr_sam.suite.status.status import Status
 from tests.suite.jobs import start, words_in
 from tests.suite.records import status_of, write_record
@@ -50,6 +52,34 @@ def test_a_single_run_is_trained_once(tmp_path, capsys):
     assert run(words, tmp_path) == 0
     assert capsys.readouterr().out == first
     assert records(tmp_path) == before
+
+
+def test_keep_weights_of_a_finished_run_says_where_they_are_or_how_to_get_them(tmp_path, capsys):
+    words = ["optim=sgdm", "protocol.epochs=1"]
+    run(words, tmp_path)
+    capsys.readouterr()
+    assert run([*words, "keep_weights=true"], tmp_path) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("weights: not kept. To get them, train it again with keep_weights=true and other folders, ")
+    assert run(["table=demo", "table.seeds=[0]", "optim=sgdm", "keep_weights=true", "protocol.epochs=1"], tmp_path) == 0
+    assert run(["table=demo", "table.seeds=[0,1]", "optim=sgdm", "protocol.epochs=1"], tmp_path) == 0
+    capsys.readouterr()
+    words = ["table=demo", "table.seeds=[0,1]", "optim=sgdm", "protocol.epochs=1", "keep_weights=true"]
+    assert run(words, tmp_path) == 0
+    assert "1 of 2 finished runs have kept no weights: to get them, train it again" in capsys.readouterr().err
+    assert run([*words, "seed=0"], tmp_path) == 0
+    (path,) = tmp_path.rglob("weights.pt")
+    assert capsys.readouterr().out.splitlines()[-1] == f"weights: {path}"
+
+
+def test_a_run_in_the_queue_is_known_by_its_settings(tmp_path, monkeypatch):
+    """Long before it starts; a real queue is in tests/integration/slurm."""
+    monkeypatch.setattr(launching, "submit", lambda jobs, *_: ["1_0"] * len(jobs))
+    assert run(["optim=sgdm", "launch=slurm"], tmp_path) == 0
+    (folder,) = (path.parent for path in tmp_path.rglob(Begun.name))
+    begun = Begun.read(folder)
+    assert begun is not None
+    assert (RunSettings.from_dict(begun.config).run_id, begun.folder) == (folder.name, "adhoc")
 
 
 def test_a_table_trains_what_is_missing(tmp_path, capsys):

@@ -10,7 +10,8 @@ import pytest
 from llqr_sam.engine.tasks.registry import DATASETS
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.launch import launch, preview
+from llqr_sam.suite.launch.launch import launch
+from llqr_sam.suite.launch.preview import preview
 from llqr_sam.suite.launch.slurm import (
     FILES,
     PROFILES,

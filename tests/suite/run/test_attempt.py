@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.loop.gradient_evaluation import GradientEvaluation
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.observers.observer import Observer, RunInfo
@@ -17,9 +18,9 @@ from llqr_sam.engine.records import record as records
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
 from llqr_sam.suite.run import attempt as attempting
-from llqr_sam.suite.run.attempt import Job, attempt
+from llqr_sam.suite.run.attempt import WRONG_DATA, Job, attempt
 from llqr_sam.suite.run.lock import LeftAlone, RunLock, holder
-from llqr_sam.suite.run.run_folder import Epochs, Failure, Queued, note_failure
+from llqr_sam.suite.run.run_folder import Begun, Epochs, Failure, Queued, note_failure
 from tests.suite.jobs import jobs_of
 
 
@@ -69,8 +70,16 @@ def test_an_interrupted_run_is_free_and_continues(tmp_path):
     epochs = Epochs.read(job.folder)
     assert epochs is not None
     assert (epochs.done, epochs.planned) == (1, 2)
+    assert Begun.read(job.folder) == Begun(job.settings.as_dict(), "adhoc")
     assert attempt(job).resumes == 1
     assert not job.folder.exists()
+
+
+def test_what_was_a_mistake_of_the_command_is_no_run_that_has_begun(tmp_path):
+    job = job_of(tmp_path, "dataset=cifar100", f"paths.data={tmp_path}/none")
+    with pytest.raises(MissingDataError):
+        attempt(job, WRONG_DATA)
+    assert Begun.read(job.folder) is None
 
 
 def test_a_run_is_left_alone_while_and_after_somebody_else_trains_it(tmp_path):
