@@ -28,29 +28,34 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from llqr_sam.report.sweeps.sweep_text import print_ending
 from llqr_sam.studies.table_10.networks import measure_missing, networks_here, state_lines
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status, say
-from llqr_sam.suite.launch.dispatch import begun_tables, dispatch, pooled_sweep
+from llqr_sam.suite.launch.dispatch import begun_tables, dispatch
+from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, with_direction
 from llqr_sam.suite.plan.plan import plan
 
-statuses: list[int] = []  # of each job of a multirun, or of the one
+statuses: list[int] = []  # of each job of a multirun that Hydra runs, or of the one
+swept: list[Command] = []  # those jobs
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def job(config: DictConfig) -> None:
-    """One job of a multirun, or the only one."""
+def job(config: DictConfig) -> float | None:
+    """One job of a multirun, or the only one; returns what an optimizing sweeper compares."""
     command = Command.of(*HydraConfig.get().overrides.task)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         if status := run(command):  # in a process of its own: only what it raises reaches the command
             raise JobError(f"a run ended with status {status}; see {HydraConfig.get().sweep.dir}/.submitit")
-        return
+        return score(command)
     statuses.append(exit_status(lambda: run(command)))
     if statuses[-1] in (2, 130):
         raise SystemExit(statuses[-1])  # or a multirun would start its next job
+    swept.append(command)
+    return score(command)
 
 
 def run(command: Command) -> int:
@@ -79,10 +84,17 @@ def time_networks(command: Command) -> int:
 
 def main() -> int:
     """Check the words, compose, dispatch."""
-    sys.argv[1:] = checked_arguments(sys.argv[1:])
+    sys.argv[1:] = with_direction(checked_arguments(sys.argv[1:]))
+    if command := of_one_table(sys.argv[1:]):
+        return run(command)
     if pooled := pooled_sweep(sys.argv[1:]):
-        return dispatch(*pooled)
+        status = dispatch(*pooled)
+        if status != 130:
+            print_ending(pooled[0], pooled[1].config)
+        return status
     job()
+    if len({str(command.config.paths) for command in swept}) == 1 and not swept[0].config.times_networks:
+        print_ending([planned for command in swept for planned in plan(command)], swept[0].config)
     return max(statuses, default=0)
 
 

@@ -47,7 +47,7 @@ def launch(status: Status, config: Config) -> int:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:
         return _already(status, compared)
-    say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
+    say(*(f"{status.labels[run.run_id]}: {status.line(run)}: left alone" for run in status.select("running")))
     if status.select("failed") and not retried:
         say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:
@@ -68,7 +68,7 @@ def launch(status: Status, config: Config) -> int:
     profile = read_profile(config.launch.profile or "generic")
     name = f"llqr-sam-{config.table.number}" if config.table is not None else "llqr-sam"
     numbers = submit(jobs, profile, take_snapshot(workspace), workspace, name)
-    print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
+    print(*(f"{number}  {job.label}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
     return 0
 
 
@@ -89,7 +89,7 @@ def _inline(jobs: Sequence[Job]) -> int:
     ended: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
         if not job.alone:
-            say(f"[{number}/{len(jobs)}] {job.run_id}")
+            say(f"[{number}/{len(jobs)}] {job.label}")
         try:
             reply = train(job)
         except (*WRONG_DATA, ValueError) as error:
@@ -102,9 +102,9 @@ def _inline(jobs: Sequence[Job]) -> int:
             say(f"interrupted: {reply.reason}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
         if reply.kind in ("left", "killed"):
-            say(f"{job.run_id}: {reply.reason}")
+            say(f"{job.label}: {reply.reason}")
         elif reply.kind == "failed":
-            say(f"failed: {job.run_id}: {reply.reason}")
+            say(f"failed: {job.label} ({job.run_id}): {reply.reason}")
             if reply.ends:
                 break
         elif job.alone and (path := job.record_file()):
@@ -123,7 +123,7 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     for job, reply in pool.run(jobs):
         ended[reply.kind] += 1
         reason = f": {reply.reason}" if reply.reason else ""
-        say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+        say(f"[{ended.total()}/{len(jobs)}] {job.label}: {reply.kind}{reason}")
         if reply.kind == "mistake":
             mistake = reply.reason
             pool.stop()
@@ -155,7 +155,9 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         sharpness_samples=config.sharpness_samples,
         git=None if base == Path() else provenance.git_state(),
     )
+    label = status.labels[run.run_id]
     logging = {
+        "name": label,
         "project": config.logger.project,
         "mode": config.logger.mode,
         "group": str(run.cell),
@@ -164,7 +166,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
     }
     wandb = logging if config.logger.name == "wandb" else None
     retries = file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id))
-    return Job(run.settings, options, results, wandb, config.stale_minutes, retries)
+    return Job(run.settings, options, results, wandb, config.stale_minutes, retries, label=label)
 
 
 def _exit_status(ended: Counter[str], runs: int) -> int:

@@ -62,6 +62,7 @@ class Job:
     stale_minutes: float
     retries: str | None = None  # hash of the failed result that this job retries (``outcome``); a newer result wins
     alone: bool = False  # the only run of a command, trained by it: a ValueError is a mistake of the command
+    label: str = ""  # what tells it from the other runs of its command, for people
 
     @property
     def run_id(self) -> str:
@@ -186,7 +187,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
             Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
-            watchers = [Terminal(), ProgressFile(), lock]
+            watchers = [Terminal(label=job.label), ProgressFile(), lock]
             if job.wandb is not None:
                 watchers.append(WandbLogger(**job.wandb))
         except LeftAlone as reason:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from llqr_sam.data.streams import MissingDataError
@@ -20,6 +21,7 @@ from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
+from llqr_sam.suite.plan.labels import labels
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
 from llqr_sam.suite.run.run_folder import Epochs, Failure, UnreadableRecordError, find_record, record_files
@@ -82,6 +84,11 @@ class Status:
                 status.progress[run_id] = epochs
         return status
 
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Run id -> what varies among the runs, in words."""
+        return labels(self.runs)
+
     @property
     def missing(self) -> list[Planned]:
         """Runs that nobody has begun, or that were interrupted."""
@@ -103,9 +110,10 @@ class Status:
     def lines(self, *, brief: bool = False) -> Iterator[str]:
         """A line for each run and selected value (in brief: if not missing or finished), warnings, and the total."""
         runs = self.select("running", "failed", "diverged") if brief else self.runs
-        width = max((len(run.run_id) for run in runs), default=0)
-        for run in runs:
-            yield f"{run.run_id:{width}}  {self.line(run)}"
+        named = [(self.labels[run.run_id], run.run_id) for run in runs]
+        wide, width = (max(map(len, names), default=0) for names in (zip(*named, strict=True) if named else ((), ())))
+        for (label, run_id), run in zip(named, runs, strict=True):
+            yield f"{label:{wide}}  {run_id:{width}}  {self.line(run)}"
         if not brief:
             yield from self.selected_values()
         yield from self.damaged

@@ -1,0 +1,145 @@
+"""What runs reached, grouped by their settings: a point is all runs that differ in their seeds alone.
+
+``collect`` takes the runs of a plan, ``recorded`` any records. Both say which settings vary (``suite/plan/labels.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llqr_sam.engine.records.record import Accuracy, Record
+from llqr_sam.report.tables.seed_statistics import Sample
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.plan.labels import IDENTITY, SEED, Flat, flat, text, varying
+from llqr_sam.suite.status.status import Status, by_hash
+
+NONE = "–"  # a setting that a method does not have
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run, whether it was trained or not."""
+
+    settings: Flat
+    state: str  # finished, diverged, failed, running or missing
+    record: Record | None
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.settings[SEED])
+
+
+@dataclass(frozen=True)
+class Point:
+    """Runs that differ in their seeds alone."""
+
+    settings: Flat  # of its first run
+    values: Mapping[str, str]  # identity and what varies, in words; of both, what the runs of the sweep have
+    runs: tuple[Outcome, ...]
+
+    @cached_property
+    def best(self) -> Sample:
+        """Best score over training of each finished run."""
+        return self._sample(lambda record: record.metrics.best)
+
+    @cached_property
+    def last(self) -> Sample:
+        """Score of the last epoch of each finished run."""
+        return self._sample(lambda record: record.metrics.last)
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many runs are in each state."""
+        return Counter(run.state for run in self.runs)
+
+    def _sample(self, of: Any) -> Sample:
+        found: dict[int, Accuracy] = {
+            run.seed: of(run.record) for run in self.runs if run.record is not None and run.state == "finished"
+        }
+        return Sample({seed: each.score for seed, each in sorted(found.items()) if each.score is not None})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Points, and the settings in which they differ."""
+
+    points: tuple[Point, ...]
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The settings that vary beside data set, network and method."""
+        return tuple(key for key in self.points[0].values if key not in IDENTITY) if self.points else ()
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """All settings in which points differ."""
+        keys = self.points[0].values if self.points else ()
+        return tuple(key for key in keys if len({point.values[key] for point in self.points}) > 1)
+
+    @property
+    def unit(self) -> str:
+        """Of the scores: % or BLEU; both if there are both."""
+        records = [run.record for point in self.points for run in point.runs if run.record is not None]
+        return " or ".join(sorted({record.metrics.best.unit for record in records})) or "%"
+
+    def where(self, **values: str) -> Sweep:
+        """The points that have these values."""
+        named = {key.replace("__", "."): value for key, value in values.items()}
+        return Sweep(tuple(p for p in self.points if all(p.values[key] == value for key, value in named.items())))
+
+    def best(self) -> list[Point]:
+        """The point of each data set with the highest mean.
+
+        A point with a run that diverged is none, unless every point has one: the mean of its other seeds flatters it.
+        """
+        chosen = []
+        for name in dict.fromkeys(point.values["dataset.name"] for point in self.points):
+            scored = [p for p in self.points if p.values["dataset.name"] == name and p.best.values]
+            sound = [p for p in scored if not p.states["diverged"]] or scored
+            if len(scored) > 1:
+                chosen.append(max(sound, key=lambda point: point.best.mean or 0.0))
+        return chosen
+
+
+def collect(status: Status) -> Sweep:
+    """The runs of a plan. A UsageError if records of one data set are of different data."""
+    status.check_mixtures()
+    runs = {run.run_id: run for run in status.runs}.values()
+    return grouped([Outcome(flat(r.settings.as_dict()), status.of_run(r), status.records.get(r.run_id)) for r in runs])
+
+
+def recorded(records: Iterable[Record]) -> list[Outcome]:
+    """A run for each run id; of several records of a run a finished one counts, as in every table."""
+    by_run: dict[str, Record] = {}
+    for record in records:
+        if record.run_id not in by_run or by_run[record.run_id].status != "finished":
+            by_run[record.run_id] = record
+    return [Outcome(flat(record.config), record.status, record) for record in by_run.values()]
+
+
+def grouped(runs: Sequence[Outcome]) -> Sweep:
+    """The runs as points, in the order in which the first of each comes."""
+    varied = varying([run.settings for run in runs])
+    points: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
+    for run, values in zip(runs, varied, strict=True):
+        words = {key: text(run.settings[key]) if key in run.settings else NONE for key in IDENTITY}
+        words |= {key: NONE if value is None else value for key, value in values.items()}
+        points.setdefault(tuple(words.items()), []).append(run)
+    return Sweep(tuple(Point(same[0].settings, dict(words), tuple(same)) for words, same in points.items()))
+
+
+def check_data(runs: Sequence[Outcome]) -> None:
+    """Raises a UsageError if records of one data set are of different data: no mean may mix them."""
+    hashes: dict[str, dict[str, str]] = {}
+    for record in (run.record for run in runs if run.record is not None):
+        if record.data_sha256 is not None:
+            hashes.setdefault(record.config["dataset"]["name"], {})[record.run_id] = record.data_sha256
+    for name, found in hashes.items():
+        if len(set(found.values())) > 1:
+            remedy = "leave some out, or keep each kind under a paths.results= of its own"
+            raise UsageError(f"the records of dataset={name} are of different data, {by_hash(found)}: {remedy}.")
