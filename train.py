@@ -2,13 +2,11 @@
 
     python train.py                                                      one run on the embedded digits
     python train.py dataset=cifar100 optim=llqr_sam geometry=newton seed=3
-    python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
-    python train.py -m optim=sam,llqr_sam seed=0,1,2 launch=local        the same, on this machine's workers
+    python train.py -m optim=sam,llqr_sam seed=0,1,2 launch=local        a sweep, here on workers; ends in a table
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
-    python train.py table=2 status=true                                  how far they are; without a table, of all
-    python train.py status=true optim=sam                                of these runs, in the tables that have begun
+    python train.py table=2 status=true optim=sam                        how far they are; without a table, of all
     python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
@@ -18,6 +16,7 @@ same command continues.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 try:
     import hydra
@@ -28,7 +27,7 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llqr_sam.report.sweeps.sweep_text import print_ending
+from llqr_sam.report.sweeps.ending import print_ending, print_ending_of
 from llqr_sam.studies.table_10.networks import measure_missing, networks_here, state_lines
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
@@ -36,11 +35,11 @@ from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status, say
 from llqr_sam.suite.launch.dispatch import begun_tables, dispatch
-from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, with_direction
+from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, swept_keys, with_direction
 from llqr_sam.suite.plan.plan import plan
 
 statuses: list[int] = []  # of each job of a multirun that Hydra runs, or of the one
-swept: list[Command] = []  # those jobs
+jobs: list[Command] = []  # those jobs
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -51,10 +50,10 @@ def job(config: DictConfig) -> float | None:
         if status := run(command):  # in a process of its own: only what it raises reaches the command
             raise JobError(f"a run ended with status {status}; see {HydraConfig.get().sweep.dir}/.submitit")
         return score(command)
-    statuses.append(exit_status(lambda: run(command)))
+    jobs.append(replace(command, swept=swept_keys(sys.argv[1:])))
+    statuses.append(exit_status(lambda: run(jobs[-1])))
     if statuses[-1] in (2, 130):
         raise SystemExit(statuses[-1])  # or a multirun would start its next job
-    swept.append(command)
     return score(command)
 
 
@@ -88,13 +87,11 @@ def main() -> int:
     if command := of_one_table(sys.argv[1:]):
         return run(command)
     if pooled := pooled_sweep(sys.argv[1:]):
-        status = dispatch(*pooled)
-        if status != 130:
+        if (status := dispatch(*pooled)) != 130:
             print_ending(pooled[0], pooled[1].config)
         return status
     job()
-    if len({str(command.config.paths) for command in swept}) == 1 and not swept[0].config.times_networks:
-        print_ending([planned for command in swept for planned in plan(command)], swept[0].config)
+    print_ending_of(jobs)
     return max(statuses, default=0)
 
 

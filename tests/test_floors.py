@@ -41,7 +41,7 @@ PARTS = {
     ),
     "engine": (("settings",), ("records",), ("devices",), ("measurements", "observers"), ("tasks",), ("loop",)),
     "suite": (("config",), ("plan",), ("run",), ("status",), ("launch",)),
-    "report": (("tables",), ("figures",), ("claims",), ("page",)),
+    "report": (("tables",), ("figures",), ("claims", "sweeps"), ("page",)),
     "studies": (("theory", "table_9"), ("table_10",), ("gpu_window", "figures")),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

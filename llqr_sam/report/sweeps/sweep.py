@@ -14,7 +14,7 @@ from typing import Any
 from llqr_sam.engine.records.record import Accuracy, Record
 from llqr_sam.report.tables.seed_statistics import Sample
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.plan.labels import IDENTITY, SEED, Flat, flat, text, varying
+from llqr_sam.suite.plan.labels import IDENTITY, METHOD, SEED, Flat, flat, method_name, text, varying
 from llqr_sam.suite.status.status import Status, by_hash
 
 NONE = "–"  # a setting that a method does not have
@@ -39,7 +39,7 @@ class Point:
     """Runs that differ in their seeds alone."""
 
     settings: Flat  # of its first run
-    values: Mapping[str, str]  # identity and what varies, in words; of both, what the runs of the sweep have
+    values: Mapping[str, str]  # identity and what varies, in words; the same keys for every point of a sweep
     runs: tuple[Outcome, ...]
 
     @cached_property
@@ -51,6 +51,10 @@ class Point:
     def last(self) -> Sample:
         """Score of the last epoch of each finished run."""
         return self._sample(lambda record: record.metrics.last)
+
+    def named(self, key: str) -> str:
+        """A value in words; of ``optim.name`` with the geometry. What does not vary has none."""
+        return method_name(self.settings) if key == "optim.name" else self.values.get(key, NONE)
 
     @property
     def states(self) -> Counter[str]:
@@ -87,23 +91,26 @@ class Sweep:
         records = [run.record for point in self.points for run in point.runs if run.record is not None]
         return " or ".join(sorted({record.metrics.best.unit for record in records})) or "%"
 
-    def where(self, **values: str) -> Sweep:
-        """The points that have these values."""
-        named = {key.replace("__", "."): value for key, value in values.items()}
-        return Sweep(tuple(p for p in self.points if all(p.values[key] == value for key, value in named.items())))
+    def series(self, over: Sequence[str]) -> dict[tuple[tuple[str, str], ...], list[Point]]:
+        """The points in groups that differ in the keys ``over`` alone: key and value of what they share -> points.
 
-    def best(self) -> list[Point]:
-        """The point of each data set with the highest mean.
-
-        A point with a run that diverged is none, unless every point has one: the mean of its other seeds flatters it.
+        Over ``optim.name`` a series holds all methods, whatever their geometry.
         """
-        chosen = []
-        for name in dict.fromkeys(point.values["dataset.name"] for point in self.points):
-            scored = [p for p in self.points if p.values["dataset.name"] == name and p.best.values]
-            sound = [p for p in scored if not p.states["diverged"]] or scored
-            if len(scored) > 1:
-                chosen.append(max(sound, key=lambda point: point.best.mean or 0.0))
-        return chosen
+        free = {*over, *(METHOD if "optim.name" in over else ())}
+        found: dict[tuple[tuple[str, str], ...], list[Point]] = {}
+        for point in self.points:
+            found.setdefault(tuple((k, v) for k, v in point.values.items() if k not in free), []).append(point)
+        return found
+
+
+def best_of(points: Iterable[Point]) -> Point | None:
+    """The point with the highest mean; ``None`` if no run is finished.
+
+    A point with a run that diverged is none, unless every point has one: the mean of its other seeds flatters it.
+    """
+    scored = [point for point in points if point.best.values]
+    sound = [point for point in scored if not point.states["diverged"]] or scored
+    return max(sound, key=lambda point: point.best.mean or 0.0, default=None)
 
 
 def collect(status: Status) -> Sweep:
@@ -131,6 +138,12 @@ def grouped(runs: Sequence[Outcome]) -> Sweep:
         words |= {key: NONE if value is None else value for key, value in values.items()}
         points.setdefault(tuple(words.items()), []).append(run)
     return Sweep(tuple(Point(same[0].settings, dict(words), tuple(same)) for words, same in points.items()))
+
+
+def number(point: Point, key: str) -> float | None:
+    """The point's value of a setting, if it is a number."""
+    value = point.settings.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def check_data(runs: Sequence[Outcome]) -> None:

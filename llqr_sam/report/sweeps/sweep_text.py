@@ -4,36 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from llqr_sam.report.sweeps.sweep import Point, Sweep, collect
+from llqr_sam.report.sweeps.sweep import NONE, Point, Sweep, best_of
 from llqr_sam.report.tables.labels import arch_label, dataset_label
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
-from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.config.schema import Config
-from llqr_sam.suite.plan.labels import IDENTITY, METHOD, NETWORK, method_name, short_names
-from llqr_sam.suite.plan.plan import Planned
-from llqr_sam.suite.status.status import Status
+from llqr_sam.suite.plan.labels import IDENTITY, METHOD, NETWORK, short_names
 
 SCORES = {"%": "test top-1 in percent", "BLEU": "validation BLEU"}
 NUMBERS = ("n", "best", "deviation", "95 % interval", "last")
 LOST = ("diverged", "failed", "running", "missing")
 
 
-def print_ending(runs: Sequence[Planned], config: Config) -> None:
-    """Print what a multirun came to, unless it is one run, none was trained here or somebody else trains them."""
-    if config.dry_run or (config.launch.name == "slurm" and not config.status):
-        return
-    try:
-        sweep = collect(Status.under(runs, config))
-    except UsageError as mixture:  # said, and no reason to call the training a mistake
-        print(f"no table: {mixture}")
-        return
-    if len(sweep.points) > 1 or any(len(point.runs) > 1 for point in sweep.points):
-        print("", *sweep_lines(sweep), sep="\n")
-
-
 def sweep_lines(sweep: Sweep) -> Iterator[str]:
     """The table in aligned columns; a star marks the best row of each data set."""
-    printed = print_sweep(sweep)
+    by_dataset = [best_of(points) for points in _by_dataset(sweep).values() if len(points) > 1]
+    yield from table_lines(print_sweep(sweep, [point for point in by_dataset if point is not None]))
+
+
+def table_lines(printed: PrintedTable) -> Iterator[str]:
+    """A table of a sweep in aligned columns, with its caption."""
     heads = [" ", *printed.heads]
     body = [
         ["*" if row.cells[1].best else " ", *row.labels, *(cell.ours for cell in row.cells)]
@@ -41,7 +29,7 @@ def sweep_lines(sweep: Sweep) -> Iterator[str]:
         for row in group.rows
     ]
     widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
-    yield printed.caption.replace("**Bold**", "*")
+    yield printed.caption + (" *: the best row." if any(row[0] == "*" for row in body) else "")
     labels = len(printed.groups[0].rows[0].labels) + 1
     for row in [heads, *body]:
         cells = (
@@ -51,21 +39,28 @@ def sweep_lines(sweep: Sweep) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def print_sweep(sweep: Sweep, title: str = "Sweep", command: str = "", number: str = "sweep") -> PrintedTable:
-    """The table: a row a point, with what varies, and mean, deviation and interval over its seeds."""
-    best, keys = sweep.best(), columns(sweep)
+def print_sweep(sweep: Sweep, best: Sequence[Point], title: str = "Sweep", command: str = "") -> PrintedTable:
+    """The table: a row a point, with what varies, and mean, deviation and interval over its seeds.
+
+    Args:
+        sweep: The points, in the order of the rows.
+        best: Those that are marked.
+        title: Its heading.
+        command: That makes it.
+    """
+    keys = columns(sweep)
     names = short_names(keys) | {"dataset.name": "data set", "arch.name": "network", "optim.name": "method"}
-    rows = [PrintedRow([_label(point, key) for key in keys], _cells(point, point in best)) for point in sweep.points]
+    rows = [PrintedRow([point.named(key) for key in keys], _cells(point, point in best)) for point in sweep.points]
     runs = [run for point in sweep.points for run in point.runs]
     finished = sum(run.state == "finished" for run in runs)
     means = "mean, sample deviation and 95 % t interval over seeds"
     caption = f"Best {' or '.join(SCORES[unit] for unit in sweep.unit.split(' or '))} over training: {means}; last: "
-    caption += "mean after the last epoch." + (" **Bold**: the best row." if best else "")
+    caption += "mean after the last epoch."
     return PrintedTable(
-        number=number,
+        number="sweep-" + "-".join(sweep.points[0].values[key] for key in NETWORK),
         title=title,
-        caption=caption.replace("**Bold**", "Bold") if command else caption,
-        markdown_caption=caption,
+        caption=caption,
+        markdown_caption=caption + " **Bold**: the best row." * bool(best),
         heads=[*(names[key] for key in keys), *NUMBERS, "not finished"],
         alignment="l" * len(keys) + "c" * len(NUMBERS) + "l",
         groups=[RowGroup(rows)],
@@ -83,31 +78,32 @@ def columns(sweep: Sweep) -> list[str]:
     return [*(key for key in NETWORK if key in sweep.differing), "optim.name", *sweep.varied]
 
 
-def sentence(points: Sequence[Point], over: Sequence[str], names: Sequence[str]) -> str:
-    """``best optim.rho=0.2 for digits small_cnn sam: 96.90 [96.10, 97.70], n = 3``.
+def best_sentences(sweep: Sweep, over: Sequence[str]) -> Iterator[str]:
+    """``best optim.rho=0.2 for digits small_cnn sam: 96.90 [96.10, 97.70], n = 3``, for each series."""
+    for points in sweep.series(over).values():
+        if best := best_of(points):
+            values = " ".join(f"{key}={best.named(key)}" for key in over)
+            fixed = " ".join([*(best.named(key) for key in (*NETWORK, "optim.name") if key not in over), *_rest(best, over)])
+            interval = best.best.t_interval()
+            ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
+            yield f"best {values} for {fixed}: {best.best.mean:.2f}{ends}, n = {len(best.best.values)}"
 
-    Args:
-        points: Those that differ in ``over`` alone; at least one has a finished run.
-        over: Keys.
-        names: What else the points are called by, beside data set, network and method.
-    """
-    (best,) = Sweep(tuple(points)).best() or [point for point in points if point.best.values][:1]
-    values = " ".join(f"{key}={best.values[key]}" for key in over)
-    fixed = [best.values[key] for key in NETWORK if key not in over]
-    fixed += [method_name(best.settings)] * ("optim.name" not in over)
-    fixed += [f"{key}={best.values[key]}" for key in names]
-    interval = best.best.t_interval()
-    ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
-    return f"best {values} for {' '.join(fixed)}: {best.best.mean:.2f}{ends}, n = {len(best.best.values)}"
+
+def _rest(point: Point, over: Sequence[str]) -> Iterator[str]:
+    """What varies beside the keys ``over``."""
+    return (f"{key}={value}" for key, value in point.values.items() if key not in (*IDENTITY, *over) and value != NONE)
+
+
+def _by_dataset(sweep: Sweep) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in sweep.points:
+        found.setdefault(point.values["dataset.name"], []).append(point)
+    return found
 
 
 def network_title(point: Point) -> str:
     """``Small CNN on Digits``."""
     return f"{arch_label(point.values['arch.name'])} on {dataset_label(point.values['dataset.name'])}"
-
-
-def _label(point: Point, key: str) -> str:
-    return method_name(point.settings) if key == "optim.name" else point.values[key]
 
 
 def _cells(point: Point, best: bool) -> list[PrintedCell]:

@@ -42,6 +42,7 @@ class Command:
     """
 
     words: tuple[str, ...]
+    swept: tuple[str, ...] = ()  # keys that vary among the jobs of a multirun of which this is one
 
     @classmethod
     def of(cls, *words: str) -> Command:

@@ -15,7 +15,7 @@ from llqr_sam.suite.status.status import Comparison, Status
 def dispatch(runs: Sequence[Planned], command: Command) -> int:
     """Shows the status of the runs or trains what is missing, then what a selection chose; returns the exit status."""
     config, exit_code = command.config, 0
-    status = Status.under(runs, config)
+    status = Status.under(runs, config, command.swept)
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
         print(*status.lines(), *hours, *Comparison.of(status, config).lines(), sep="\n")

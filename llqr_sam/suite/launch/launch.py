@@ -34,7 +34,7 @@ def launch(status: Status, config: Config) -> int:
         UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
             of the launcher or of a single run is impossible, or a record or checkpoint is of other data than here.
     """
-    retried, alone = retried_kinds(config), len(status.runs) == 1
+    retried, alone = retried_kinds(config), len(status.runs) == 1 and not status.swept
     chosen = status.select("missing", *retried)
     compared = Comparison.of(status, config)
     compared.check()

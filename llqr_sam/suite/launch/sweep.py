@@ -31,7 +31,9 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
     together.
     """
     options = get_args_parser().parse_intermixed_args(list(arguments))
-    if not options.multirun or options.cfg or options.info or options.help or options.hydra_help:
+    if options.multirun and (options.cfg or options.info):
+        raise UsageError("--cfg and --info show the configuration of one run. Leave -m out.")
+    if not options.multirun or options.help or options.hydra_help:
         return None
     words = list(options.overrides)
     overrides = parsed(words)
@@ -102,6 +104,12 @@ def with_direction(arguments: Sequence[str]) -> list[str]:
         raise UsageError("hydra/sweeper=optuna has no use without -m.")
     given = any(override.key_or_group == "hydra.sweeper.direction" for override in overrides)
     return [*arguments, *([] if given else ["hydra.sweeper.direction=maximize"])]
+
+
+def swept_keys(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The keys that a multirun sweeps over."""
+    overrides = parsed(get_args_parser().parse_intermixed_args(list(arguments)).overrides)
+    return tuple(override.key_or_group for override in overrides if override.is_sweep_override())
 
 
 def score(command: Command) -> float | None:

@@ -8,7 +8,7 @@ between CIFAR-10 and ImageNet, because their files say so, is said by their name
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llqr_sam.suite.plan.plan import Planned
@@ -20,12 +20,15 @@ IDENTITY = NETWORK + METHOD
 SEED = "seed"
 
 
-def labels(runs: Sequence[Planned]) -> dict[str, str]:
-    """Run id -> label: data set and network where they differ, the method, what varies, and the seed."""
+def labels(runs: Sequence[Planned], swept: Collection[str] = ()) -> dict[str, str]:
+    """Run id -> label: data set and network where they differ, the method, what varies, and the seed.
+
+    ``swept`` are further keys that vary, among runs that are not planned here.
+    """
     settings = [flat(run.settings.as_dict()) for run in runs]
     networks = [key for key in NETWORK if len({run[key] for run in settings}) > 1]
     named: dict[str, str] = {}
-    for planned, run, values in zip(runs, settings, varying(settings), strict=True):
+    for planned, run, values in zip(runs, settings, varying(settings, swept), strict=True):
         names = short_names(values)
         words = [f"{names[key]}={value}" for key, value in values.items() if value is not None]
         parts = [*(run[key] for key in networks), method_name(run), *words, f"s{run[SEED]}"]
@@ -44,11 +47,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def varying(runs: Sequence[Flat]) -> list[dict[str, str | None]]:
+def varying(runs: Sequence[Flat], swept: Collection[str] = ()) -> list[dict[str, str | None]]:
     """For each run the text of the settings that vary, in their order; the keys are the same for all runs.
 
     A setting of the method (``optim.``) is compared within an identity. Any other is compared between all runs of a
-    network: no method changes how many epochs there are. ``None``: no run of the identity has the setting.
+    network: no method changes how many epochs there are. ``None``: no run of the identity has the setting. The keys
+    ``swept`` vary in any case.
     """
     keys = [key for key in dict.fromkeys(key for run in runs for key in run) if key not in (*IDENTITY, SEED)]
     found: dict[tuple[tuple[Any, ...], str], set[str]] = defaultdict(set)
@@ -58,7 +62,7 @@ def varying(runs: Sequence[Flat]) -> list[dict[str, str | None]]:
             found[place(run, IDENTITY), key].add(text(run.get(key)))
             if key in run and not key.startswith("optim."):
                 found[place(run, NETWORK), key].add(text(run[key]))
-    varied = {key for (_, key), values in found.items() if len(values) > 1}
+    varied = {key for (_, key), values in found.items() if len(values) > 1 or key in swept}
     return [
         {key: text(run.get(key)) if (place(run, IDENTITY), key) in known else None for key in keys if key in varied}
         for run in runs

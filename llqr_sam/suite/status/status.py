@@ -57,15 +57,16 @@ class Status:
     failures: dict[str, Failure]  # of runs without a record
     owners: dict[str, Owner]  # who trains a run now
     progress: dict[str, Epochs]  # of runs without a record
+    swept: tuple[str, ...] = ()  # keys that vary among runs that are not planned here
 
     @classmethod
-    def under(cls, runs: Sequence[Planned], config: Config) -> Status:
+    def under(cls, runs: Sequence[Planned], config: Config, swept: tuple[str, ...] = ()) -> Status:
         """Reads the status of ``runs`` under the paths of a configuration.
 
         A damaged record is named and its run is missing; an unreadable one has failed.
         """
         files = record_files(config.paths.results)
-        status = cls(tuple(runs), {}, {}, [], {}, {}, {})
+        status = cls(tuple(runs), {}, {}, [], {}, {}, {}, swept)
         for run_id in dict.fromkeys(run.run_id for run in runs):
             try:
                 found, bad = find_record(run_id, files.get(run_id, []))
@@ -87,7 +88,7 @@ class Status:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Run id -> what varies among the runs, in words."""
-        return labels(self.runs)
+        return labels(self.runs, self.swept)
 
     @property
     def missing(self) -> list[Planned]:
