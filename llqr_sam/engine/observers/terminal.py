@@ -64,7 +64,9 @@ class Terminal(Observer):
             f"best {_label(best.unit)} {_number(best.score)} (epoch {epoch_words(best.epoch)}), "
             f"last {_number(last.score)}{copying}, {_duration(record.seconds.total)}"
         )
-        self._print(f"{self._label or record.run_id}: " + (f"diverged: {record.error}" if record.status == "diverged" else said))
+        self._print(
+            f"{self._label or record.run_id}: " + (f"diverged: {record.error}" if record.status == "diverged" else said)
+        )
 
     def close(self) -> None:
         if not self._bar.disable:  # rich prints an empty line otherwise

@@ -28,6 +28,7 @@ def sweep_sections(results: Path) -> Iterator[Section]:
         if not sweep.differing:
             continue
         over = main_setting(sweep)
+        sweep = sweep.ordered([over])
         best = [point for points in sweep.series([over]).values() if (point := best_of(points))]
         command = f"python scripts/summarise.py over={over} dataset={dataset} arch={arch}"
         table = print_sweep(sweep, best, f"Single runs: {network_title(sweep.points[0])}", command)

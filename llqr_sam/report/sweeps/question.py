@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llqr_sam.report.sweeps.sweep import Outcome, Point, Sweep, grouped, number
+from llqr_sam.report.sweeps.sweep import Outcome, Sweep, grouped
 from llqr_sam.suite.config.command_line import parsed, values
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
 from llqr_sam.suite.plan.labels import short_names, text
@@ -64,25 +64,24 @@ class Question:
             kept = [run for run in kept if any(_is(run, key, value) for value in asked)]
             if not kept:
                 meant = did_you_mean(asked[0], there)
-                raise UsageError(f"no record has {name}={','.join(asked)} here. Their {name}: {', '.join(there)}{meant}")
+                raise UsageError(
+                    f"no record has {name}={','.join(asked)} here. Their {name}: {', '.join(there)}{meant}"
+                )
         series = grouped(kept).series(self.over).values()
         several = [points for points in series if len({tuple(map(point.named, self.over)) for point in points}) > 1]
         if not several:
-            there = ", ".join(f"{key}={value}" for key in self.over for value in _known(key, kept) if value != "null")
-            names = " or ".join(map(_typed, self.over))
-            raise UsageError(f"no two records that are otherwise equal differ in {names} (here {there}). {_vary(kept)}")
-        sweep = grouped([run for points in several for point in points for run in point.runs])
-        ordered = (sorted(points, key=self._order) for points in sweep.series(self.over).values())
-        return Sweep(tuple(point for points in ordered for point in points))
-
-    def _order(self, point: Point) -> list[tuple[float, str]]:
-        return [(number(point, key) or 0.0, point.named(key)) for key in self.over]
+            one_value = ", ".join(
+                f"{key}={value}" for key in self.over for value in _known(key, kept) if value != "null"
+            )
+            problem = f"no two records that are otherwise equal differ in {' or '.join(map(_typed, self.over))}"
+            raise UsageError(f"{problem}{f' (here {one_value})' * bool(one_value)}. {_vary(kept)}")
+        return grouped([run for points in several for point in points for run in point.runs]).ordered(self.over)
 
 
 def _key(name: str, runs: Iterable[Outcome]) -> str:
     """The settings' key for a word's; a UsageError if no run has it."""
     key = GROUPS.get(name, name)
-    known = {key for run in runs for key in run.settings}
+    known = {*GROUPS.values(), *(key for run in runs for key in run.settings)}
     if key in known:
         return key
     near = [other for other in sorted(known) if other.rpartition(".")[2] == name.rpartition(".")[2]]

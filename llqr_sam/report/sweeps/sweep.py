@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from llqr_sam.engine.records.record import Accuracy, Record
 from llqr_sam.report.tables.seed_statistics import Sample
@@ -17,7 +16,7 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.labels import IDENTITY, METHOD, SEED, Flat, flat, method_name, text, varying
 from llqr_sam.suite.status.status import Status, by_hash
 
-NONE = "–"  # a setting that a method does not have
+NONE = "-"  # a setting that a method does not have
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Point:
         """How many runs are in each state."""
         return Counter(run.state for run in self.runs)
 
-    def _sample(self, of: Any) -> Sample:
+    def _sample(self, of: Callable[[Record], Accuracy]) -> Sample:
         found: dict[int, Accuracy] = {
             run.seed: of(run.record) for run in self.runs if run.record is not None and run.state == "finished"
         }
@@ -88,19 +87,35 @@ class Sweep:
     @property
     def unit(self) -> str:
         """Of the scores: % or BLEU; both if there are both."""
-        records = [run.record for point in self.points for run in point.runs if run.record is not None]
+        runs = [run for point in self.points for run in point.runs]
+        records = [run.record for run in runs if run.record is not None and run.state == "finished"]
         return " or ".join(sorted({record.metrics.best.unit for record in records})) or "%"
+
+    def ordered(self, over: Sequence[str]) -> Sweep:
+        """The points in rising order of what varies, of the keys ``over`` last."""
+        keys = [*_beside(over, self.points[0].values), *over] if self.points else []
+
+        def place(point: Point) -> list[tuple[float, str]]:
+            return [(number(point, key) or 0.0, point.named(key)) for key in keys]
+
+        return Sweep(tuple(sorted(self.points, key=place)))
 
     def series(self, over: Sequence[str]) -> dict[tuple[tuple[str, str], ...], list[Point]]:
         """The points in groups that differ in the keys ``over`` alone: key and value of what they share -> points.
 
         Over ``optim.name`` a series holds all methods, whatever their geometry.
         """
-        free = {*over, *(METHOD if "optim.name" in over else ())}
         found: dict[tuple[tuple[str, str], ...], list[Point]] = {}
         for point in self.points:
-            found.setdefault(tuple((k, v) for k, v in point.values.items() if k not in free), []).append(point)
+            shared = tuple((key, point.values[key]) for key in _beside(over, point.values))
+            found.setdefault(shared, []).append(point)
         return found
+
+
+def _beside(over: Sequence[str], keys: Iterable[str]) -> list[str]:
+    """The keys that tell series over ``over`` apart; a geometry belongs to its method."""
+    free = {*over, *(METHOD if "optim.name" in over else ())}
+    return [key for key in keys if key not in free]
 
 
 def best_of(points: Iterable[Point]) -> Point | None:

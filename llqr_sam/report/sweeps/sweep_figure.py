@@ -36,9 +36,9 @@ def draw_sweep(sweep: Sweep, over: str) -> Figure:
         shift = 0.06 * (index - (len(lines) - 1) / 2) * (not numeric)  # so that intervals stand side by side
         x = [(number(point, over) or 0.0) if numeric else places[point.named(over)] + shift for point in line]
         ink = colour(methods[index]) if own else CYCLE[index % len(CYCLE)]
-        style = {"marker": MARKERS[index % len(MARKERS)], "linestyle": "-" if numeric else "", "color": ink}
         means = [point.best.mean or 0.0 for point in line]
-        axes.errorbar(x, means, yerr=_reach(line), capsize=3, linewidth=1.6, label=names[index], **style)
+        shape = MARKERS[index % len(MARKERS)] + "-" * numeric
+        axes.errorbar(x, means, yerr=_reach(line), fmt=shape, color=ink, capsize=3, linewidth=1.6, label=names[index])
     if numeric:
         shown = sorted({value for value in values if value is not None})
         if shown and shown[0] > 0 and shown[-1] / shown[0] > DECADE:

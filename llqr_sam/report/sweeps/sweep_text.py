@@ -1,4 +1,4 @@
-"""A sweep as a reader sees it: the lines after ``python train.py -m``, a table for files and the page, and sentences."""
+"""A sweep as a reader sees it: the lines after ``python train.py -m``, a table, and sentences."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ LOST = ("diverged", "failed", "running", "missing")
 
 def sweep_lines(sweep: Sweep) -> Iterator[str]:
     """The table in aligned columns; a star marks the best row of each data set."""
-    by_dataset = [best_of(points) for points in _by_dataset(sweep).values() if len(points) > 1]
-    yield from table_lines(print_sweep(sweep, [point for point in by_dataset if point is not None]))
+    by_dataset = [[point for point in points if point.best.values] for points in _by_dataset(sweep).values()]
+    best = [best_of(points) for points in by_dataset if len(points) > 1]
+    yield from table_lines(print_sweep(sweep, [point for point in best if point is not None]))
 
 
 def table_lines(printed: PrintedTable) -> Iterator[str]:
@@ -82,8 +83,10 @@ def best_sentences(sweep: Sweep, over: Sequence[str]) -> Iterator[str]:
     """``best optim.rho=0.2 for digits small_cnn sam: 96.90 [96.10, 97.70], n = 3``, for each series."""
     for points in sweep.series(over).values():
         if best := best_of(points):
-            values = " ".join(f"{key}={best.named(key)}" for key in over)
-            fixed = " ".join([*(best.named(key) for key in (*NETWORK, "optim.name") if key not in over), *_rest(best, over)])
+            values = " ".join(f"{key.removesuffix('.name')}={best.named(key)}" for key in over)
+            fixed = " ".join(
+                [*(best.named(key) for key in (*NETWORK, "optim.name") if key not in over), *_rest(best, over)]
+            )
             interval = best.best.t_interval()
             ends = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
             yield f"best {values} for {fixed}: {best.best.mean:.2f}{ends}, n = {len(best.best.values)}"
@@ -113,7 +116,7 @@ def _cells(point: Point, best: bool) -> list[PrintedCell]:
         str(len(sample.values)),
         _number(sample.mean),
         _number(sample.std),
-        f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else "–",
+        f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else "-",
         _number(point.last.mean),
         lost,
     ]
@@ -121,7 +124,7 @@ def _cells(point: Point, best: bool) -> list[PrintedCell]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _csv_row(point: Point, best: bool) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -117,9 +117,7 @@ def _expanded(word: str, override: Override) -> str:
     key = override.key_or_group
     if key not in groups():
         raise UsageError(f"{word} is not possible: glob() chooses files, and only {', '.join(groups())} have some.")
-    value = override.value()
-    assert isinstance(value, Glob)
-    if not (chosen := value.filter(list(groups()[key]))):
+    if not (chosen := cast(Glob, override.value()).filter(list(groups()[key]))):
         raise UsageError(f"{word} matches none of {key}'s choices: {', '.join(groups()[key])}.")
     return f"{key}={','.join(map(repr, chosen) if key == 'table' else chosen)}"
 

@@ -47,7 +47,7 @@ def launch(status: Status, config: Config) -> int:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen:
         return _already(status, compared)
-    say(*(f"{status.labels[run.run_id]}: {status.line(run)}: left alone" for run in status.select("running")))
+    say(*(f"{status.name(run)}: {status.line(run)}: left alone" for run in status.select("running")))
     if status.select("failed") and not retried:
         say("runs that failed are left alone; retry=failed tries them again")
     if not chosen:

@@ -90,6 +90,10 @@ class Status:
         """Run id -> what varies among the runs, in words."""
         return labels(self.runs, self.swept)
 
+    def name(self, run: Planned) -> str:
+        """Label and id of a run."""
+        return f"{self.labels[run.run_id]} ({run.run_id})"
+
     @property
     def missing(self) -> list[Planned]:
         """Runs that nobody has begun, or that were interrupted."""

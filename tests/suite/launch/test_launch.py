@@ -67,14 +67,14 @@ def test_a_failed_run_does_not_stop_the_next(tmp_path, capsys):
     assert run(words, tmp_path) == 1
     assert len(records(tmp_path)) == 1
     error = capsys.readouterr().err
-    assert "failed: digits-small_cnn-llqr-ngd-s0" in error
+    assert "failed: llqr-ngd s0 (digits-small_cnn-llqr-ngd-s0" in error
     assert "1 of 2 runs failed; retry=failed tries them again" in error
     assert run(words, tmp_path) == 0  # it would only fail again
     error = capsys.readouterr().err
     assert "2 runs: 1 finished, 1 failed" in error
     assert "left alone; retry=failed" in error
     assert run([*words, "retry=failed"], tmp_path) == 1
-    assert "[1/1] digits-small_cnn-llqr-ngd-s0" in capsys.readouterr().err
+    assert "[1/1] llqr-ngd s0" in capsys.readouterr().err
 
 
 def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, capsys, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, c
     assert run(["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"], tmp_path) == 1
     assert len(records(tmp_path)) == 1
     error = capsys.readouterr().err
-    assert "failed: digits-small_cnn-sgdm-s0" in error
+    assert "failed: sgdm s0 (digits-small_cnn-sgdm-s0" in error
     assert "No such file or directory: 'step_000000001.pt.tmp'" in error
 
 
