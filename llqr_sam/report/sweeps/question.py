@@ -70,9 +70,8 @@ class Question:
         series = grouped(kept).series(self.over).values()
         several = [points for points in series if len({tuple(map(point.named, self.over)) for point in points}) > 1]
         if not several:
-            one_value = ", ".join(
-                f"{key}={value}" for key in self.over for value in _known(key, kept) if value != "null"
-            )
+            found = ((key, value) for key in self.over for value in _known(key, kept) if value != text(None))
+            one_value = ", ".join(f"{key}={value}" for key, value in found)
             problem = f"no two records that are otherwise equal differ in {' or '.join(map(_typed, self.over))}"
             raise UsageError(f"{problem}{f' (here {one_value})' * bool(one_value)}. {_vary(kept)}")
         return grouped([run for points in several for point in points for run in point.runs]).ordered(self.over)

@@ -117,7 +117,9 @@ def _expanded(word: str, override: Override) -> str:
     key = override.key_or_group
     if key not in groups():
         raise UsageError(f"{word} is not possible: glob() chooses files, and only {', '.join(groups())} have some.")
-    if not (chosen := cast(Glob, override.value()).filter(list(groups()[key]))):
+    given = cast(Glob, override.value())
+    patterns = Glob([*map(str, given.include)], [*map(str, given.exclude)])  # Hydra reads 2 as a number
+    if not (chosen := patterns.filter(list(groups()[key]))):
         raise UsageError(f"{word} matches none of {key}'s choices: {', '.join(groups()[key])}.")
     return f"{key}={','.join(map(repr, chosen) if key == 'table' else chosen)}"
 

@@ -193,7 +193,7 @@ def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path, capsys):
     assert [read_record(path).run_id for path in records(tmp_path)] != [first.run_id]
     assert len(records(tmp_path)) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if first.run_id in line]
-    assert line.startswith(f"{first.run_id}: running on ")
+    assert line.startswith(f"sgdm s0 ({first.run_id}): running on ")
     assert line.endswith("left alone")
 
 

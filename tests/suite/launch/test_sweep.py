@@ -26,6 +26,11 @@ def test_sweeps_with_words_of_hydras_own_are_hydras():
     assert pooled_sweep(["-m", "device=cpu,cuda", "seed=0,1"]) is None  # over where, not what
 
 
+def test_a_configuration_is_of_one_run():
+    with pytest.raises(UsageError, match="--cfg and --info show the configuration of one run"):
+        pooled_sweep(["-m", "--cfg", "job", "seed=0,1"])
+
+
 def test_an_interval_needs_a_sweeper_that_chooses():
     with pytest.raises(
         UsageError, match=r"interval\(0.05,0.4\) needs a sweeper that chooses values: add hydra/sweeper"
