@@ -29,9 +29,6 @@ def print_ending(runs: Sequence[Planned], config: Config) -> None:
 def print_ending_of(jobs: Sequence[Command]) -> None:
     """The same for the jobs of a multirun that Hydra ran, if they share their folders. One job is no multirun."""
     configs = [job.config for job in jobs]
-    if (
-        len(jobs) > 1
-        and len({str(config.paths) for config in configs}) == 1
-        and not any(config.times_networks for config in configs)
-    ):
+    together = len({str(config.paths) for config in configs}) == 1
+    if len(jobs) > 1 and together and not any(config.times_networks for config in configs):
         print_ending([run for job in jobs for run in plan(job)], configs[0])

@@ -8,11 +8,12 @@ import pytest
 
 from llqr_sam.engine.records.record import Record, read_records
 from llqr_sam.report.page.sweeps_section import sweep_sections
-from llqr_sam.report.sweeps.ending import print_ending
+from llqr_sam.report.sweeps.ending import print_ending, print_ending_of
 from llqr_sam.report.sweeps.question import Question
 from llqr_sam.report.sweeps.sweep import Sweep, best_of, check_data, collect, grouped, recorded
 from llqr_sam.report.sweeps.sweep_figure import draw_sweep, main_setting
 from llqr_sam.report.sweeps.sweep_text import best_sentences, print_sweep, sweep_lines
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config, PathsConfig
 from llqr_sam.suite.plan.plan import Planned
@@ -102,9 +103,18 @@ def test_the_ending_of_a_sweep(tmp_path, capsys):
 
 
 def run_config() -> Config:
-    from llqr_sam.suite.config.command import Command
-
     return Command.of().config
+
+
+def test_the_ending_of_hydras_jobs(tmp_path, capsys):
+    """One job is no sweep, and neither are jobs with results of their own."""
+    jobs = [Command.of("optim=sam", f"optim.rho={rho}", f"paths.results={tmp_path}") for rho in (0.05, 0.1)]
+    print_ending_of(jobs)
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-2:]] == [["sam", "0.05"], ["sam", "0.1"]]
+    print_ending_of([])
+    print_ending_of([Command.of("table=demo", f"paths.results={tmp_path}")])
+    print_ending_of([jobs[0], jobs[1].with_words("paths.results=elsewhere")])
+    assert capsys.readouterr().out == ""
 
 
 def test_records_of_different_data_are_not_averaged():
