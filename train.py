@@ -2,14 +2,11 @@
 
     python train.py                                                      one run on the embedded digits
     python train.py dataset=cifar100 optim=llqr_sam geometry=newton seed=3
-    python train.py -m optim=sam,llqr_sam seed=0,1,2                     a sweep
-    python train.py -m optim=sam,llqr_sam seed=0,1,2 launch=local        the same, on this machine's workers
+    python train.py -m optim=sam,llqr_sam seed=0,1,2 launch=local        a sweep, here on workers; ends in a table
     python train.py table=2 dry_run=true                                 the runs of a table, and which are finished
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
-    python train.py table=2 status=true                                  how far they are; without a table, of all runs
-    python train.py status=true optim=sam                                of these runs, where they have begun
-    python train.py table=10                                             a table of times: measured here, not trained
+    python train.py table=2 status=true optim=sam                        how far they are; without a table, of all runs
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
 same command continues.
@@ -18,6 +15,7 @@ same command continues.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 try:
     import hydra
@@ -28,30 +26,35 @@ except ModuleNotFoundError:
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from llqr_sam.report.sweeps.ending import print_ending, print_ending_of
 from llqr_sam.studies.table_10.networks import measure_missing, networks_here, state_lines
 from llqr_sam.studies.table_10.table import cadence, overview
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status, say
-from llqr_sam.suite.launch.dispatch import dispatch, pooled_sweep
+from llqr_sam.suite.launch.dispatch import dispatch
+from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, swept_keys, with_direction
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.begun import begun
 
-statuses: list[int] = []  # of each job of a multirun, or of the one
+statuses: list[int] = []  # of each job of a multirun that Hydra runs, or of the one
+jobs: list[Command] = []  # those jobs
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def job(config: DictConfig) -> None:
-    """One job of a multirun, or the only one."""
+def job(config: DictConfig) -> float | None:
+    """One job of a multirun, or the only one; returns what an optimizing sweeper compares."""
     command = Command.of(*HydraConfig.get().overrides.task)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         if status := run(command):  # in a process of its own: only what it raises reaches the command
             raise JobError(f"a run ended with status {status}; see {HydraConfig.get().sweep.dir}/.submitit")
-        return
-    statuses.append(exit_status(lambda: run(command)))
+        return score(command)
+    jobs.append(replace(command, swept=swept_keys(sys.argv[1:])))
+    statuses.append(exit_status(lambda: run(jobs[-1])))
     if statuses[-1] in (2, 130):
         raise SystemExit(statuses[-1])  # or a multirun would start its next job
+    return score(command)
 
 
 def run(command: Command) -> int:
@@ -80,10 +83,15 @@ def time_networks(command: Command) -> int:
 
 def main() -> int:
     """Check the words, compose, dispatch."""
-    sys.argv[1:] = checked_arguments(sys.argv[1:])
+    sys.argv[1:] = with_direction(checked_arguments(sys.argv[1:]))
+    if command := of_one_table(sys.argv[1:]):
+        return run(command)
     if pooled := pooled_sweep(sys.argv[1:]):
-        return dispatch(*pooled)
+        if (status := dispatch(*pooled)) != 130:
+            print_ending(pooled[0], pooled[1].config)
+        return status
     job()
+    print_ending_of(jobs)
     return max(statuses, default=0)
 
 

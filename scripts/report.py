@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llqr_sam.report.claims.evidence import gather
 from llqr_sam.report.page.page import Section, accuracy_section, write_page
+from llqr_sam.report.page.sweeps_section import sweep_sections
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
 from llqr_sam.studies.table_10.table import cadence, times_section
@@ -43,7 +44,7 @@ def main() -> int:
     tables = every_table(*options.words, f"paths.results={results}")
     sections, passed = try_each({name: partial(_section, table, timings) for name, table in tables.items()})
     claims = gather(groups()["table"], [*options.words, f"paths.results={results}"])
-    sections.append(Section(print_table_9()))
+    sections += [Section(print_table_9()), *sweep_sections(results)]
     path = write_page(results, claims, sections, TITLES, options.words, [*damaged, *passed])
     say(*passed)
     print(f"page  ->  {path}")

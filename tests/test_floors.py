@@ -42,7 +42,7 @@ PARTS = {
     ),
     "engine": (("settings",), ("records",), ("devices",), ("measurements", "observers"), ("tasks",), ("loop",)),
     "suite": (("config",), ("plan",), ("run",), ("status", "weights"), ("launch",)),
-    "report": (("records",), ("tables",), ("figures",), ("claims",), ("page",)),
+    "report": (("records",), ("tables",), ("figures",), ("claims", "sweeps"), ("page",)),
     "studies": (("theory", "table_9"), ("table_10",), ("gpu_window", "figures")),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

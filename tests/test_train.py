@@ -22,7 +22,7 @@ def train(*words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess
 def test_dry_run_of_one_run():
     done = train("dry_run=true")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("digits-small_cnn-llqr_sam-ngd-s0-")
+    assert done.stdout.startswith("llqr_sam-ngd s0  digits-small_cnn-llqr_sam-ngd-s0-")
 
 
 @pytest.mark.slow
@@ -31,11 +31,11 @@ def test_dry_run_of_a_table_and_of_a_sweep(tmp_path):
     assert table.stdout.endswith("15 runs: 15 missing\n")
     swept = train("-m", "optim=sam,sgdm", "seed=0,1", "dry_run=true", folder=tmp_path)
     assert swept.returncode == 0
-    assert [line.split("-")[2] for line in swept.stdout.splitlines() if "digits" in line] == [
-        "sam",
-        "sam",
-        "sgdm",
-        "sgdm",
+    assert [line.partition("  ")[0].strip() for line in swept.stdout.splitlines()[:4]] == [
+        "sam s0",
+        "sam s1",
+        "sgdm s0",
+        "sgdm s1",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # nothing else is left behind
 
@@ -58,7 +58,7 @@ def test_status_of_the_run_that_words_name(tmp_path):
         done = train("status=true", word, folder=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         line, total, _ = done.stdout.splitlines()
-        assert line.startswith(name)
+        assert line.startswith(f"llqr_sam-ngd s{word[5:] if word.startswith('seed') else 0}  {name}")
         assert line.endswith("  missing")
         assert total == "1 run: 1 missing"
     table = train("status=true", "optim=sgdm", folder=tmp_path)
@@ -69,8 +69,12 @@ def test_status_of_the_run_that_words_name(tmp_path):
 def test_status_of_a_sweep(tmp_path):
     done = train("-m", "optim=sam,sgdm", "seed=0,1", "status=true", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split("-")[2] for line in done.stdout.splitlines()[:4]] == ["sam", "sam", "sgdm", "sgdm"]
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:4:3]] == [["sam", "s0"], ["sgdm", "s1"]]
     assert done.stdout.splitlines()[4] == "4 runs: 4 missing"
+    assert [line.split() for line in done.stdout.splitlines()[-2:]] == [
+        ["sam", "0", "-", "-", "-", "-", "2", "missing"],
+        ["sgdm", "0", "-", "-", "-", "-", "2", "missing"],
+    ]
 
 
 @pytest.mark.slow
@@ -106,7 +110,9 @@ def test_a_sweep_trains_and_the_second_time_finds_its_records(tmp_path):
     assert first.returncode == 0, first.stderr
     records = sorted(tmp_path.glob("results/runs/adhoc/*.json"))
     assert len(records) == 2
+    assert "[2/2] sgdm s1" in first.stderr
     second = train(*words, folder=tmp_path)
+    assert "sgdm    2" in second.stdout
     assert second.stdout == first.stdout
     assert sorted(tmp_path.glob("results/runs/adhoc/*.json")) == records
 
@@ -117,7 +123,7 @@ def test_a_sweep_shares_one_pool_of_workers(tmp_path):
     done = train(*words, "launch=local", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 workers" in done.stderr
-    assert "[2/2]" in done.stderr
+    assert "[2/2] sgdm s" in done.stderr
     assert len(list(tmp_path.glob("results/runs/adhoc/*.json"))) == 2
     assert train(*words, "launch=local", "dry_run=true", folder=tmp_path).stdout.endswith("2 runs: 2 finished\n")
 
@@ -133,6 +139,48 @@ def test_hydras_own_launcher_trains_a_sweep(tmp_path):
     assert mistaken.returncode == 2
     assert mistaken.stderr.splitlines()[-1].startswith("error: ")
     assert "prepare_data.py cifar10" in mistaken.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_does_not_stop_a_sweep(tmp_path):
+    """A preconditioner minibatch larger than the data is found by the engine, in LLQR's run alone."""
+    words = ("protocol.epochs=1", "logger=none", "device=cpu", "protocol.methods.refresh_batch=100000")
+    done = train("-m", "optim=llqr,sgdm", *words, folder=tmp_path)
+    assert done.returncode == 1
+    assert "failed: llqr-ngd s0 (digits" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["llqr-ngd", "0", "-", "-", "-", "-", "1", "failed"] in rows
+    assert any(row[:2] == ["sgdm", "1"] for row in rows)
+
+
+@pytest.mark.slow
+def test_words_that_choose_runs_of_a_table_need_no_m(tmp_path):
+    done = train("seed=0,1", "table=demo", "optim=glob(*sam)", "dry_run=true", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0].startswith("sam s0 ")
+    assert done.stdout.endswith("10 runs: 10 missing\n")
+    for words in (("optim=sam,llqr_sam",), ("table=demo", "optim.rho=0.1,0.2")):
+        done = train(*words, folder=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "add -m to run each of the values" in done.stderr
+
+
+@pytest.mark.slow
+def test_optuna_chooses_values_by_the_score(tmp_path):
+    """Runs that diverge are bad values. Its pins are those of the dev extra."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
+    words = ("-m", "hydra/sweeper=optuna", "optim=sam", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    few = ("protocol.epochs=1", "logger=none", "device=cpu")
+    done = train(*words, *few, "optim.lr=choice(0.05,1e6)", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sam lr=" in done.stderr
+    done = train(*words, *few, "optim.rho=interval(0.05,0.1)", "hydra.sweeper.sampler.seed=1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    best = max(line.split()[4] for line in done.stdout.splitlines() if line.startswith("*  sam"))
+    found = (tmp_path / "outputs" / "optimization_results.yaml").read_text()
+    assert f"best_value: {float(best):g}" in found
 
 
 def test_the_entry_point_is_short():

@@ -17,7 +17,8 @@ REDRAW = 0.25  # seconds between two drawings of the bar, by the training thread
 class Terminal(Observer):
     """Prints a line at the start, at each evaluation and at the end, on standard error by default."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, label: str = "") -> None:
+        self._label = label  # names the run in its last line, and before its id in the first
         self._console = console or Console(stderr=True)
         self._bar = Progress(
             BarColumn(bar_width=24),
@@ -35,7 +36,8 @@ class Terminal(Observer):
     def on_start(self, run: RunInfo) -> None:
         self._epochs, self._best = run.epochs, run.best_score
         where = f", continues at step {run.first_step}" if run.first_step else ""
-        self._print(f"{run.run_id}: {run.steps} steps, {run.parameters} parameters, {run.device}{where}")
+        named = f"{self._label} ({run.run_id})" if self._label else run.run_id
+        self._print(f"{named}: {run.steps} steps, {run.parameters} parameters, {run.device}{where}")
         self._bar.start()
         self._task = self._bar.add_task(run.run_id, total=run.steps, completed=run.first_step, loss="-")
         self._bar.refresh()
@@ -62,7 +64,9 @@ class Terminal(Observer):
             f"best {_label(best.unit)} {_number(best.score)} (epoch {epoch_words(best.epoch)}), "
             f"last {_number(last.score)}{copying}, {_duration(record.seconds.total)}"
         )
-        self._print(f"{record.run_id}: " + (f"diverged: {record.error}" if record.status == "diverged" else said))
+        self._print(
+            f"{self._label or record.run_id}: " + (f"diverged: {record.error}" if record.status == "diverged" else said)
+        )
 
     def close(self) -> None:
         if not self._bar.disable:  # rich prints an empty line otherwise

@@ -24,7 +24,7 @@ PATIENCE = 60.0  # seconds to wait for the server at the start, and for the uplo
 class WandbLogger(Observer):
     """Logs evaluations, refreshes and the summary of one run, under its run id: a resumed run continues there, too.
 
-    ``arguments`` find the run again, as ``wandb.init`` takes them: group (the cell of a table), job_type, tags.
+    ``arguments`` find the run again, as ``wandb.init`` takes them: name, group (the cell of a table), job_type, tags.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class WandbLogger(Observer):
     def _open(self, run: RunInfo) -> None:
         folder = self._folder or run.folder
         config = run.config | {"git_commit": run.git_commit, "device": run.device, "parameters": run.parameters}
-        self._run = open_run(folder, id=run.run_id, name=run.run_id, config=config, **self._arguments)
+        arguments = {"name": run.run_id} | self._arguments
+        self._run = open_run(folder, id=run.run_id, config=config, **arguments)
         self._known = self._run.starting_step
         self._run.define_metric("*", step_metric="step")
 

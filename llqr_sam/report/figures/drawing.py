@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,8 +59,15 @@ def legend_beside(axes: Axes, title: str) -> None:
 def write_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG, atomically."""
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+        file.write(png(figure))
     return path
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> Path:

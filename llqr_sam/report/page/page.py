@@ -129,6 +129,7 @@ class Section:
     sources: Sequence[CellSource] = ()  # of the table's cells
     charts: Sequence[Chart] = ()  # curves of its runs
     damage: Sequence[str] = ()  # a line for each record that does not count
+    picture: str = ""  # a PNG in base64
 
 
 def write_page(

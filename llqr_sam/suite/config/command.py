@@ -43,6 +43,7 @@ class Command:
     """
 
     words: tuple[str, ...]
+    swept: tuple[str, ...] = ()  # keys that vary among the jobs of a multirun of which this is one
 
     @classmethod
     def of(cls, *words: str) -> Command:
@@ -137,7 +138,12 @@ class Command:
 
     @cached_property
     def _composed(self) -> DictConfig:
-        return compose(self.words)
+        return compose([word for word in self.words if not self._chooses_several(word)])
+
+    def _chooses_several(self, word: str) -> bool:
+        """Whether a word only chooses runs of the command's table, as ``seed=0,1``: a configuration has one seed."""
+        in_table = any(root(other) == "table" and _name(other) == "table" for other in self.words)
+        return in_table and _key(word) in AXES and parsed([word])[0].is_sweep_override()
 
 
 def every_table(*words: str) -> dict[str, Command]:

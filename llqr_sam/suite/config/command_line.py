@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, ValueType
 
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
@@ -92,6 +92,8 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
         return word
     if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
         raise UsageError(f"{word} is not possible: the keys are fixed. Write key=value.")
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return _expanded(word, override)
     if key in groups():
         chosen, choices = values(override), groups()[key]
         for value in chosen:
@@ -117,6 +119,18 @@ def guessed(key: str, value: str) -> str | None:
     if f"launch.{name}" in keys() and name != "name":
         return f"{key} is not a key: write launch.{name}={value}."
     return f"{key} is not a key: {GUESSES[name].format(n=value)}." if name in GUESSES else None
+
+
+def _expanded(word: str, override: Override) -> str:
+    """``optim=sam,asam`` for ``optim=glob(*sam)``: Hydra would list the files only after the runs are planned."""
+    key = override.key_or_group
+    if key not in groups():
+        raise UsageError(f"{word} is not possible: glob() chooses files, and only {', '.join(groups())} have some.")
+    given = cast(Glob, override.value())
+    patterns = Glob([*map(str, given.include)], [*map(str, given.exclude)])  # Hydra reads 2 as a number
+    if not (chosen := patterns.filter(list(groups()[key]))):
+        raise UsageError(f"{word} matches none of {key}'s choices: {', '.join(groups()[key])}.")
+    return f"{key}={','.join(map(repr, chosen) if key == 'table' else chosen)}"
 
 
 def unknown(key: str, others: Iterable[str] = ()) -> str:

@@ -37,7 +37,8 @@ def launch(status: Status, config: Config) -> int:
         UsageError: a device, data set, package, SLURM or its profile is missing, a folder cannot be written, a setting
             of the launcher or of a single run is impossible, or a record or checkpoint is of other data than here.
     """
-    retried, alone = retried_kinds(config), len(status.runs) == 1
+    alone = len(status.runs) == 1 and not status.swept
+    retried = retried_kinds(config)
     chosen, queued = to_train(status, config)
     compared = Comparison.of(status, config)
     compared.check()
@@ -53,7 +54,7 @@ def launch(status: Status, config: Config) -> int:
         say(*status.mixtures().values(), *compared.lines(), status.total())
     elif not chosen and not queued:
         return _already(status, compared, config)
-    say(*(f"{run.run_id}: {status.line(run)}: left alone" for run in status.select("running")))
+    say(*(f"{status.name(run)}: {status.line(run)}: left alone" for run in status.select("running")))
     say(*queued_lines(queued, status, config))
     if status.select("failed") and not retried:
         gone = [f", and of {number} {change}" for change, number in Counter(status.remedies.values()).items()]
@@ -81,7 +82,7 @@ def launch(status: Status, config: Config) -> int:
     for job in jobs:
         note_begun(job.folder, job.begun)  # so that status=true knows what is in the queue
     _note(numbers, jobs)
-    print(*(f"{number}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
+    print(*(f"{number}  {job.label}  {job.run_id}" for number, job in zip(numbers, jobs, strict=True)), sep="\n")
     return 0
 
 
@@ -117,7 +118,7 @@ def _inline(jobs: Sequence[Job]) -> int:
     ended: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
         if not job.alone:
-            say(f"[{number}/{len(jobs)}] {job.run_id}")
+            say(f"[{number}/{len(jobs)}] {job.label}")
         try:
             reply = train(job)
         except (*WRONG_DATA, ValueError) as error:
@@ -130,9 +131,9 @@ def _inline(jobs: Sequence[Job]) -> int:
             say(f"interrupted: {reply.reason}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
         if reply.kind in ("left", "killed"):
-            say(f"{job.run_id}: {reply.reason}")
+            say(f"{job.label}: {reply.reason}")
         elif reply.kind == "failed":
-            say(f"failed: {job.run_id}: {reply.reason}")
+            say(f"failed: {job.label} ({job.run_id}): {reply.reason}")
             if reply.ends:
                 break
         elif job.alone and (path := job.record_file()):
@@ -151,7 +152,7 @@ def _local(jobs: Sequence[Job], config: Config, workspace: Path) -> int:
     for job, reply in pool.run(jobs):
         ended[reply.kind] += 1
         reason = f": {reply.reason}" if reply.reason else ""
-        say(f"[{ended.total()}/{len(jobs)}] {job.run_id}: {reply.kind}{reason}")
+        say(f"[{ended.total()}/{len(jobs)}] {job.label}: {reply.kind}{reason}")
         if reply.kind == "mistake":
             mistake = reply.reason
             pool.stop()
@@ -183,7 +184,9 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         sharpness_samples=config.sharpness_samples,
         git=None if base == Path() else provenance.git_state(),
     )
+    label = status.labels[run.run_id]
     logging = {
+        "name": label,
         "project": config.logger.project,
         "mode": config.logger.mode,
         "group": str(run.cell),
@@ -192,7 +195,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
     }
     wandb = logging if config.logger.name == "wandb" else None
     retries = file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id))
-    return Job(run.settings, options, results, wandb, config.stale_minutes, retries)
+    return Job(run.settings, options, results, wandb, config.stale_minutes, retries, label=label)
 
 
 def _exit_status(ended: Counter[str], runs: int) -> int:

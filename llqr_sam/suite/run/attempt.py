@@ -72,6 +72,7 @@ class Job:
     stale_minutes: float
     retries: str | None = None  # hash of the failed result that this job retries (``outcome``); a newer result wins
     alone: bool = False  # the only run of a command, trained by it: a ValueError is a mistake of the command
+    label: str = ""  # what tells it from the other runs of its command, for people
 
     @property
     def run_id(self) -> str:
@@ -206,7 +207,7 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
                 raise LeftAlone("done meanwhile: left alone")
             note_begun(job.folder, job.begun)
             Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
-            watchers = [Terminal(), ProgressFile(), lock]
+            watchers = [Terminal(label=job.label), ProgressFile(), lock]
             if job.wandb is not None:
                 watchers.append(WandbLogger(**job.wandb))
         except LeftAlone as reason:

@@ -21,6 +21,7 @@ from llqr_sam.engine.records.record import Record, epoch_words
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
+from llqr_sam.suite.plan.labels import labels
 from llqr_sam.suite.plan.plan import Cell, Planned
 from llqr_sam.suite.run.lock import Owner, holder
 from llqr_sam.suite.run.run_folder import Epochs, Failure, Queued, UnreadableRecordError, find_record, record_files
@@ -60,15 +61,16 @@ class Status:
     progress: dict[str, Epochs]  # of runs without a record
     notes: dict[str, Queued] = field(default_factory=dict)  # the last SLURM job of a run that is not finished
     remedies: dict[str, str] = field(default_factory=dict)  # of failures whose cause is gone: what has changed
+    swept: tuple[str, ...] = ()  # keys that vary among runs that are not planned here
 
     @classmethod
-    def under(cls, runs: Sequence[Planned], config: Config) -> Status:
+    def under(cls, runs: Sequence[Planned], config: Config, swept: tuple[str, ...] = ()) -> Status:
         """Reads the status of ``runs`` under the paths of a configuration.
 
         A damaged record is named and its run is missing; an unreadable one has failed.
         """
         files = record_files(config.paths.results)
-        status = cls(tuple(runs), {}, {}, [], {}, {}, {})
+        status = cls(tuple(runs), {}, {}, [], {}, {}, {}, swept=swept)
         planned = {run.run_id: run for run in runs}
         for run_id in planned:
             try:
@@ -92,6 +94,15 @@ class Status:
             if not over and (note := Queued.read(folder)):
                 status.notes[run_id] = note
         return status
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Run id -> what varies among the runs, in words."""
+        return labels(self.runs, self.swept)
+
+    def name(self, run: Planned) -> str:
+        """Label and id of a run."""
+        return f"{self.labels[run.run_id]} ({run.run_id})"
 
     @property
     def missing(self) -> list[Planned]:
@@ -124,9 +135,10 @@ class Status:
         """A line for each run and selected value (in brief: if not finished, and begun), warnings, and the total."""
         begun = [run for run in self.select(*KINDS[1:]) if self.of_run(run) != "missing" or run.run_id in self.progress]
         runs = begun if brief else self.runs
-        width = max((len(run.run_id) for run in runs), default=0)
-        for run in runs:
-            yield f"{run.run_id:{width}}  {self.line(run)}"
+        named = [(self.labels[run.run_id], run.run_id) for run in runs]
+        wide, width = (max(map(len, names), default=0) for names in (zip(*named, strict=True) if named else ((), ())))
+        for (label, run_id), run in zip(named, runs, strict=True):
+            yield f"{label:{wide}}  {run_id:{width}}  {self.line(run)}"
         if not brief:
             yield from self.selected_values()
         yield from self.damaged

@@ -64,6 +64,15 @@ def test_a_plain_line_an_epoch_where_nobody_is_watching() -> None:
     ]
 
 
+def test_a_run_of_a_sweep_is_called_by_its_label() -> None:
+    """The first line has its id too, by which it can be found."""
+    stream = io.StringIO()
+    show(Terminal(Console(file=stream), "sam rho=0.05 s1"), record())
+    first, *_, last = stream.getvalue().splitlines()
+    assert first == "sam rho=0.05 s1 (digits-run): 40 steps, 24058 parameters, a CPU"
+    assert last == "sam rho=0.05 s1: best top-1 60.00 (epoch 1), last 55.50, 0:01:06"
+
+
 def test_a_score_of_nothing_is_one() -> None:
     """BLEU is 0 at first; and before anything was scored the best is unknown."""
     stream = io.StringIO()

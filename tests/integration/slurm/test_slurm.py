@@ -59,7 +59,7 @@ def launch(folder: Path, *words: str, profile: str = PROFILE) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     (folder / "profile.yaml").write_text(profile)
     done = train(folder, *words, "launch=slurm", "launch.profile=profile.yaml")
-    return dict(line.split() for line in done.stdout.splitlines())  # type: ignore[misc]
+    return {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
 
 
 def one(method: str) -> tuple[str, ...]:

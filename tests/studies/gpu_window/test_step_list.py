@@ -263,7 +263,7 @@ def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(scrip
     scripted.outcomes = {"sgdm": "failed", "sam": "failed"}
     listed = StepList(path, words)
     assert listed.run() == 1
-    assert capsys.readouterr().err.count("failed: digits-small_cnn-sgdm-s0") == 1
+    assert capsys.readouterr().err.count("failed: sgdm s0 (digits-small_cnn-sgdm-s0") == 1
     assert list(listed.lines())[-1] == "runs that failed are left alone; retry=failed tries them again"
     assert listed.run() == 0, "it would only fail again"
     assert capsys.readouterr().err == ""

@@ -31,6 +31,13 @@ def test_words_choose_runs_of_a_table_or_hold_for_all():
     assert command.with_words("optim.rho=0.3").changes_runs
 
 
+def test_several_runs_of_a_table_are_one_command():
+    """Its configuration is that of all of them."""
+    command = Command.of("table=2", "optim=sam,sgdm", "seed=range(0,2)", "device=cpu")
+    assert command.axes == {"optim": ["sam", "sgdm"], "seed": ["0", "1"]}
+    assert command.config.table is not None
+
+
 def test_a_table_that_is_not_named():
     assert Command.of("seed=1").config.table is None
     with pytest.raises(UsageError, match="table=null"):

@@ -29,6 +29,8 @@ REFUSED = {
     "seed": ["seed is not of the form key=value"],
     "optim.name=mine": ["choose with optim=mine"],
     "table.seeds=[0]": ["needs a table", "demo"],
+    "optim=glob(x*)": ["optim=glob(x*) matches none of optim's choices", "sgdm"],
+    "seed=glob(*)": ["seed=glob(*) is not possible", "glob() chooses files"],
 }
 
 
@@ -50,6 +52,16 @@ def test_good_words_pass_and_table_numbers_are_quoted():
     ]
     assert list(checked_words(["table=null", "hydra.verbose=true"])) == ["hydra.verbose=true"]
     assert list(checked_words(list(checked_words(["table=2"])))) == ["table='2'"]
+
+
+def test_a_glob_is_the_choices_that_it_matches():
+    globs = ["optim=glob([sam,*gdm])", "structure=glob(*kfac,exclude=diag*)", "table=glob([1,2])"]
+    assert list(checked_words(globs)) == ["optim=sam,sgdm", "structure=ekfac,kfac", "table='1','2'"]
+
+
+def test_ways_to_sweep_are_left_to_hydra():
+    words = ["seed=range(0,3)", "optim.rho=interval(0.05,0.4)", "optim=choice(sam,sgdm)", "hydra/sweeper=optuna"]
+    assert list(checked_words(words)) == words
 
 
 def test_flags_come_first_and_unknown_ones_are_refused():

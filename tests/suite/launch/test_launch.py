@@ -100,14 +100,14 @@ def test_a_failed_run_does_not_stop_the_next(tmp_path, capsys):
     assert run(words, tmp_path) == 1
     assert len(records(tmp_path)) == 1
     error = capsys.readouterr().err
-    assert "failed: digits-small_cnn-llqr-ngd-s0" in error
+    assert "failed: llqr-ngd s0 (digits-small_cnn-llqr-ngd-s0" in error
     assert "1 of 2 runs failed; retry=failed tries them again" in error
     assert run(words, tmp_path) == 0  # it would only fail again
     error = capsys.readouterr().err
     assert "2 runs: 1 finished, 1 failed" in error
     assert "left alone; retry=failed" in error
     assert run([*words, "retry=failed"], tmp_path) == 1
-    assert "[1/1] digits-small_cnn-llqr-ngd-s0" in capsys.readouterr().err
+    assert "[1/1] llqr-ngd s0" in capsys.readouterr().err
 
 
 def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, capsys, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_file_that_is_gone_in_mid_run_is_no_mistake_of_the_command(tmp_path, c
     assert run(["table=demo", "optim=sgdm", "protocol.epochs=1", "table.seeds=[0,1]"], tmp_path) == 1
     assert len(records(tmp_path)) == 1
     error = capsys.readouterr().err
-    assert "failed: digits-small_cnn-sgdm-s0" in error
+    assert "failed: sgdm s0 (digits-small_cnn-sgdm-s0" in error
     assert "No such file or directory: 'step_000000001.pt.tmp'" in error
 
 
@@ -277,7 +277,7 @@ def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path, capsys):
     assert [read_record(path).run_id for path in records(tmp_path)] != [first.run_id]
     assert len(records(tmp_path)) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if first.run_id in line]
-    assert line.startswith(f"{first.run_id}: running on ")
+    assert line.startswith(f"sgdm s0 ({first.run_id}): running on ")
     assert line.endswith("left alone")
 
 

@@ -20,6 +20,7 @@ def test_a_job_survives_json(optim, tmp_path):
     text = job.to_json()
     assert "\n" not in text
     assert Job.from_json(text) == job
+    assert job.label.endswith(" s0")
 
 
 def test_its_paths_are_absolute(tmp_path):

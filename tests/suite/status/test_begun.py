@@ -25,7 +25,7 @@ def test_every_table_that_has_begun_in_brief(states):
     lines = begun([], states)
     assert lines[0] == "table=demo: Digits with 40 % label noise"
     assert runs_of(lines) == [run.run_id for run in RUNS[1:5]]  # and neither finished ones nor those not begun
-    assert [line.split()[1] for line in lines[1:3]] == ["diverged:", "failed:"]
+    assert [line.split()[3] for line in lines[1:3]] == ["diverged:", "failed:"]
     planned = len(plan_of("table=demo"))
     assert lines[5] == f"{planned} runs: 1 finished, 1 diverged, 1 failed, {planned - 3} missing"
     assert len(lines) == 7
@@ -39,7 +39,7 @@ def test_a_table_that_is_only_queued_has_begun(tmp_path):
 
 def runs_of(lines: list[str]) -> list[str]:
     """Ids of the runs that have a line."""
-    return [line.split()[0] for line in lines if "-s" in line.partition(" ")[0]]
+    return [word for line in lines for word in line.split() if word.startswith("digits-")]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_line_says_where_each_run_stands(states):
     with RunLock(states / "work" / BOTH[3].run_id, 10):
         status = status_of(BOTH, states / "results", states / "work")
         lines = [*status.lines(), str(status.hours())]
-    stands = [line.partition("  ")[2].strip() for line in lines]
+    stands = [line.partition("digits-")[2].partition("  ")[2].strip() for line in lines]
     assert stands[0].startswith("finished: best 90.00 % (epoch 1)")
     assert stands[1].startswith("diverged: ")
     assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")

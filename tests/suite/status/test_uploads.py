@@ -85,6 +85,13 @@ def test_a_run_that_is_being_trained_again_waits(trained, sync):
     assert [run_id_of(path) for path in waiting(folder / "results", folder / "work", 10)] == [finished]
 
 
+def test_runs_are_named_by_what_varies_and_keep_their_ids(trained):
+    folder, finished, _ = trained
+    run = wandb_files.run_of(next((folder / "work" / finished).rglob("*.wandb")))
+    assert run.run_id == finished
+    assert run.display_name == f"sgdm {finished.split('-')[3]}"
+
+
 def test_groups_are_cells_and_job_types_methods(trained):
     folder, finished, _ = trained
     run = wandb_files.run_of(next((folder / "work" / finished).rglob("*.wandb")))

@@ -1,0 +1,41 @@
+"""A person's own sweeps on the page: a section for each data set and network with single runs that differ."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from llqr_sam.engine.records.record import read_records
+from llqr_sam.report.figures.drawing import png
+from llqr_sam.report.page.page import Section
+from llqr_sam.report.sweeps.sweep import Outcome, best_of, check_data, grouped, recorded
+from llqr_sam.report.sweeps.sweep_figure import draw_sweep, main_setting
+from llqr_sam.report.sweeps.sweep_text import best_sentences, network_title, print_sweep
+from llqr_sam.suite.config.errors import UsageError
+from llqr_sam.suite.plan.labels import NETWORK, place
+
+
+def sweep_sections(results: Path) -> Iterator[Section]:
+    """The sections, from the records in ``results/runs/adhoc``; none where runs differ in their seeds alone."""
+    records, _ = read_records(results / "runs" / "adhoc")
+    networks: dict[tuple[str, ...], list[Outcome]] = {}
+    for run in recorded(records):
+        networks.setdefault(place(run.settings, NETWORK), []).append(run)
+    for (dataset, arch), runs in sorted(networks.items()):
+        sweep = grouped(runs)
+        if not sweep.differing:
+            continue
+        over = main_setting(sweep)
+        sweep = sweep.ordered([over])
+        best = [point for points in sweep.series([over]).values() if (point := best_of(points))]
+        command = f"python scripts/summarise.py over={over} dataset={dataset} arch={arch}"
+        table = print_sweep(sweep, best, f"Single runs: {network_title(sweep.points[0])}", command)
+        try:
+            check_data(runs)
+        except UsageError as mixture:
+            yield Section(replace(table, groups=[], caption="", progress=""), damage=[str(mixture)])
+            continue
+        picture = base64.b64encode(png(draw_sweep(sweep, over))).decode() if best else ""
+        yield Section(replace(table, notes=list(best_sentences(sweep, [over]))), picture=picture)
