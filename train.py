@@ -34,6 +34,7 @@ from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status, say
+from llqr_sam.suite.config.sources import adopt
 from llqr_sam.suite.launch.dispatch import begun_tables, dispatch, pooled_sweep
 from llqr_sam.suite.plan.plan import plan
 
@@ -43,6 +44,7 @@ statuses: list[int] = []  # of each job of a multirun, or of the one
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> None:
     """One job of a multirun, or the only one."""
+    adopt(HydraConfig.get().runtime.config_sources)  # where Hydra's launcher has begun this process
     command = Command.of(*HydraConfig.get().overrides.task)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         if status := run(command):  # in a process of its own: only what it raises reaches the command

@@ -5,6 +5,7 @@ Every value is checked when ``config`` or ``settings`` is first used, before any
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.settings import require
-from llqr_sam.suite.config.command_line import groups, merged, parsed, values
+from llqr_sam.suite.config.command_line import choices, groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
+from llqr_sam.suite.config.own_files import naming
 from llqr_sam.suite.config.schema import Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
@@ -53,9 +55,12 @@ class Command:
         return Command(tuple(merged(self.words, words)))
 
     @cached_property
-    @usage_errors()
     def config(self) -> Config:
         """Where and how runs are carried out, and for which table."""
+        with self._naming_files(), usage_errors():
+            return self._config()
+
+    def _config(self) -> Config:
         tree: dict[str, Any] = {field.name: self._composed[field.name] for field in fields(Config)}
         tree = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in tree.items()}
         paths = {name: Path(value) for name, value in vars(tree["paths"]).items()}
@@ -95,9 +100,12 @@ class Command:
         return any(_name(word) == name for word in self.words)
 
     @cached_property
-    @usage_errors()
     def settings(self) -> RunSettings:
         """What decides the result of the run that the words describe if they name no table."""
+        with self._naming_files(), usage_errors():
+            return self._settings()
+
+    def _settings(self) -> RunSettings:
         composed, devices = self._composed, self.config.devices
         _check_scale(self.config.scale, composed.dataset.name)
         _check_geometry(composed)
@@ -132,6 +140,10 @@ class Command:
     def value(self, key: str) -> Any:
         """The value of any dotted key of conf/."""
         return OmegaConf.select(self._composed, key)
+
+    def _naming_files(self) -> AbstractContextManager[None]:
+        """Says which of the user's files a mistake is in."""
+        return naming(choices(parsed(self.words)), map(_key, self.words))
 
     @cached_property
     def _composed(self) -> DictConfig:

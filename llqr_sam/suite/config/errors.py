@@ -23,6 +23,8 @@ _KINDS = {  # what OmegaConf says -> what the value must be
     "is not a valid bool": "true or false",
     "is not Optional": "set",
     "is not a subclass of": "a group of keys",
+    "is not a ListConfig": "a list",
+    "Cannot convert 'ListConfig'": "one value",
 }
 
 
