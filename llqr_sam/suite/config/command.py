@@ -57,7 +57,7 @@ class Command:
     @cached_property
     def config(self) -> Config:
         """Where and how runs are carried out, and for which table."""
-        with self._naming_files(), usage_errors():
+        with self.naming_files(), usage_errors():
             return self._config()
 
     def _config(self) -> Config:
@@ -102,7 +102,7 @@ class Command:
     @cached_property
     def settings(self) -> RunSettings:
         """What decides the result of the run that the words describe if they name no table."""
-        with self._naming_files(), usage_errors():
+        with self.naming_files(), usage_errors():
             return self._settings()
 
     def _settings(self) -> RunSettings:
@@ -141,7 +141,7 @@ class Command:
         """The value of any dotted key of conf/."""
         return OmegaConf.select(self._composed, key)
 
-    def _naming_files(self) -> AbstractContextManager[None]:
+    def naming_files(self) -> AbstractContextManager[None]:
         """Says which of the user's files a mistake is in."""
         return naming(choices(parsed(self.words)), map(_key, self.words))
 

@@ -1,7 +1,7 @@
 """From the words of a command line to what the configuration files make of them, with few calls of Hydra, which take 0.1 s each.
 
 Hydra composes once for each choice of the files that have a defaults list. Files without one (a network, a geometry, a
-table) only fill their own group: they are merged here, and so are single values, as Hydra would do it. Beside a file
+table) mostly only fill their own group: they are merged here, and so are single values, as Hydra would do it. Beside a file
 that fills other groups (a scale) Hydra composes everything.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import cache
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -17,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, flag_override
 
+from llqr_sam.repository import CONF
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command_line import checked_words, groups
@@ -65,9 +67,19 @@ def _reaches_other_groups(key: str, override: Override) -> bool:
 
 
 def _is_plain(group: str, choice: str) -> bool:
-    """Whether the file of a choice has neither a defaults list nor a package header."""
+    """Whether the file of a choice has neither a defaults list nor a package header, and replaces none that reaches
+    other groups: a method asks for its geometry, a data set for its network. Each data set names a protocol.
+    """
     text = _text(group, choice)
-    return bool(text) and "\ndefaults:" not in f"\n{text}" and "@package" not in text
+    alone = bool(text) and "\ndefaults:" not in f"\n{text}" and "@package" not in text
+    return alone and group != "protocol" and group not in _asking_groups()
+
+
+@cache
+def _asking_groups() -> frozenset[str]:
+    """The groups of conf/ with files that choose files of other groups."""
+    files = (path for path in CONF.glob("*/**/*.yaml") if "override /" in path.read_text("utf-8"))
+    return frozenset(path.relative_to(CONF).parts[0] for path in files)
 
 
 @sources.cached

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -24,6 +24,8 @@ from llqr_sam.suite.config.schema import Schema
 
 _GLOBAL = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 _SUBJECT = re.compile(r"[a-z_]+(\.\w+)*(?=[=:\s])")  # of a message: optim.rho=-1 must be >= 0.
+
+_LACKING = re.compile(r"Missing mandatory value: ([\w.]+)$")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class OwnFile:
         return self.group.partition("/")[0]
 
     def has(self, key: str) -> bool:
-        """Whether the file sets a dotted key."""
+        """Whether the file sets a dotted key, itself or in a table's words."""
+        if any(word.partition("=")[0] == key for word in self.words):
+            return True
         node: Any = self.tree
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
@@ -94,9 +98,7 @@ def naming(chosen: Mapping[str, Sequence[str]], given: Iterable[str]) -> Iterato
     try:
         yield
     except (*MISTAKES, ValueError) as mistake:
-        message = explain(mistake)
-        subject = _SUBJECT.match(message)
-        key = subject[0] if subject else ""
+        message, key = _subject(explain(mistake))
         if key.rpartition(".")[2] == key and key not in chosen:  # dataset=x is about the file that chose the name
             raise
         files = [file for file in used(chosen) if file.root == key.partition(".")[0] or file.has(key)]
@@ -105,6 +107,15 @@ def naming(chosen: Mapping[str, Sequence[str]], given: Iterable[str]) -> Iterato
             raise
         with setting[-1].named():
             raise UsageError(message) from mistake
+
+
+def _subject(message: str) -> tuple[str, str]:
+    """A message, and the key that it is about."""
+    about = _SUBJECT.match(message)
+    key = about[0] if about else ""
+    if lacking := _LACKING.search(message):
+        return f"{lacking[1]} is missing, and {key} needs it.", lacking[1]
+    return message, key
 
 
 def _protocol_follows(dataset: str) -> bool:
@@ -166,7 +177,8 @@ def _choices(entry: Any, group: str) -> Iterator[tuple[str, str]]:
         for name in names if isinstance(names, list) else [names]:
             place = "/".join(part.partition("@")[0] for part in (str(key).split(" ")[-1], str(name)) if part)
             whole = place.removeprefix("/") if place.startswith("/") else f"{group}/{place}"
-            if name is not None and not place.endswith("_self_"):
+            said = str(key).startswith("optional ") or whole.startswith("hydra/")
+            if name is not None and not place.endswith("_self_") and not said:
                 yield whole.rpartition("/")[0], whole.rpartition("/")[2]
 
 
@@ -181,10 +193,25 @@ def _check(file: OwnFile, where: str) -> None:
             key, remedy = str(error.full_key).removeprefix(f"{file.root}."), did_you_mean(str(error.key), known)
             listed = f". Keys there: {', '.join(known)}" if remedy == "." else ""
             raise UsageError(f"unknown key {key}{listed}{remedy}") from error
-    if file.root not in file.tree or any(group.partition("/")[0] == file.root for group, _ in file.defaults):
-        return
-    for key in sorted(map(str, OmegaConf.missing_keys(merged[file.root]))):
-        if file.group == file.root and ("." not in key or file.root == "table"):
+    for group, name in file.defaults:
+        if "$" not in name and name not in (known := sources.files(group)):
+            raise UsageError(f"{where}: defaults name {group}/{name}, which is not here{did_you_mean(name, known)}")
+    if file.group not in file.tree:
+        return  # a part of a group's files
+    inherits = {group for group, _ in file.defaults if group.partition("/")[0] == file.root}
+    for key in _missing(OmegaConf.to_container(merged[file.root])):
+        fills = key == "name" if inherits else "." not in key or file.root == "table"
+        if fills and file.root not in inherits:
             raise UsageError(f"{where}: {key} is missing.")
     if file.root == "table" and merged.table.number != file.path.stem:
         raise UsageError(f"{where}: number={merged.table.number} must be {file.path.stem}, as table= and the file say.")
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys without a value."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        name = f"{prefix}[{key}]" if isinstance(node, list) else f"{prefix}.{key}".removeprefix(".")
+        if child == MISSING:
+            yield name
+        yield from _missing(child, name)

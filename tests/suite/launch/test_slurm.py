@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.tasks.registry import DATASETS
+from llqr_sam.repository import PROFILES
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.launch.slurm import FILES, PROFILES, Profile, _layout, _parameters, _times, read_profile, submit
+from llqr_sam.suite.launch.slurm import FILES, Profile, _layout, _parameters, _times, read_profile, submit
 from tests.suite.jobs import jobs_of
 
 
