@@ -29,6 +29,7 @@ FLOORS = {
 PARTS = {
     "methods": (
         ("shards",),
+        ("bases",),
         ("named",),
         ("curvature",),
         ("distributed",),
