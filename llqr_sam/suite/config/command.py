@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llqr_sam.engine import plugins
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.settings import require
@@ -20,7 +21,7 @@ from llqr_sam.suite.config.command_line import choices, groups, merged, parsed, 
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
 from llqr_sam.suite.config.own_files import naming
-from llqr_sam.suite.config.schema import Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
+from llqr_sam.suite.config.schema import PLUGINS, Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
@@ -147,7 +148,13 @@ class Command:
 
     @cached_property
     def _composed(self) -> DictConfig:
-        return compose(self.words)
+        composed = compose(self.words)
+        if composed.plugins and PLUGINS not in map(_key, self.words):
+            named = f"{PLUGINS}=[{','.join(composed.plugins)}]"
+            raise UsageError(f"{named} cannot be in a file, since configurations run no code: put it in the command.")
+        with usage_errors():
+            plugins.load(dict.fromkeys(composed.plugins, str(Path.cwd())))
+        return composed
 
 
 def every_table(*words: str) -> dict[str, Command]:
