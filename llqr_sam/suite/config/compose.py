@@ -1,8 +1,8 @@
-"""From the words of a command line to what the configuration files make of them, with few calls of Hydra, which take 0.1 s each.
+"""From words of a command line to what the configuration files make of them, with few calls of Hydra: each takes 0.1 s.
 
 Hydra composes once for each choice of the files that have a defaults list. Files without one (a network, a geometry, a
-table) mostly only fill their own group: they are merged here, and so are single values, as Hydra would do it. Beside a file
-that fills other groups (a scale) Hydra composes everything.
+table) mostly fill their own group alone: they are merged here, and so are single values, as Hydra would do it. Beside a
+file that fills other groups (a scale) Hydra composes everything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, flag_override
 
-from llqr_sam.repository import CONF
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command_line import checked_words, groups

@@ -16,7 +16,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import MISSING, OmegaConf
 from omegaconf._utils import get_yaml_loader
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError
 
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, did_you_mean, explain
@@ -189,22 +189,22 @@ def _check(file: OwnFile, where: str) -> None:
             merged = OmegaConf.merge(OmegaConf.structured(Schema), file.tree)
         except ConfigKeyError as error:
             kind = error.object_type
-            known = sorted(each.name for each in fields(kind)) if kind and is_dataclass(kind) else []
-            key, remedy = str(error.full_key).removeprefix(f"{file.root}."), did_you_mean(str(error.key), known)
-            listed = f". Keys there: {', '.join(known)}" if remedy == "." else ""
+            keys = sorted(each.name for each in fields(kind)) if kind and is_dataclass(kind) else []
+            key, remedy = str(error.full_key).removeprefix(f"{file.root}."), did_you_mean(str(error.key), keys)
+            listed = f". Keys there: {', '.join(keys)}" if remedy == "." else ""
             raise UsageError(f"unknown key {key}{listed}{remedy}") from error
     for group, name in file.defaults:
         if "$" not in name and name not in (known := sources.files(group)):
             raise UsageError(f"{where}: defaults name {group}/{name}, which is not here{did_you_mean(name, known)}")
-    if file.group not in file.tree:
-        return  # a part of a group's files
-    inherits = {group for group, _ in file.defaults if group.partition("/")[0] == file.root}
-    for key in _missing(OmegaConf.to_container(merged[file.root])):
-        fills = key == "name" if inherits else "." not in key or file.root == "table"
-        if fills and file.root not in inherits:
+    inherited = {group for group, _ in file.defaults if group.partition("/")[0] == file.root}
+    if file.group not in file.tree or file.root in inherited:
+        return  # another file says the rest
+    tree: Any = OmegaConf.to_container(merged)
+    for key in _missing(tree[file.root]):
+        if key == "name" if inherited else "." not in key or file.root == "table":
             raise UsageError(f"{where}: {key} is missing.")
-    if file.root == "table" and merged.table.number != file.path.stem:
-        raise UsageError(f"{where}: number={merged.table.number} must be {file.path.stem}, as table= and the file say.")
+    if file.root == "table" and (number := tree["table"]["number"]) != file.path.stem:
+        raise UsageError(f"{where}: number={number} must be {file.path.stem}, the file's name, which table= chooses.")
 
 
 def _missing(node: Any, prefix: str = "") -> Iterator[str]:

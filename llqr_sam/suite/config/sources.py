@@ -118,12 +118,11 @@ def shown(path: Path) -> str:
 
 def cached(function: Callable[P, T]) -> Callable[P, T]:
     """``functools.cache`` for what is read from the folders: other folders, another result."""
-    known = cache(lambda _folders, *args, **kwargs: function(*args, **kwargs))
+    known: Callable[..., T] = cache(lambda _folders, *args, **kwargs: function(*args, **kwargs))
 
     @wraps(function)
     def lookup(*args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = known(folders(), *args, **kwargs)
-        return result
+        return known(folders(), *args, **kwargs)
 
     return lookup
 
