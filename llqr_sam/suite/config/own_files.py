@@ -99,8 +99,6 @@ def naming(chosen: Mapping[str, Sequence[str]], given: Iterable[str]) -> Iterato
         yield
     except (*MISTAKES, ValueError) as mistake:
         message, key = _subject(explain(mistake))
-        if key.rpartition(".")[2] == key and key not in chosen:  # dataset=x is about the file that chose the name
-            raise
         files = [file for file in used(chosen) if file.root == key.partition(".")[0] or file.has(key)]
         setting = [file for file in files if file.has(key)] or files[:1]
         if key in set(given) - set(chosen) or not setting:

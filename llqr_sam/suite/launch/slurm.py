@@ -75,7 +75,7 @@ class Profile:
 
 
 def read_profile(name: str) -> Profile:
-    """The profile ``slurm/<name>.yaml``, or the user's of that name, or the file ``name``; any mistake in it is a UsageError."""
+    """The profile ``slurm/<name>.yaml``, or the user's, or the file ``name``; any mistake in it is a UsageError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else profiles().get(name)
     if path is None or not path.is_file():
         known = ", ".join(sorted(profiles()))
