@@ -109,7 +109,8 @@ def test_no_file_names_code(folder):
     )
     done = python(folder, "-cd", "my", "scale=mini", "dry_run=true")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: my/scale/mini.yaml: plugins=[my_parts] cannot be in a file, since configurations run no code")
+    said = "error: my/scale/mini.yaml: plugins=[my_parts] cannot be in a file, since configurations run no code"
+    assert done.stderr.startswith(said)
     assert "arch=two_layers is not a network here" in python(folder, *WORDS, "dry_run=true").stderr
 
 
