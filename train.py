@@ -33,6 +33,7 @@ from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
 from llqr_sam.suite.config.errors import JobError, exit_status, say
+from llqr_sam.suite.config.sources import adopt
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, swept_keys, with_direction
 from llqr_sam.suite.plan.plan import plan
@@ -45,6 +46,7 @@ jobs: list[Command] = []  # those jobs
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(config: DictConfig) -> float | None:
     """One job of a multirun, or the only one; returns what an optimizing sweeper compares."""
+    adopt(HydraConfig.get().runtime.config_sources)  # where Hydra's launcher has begun this process
     command = Command.of(*HydraConfig.get().overrides.task)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         if status := run(command):  # in a process of its own: only what it raises reaches the command

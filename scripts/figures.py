@@ -25,6 +25,7 @@ from llqr_sam.studies.figures import TITLES, Draw, drawers
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
+from llqr_sam.suite.config.sources import parsed_arguments
 
 CLAIMS = "claims"
 OF_RUNS = (*TABLES, CLAIMS)  # drawn from run records, so that words of train.py say of which
@@ -37,7 +38,7 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="number", help=f"of a figure: {', '.join(known)}; default: all")
     parser.add_argument("--results", type=Path, help="folder of runs and timings (default: paths.results)")
     parser.add_argument("--output", type=Path, help="folder of the pictures (default: figures/ in --results)")
-    options = parser.parse_args()
+    options = parsed_arguments(parser)
     numbers = [word for word in options.words if "=" not in word]
     words = [word for word in options.words if "=" in word]
     for number in numbers:

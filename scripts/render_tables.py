@@ -29,6 +29,7 @@ from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command, every_table
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
+from llqr_sam.suite.config.sources import parsed_arguments
 from llqr_sam.suite.plan.plan import plan
 
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="key=value", help="table=N and what its runs were started with")
     parser.add_argument("--entry", choices=("best", "last"), default="best", help="which accuracy of a run")
     parser.add_argument("--claims", action="store_true", help="the paper's claims, and no table")
-    arguments = parser.parse_intermixed_args()
+    arguments = parsed_arguments(parser)
     words: list[str] = arguments.words
     if arguments.claims:
         damage, passed = [render_claims(words)], []

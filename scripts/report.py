@@ -25,6 +25,7 @@ from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command, every_table
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
+from llqr_sam.suite.config.sources import parsed_arguments
 from llqr_sam.suite.plan.plan import plan
 
 
@@ -33,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value", help="what the runs were started with")
     parser.add_argument("--results", type=Path, help="folder of runs, timings and figures (default: paths.results)")
-    options = parser.parse_intermixed_args()
+    options = parsed_arguments(parser)
     config = Command.of(*options.words).config
     if config.table is not None:
         raise UsageError(f"table={config.table.number} has no use here: the page has every table.")

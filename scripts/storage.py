@@ -12,11 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from llqr_sam.engine import plugins
 from llqr_sam.report.tables.printed_table import write_table
 from llqr_sam.studies.table_9 import KERNEL_SCALARS, arch_table, dataset_for, print_table_9
-from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status
+from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status, usage_errors
 
-WORDS = ("arch", "dataset", "structure", "shards", "words", "output")
+WORDS = ("arch", "dataset", "structure", "shards", "words", "output", "plugins")
 OUTPUT = "results/tables/table_09"
 
 
@@ -25,8 +26,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value", help=f"any of {', '.join(WORDS)}")
     words = _parsed(parser.parse_args().words)
+    with usage_errors():
+        plugins.load(dict.fromkeys(filter(None, words.get("plugins", "").strip("[]").split(",")), str(Path.cwd())))
     if "arch" not in words:
-        if set(words) - {"output"}:
+        if set(words) - {"output", "plugins"}:
             raise UsageError(f"{next(iter(words))}= needs arch=NAME; without it, all of Table 9 is written.")
         paths = write_table(print_table_9(), Path(words.get("output", OUTPUT)))
         print(f"table=9  ->  {', '.join(map(str, paths))}")

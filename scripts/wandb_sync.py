@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.config.sources import parsed_arguments
 from llqr_sam.suite.plan.plan import table_folder
 from llqr_sam.suite.status.uploads import UploadError, log_table, run_id_of, upload, waiting
 
@@ -23,7 +24,7 @@ def main() -> int:
     """Upload; exit status 1 if W&B refuses a run, which leaves the rest to the next call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value")
-    config = Command.of(*parser.parse_args().words).config
+    config = Command.of(*parsed_arguments(parser).words).config
     workspace, table = config.paths.workspace, config.table
     if table is not None:
         files = [Path(f"{table.output}.{suffix}") for suffix in table.formats]

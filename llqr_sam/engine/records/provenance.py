@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llqr_sam.engine import plugins
 from llqr_sam.repository import PACKAGE
 
 PACKAGES = (
@@ -44,12 +45,12 @@ def git_state(folder: Path = PACKAGE) -> tuple[str | None, bool]:
 
 
 def packages() -> dict[str, str]:
-    """Versions of Python and of the installed packages that a result can depend on."""
+    """Versions of Python, of the installed packages that a result can depend on, and of the user's plugins."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    return versions
+    return versions | plugins.versions()
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -23,7 +23,7 @@ class Classification(Task):
     """Images to classes."""
 
     datasets = data.DATASETS
-    archs = models.ARCHS
+    archs = models.ARCHS  # type: ignore[assignment]
     inputs = "images"
     own_keys: ClassVar = {
         "protocol.batch_size": None,

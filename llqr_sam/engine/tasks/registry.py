@@ -27,7 +27,7 @@ def task_for(dataset: str) -> type[Task]:
 def check_inputs(arch: str, dataset: str) -> None:
     """Raise ValueError where there is no such network or data set, or they belong to different tasks."""
     task = task_for(dataset)
-    if arch not in ARCHS:
+    if not any(arch in each.archs for each in TASKS):
         raise ValueError(f"arch={arch} is not a network here. Choose from: {', '.join(ARCHS)}.")
     if arch not in task.archs:
         takes = next(other.inputs for other in TASKS if arch in other.archs)

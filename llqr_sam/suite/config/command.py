@@ -5,6 +5,7 @@ Every value is checked when ``config`` or ``settings`` is first used, before any
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llqr_sam.engine import plugins
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.settings import require
-from llqr_sam.suite.config.command_line import groups, merged, parsed, values
+from llqr_sam.suite.config.command_line import choices, groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
-from llqr_sam.suite.config.schema import Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
+from llqr_sam.suite.config.own_files import naming
+from llqr_sam.suite.config.schema import PLUGINS, Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
@@ -55,9 +58,12 @@ class Command:
         return Command(tuple(merged(self.words, words)))
 
     @cached_property
-    @usage_errors()
     def config(self) -> Config:
         """Where and how runs are carried out, and for which table."""
+        with self.naming_files(), usage_errors():
+            return self._config()
+
+    def _config(self) -> Config:
         tree: dict[str, Any] = {field.name: self._composed[field.name] for field in fields(Config)}
         tree = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in tree.items()}
         paths = {name: Path(value) for name, value in vars(tree["paths"]).items()}
@@ -97,9 +103,12 @@ class Command:
         return any(_name(word) == name for word in self.words)
 
     @cached_property
-    @usage_errors()
     def settings(self) -> RunSettings:
         """What decides the result of the run that the words describe if they name no table."""
+        with self.naming_files(), usage_errors():
+            return self._settings()
+
+    def _settings(self) -> RunSettings:
         composed, devices = self._composed, self.config.devices
         _check_scale(self.config.scale, composed.dataset.name)
         _check_base(composed.optim)
@@ -136,9 +145,19 @@ class Command:
         """The value of any dotted key of conf/."""
         return OmegaConf.select(self._composed, key)
 
+    def naming_files(self) -> AbstractContextManager[None]:
+        """Says which of the user's files a mistake is in."""
+        return naming(choices(parsed(self.words)), map(_key, self.words))
+
     @cached_property
     def _composed(self) -> DictConfig:
-        return compose([word for word in self.words if not self._chooses_several(word)])
+        composed = compose([word for word in self.words if not self._chooses_several(word)])
+        if composed.plugins and PLUGINS not in map(_key, self.words):
+            named = f"{PLUGINS}=[{','.join(composed.plugins)}]"
+            raise UsageError(f"{named} cannot be in a file, since configurations run no code: put it in the command.")
+        with usage_errors():
+            plugins.load(dict.fromkeys(composed.plugins, str(Path.cwd())))
+        return composed
 
     def _chooses_several(self, word: str) -> bool:
         """Whether a word only chooses runs of the command's table, as ``seed=0,1``: a configuration has one seed."""

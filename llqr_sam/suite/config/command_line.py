@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, ValueType
 
 from llqr_sam.repository import CONF
+from llqr_sam.suite.config import own_files, sources
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
 from llqr_sam.suite.config.schema import GUESSES, Schema
 
@@ -31,7 +32,8 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of train.py, flags first, every word checked; an unknown one is a UsageError."""
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
-    words = list(parser.parse_intermixed_args(list(arguments)).overrides)
+    arguments = sources.taken(arguments)
+    words = list(parser.parse_intermixed_args(arguments).overrides)
     flags = [argument for argument in arguments if argument not in words]
     return flags + list(checked_words(words))
 
@@ -44,8 +46,16 @@ def checked_words(words: Sequence[str]) -> dict[str, Override]:
     overrides = parsed(words)
     with_table = any(override.key_or_group == "table" for override in overrides)
     checked = [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
+    for file in own_files.used(choices(overrides)):
+        with file.named():
+            checked_words([word for word in file.words if not word.startswith("table=")])
     kept = [word for word in checked if word != "table=null"]  # the default, and Hydra takes no null for a group
     return dict(zip(kept, parsed(kept), strict=True))
+
+
+def choices(overrides: Iterable[Override]) -> dict[str, list[str]]:
+    """Group -> the names of the files that words choose."""
+    return {each.key_or_group: values(each) for each in overrides if each.key_or_group in groups()}
 
 
 def merged(own: Sequence[str], given: Sequence[str]) -> list[str]:
@@ -61,11 +71,11 @@ def values(override: Override) -> list[str]:
     return ["null" if value is None else str(value)]
 
 
-@cache
+@sources.cached
 def groups() -> dict[str, tuple[str, ...]]:
-    """The groups of conf/ and the choices of each."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir())
-    return {folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
+    """The groups, which are the folders of conf/, and the choices of each, the user's among them."""
+    names = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    return {name: tuple(sorted(sources.files(name))) for name in names}
 
 
 @cache
@@ -95,11 +105,11 @@ def _checked(word: str, override: Override, with_table: bool) -> str:
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return _expanded(word, override)
     if key in groups():
-        chosen, choices = values(override), groups()[key]
+        chosen, known = values(override), groups()[key]
         for value in chosen:
-            if value not in choices and (key, value) != ("table", "null"):
-                noun, known = _NOUNS.get(key, f"a {key}"), ", ".join(choices)
-                remedy = f"Choose from: {known}{did_you_mean(value, choices)}"
+            if value not in known and (key, value) != ("table", "null"):
+                noun = _NOUNS.get(key, f"a {key}")
+                remedy = f"Choose from: {', '.join(known)}{did_you_mean(value, known)}"
                 raise UsageError(f"{key}={value} is not {noun} here. {remedy}")
         return f"{key}={','.join(map(repr, chosen))}" if key == "table" and chosen != ["null"] else word
     if key.endswith(".name") and key.partition(".")[0] in groups():

@@ -1,8 +1,8 @@
-"""From the words of a command line to what conf/ makes of them, with few calls of Hydra, which take 0.1 s each.
+"""From words of a command line to what the configuration files make of them, with few calls of Hydra: each takes 0.1 s.
 
 Hydra composes once for each choice of the files that have a defaults list. Files without one (a network, a geometry, a
-table) only fill their own group: they are merged here, and so are single values, as Hydra would do it. Beside a file
-that fills other groups (a scale) Hydra composes everything.
+table) mostly fill their own group alone: they are merged here, and so are single values, as Hydra would do it. Beside a
+file that fills other groups (a scale) Hydra composes everything.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, flag_override
 
 from llqr_sam.repository import CONF
+from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command_line import checked_words, groups
 
 
@@ -35,7 +36,7 @@ def compose(words: Sequence[str]) -> DictConfig:
             to_hydra.append(word)
         elif key not in groups():
             values.append(override)
-        elif not reaching and override.value() in _plain_files(key):
+        elif not reaching and _is_plain(key, str(override.value())):
             files[key] = str(override.value())
         else:
             files.pop(key, None)  # the last word of a group counts
@@ -49,7 +50,7 @@ def compose(words: Sequence[str]) -> DictConfig:
     return config
 
 
-@cache
+@sources.cached
 def compose_with_hydra(words: tuple[str, ...]) -> DictConfig:
     """Composes with Hydra alone, inside a Hydra application or without one."""
     hydra_runs = GlobalHydra.instance().is_initialized()
@@ -61,22 +62,32 @@ def _reaches_other_groups(key: str, override: Override) -> bool:
     """Whether a word chooses a file that fills other groups too, after theirs: only Hydra knows the order."""
     if key not in groups() or override.is_sweep_override():
         return False
-    return "@package _global_" in _texts(key).get(str(override.value()), "")
+    return "@package _global_" in _text(key, str(override.value()))
+
+
+def _is_plain(group: str, choice: str) -> bool:
+    """Whether the file of a choice has neither a defaults list nor a package header, and replaces none that reaches
+    other groups: a method asks for its geometry, a data set for its network. Each data set names a protocol.
+    """
+    text = _text(group, choice)
+    alone = bool(text) and "\ndefaults:" not in f"\n{text}" and "@package" not in text
+    return alone and group != "protocol" and group not in _asking_groups()
 
 
 @cache
-def _plain_files(group: str) -> frozenset[str]:
-    """The choices of a group whose files have neither a defaults list nor a package header."""
-    texts = _texts(group).items()
-    return frozenset(name for name, text in texts if "\ndefaults:" not in text and "@package" not in text)
+def _asking_groups() -> frozenset[str]:
+    """The groups of conf/ with files that choose files of other groups."""
+    files = (path for path in CONF.glob("*/**/*.yaml") if "override /" in path.read_text("utf-8"))
+    return frozenset(path.relative_to(CONF).parts[0] for path in files)
 
 
-@cache
-def _texts(group: str) -> dict[str, str]:
-    """Choice -> text of its file."""
-    return {path.stem: path.read_text() for path in (CONF / group).glob("*.yaml")}
+@sources.cached
+def _text(group: str, choice: str) -> str:
+    """The file of a choice; empty if there is none, as for ``table=null``."""
+    file = sources.files(group).get(choice)
+    return file.read_text("utf-8") if file else ""
 
 
-@cache
+@sources.cached
 def _load(group: str, choice: str) -> DictConfig | ListConfig:
-    return OmegaConf.load(CONF / group / f"{choice}.yaml")
+    return OmegaConf.load(sources.files(group)[choice])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from hydra.errors import HydraException
+from omegaconf import ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 T = TypeVar("T")
@@ -23,6 +24,8 @@ _KINDS = {  # what OmegaConf says -> what the value must be
     "is not a valid bool": "true or false",
     "is not Optional": "set",
     "is not a subclass of": "a group of keys",
+    "is not a ListConfig": "a list",
+    "Cannot convert 'ListConfig'": "one value",
 }
 
 
@@ -104,6 +107,8 @@ def passed_over(name: str, mistake: Exception) -> str:
 
 def explain(error: BaseException) -> str:
     """One line for an error from ``MISTAKES``."""
+    if isinstance(error, UsageError):
+        return " ".join(str(error).split())
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -132,5 +137,6 @@ def _wrong_type(error: ValidationError) -> str:
         return f"{error.full_key}: {message}"
     if error.value is None:
         return f"{error.full_key}=null must have a value."
-    value = " ".join(str(error.value).split())
-    return f"{error.full_key}={value} must be {kind}, not of type {type(error.value).__name__}."
+    found = error.value._value() if isinstance(error.value, ValueNode) else error.value
+    value = " ".join(str(found).split())
+    return f"{error.full_key}={value} must be {kind}, not of type {type(found).__name__}."

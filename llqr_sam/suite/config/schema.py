@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from llqr_sam.methods.settings import MethodSettings, Settings, require
 from llqr_sam.suite.config import base_numbers  # noqa: F401  # registers what conf/optim/part/base.yaml calls
 from llqr_sam.suite.config.errors import UsageError
 
+PLUGINS = "plugins"  # the key that names code: no file may set it
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
 
 
@@ -100,6 +101,13 @@ class NameConfig:
     name: str | None = None
 
 
+def _refuse_code(words: Iterable[str]) -> None:
+    """Refuse words of a file that would import code: a configuration is read without running any."""
+    for word in words:
+        if word.partition("=")[0].strip() == PLUGINS:
+            raise UsageError(f"{word} cannot be in a file, since configurations run no code: put it in the command.")
+
+
 @dataclass
 class TableSelection:
     """A hyper-parameter that a table's rows select by their baseline: ``select=<last word of key>``."""
@@ -109,6 +117,9 @@ class TableSelection:
     optim: str = MISSING  # the baseline
     words: list[str] = field(default_factory=list)  # of the baseline's runs alone: dataset.validation=5000
     seeds: list[int] | None = None  # of the baseline's runs; null: the table's
+
+    def __post_init__(self) -> None:
+        _refuse_code(self.words)
 
     @property
     def name(self) -> str:
@@ -306,6 +317,7 @@ class TableConfig:
         return self.timing
 
     def __post_init__(self) -> None:
+        _refuse_code(self.words)
         problem = f"is not possible. Choose from: {', '.join(SCORES)}"
         require(self.metric in SCORES, "table.metric", self.metric, problem)
 
@@ -325,6 +337,7 @@ class Config:
     stale_minutes: float = 10.0
     device: str = "auto"
     devices: int = 1
+    plugins: list[str] = field(default_factory=list)  # modules of the user, from the command line alone
     paths: PathsConfig = field(default_factory=PathsConfig)
     checkpoint_minutes: float = 10.0
     keep_weights: bool = False

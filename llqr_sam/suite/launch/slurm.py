@@ -17,9 +17,9 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from llqr_sam.methods.settings import require
-from llqr_sam.repository import PROFILES
 from llqr_sam.suite.config.errors import UsageError, explain
 from llqr_sam.suite.config.schema import LaunchConfig
+from llqr_sam.suite.config.sources import profiles
 from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.code_snapshot import environment
 from llqr_sam.suite.run.worker import PYTHON, SlurmRun
@@ -78,10 +78,10 @@ class Profile:
 
 
 def read_profile(name: str) -> Profile:
-    """The profile ``slurm/<name>.yaml``, or of the file ``name``; any mistake in it is a UsageError."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+    """The profile ``slurm/<name>.yaml``, or the user's, or the file ``name``; any mistake in it is a UsageError."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else profiles().get(name)
+    if path is None or not path.is_file():
+        known = ", ".join(sorted(profiles()))
         raise UsageError(f"launch.profile={name} is not a SLURM profile here. Choose from: {known}; or name a file.")
     try:
         tree = yaml.load(path.read_text(), _text_loader()) or {}

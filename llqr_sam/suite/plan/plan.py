@@ -87,7 +87,8 @@ def plan(command: Command) -> list[Planned]:
     """
     if command.selection is None and command.config.table is None:
         return [Planned.of(command, "adhoc")]
-    table, runs = command.table, list(table_runs(command))
+    with command.naming_files():
+        table, runs = command.table, list(table_runs(command))
     if not runs:
         asked = " ".join(f"{key}={','.join(options)}" for key, options in command.axes.items())
         methods = [f"{each.optim}({each.geometry})" if each.geometry else each.optim for each in table.methods]

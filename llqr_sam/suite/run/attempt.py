@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from llqr_sam.data.streams import MissingDataError
+from llqr_sam.engine import plugins
 from llqr_sam.engine.devices.team import ALONE, Team, is_loss
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
@@ -71,6 +72,7 @@ class Job:
     wandb: dict[str, Any] | None  # arguments of WandbLogger; None: no such logging
     stale_minutes: float
     retries: str | None = None  # hash of the failed result that this job retries (``outcome``); a newer result wins
+    plugins: dict[str, str] = field(default_factory=plugins.loaded)  # module -> its folder, of those that may take part
     alone: bool = False  # the only run of a command, trained by it: a ValueError is a mistake of the command
     label: str = ""  # what tells it from the other runs of its command, for people
 
@@ -109,6 +111,7 @@ class Job:
         A ValueError if it is no job, or another version of the code made it: its settings make another run id.
         """
         tree = json.loads(text)
+        plugins.load(tree.get("plugins", {}))  # before the settings are read, which may name parts of theirs
         job = _ADAPTER.validate_python(tree)
         if job.run_id != tree["run_id"]:
             raise ValueError(f"the job of run {tree['run_id']} describes run {job.run_id}: another version made it")

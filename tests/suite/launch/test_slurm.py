@@ -8,21 +8,12 @@ from pathlib import Path
 import pytest
 
 from llqr_sam.engine.tasks.registry import DATASETS
+from llqr_sam.repository import PROFILES
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.launch.preview import preview
-from llqr_sam.suite.launch.slurm import (
-    FILES,
-    PROFILES,
-    Profile,
-    _layout,
-    _parameters,
-    _times,
-    profile_of,
-    read_profile,
-    submit,
-)
+from llqr_sam.suite.launch.slurm import FILES, Profile, _layout, _parameters, _times, profile_of, read_profile, submit
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run.run_folder import Queued
 from llqr_sam.suite.status.status import Status
