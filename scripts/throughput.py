@@ -122,11 +122,9 @@ def profiled(run: Planned, options: RunOptions) -> list[str]:
 def measured(run: Planned, options: RunOptions) -> list[str]:
     """Images and operations a second, and the parts of the time."""
     record = execute(run.settings, options, [Terminal()])
-    known, width = data.info(run.settings.dataset.name), run.settings.arch.width
+    known, arch = data.info(run.settings.dataset.reader), run.settings.arch
     shape = known.channels, known.image_size, known.image_size
-    model = models.build(
-        run.settings.arch.name, classes=known.classes, image_size=shape[1], channels=shape[0], width=width
-    )
+    model = models.build(arch.builder, classes=known.classes, image_size=shape[1], channels=shape[0], **arch.options)
     found = throughput(record, sum(cost(model, shape)))
     share = "not known" if found.share is None else f"{100 * found.share:.1f} %"
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in vars(record.seconds).items())

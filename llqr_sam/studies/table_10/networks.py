@@ -62,7 +62,7 @@ class Network:
         """Measure it and write its record; returns ``None``, or why that was not possible."""
         for _ in range(ATTEMPTS):
             try:
-                time_network(self.runs, info(self.runs[0].dataset.name), self.effort, self.device).write(self.path)
+                time_network(self.runs, info(self.runs[0].dataset.reader), self.effort, self.device).write(self.path)
                 return None
             except Busy as busy:
                 obstacle = f"in {ATTEMPTS} measurements {busy}; try again when the machine is less busy"
@@ -137,7 +137,7 @@ def _too_large(run: RunSettings, bytes_per_parameter: int) -> str | None:
     """Why a network does not fit into the free memory, if so."""
     if not bytes_per_parameter or not MEMORY.exists():
         return None
-    model, _ = task_for(run.dataset.name).shapes(run.arch.name, run.dataset.name, None)
+    model, _ = task_for(run.dataset.reader).shapes(run.arch.builder, run.dataset.reader, None)
     needed = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters()) / 2**30
     (available,) = re.findall(r"MemAvailable: *(\d+) kB", MEMORY.read_text())
     free = int(available) / 2**20
