@@ -87,7 +87,7 @@ def own_arrays(called: str, train: Split, test: Split | None, options: ReadOptio
 
 def _class_count(called: str, train: Tensor, test: Tensor | None = None) -> int:
     """K > 1, where ``train`` holds each label of 0 .. K - 1 and ``test`` no others; else a ValueError."""
-    found = train.unique().tolist()
+    found = sorted(set(train.tolist()))
     classes = len(found)
     if found != list(range(classes)) or classes < 2:
         missing = next((k for k in range(classes) if k not in found), None)
@@ -128,8 +128,8 @@ def _resized(images: Tensor, side: int | None) -> Tensor:
     """Images ``[N, C, S, S]`` uint8, resized by antialiased bilinear interpolation."""
     if side is None or images.shape[2:] == (side, side):
         return images
-    resize = {"size": (side, side), "mode": "bilinear", "antialias": True}
-    parts = (F.interpolate(chunk.float(), **resize) for chunk in images.split(_CHUNK))  # type: ignore[arg-type]
+    chunks = (images[start : start + _CHUNK].float() for start in range(0, len(images), _CHUNK))
+    parts = (F.interpolate(chunk, (side, side), mode="bilinear", antialias=True) for chunk in chunks)
     return torch.cat([part.round().clamp(0, 255).byte() for part in parts])
 
 

@@ -81,6 +81,7 @@ _DATASETS = {
     "npz": Dataset(read_own_npz, options=("image_size", "test_fraction"), needs_path=True),
     "torchvision": Dataset(read_collection, options=("image_size", "collection"), is_quick=False, needs_path=True),
 }
+OWN = tuple(name for name, entry in _DATASETS.items() if entry.needs_path)  # readers of data of your own
 
 
 def names() -> tuple[str, ...]:

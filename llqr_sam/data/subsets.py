@@ -53,12 +53,10 @@ def split(called: str, labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]
     """
     order = torch.randperm(len(labels), generator=generator("cpu", "test split"))
     held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for each in labels.unique().tolist():
+    for each in sorted(set(labels.tolist())):
         of_class = order[labels[order] == each]
         if len(of_class) < 2:
-            raise ValueError(
-                f"{called}: class {each} has one image, and a split into training and test images takes two."
-            )
+            raise ValueError(f"{called}: class {each} has one image, and a split to train and test on takes two.")
         held_out[of_class[: min(max(round(fraction * len(of_class)), 1), len(of_class) - 1)]] = True
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 

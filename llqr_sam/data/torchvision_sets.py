@@ -61,7 +61,7 @@ def read_collection(root: Path, options: ReadOptions) -> tuple[ImageArrays, Data
                 f"dataset.collection={name} is not in dataset.path={root} ({first}): fetch it with {how}."
             ) from error
         splits.append(_decoded(found, name, options.image_size))
-    return own_arrays(f"dataset.collection={name}", *splits, options)
+    return own_arrays(f"dataset.collection={name}", splits[0], splits[1], options)
 
 
 def _decoded(found: Any, name: str, side: int | None) -> Split:

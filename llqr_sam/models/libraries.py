@@ -27,7 +27,7 @@ def check_name(library: str, model: str) -> None:
     import torchvision
 
     if library == "timm":
-        if timm.is_model(model) and (tag := model.partition(".")[2]) in ("", *_timm_tags(model)):
+        if timm.is_model(model) and model.partition(".")[2] in ("", *_timm_tags(model)):
             return
         known = timm.list_models()
     else:

@@ -70,7 +70,7 @@ def register(name: str, make: Callable[..., nn.Module]) -> None:
 
     Args:
         name: What ``arch=`` or ``arch.source=`` calls it.
-        make: ``make(classes, *, channels, image_size)``, and ``width`` if ``arch.width`` is to set it; further parameters
+        make: ``make(classes, *, channels, image_size)``, and ``width`` if ``arch.width`` is to set it; other parameters
             are ``arch.args``. It returns a module from images ``[B, channels, image_size, image_size]`` to logits
             ``[B, classes]``, with weights from the global generator, or raises a ValueError.
 

@@ -12,7 +12,7 @@ import torch
 from data_preparation import pieces
 
 from llqr_sam.data.cifar import read_cifar
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ class Classification(Task):
 
     @classmethod
     def check(cls, settings: RunSettings) -> None:
-        """The network takes images of the data set's size, if that is known, and what else is set for both has a use."""
+        """The network takes images of the data set's size, if that is known, and what else is set has a use."""
         dataset, arch = settings.dataset.reader, settings.arch.builder
         known = data.known(dataset)
         if known is not None and not models.fits(arch, side := known.image_size):

@@ -104,7 +104,7 @@ class Command:
         _check_scale(self.config.scale, composed.dataset.name)
         _check_geometry(composed)
         parts = ("dataset", "arch", "optim", "protocol", "precision")
-        tree = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
+        tree: dict[str, Any] = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
         tree["dataset"]["name"] = _label(composed.dataset)
         settings = RunSettings.from_dict({**tree, "seed": composed.seed})
         tasks.check(settings, devices)
@@ -182,11 +182,10 @@ def _check_scale(scale: ScaleConfig, dataset: str) -> None:
 def _check_names(config: DictConfig) -> None:
     """Check that there is a path, collection or model where a data set or network is named after it: ``${.path}``."""
     for group, keys in (("dataset", ("path", "collection")), ("arch", ("model",))):
-        values = OmegaConf.to_container(config[group])
+        values: Any = OmegaConf.to_container(config[group])
         for key in (key for key in keys if values["name"] == f"${{.{key}}}"):
-            require(
-                values[key] is not None, f"{group}.{key}", None, f"must have a value for {group}={values['source']}"
-            )
+            problem = f"must have a value for {group}={values['source']}"
+            require(values[key] is not None, f"{group}.{key}", None, problem)
 
 
 def _label(dataset: DictConfig) -> str:
