@@ -90,6 +90,13 @@ def image_sizes(name: str) -> tuple[int, ...]:
     return _find(name).image_sizes
 
 
+def sides(name: str) -> str:
+    """``image_sizes`` in words: "32x32 or 64x64", or "16x16 or larger"."""
+    arch = _find(name)
+    exact = " or ".join(f"{side}x{side}" for side in arch.image_sizes)
+    return exact if arch.least is None else f"{arch.least}x{arch.least} or larger"
+
+
 def fits(name: str, side: int) -> bool:
     """Whether the network takes images of this side, as far as is known before it is built; ValueError as above."""
     return _find(name).fits(side)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +118,62 @@ def test_a_lone_array_is_refused(tmp_path: Path) -> None:
         np.save(stream, np.zeros(3))
     with pytest.raises(ValueError, match="is not an .npz"):
         read_cifar(file, 10)
+
+
+def write_batches(folder: Path, arrays: dict[str, Any]) -> None:
+    """The files of the official CIFAR-10 archive, as Python 2 wrote them."""
+    folder.mkdir(parents=True)
+    rows = {split: arrays[f"x_{split}"].transpose(0, 3, 1, 2).reshape(-1, 3072) for split in ("train", "test")}
+    for number, (x, y) in enumerate(zip(rows["train"], arrays["y_train"].tolist(), strict=True), start=1):
+        batch = {"data": x[None], "labels": [y], "batch_label": f"training batch {number} of 5"}
+        (folder / f"data_batch_{number}").write_bytes(pickled(batch))
+    (folder / "test_batch").write_bytes(pickled({"data": rows["test"], "labels": arrays["y_test"].tolist()}))
+
+
+def pickled(batch: dict[str, Any]) -> bytes:
+    """With NumPy's old module name, which the official files have."""
+    return pickle.dumps(batch, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+@pytest.mark.parametrize("below", ["", "cifar-10-batches-py"])
+def test_the_official_folder_is_read_as_it_is(tmp_path: Path, below: str) -> None:
+    """It, or a folder that holds it; the same data as the .npz, by their hash."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "x_train": random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8),
+        "y_train": np.array([0, 1, 2, 9, 3]),
+        "x_test": random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8),
+        "y_test": np.array([5, 6]),
+    }
+    write_batches(tmp_path / "official" / below, arrays)
+    npz = write(tmp_path / "cifar10.npz", **arrays)
+    assert read_cifar(tmp_path / "official", 10).fingerprint() == read_cifar(npz, 10).fingerprint()
+
+
+def test_another_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is neither an .npz nor cifar-100-python: it has no train"):
+        read_cifar(tmp_path, 100)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"data": np.zeros((1, 3))}, protocol=2)])
+def test_a_damaged_batch_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is not the official cifar-100-python") as caught:
+        read_cifar(tmp_path, 100)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_runs_no_code(tmp_path: Path) -> None:
+    """A pickle that would make a folder is refused, and makes none."""
+    made = tmp_path / "made"
+
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(made),)
+
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(pickle.dumps({"data": Harmful()}, protocol=2))
+    with pytest.raises(ValueError, match="a pickle asks for .*mkdir"):
+        read_cifar(tmp_path, 100)
+    assert not made.exists()

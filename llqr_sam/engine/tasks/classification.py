@@ -69,9 +69,8 @@ class Classification(Task):
         dataset, arch = settings.dataset.reader, settings.arch.builder
         known = data.known(dataset)
         if known is not None and not models.fits(arch, side := known.image_size):
-            takes = " or ".join(f"{s}x{s}" for s in models.image_sizes(arch))
             raise ValueError(
-                f"arch={arch} takes images of {takes}, dataset={dataset} has {side}x{side}. "
+                f"arch={arch} takes images of {models.sides(arch)}, dataset={dataset} has {side}x{side}. "
                 f"Choose arch from: {', '.join(cls.archs_for(dataset))}."
             )
         models.check_options(arch, **settings.arch.options)

@@ -192,7 +192,7 @@ def _label(dataset: DictConfig) -> str:
     """What the data are called; not as other data of ours, if they are read from elsewhere: digits_folder."""
     name = file_label(dataset.name)
     is_taken = dataset.source not in (None, name) and name in tasks.datasets()
-    return f"{name}_{dataset.source}" if is_taken else name
+    return f"{name}_{dataset.source}" if is_taken else name or str(dataset.name)
 
 
 def _check_geometry(config: DictConfig) -> None:

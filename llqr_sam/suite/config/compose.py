@@ -1,8 +1,8 @@
 """From the words of a command line to what conf/ makes of them, with few calls of Hydra, which take 0.1 s each.
 
 Hydra composes once for each choice of the files that have a defaults list. Files without one (a network, a geometry, a
-table) only fill their own group: they are merged here, and so are single values, as Hydra would do it. Beside a file
-that fills other groups (a scale) Hydra composes everything.
+table) only fill their own group: they are merged here, and so are single values, as Hydra would do it. Protocols, which
+have a base under them, are left to Hydra, and beside a file that fills other groups (a scale) everything is.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _reaches_other_groups(key: str, override: Override) -> bool:
 
 @cache
 def _plain_files(group: str) -> frozenset[str]:
-    """The choices of a group whose files have neither a defaults list nor a package header."""
+    """The choices of a group whose files have neither a defaults list nor a package header, nor a base under them."""
+    if group == "protocol":
+        return frozenset()
     texts = _texts(group).items()
     return frozenset(name for name, text in texts if "\ndefaults:" not in text and "@package" not in text)
 

@@ -36,7 +36,7 @@ def test_each_data_set_has_a_network() -> None:
 def test_a_run_that_does_not_fit_together_is_not_begun(make_settings: Any, make_options: Any) -> None:
     """The library's user reaches the checks of the command line, too."""
     settings, options = dataclasses.replace(make_settings(), arch=ArchSettings("resnet18")), make_options()
-    with pytest.raises(ValueError, match="arch=resnet18 takes images of 32x32 or 64x64, dataset=digits has 8x8"):
+    with pytest.raises(ValueError, match="arch=resnet18 takes images of 16x16 or larger, dataset=digits has 8x8"):
         execute(settings, options)
     with pytest.raises(ValueError, match="arch=resnet18 takes images, dataset=iwslt14 has sentences"):
         execute(dataclasses.replace(settings, dataset=DatasetSettings("iwslt14")), options)
