@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from data_preparation import pieces
+from data_preparation.download import prepare
 
 from llqr_sam.data.cifar import read_cifar
 from llqr_sam.data.loading import Splits
+from llqr_sam.data.registry import fingerprint
+from tests.scripts.data_preparation.archives import cifar10_members, cifar100_members, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -120,34 +123,21 @@ def test_a_lone_array_is_refused(tmp_path: Path) -> None:
         read_cifar(file, 10)
 
 
-def write_batches(folder: Path, arrays: dict[str, Any]) -> None:
-    """The files of the official CIFAR-10 archive, as Python 2 wrote them."""
-    folder.mkdir(parents=True)
-    rows = {split: arrays[f"x_{split}"].transpose(0, 3, 1, 2).reshape(-1, 3072) for split in ("train", "test")}
-    for number, (x, y) in enumerate(zip(rows["train"], arrays["y_train"].tolist(), strict=True), start=1):
-        batch = {"data": x[None], "labels": [y], "batch_label": f"training batch {number} of 5"}
-        (folder / f"data_batch_{number}").write_bytes(pickled(batch))
-    (folder / "test_batch").write_bytes(pickled({"data": rows["test"], "labels": arrays["y_test"].tolist()}))
-
-
-def pickled(batch: dict[str, Any]) -> bytes:
-    """With NumPy's old module name, which the official files have."""
-    return pickle.dumps(batch, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-
-
-@pytest.mark.parametrize("below", ["", "cifar-10-batches-py"])
-def test_the_official_folder_is_read_as_it_is(tmp_path: Path, below: str) -> None:
-    """It, or a folder that holds it; the same data as the .npz, by their hash."""
-    random = np.random.default_rng(0)
-    arrays = {
-        "x_train": random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8),
-        "y_train": np.array([0, 1, 2, 9, 3]),
-        "x_test": random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8),
-        "y_test": np.array([5, 6]),
-    }
-    write_batches(tmp_path / "official" / below, arrays)
-    npz = write(tmp_path / "cifar10.npz", **arrays)
-    assert read_cifar(tmp_path / "official", 10).fingerprint() == read_cifar(npz, 10).fingerprint()
+@pytest.mark.parametrize("below", ["", "held"])
+@pytest.mark.parametrize(
+    ("name", "members"), [("cifar10", cifar10_members), ("cifar100", cifar100_members)], ids=["cifar10", "cifar100"]
+)
+def test_the_official_folder_is_read_as_it_is(
+    tmp_path: Path, name: str, members: Callable[[], dict[str, bytes]], below: str
+) -> None:
+    """It, or a folder that holds it; the same data as the .npz that is made of its archive, by their hash."""
+    for member, content in members().items():
+        (tmp_path / below / member).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / below / member).write_bytes(content)
+    archive = tmp_path / "archive.tar.gz"
+    npz, _ = prepare(name, tmp_path / "made", archive=archive, source=write_tar(archive, members()))
+    official = tmp_path / below if below else tmp_path / next(iter(members())).partition("/")[0]
+    assert fingerprint(name, official, tmp_path) == fingerprint(name, npz, tmp_path)
 
 
 def test_another_folder_is_one_sentence(tmp_path: Path) -> None:

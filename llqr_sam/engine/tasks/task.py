@@ -32,7 +32,7 @@ class Scores:
 
 
 class Loaded(Protocol):
-    """Loaded data, as the loop sees it (``llqr_sam.data.registry.Splits``)."""
+    """Loaded data, as the loop sees it (``llqr_sam.data.loading.Splits``)."""
 
     @property
     def train(self) -> TrainStream: ...

@@ -1,4 +1,4 @@
-"""Own data and any library's network on the command line: what runs call them, and what is refused before data are read."""
+"""Own data and any library's network on the command line: what runs call them, and what is refused at once."""
 
 from __future__ import annotations
 
