@@ -29,7 +29,7 @@ from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.config.errors import UsageError, exit_status, usage_errors
 from llqr_sam.suite.launch.checks import check_device
 from llqr_sam.suite.plan.plan import Planned, plan
 
@@ -75,6 +75,8 @@ def main() -> int:
         raise UsageError("table= has no use here: a throughput is that of one run.")
     if settings.protocol.batch_size is None:
         raise UsageError(f"dataset={settings.dataset.name} has no images to count a second.")
+    with usage_errors():
+        data.info(settings.dataset.reader)
     if config.devices != 1:
         raise UsageError(f"devices={config.devices} has no use here: a throughput is that of one device.")
     if settings.protocol.epochs < 2 and not arguments.profile:

@@ -130,7 +130,9 @@ def known(name: str) -> DatasetInfo | None:
 def info(name: str) -> DatasetInfo:
     """``known``, where it must be; ValueError if it is not, or there is none of that name."""
     if (described := find(name).info) is None:
-        raise ValueError(f"dataset={name} has no use here: its classes and size are known once it is read.")
+        raise ValueError(
+            f"dataset={name} has no use here, where data are not read: its classes and image size are not known before."
+        )
     return described
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from llqr_sam.data.digits import read_digits
 from llqr_sam.engine.records.record import read_record
-from llqr_sam.repository import REPOSITORY
+from llqr_sam.repository import CONF
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     common = [f"paths.results={folder}/results", f"paths.workspace={folder}/runs", "logger=none", "protocol.epochs=1"]
     command = [sys.executable, "train.py", *common, *words]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=600)
 
 
 def test_timm_on_a_folder_with_a_refresh_of_u(numbers: Path, tmp_path: Path) -> None:

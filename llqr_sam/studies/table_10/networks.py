@@ -22,7 +22,7 @@ from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.studies.table_10.timing import FOLDER, SCHEMA_VERSION, Busy, Effort, Timing, time_network, timing_name
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError, say
+from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
 from llqr_sam.suite.launch.checks import check_code, check_device, check_timed_here
 from llqr_sam.suite.plan.plan import plan
@@ -109,6 +109,9 @@ def networks_here(command: Command) -> list[Network]:
         raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()
     planned = plan(command)
+    with usage_errors():
+        for reader in {run.settings.dataset.reader for run in planned}:
+            info(reader)
     check_device(config, [run.settings for run in planned])
     device, timing = find_device(config.device), table.require_timing()
     kind = timing.gpu if device.type == "cuda" else timing.cpu
