@@ -29,7 +29,7 @@ from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.models import registry as models
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError, exit_status
+from llqr_sam.suite.config.errors import UsageError, exit_status, usage_errors
 from llqr_sam.suite.launch.checks import check_device
 from llqr_sam.suite.plan.plan import Planned, plan
 
@@ -75,6 +75,8 @@ def main() -> int:
         raise UsageError("table= has no use here: a throughput is that of one run.")
     if settings.protocol.batch_size is None:
         raise UsageError(f"dataset={settings.dataset.name} has no images to count a second.")
+    with usage_errors():
+        data.info(settings.dataset.reader)
     if config.devices != 1:
         raise UsageError(f"devices={config.devices} has no use here: a throughput is that of one device.")
     if settings.protocol.epochs < 2 and not arguments.profile:
@@ -122,11 +124,9 @@ def profiled(run: Planned, options: RunOptions) -> list[str]:
 def measured(run: Planned, options: RunOptions) -> list[str]:
     """Images and operations a second, and the parts of the time."""
     record = execute(run.settings, options, [Terminal()])
-    known, width = data.info(run.settings.dataset.name), run.settings.arch.width
+    known, arch = data.info(run.settings.dataset.reader), run.settings.arch
     shape = known.channels, known.image_size, known.image_size
-    model = models.build(
-        run.settings.arch.name, classes=known.classes, image_size=shape[1], channels=shape[0], width=width
-    )
+    model = models.build(arch.builder, classes=known.classes, image_size=shape[1], channels=shape[0], **arch.options)
     found = throughput(record, sum(cost(model, shape)))
     share = "not known" if found.share is None else f"{100 * found.share:.1f} %"
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in vars(record.seconds).items())

@@ -11,9 +11,9 @@ from typing import get_args
 
 import pytest
 
-from llqr_sam.data.registry import DATASETS
+from llqr_sam.data import registry as data
 from llqr_sam.methods.blocks.assembly import Structure
-from llqr_sam.models.registry import ARCHS
+from llqr_sam.models import registry as models
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -81,8 +81,8 @@ def _choices(key: str) -> set[str]:
 def test_choices_are_the_real_ones():
     optims = {path.stem for path in (REPOSITORY / "conf" / "optim").glob("*.yaml")}
     assert _choices("optim") == optims
-    assert _choices("dataset") == set(DATASETS)
-    assert _choices("arch") == set(ARCHS)
+    assert _choices("dataset") == set(data.names())
+    assert _choices("arch") == set(models.names())
     assert _choices("structure") == set(get_args(Structure))
     assert _choices("precision") == {path.stem for path in (REPOSITORY / "conf" / "precision").glob("*.yaml")}
 

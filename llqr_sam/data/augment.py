@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,15 +15,25 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Images ``[B, C, H, W]`` uint8 and a generator on their device -> new images of the same shape and dtype."""
 
 
-def augmentations(dataset: str, crop: str) -> tuple[Augmentation, ...]:
-    """The augmentations of a data set, in order; ``crop`` draws one offset per "image" or, as the authors, per "batch".
+@dataclass(frozen=True)
+class Recipe:
+    """How the images of a data set are augmented, in this order."""
 
-    Digits are only cropped: a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image. CIFAR and
-    TinyImageNet have the paper's.
-    """
-    if dataset == "digits":
-        return (partial(random_crop, pad=1, per_batch=crop == "batch"),)
-    return partial(random_crop, pad=4, per_batch=crop == "batch"), random_flip, partial(cutout, side=16)
+    pad: int | None = None  # pixels around an image before it is cropped to its size; None: an eighth of its side
+    flip: bool = True  # mirror half of the images
+    cutout: int = 0  # side of the blackened square; 0: none
+
+    def steps(self, side: int, crop: str) -> tuple[Augmentation, ...]:
+        """For images of a side; ``crop`` draws one offset per "image" or, as the authors, per "batch"."""
+        pad = side // 8 if self.pad is None else self.pad
+        steps: list[Augmentation] = [partial(random_crop, pad=pad, per_batch=crop == "batch")]
+        steps += [random_flip] if self.flip else []
+        return (*steps, partial(cutout, side=self.cutout)) if self.cutout else tuple(steps)
+
+
+PLAIN = Recipe()  # of data of your own
+PAPER = Recipe(pad=4, cutout=16)  # the paper's, of CIFAR and TinyImageNet
+DIGITS = Recipe(pad=1, flip=False)  # a mirrored digit is no digit, and Cutout would hide most of an 8 x 8 image
 
 
 def random_crop(images: Tensor, random: torch.Generator, *, pad: int, per_batch: bool = False) -> Tensor:

@@ -15,7 +15,7 @@ from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.data.streams import MissingDataError, existing
 
 _SIDE = 64
-_SUFFIXES = {".jpeg", ".jpg", ".png"}
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def list_images(folder: Path) -> list[Path]:

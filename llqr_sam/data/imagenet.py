@@ -89,9 +89,15 @@ def read_imagenet(folder: Path) -> tuple[ImageFolders, int]:
     """
     train, test = existing(folder / "train"), existing(folder / "val")
     wnids, others = (sorted(entry.name for entry in part.iterdir() if entry.is_dir()) for part in (train, test))
-    if wnids != others:
-        raise ValueError(f"{train} and {test} must have the same classes.")
+    check_same_classes(train, wnids, test, others)
     return ImageFolders(ImageFiles.of(train, wnids), ImageFiles.of(test, wnids)), len(wnids)
+
+
+def check_same_classes(train: Path, classes: list[str], test: Path, others: list[str]) -> None:
+    """ValueError unless two folders have the same classes; it names one that only one of them has."""
+    if differing := sorted({*classes} ^ {*others}):
+        lacking = test if differing[0] in classes else train
+        raise ValueError(f"{train} and {test} must have the same classes: {lacking} has no {differing[0]}.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class FileReader(Dataset[tuple[Tensor, int]]):
     device: torch.device
     workers: int  # decoding processes; 0 decodes in this one
     share: Share = WHOLE
+    flip: bool = True  # mirror half of the random crops
 
     @property
     def size(self) -> int:
@@ -116,7 +123,7 @@ class FileReader(Dataset[tuple[Tensor, int]]):
         index = key[2]
         image = open_rgb(self.files.folder / os.fsdecode(self.files.names[index]))
         if self.random:
-            view = random_view(image, self.side, generator("cpu", self.seed, *key))
+            view = random_view(image, self.side, generator("cpu", self.seed, *key), flip=self.flip)
         else:
             view = central_view(image, self.side)
         return torch.from_numpy(np.array(view)).permute(2, 0, 1), int(self.files.labels[index])
@@ -169,15 +176,15 @@ def _ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def random_view(image: Image.Image, side: int, random: torch.Generator) -> Image.Image:
-    """Random crop of 8 to 100 % of the area with aspect 3/4 to 4/3, resized to ``side`` and mirrored half of the time.
+def random_view(image: Image.Image, side: int, random: torch.Generator, *, flip: bool = True) -> Image.Image:
+    """Random crop of 8 to 100 % of the area with aspect 3/4 to 4/3, resized, and mirrored half of the time if ``flip``.
 
     If none of ten draws fits into the image, the largest central crop of allowed aspect is taken (the recipe of Szegedy
     et al., arXiv 1409.4842, as in torchvision's RandomResizedCrop).
     """
     box = _random_box(image.width, image.height, random)
     view = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
-    if torch.rand((), generator=random) < 0.5:
+    if torch.rand((), generator=random) < 0.5 and flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return view
 

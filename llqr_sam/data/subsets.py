@@ -1,4 +1,4 @@
-"""Subsets of a data set: a class-balanced choice of training images, and a validation split taken from them.
+"""Subsets of a data set: a class-balanced choice of training images, and splits taken from them.
 
 The validation images are the same for every run of a data set. The subset is drawn by the run's seed from what is left,
 so that methods are compared on the same images at each seed, and a mean over seeds is a mean over subsets too.
@@ -38,6 +38,27 @@ def take_subset(data: Whole, subset: int | None, validation: int | None, seed: i
     if subset is not None:
         everything = _balanced(data.train_labels, everything, subset, "dataset.subset", seed, "subset")
     return data.with_train(everything) if len(everything) < len(data.train_labels) else data
+
+
+def split(called: str, labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices of images to train and to test on, in rising order, the same at every call.
+
+    Args:
+        called: The data set, for messages.
+        labels: ``[N]`` int64.
+        fraction: Part of the images of each class to test on, rounded, at least one.
+
+    Raises:
+        ValueError: A class has one image.
+    """
+    order = torch.randperm(len(labels), generator=generator("cpu", "test split"))
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for each in sorted(set(labels.tolist())):
+        of_class = order[labels[order] == each]
+        if len(of_class) < 2:
+            raise ValueError(f"{called}: class {each} has one image, and a split to train and test on takes two.")
+        held_out[of_class[: min(max(round(fraction * len(of_class)), 1), len(of_class) - 1)]] = True
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 
 def _balanced(labels: Tensor, available: Tensor, count: int, key: str, *purpose: int | str) -> Tensor:

@@ -20,10 +20,15 @@ def resnet50(classes: int, *, channels: int = 3) -> nn.Module:
     if channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         initialise_convolutions(model.conv1)
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
+    make_out_of_place(model)
     return model
+
+
+def make_out_of_place(model: nn.Module) -> None:
+    """Switch activations and dropout to out-of-place: in-place ones overwrite what double backward needs."""
+    for module in model.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
 
 
 def vision_transformer(name: str, classes: int, *, image_size: int, channels: int = 3) -> nn.Module:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from llqr_sam.engine.tasks.registry import ARCHS, check_inputs, task_for
+from llqr_sam.engine.tasks.registry import archs, check_inputs, task_for
 from llqr_sam.methods.blocks.layout import layout
 from llqr_sam.methods.distributed import Ranks
 from llqr_sam.report.tables.printed_table import (
@@ -115,9 +115,9 @@ def storage(model: nn.Module, structure: str, shards: int = 1) -> Storage:
 
 def dataset_for(arch: str) -> str:
     """The data set that an arch is counted for unless another is named."""
-    if arch not in ARCHS:
-        known = ", ".join(ARCHS)
-        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, ARCHS)}")
+    if arch not in archs():
+        known = ", ".join(archs())
+        raise UsageError(f"arch={arch} is not an architecture here. Choose from: {known}{did_you_mean(arch, archs())}")
     return next(name for name in COUNTED_FOR if arch in task_for(name).archs_for(name))
 
 

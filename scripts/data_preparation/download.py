@@ -28,6 +28,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llqr_sam.data.cifar import read_batches
+
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
 
@@ -157,35 +159,13 @@ def _download(url: str, part: Path) -> None:
         raise ConnectionError("the connection ended early")
 
 
-_ARRAY_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # by the name it had when these were made
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds containers, strings, numbers and NumPy arrays; any other global in the pickle is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_GLOBALS:
-            raise pickle.UnpicklingError(f"a pickle asks for {module}.{name}, which no batch of images needs")
-        return _ARRAY_GLOBALS[module, name]
-
-
 def _convert_cifar(archive: Path, made: Path, *, train: list[str], test: list[str], labels: str) -> None:
     """Write the pickled batches of a CIFAR archive as an ``.npz``; ``labels`` is their key in a batch."""
     arrays: dict[str, Any] = {}
     with tarfile.open(archive, "r:gz") as tar:
         for split, members in (("train", train), ("test", test)):
-            # Written by Python 2, whose strings are read as text here.
             files = [tar.extractfile(name) or io.BytesIO() for name in members]
-            batches = [_ArrayUnpickler(file, encoding="latin1").load() for file in files]
-            pixels = np.concatenate([batch["data"] for batch in batches])
-            arrays[f"y_{split}"] = np.concatenate([np.asarray(batch[labels], np.int64) for batch in batches])
-            if pixels.dtype != np.uint8 or pixels.shape != (len(arrays[f"y_{split}"]), 3072):
-                raise ValueError(f"it has images of {pixels.dtype} and shape {list(pixels.shape)}")
-            arrays[f"x_{split}"] = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+            arrays[f"x_{split}"], arrays[f"y_{split}"] = read_batches(files, labels)
     np.savez(made, **arrays)
 
 

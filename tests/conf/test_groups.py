@@ -8,15 +8,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from llqr_sam.engine.tasks.registry import ARCHS, DATASETS, task_for
+from llqr_sam.data.registry import OWN
+from llqr_sam.engine.tasks.registry import archs, datasets, task_for
 from llqr_sam.methods.blocks.assembly import Structure
 from llqr_sam.methods.metrics import GradientNoise
 from llqr_sam.methods.settings import NoiseSettings
+from llqr_sam.models.libraries import LIBRARIES
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config.command_line import groups
 from tests.suite.plans import settings_of
 
 FILES = sorted(CONF.rglob("*.yaml"))
+KNOWN = [name for name in datasets() if name not in OWN]
 LEARNS = ("llqr", "llqr_sam", "llqr_probe_sam", "llqr_f_sam")
 
 
@@ -29,13 +32,13 @@ def test_file_opens_with_a_comment_and_names_no_python(path):
 
 
 def test_groups_offer_what_the_rooms_have():
-    assert set(groups()["dataset"]) == set(DATASETS) == set(groups()["protocol"])
-    assert set(groups()["arch"]) == set(ARCHS)
+    assert set(groups()["dataset"]) == set(datasets()) == {*groups()["protocol"], *OWN}
+    assert set(groups()["arch"]) == set(archs())
     assert set(groups()["structure"]) == {"none", "paper", *get_args(Structure)}
     assert set(groups()["geometry"]) == {"none", "ngd", "newton"}
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", KNOWN)
 @pytest.mark.parametrize("optim", groups()["optim"])
 def test_every_optimizer_is_valid_on_every_protocol(optim, dataset):
     """Planning validates; a method that learns a metric gets NGD and the protocol's blocks."""
@@ -53,9 +56,9 @@ def test_info_sam_is_the_librarys():
     assert (sam.perturbation.norm, sam.probe) == (library.norm, NoiseSettings(library.decay, library.delta))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [name for name in archs() if name not in LIBRARIES])
 def test_every_architecture_has_a_data_set(arch):
-    dataset = next(name for name in DATASETS if arch in task_for(name).archs_for(name))
+    dataset = next(name for name in KNOWN if arch in task_for(name).archs_for(name))
     assert settings_of(f"dataset={dataset}", f"arch={arch}").arch.name == arch
 
 
@@ -122,6 +125,15 @@ def test_the_architecture_follows_the_data_set_unless_named():
     assert settings_of("dataset=imagenet").arch.name == "resnet50"
     assert settings_of("dataset=tinyimagenet").arch.name == "resnet18"
     assert settings_of("arch=vgg16_bn", "dataset=cifar10").arch.name == "vgg16_bn"
+
+
+def test_data_of_your_own_have_a_protocol(tmp_path):
+    """Ours, whatever the name; named protocols keep what they say."""
+    own = settings_of("dataset=npz", f"dataset.path={tmp_path}/flowers.npz", "optim=llqr_sam")
+    assert (own.protocol.epochs, own.protocol.batch_size, own.protocol.schedule) == (30, 128, "cosine")
+    assert own.optim.base.lr == 0.05
+    named = settings_of("dataset=npz", f"dataset.path={tmp_path}/flowers.npz", "optim=sam", "protocol=cifar100")
+    assert (named.protocol.epochs, named.optim.sam.perturbation.rho) == (200, 0.2)
 
 
 def test_the_protocol_follows_the_data_set_unless_named():

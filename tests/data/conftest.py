@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llqr_sam.data.registry import Splits, load
+from llqr_sam.data.loading import Splits, load
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llqr_sam.data.arrays import ArrayReader, ImageArrays
-from llqr_sam.data.augment import Augmentation, Normalise, augmentations, random_flip
-from llqr_sam.data.registry import ImagesInOrder, ImageStream
+from llqr_sam.data.augment import DIGITS, Augmentation, Normalise, random_flip
+from llqr_sam.data.loading import ImagesInOrder, ImageStream
 
 CPU = torch.device("cpu")
 UNIT = Normalise((0.0,), (1 / 255,), CPU)  # float32 images with the values of the uint8 ones
@@ -41,7 +41,7 @@ def test_a_fingerprint_sees_every_pixel_label_and_shape() -> None:
 
 def noisy_stream(seed: int = 0) -> ImageStream:
     pixels = torch.randint(0, 256, (50, 1, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    chosen = (*augmentations("digits", "image"), random_flip)
+    chosen = (*DIGITS.steps(8, "image"), random_flip)
     return ImageStream(ArrayReader(pixels, torch.arange(50), UNIT, chosen, seed), 6, seed)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from llqr_sam.data.augment import (
+    DIGITS,
+    PAPER,
+    PLAIN,
     Augmentation,
     Normalise,
-    augmentations,
     cutout,
     flip_labels,
     random_crop,
@@ -83,7 +87,7 @@ def test_normalise_is_the_textbook_formula() -> None:
     torch.testing.assert_close(after.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("augmentation", [*augmentations("cifar10", "image"), *augmentations("digits", "batch")])
+@pytest.mark.parametrize("augmentation", [*PAPER.steps(32, "image"), *DIGITS.steps(8, "batch")])
 def test_pure_and_repeatable(augmentation: Augmentation) -> None:
     """Same generator, same result; the argument, its shape and its type stay; the global generator is not used."""
     before, state = images(), torch.get_rng_state()
@@ -96,14 +100,19 @@ def test_pure_and_repeatable(augmentation: Augmentation) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_your_own_images_are_cropped_by_an_eighth_and_mirrored() -> None:
+    crop, flip = PLAIN.steps(28, "image")
+    assert (crop.func, crop.keywords) == (random_crop, {"pad": 3, "per_batch": False})
+    assert flip is random_flip
+    assert len(replace(PLAIN, flip=False).steps(28, "image")) == 1
+
+
 def test_recipe_of_the_paper() -> None:
-    crop, flip, cut = augmentations("cifar100", "batch")
+    crop, flip, cut = PAPER.steps(32, "batch")
     assert (crop.func, crop.keywords) == (random_crop, {"pad": 4, "per_batch": True})
     assert flip is random_flip
     assert (cut.func, cut.keywords) == (cutout, {"side": 16})
-    assert [augmentation.keywords for augmentation in augmentations("digits", "image")] == [
-        {"pad": 1, "per_batch": False}
-    ]
+    assert [augmentation.keywords for augmentation in DIGITS.steps(8, "image")] == [{"pad": 1, "per_batch": False}]
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.6, 0.7, 0.8, 0.3333])
@@ -136,7 +145,7 @@ def test_the_seed_decides_which_labels_change() -> None:
 def test_on_a_gpu() -> None:
     device = torch.device("cuda")
     batch, random = images(count=128, side=32).to(device), generator(device, 0)
-    for augmentation in augmentations("cifar10", "image"):
+    for augmentation in PAPER.steps(32, "image"):
         batch = augmentation(batch, random)
     assert batch.device.type == "cuda"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from data_preparation import pieces
+from data_preparation.download import prepare
 
 from llqr_sam.data.cifar import read_cifar
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
+from llqr_sam.data.registry import fingerprint
+from tests.scripts.data_preparation.archives import cifar10_members, cifar100_members, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +121,49 @@ def test_a_lone_array_is_refused(tmp_path: Path) -> None:
         np.save(stream, np.zeros(3))
     with pytest.raises(ValueError, match="is not an .npz"):
         read_cifar(file, 10)
+
+
+@pytest.mark.parametrize("below", ["", "held"])
+@pytest.mark.parametrize(
+    ("name", "members"), [("cifar10", cifar10_members), ("cifar100", cifar100_members)], ids=["cifar10", "cifar100"]
+)
+def test_the_official_folder_is_read_as_it_is(
+    tmp_path: Path, name: str, members: Callable[[], dict[str, bytes]], below: str
+) -> None:
+    """It, or a folder that holds it; the same data as the .npz that is made of its archive, by their hash."""
+    for member, content in members().items():
+        (tmp_path / below / member).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / below / member).write_bytes(content)
+    archive = tmp_path / "archive.tar.gz"
+    npz, _ = prepare(name, tmp_path / "made", archive=archive, source=write_tar(archive, members()))
+    official = tmp_path / below if below else tmp_path / next(iter(members())).partition("/")[0]
+    assert fingerprint(name, official, tmp_path) == fingerprint(name, npz, tmp_path)
+
+
+def test_another_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is neither an .npz nor cifar-100-python: it has no train"):
+        read_cifar(tmp_path, 100)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"data": np.zeros((1, 3))}, protocol=2)])
+def test_a_damaged_batch_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is not the official cifar-100-python") as caught:
+        read_cifar(tmp_path, 100)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_runs_no_code(tmp_path: Path) -> None:
+    """A pickle that would make a folder is refused, and makes none."""
+    made = tmp_path / "made"
+
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(made),)
+
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(pickle.dumps({"data": Harmful()}, protocol=2))
+    with pytest.raises(ValueError, match="a pickle asks for .*mkdir"):
+        read_cifar(tmp_path, 100)
+    assert not made.exists()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from llqr_sam.data.digits import read_digits
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
 from llqr_sam.models.registry import build
 
 

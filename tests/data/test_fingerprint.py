@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.data.registry import Splits, fingerprint
+from llqr_sam.data.loading import Splits
+from llqr_sam.data.registry import fingerprint
 from llqr_sam.data.streams import MissingDataError
 from tests.data.test_cifar import write
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from llqr_sam.data.folders import list_images, open_rgb, read_tinyimagenet
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
 from llqr_sam.data.streams import MissingDataError
 
 WNIDS = ["n02", "n01"]  # wnids.txt is not sorted in the official archive either

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from llqr_sam.data.imagenet import _random_box, central_view, random_view
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
 from llqr_sam.data.streams import MissingDataError, Samples, generator
 from llqr_sam.torchvision_compat import ensure_torchvision
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
 from llqr_sam.data.streams import Share
 
 

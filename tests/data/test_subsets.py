@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.data.imagenet import ImageFiles, ImageFolders
-from llqr_sam.data.registry import Splits
+from llqr_sam.data.loading import Splits
 from llqr_sam.data.subsets import Whole, take_subset
 
 CLASSES, EACH = 5, 20

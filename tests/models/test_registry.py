@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from llqr_sam.models.registry import ARCHS, build, image_sizes, takes_width
+from llqr_sam.models.registry import _ARCHS, build, fits, image_sizes, names, register, takes_width
 from tests.waiting import PATIENCE
 
+ARCHS = [name for name in names() if image_sizes(name)]  # the paper's
 PARAMETERS = [  # arch, classes, image side, channels, parameters; and where the number is from
     ("small_cnn", 10, 8, 1, 33_658),
     ("vgg16_bn", 10, 32, 3, 15_253_578),  # 15.25M, authors' code
@@ -63,7 +64,7 @@ def test_width_is_the_first_stage(name: str) -> None:
         ({"name": "resnet50", "image_size": 8}, ["arch=resnet50", "224", "not 8", "small_cnn"]),
         ({"name": "wrn28_10", "image_size": 32, "width": 4}, ["arch.width=4", "wrn28_10", "resnet18"]),
         ({"name": "resnet18", "image_size": 32, "width": 0}, ["arch.width=0", "at least 1"]),
-        ({"name": "resnet18", "image_size": 17}, ["17", "none"]),
+        ({"name": "resnet18", "image_size": 9}, ["16 or more", "not 9", "timm, torchvision"]),
     ],
 )
 def test_impossible_requests_get_one_sentence(arguments: dict[str, object], words: list[str]) -> None:
@@ -94,3 +95,49 @@ def test_equal_seeds_give_equal_weights() -> None:
         torch.manual_seed(3)
         states.append(build("resnet18", classes=10, image_size=32, width=4).state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets what a test registers."""
+    monkeypatch.setattr("llqr_sam.models.registry._ARCHS", dict(_ARCHS))
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_network_is_built_like_ours() -> None:
+    """It gets the sizes, and of width and arguments those it has parameters for; its name is taken then."""
+
+    def make(classes: int, *, channels: int, image_size: int, depth: int = 1) -> torch.nn.Module:
+        layers = [torch.nn.Linear(channels * image_size**2, classes) for _ in range(depth)]
+        return torch.nn.Sequential(torch.nn.Flatten(), layers[-1], *layers[:-1])
+
+    register("mine", make)
+    assert "mine" in names()
+    assert fits("mine", 17)
+    model = build("mine", classes=5, image_size=17, channels=2, args={"depth": 3})
+    assert len(model) == 4  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="arch.args.dept=3 has no use with arch=mine. Its arguments: depth."):
+        build("mine", classes=5, image_size=17, args={"dept": 3})
+    with pytest.raises(ValueError, match="arch.width=3 has no use with arch=mine. .*resnet18"):
+        build("mine", classes=5, image_size=17, width=3)
+    with pytest.raises(ValueError, match="the network mine exists already"):
+        register("mine", make)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "resnet18", "model": "convnext_atto"}, "arch.model=convnext_atto has no use with arch=resnet18"),
+        ({"name": "resnet18", "pretrained": True}, "arch.pretrained=True has no use with arch=resnet18"),
+        ({"name": "timm"}, "arch.model=null must have a value for arch=timm"),
+        ({"name": "timm", "model": "test_vit", "args": {"width": 3}}, "arch.args.width=3 has no use with arch=timm"),
+    ],
+)
+def test_an_option_without_use_is_one_sentence(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build(classes=10, image_size=64, **options)  # type: ignore[arg-type]
+
+
+def test_residual_networks_take_any_side_from_16_on() -> None:
+    with torch.device("meta"):
+        assert build("resnet18", classes=3, image_size=28, channels=1)(torch.empty(2, 1, 28, 28)).shape == (2, 3)

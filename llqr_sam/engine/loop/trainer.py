@@ -73,7 +73,7 @@ class Trainer:
         self.last_save = time.monotonic()
 
         protocol, precision = settings.protocol, settings.precision
-        self.task = task_for(settings.dataset.name)(settings)
+        self.task = task_for(settings.dataset.reader)(settings)
         self.splits = self.task.load(options, device, Share(team.rank, team.size))
         self.steps_per_epoch = self.splits.train.steps_per_epoch
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run

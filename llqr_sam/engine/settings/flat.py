@@ -1,4 +1,4 @@
-"""The settings of a run as one level of dotted keys: ``optim.rho``. ``RunSettings.as_dict`` has two."""
+"""The settings of a run with dotted keys: ``optim.rho``. ``RunSettings.as_dict`` and a record's ``config`` are nested."""
 
 from __future__ import annotations
 
@@ -28,4 +28,15 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
         values |= (
             {f"{part}.{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {part: value}
         )
+    return values
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``flat`` at every level, ``optim.base_args.betas`` too; what is ``None`` is left out."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            values |= leaves(value, f"{prefix}{key}.")
+        elif value is not None:
+            values[prefix + key] = value
     return values

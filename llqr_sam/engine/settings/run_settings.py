@@ -25,9 +25,22 @@ Epochs = Annotated[
     tuple[int, ...],
     Rule("must be epochs >= 1 in rising order", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1),
 ]
+Split = Annotated[float, Rule("must be in (0, 1)", lambda x: 0 < x < 1)]
 _INTERVAL = "must be a number of steps or epochs in one word, like 2000steps or 2epochs; null is 1epochs"
 Interval = Annotated[str, Rule(_INTERVAL, re.compile(r"[1-9][0-9]*(steps?|epochs?)").fullmatch)]
 REFRESH_DTYPES: dict[str, CurvatureDtype] = {"float32": None, "tf32": "tf32", "bfloat16": torch.bfloat16}
+
+
+def file_label(text: str) -> str:
+    """Returns a name for run ids and files: the last part of a path without .npz, other signs than letters as ``_``."""
+    return re.sub(r"\W+", "_", text.rstrip("/").rpartition("/")[2].removesuffix(".npz")).strip("_")
+
+
+def _make_label(settings: Any) -> None:
+    """Puts the label of a name in its place."""
+    label = file_label(settings.name)
+    settings.require("name", bool(label), "says nothing to call it by in tables: it must have a letter or digit")
+    object.__setattr__(settings, "name", label)
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,27 @@ class DatasetSettings(Settings):
     validation: Count | None = None  # training images that are held out and scored instead of the test images
     label_noise: Fraction = 0.0  # gamma: fraction of training labels flipped (paper, Table 8)
     crop: Literal["image", "batch"] = "image"  # one random offset an image, or one a batch (the authors' code)
+    source: str | None = None  # who reads it: folder, npz, torchvision or another data set's name; null: `name`
+    image_size: Count | None = None  # side that images are resized to; null: 64 in a folder, else their own
+    test_fraction: Split | None = None  # of the images, where there are none to test on; null: 0.2
+    collection: str | None = None  # class of torchvision.datasets: FashionMNIST
+    flip: bool | None = None  # mirror half of the training images; null: the data set's own habit
+
+    def __post_init__(self) -> None:
+        """Makes the name one for files; raises ``SettingError``."""
+        super().__post_init__()
+        _make_label(self)
+
+    @property
+    def reader(self) -> str:
+        """Returns the name in the registry of data sets."""
+        return self.source or self.name
+
+    @property
+    def whole(self) -> DatasetSettings:
+        """Returns what is read, before anything is done to it."""
+        kept = {key: getattr(self, key) for key in ("source", "image_size", "test_fraction", "collection")}
+        return DatasetSettings(self.name, **kept)
 
 
 @dataclass(frozen=True)
@@ -49,6 +83,27 @@ class ArchSettings(Settings):
     section = "arch."
     name: str
     width: Count | None = None  # channels of the first stage; null: the published width
+    source: str | None = None  # who builds it: timm, torchvision or another network's name; null: `name`
+    model: str | None = None  # of timm or torchvision
+    pretrained: bool | None = None  # start from the library's weights; null: random ones
+    args: dict[str, Any] | None = None  # further arguments of the builder
+
+    def __post_init__(self) -> None:
+        """Makes the name one for files, and no arguments ``None``; raises ``SettingError``."""
+        super().__post_init__()
+        _make_label(self)
+        object.__setattr__(self, "args", self.args or None)
+        object.__setattr__(self, "pretrained", self.pretrained or None)
+
+    @property
+    def builder(self) -> str:
+        """Returns the name in the registry of networks."""
+        return self.source or self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Returns what the builder is told beside classes, channels and image size."""
+        return {key: getattr(self, key) for key in ("width", "model", "pretrained", "args")}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llqr_sam.data.streams import DatasetInfo, Samples, Share, TrainStream
 from llqr_sam.engine.devices.team import Team
 from llqr_sam.engine.records.record import Flatness, Scoring
-from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
+from llqr_sam.engine.settings.run_settings import DatasetSettings, RunOptions, RunSettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Scores:
 
 
 class Loaded(Protocol):
-    """Loaded data, as the loop sees it (``llqr_sam.data.registry.Splits``)."""
+    """Loaded data, as the loop sees it (``llqr_sam.data.loading.Splits``)."""
 
     @property
     def train(self) -> TrainStream: ...
@@ -47,8 +47,6 @@ class Loaded(Protocol):
 class Task:
     """Base of the tasks: one kind of data and what is learned from it in the run of ``settings``."""
 
-    datasets: ClassVar[tuple[str, ...]]  # names of its data sets
-    archs: ClassVar[tuple[str, ...]]  # names of its networks
     inputs: ClassVar[str]  # what the data sets hold, for messages
     own_keys: ClassVar[Mapping[str, Any]]  # settings of this task alone, with the value that other tasks leave them at
     required_keys: ClassVar[tuple[str, ...]]  # settings that must have a value
@@ -60,9 +58,19 @@ class Task:
         self.settings = settings
 
     @classmethod
+    def datasets(cls) -> tuple[str, ...]:
+        """Names of its data sets in their registry (``DatasetSettings.reader``)."""
+        raise NotImplementedError
+
+    @classmethod
+    def archs(cls) -> tuple[str, ...]:
+        """Names of its networks in their registry (``ArchSettings.builder``)."""
+        raise NotImplementedError
+
+    @classmethod
     def archs_for(cls, dataset: str) -> tuple[str, ...]:
         """The networks that take the inputs of the data set."""
-        return cls.archs
+        return cls.archs()
 
     @classmethod
     def check(cls, settings: RunSettings) -> None:
@@ -73,12 +81,12 @@ class Task:
         """Raise ValueError if an optional package is missing; the message says what installs it."""
 
     @staticmethod
-    def look_for(dataset: str, path: Path | None, root: Path) -> None:
+    def look_for(dataset: DatasetSettings, path: Path | None, root: Path) -> None:
         """Raise MissingDataError if the data set is not there; nothing is read."""
         raise NotImplementedError
 
     @staticmethod
-    def fingerprint(dataset: str, path: Path | None, root: Path) -> str | None:
+    def fingerprint(dataset: DatasetSettings, path: Path | None, root: Path) -> str | None:
         """The ``fingerprint`` of the data set without loading it; ``None`` where that would take minutes.
 
         Raises MissingDataError, or ValueError where the data are not what they should be.

@@ -26,7 +26,7 @@ from llqr_sam.data.translation import (
 )
 from llqr_sam.engine.devices.team import ALONE, Team
 from llqr_sam.engine.records.record import Scoring
-from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
+from llqr_sam.engine.settings.run_settings import DatasetSettings, RunOptions, RunSettings
 from llqr_sam.engine.tasks.bleu import BleuScorer
 from llqr_sam.engine.tasks.task import Scores, Task
 from llqr_sam.fairseq_compat import HOW_TO_INSTALL, MissingFairseqError, fairseq_installed
@@ -53,8 +53,6 @@ def smoothed_loss(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 class Translation(Task):
     """Sentences to sentences."""
 
-    datasets = CORPORA
-    archs = TRANSFORMERS
     inputs = "sentences"
     own_keys: ClassVar = {f"protocol.{key}": None for key in ("max_tokens", "warmup_steps", "dropout", "bleu_every")}
     required_keys = ("protocol.max_tokens", "protocol.dropout")
@@ -64,6 +62,16 @@ class Translation(Task):
     def __init__(self, settings: RunSettings) -> None:
         super().__init__(settings)
         self._scorer: BleuScorer | None = None
+
+    @classmethod
+    def datasets(cls) -> tuple[str, ...]:
+        """The prepared corpora."""
+        return CORPORA
+
+    @classmethod
+    def archs(cls) -> tuple[str, ...]:
+        """fairseq's networks."""
+        return TRANSFORMERS
 
     @classmethod
     def check(cls, settings: RunSettings) -> None:
@@ -79,14 +87,14 @@ class Translation(Task):
             raise ValueError(f"dataset={settings.dataset.name} needs fairseq. {HOW_TO_INSTALL}")
 
     @staticmethod
-    def look_for(dataset: str, path: Path | None, root: Path) -> None:
+    def look_for(dataset: DatasetSettings, path: Path | None, root: Path) -> None:
         """The folder."""
-        ensure_corpus(dataset, (path or root / dataset).expanduser())
+        ensure_corpus(dataset.reader, (path or root / dataset.reader).expanduser())
 
     @staticmethod
-    def fingerprint(dataset: str, path: Path | None, root: Path) -> str:
+    def fingerprint(dataset: DatasetSettings, path: Path | None, root: Path) -> str:
         """Of the dictionaries and of the binarised sentences."""
-        return corpus_fingerprint(dataset, (path or root / dataset).expanduser())
+        return corpus_fingerprint(dataset.reader, (path or root / dataset.reader).expanduser())
 
     @classmethod
     def shapes(cls, arch: str, dataset: str, words: tuple[int, int] | None = None) -> tuple[nn.Module, str]:
@@ -103,7 +111,7 @@ class Translation(Task):
         settings = self.settings
         assert settings.protocol.max_tokens is not None  # registry.check
         corpus = load_corpus(
-            settings.dataset.name,
+            settings.dataset.reader,
             path=options.data_path,
             root=options.data_root,
             max_tokens=settings.protocol.max_tokens,
@@ -116,7 +124,7 @@ class Translation(Task):
     def model(self, splits: Corpus) -> nn.Module:
         """A Transformer for the corpus's dictionaries."""
         settings = self.settings
-        return build_transformer(settings.arch.name, splits.dictionaries, dropout=settings.protocol.dropout or 0.0)
+        return build_transformer(settings.arch.builder, splits.dictionaries, dropout=settings.protocol.dropout or 0.0)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Label-smoothed cross-entropy per token."""

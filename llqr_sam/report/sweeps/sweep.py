@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llqr_sam.engine.records.record import Accuracy, Record
+from llqr_sam.engine.settings.flat import leaves
 from llqr_sam.report.tables.seed_statistics import Sample
 from llqr_sam.suite.config.errors import UsageError
-from llqr_sam.suite.plan.labels import IDENTITY, METHOD, SEED, Flat, flat, method_name, text, varying
+from llqr_sam.suite.plan.labels import IDENTITY, METHOD, SEED, Flat, method_name, text, varying
 from llqr_sam.suite.status.status import Status, by_hash
 
 NONE = "-"  # a setting that a method does not have
@@ -132,7 +133,9 @@ def collect(status: Status) -> Sweep:
     """The runs of a plan. A UsageError if records of one data set are of different data."""
     status.check_mixtures()
     runs = {run.run_id: run for run in status.runs}.values()
-    return grouped([Outcome(flat(r.settings.as_dict()), status.of_run(r), status.records.get(r.run_id)) for r in runs])
+    return grouped(
+        [Outcome(leaves(r.settings.as_dict()), status.of_run(r), status.records.get(r.run_id)) for r in runs]
+    )
 
 
 def recorded(records: Iterable[Record]) -> list[Outcome]:
@@ -141,7 +144,7 @@ def recorded(records: Iterable[Record]) -> list[Outcome]:
     for record in records:
         if record.run_id not in by_run or by_run[record.run_id].status != "finished":
             by_run[record.run_id] = record
-    return [Outcome(flat(record.config), record.status, record) for record in by_run.values()]
+    return [Outcome(leaves(record.config), record.status, record) for record in by_run.values()]
 
 
 def grouped(runs: Sequence[Outcome]) -> Sweep:

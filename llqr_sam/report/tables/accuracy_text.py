@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import astuple
 from itertools import count
 
-from llqr_sam.data.registry import DATASETS as IMAGES
-from llqr_sam.data.registry import info
+from llqr_sam.data.registry import known
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, BestOrLast, CellResult
 from llqr_sam.report.tables.labels import METHOD_LABELS, arch_label, dataset_label, method_label
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
@@ -96,8 +95,10 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _partial_data(table: AccuracyTable) -> Iterator[str]:
     """A sentence for each number of images below the whole data set's that finished runs used."""
-    for name in dict.fromkeys(result.cell.dataset for result in table.cells if result.cell.dataset in IMAGES):
-        whole = info(name).whole
+    for name in dict.fromkeys(result.cell.dataset for result in table.cells):
+        if (described := known(name)) is None:
+            continue
+        whole = described.whole
         runs = [run for result in table.cells if result.cell.dataset == name for run in result.finished.values()]
         for samples in sorted({run.samples for run in runs if run.samples}, key=astuple):  # older records have none
             if samples.train < whole.train or samples.test < whole.test:

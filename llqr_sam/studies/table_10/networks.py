@@ -22,7 +22,7 @@ from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.studies.table_10.timing import FOLDER, SCHEMA_VERSION, Busy, Effort, Timing, time_network, timing_name
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import UsageError, say
+from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
 from llqr_sam.suite.launch.checks import check_code, check_device, check_timed_here
 from llqr_sam.suite.plan.plan import plan
@@ -62,7 +62,7 @@ class Network:
         """Measure it and write its record; returns ``None``, or why that was not possible."""
         for _ in range(ATTEMPTS):
             try:
-                time_network(self.runs, info(self.runs[0].dataset.name), self.effort, self.device).write(self.path)
+                time_network(self.runs, info(self.runs[0].dataset.reader), self.effort, self.device).write(self.path)
                 return None
             except Busy as busy:
                 obstacle = f"in {ATTEMPTS} measurements {busy}; try again when the machine is less busy"
@@ -109,6 +109,9 @@ def networks_here(command: Command) -> list[Network]:
         raise UsageError(f"devices={config.devices} has no use with table={table.number}: it times one. Use devices=1.")
     check_code()
     planned = plan(command)
+    with usage_errors():
+        for reader in {run.settings.dataset.reader for run in planned}:
+            info(reader)
     check_device(config, [run.settings for run in planned])
     device, timing = find_device(config.device), table.require_timing()
     kind = timing.gpu if device.type == "cuda" else timing.cpu
@@ -137,7 +140,7 @@ def _too_large(run: RunSettings, bytes_per_parameter: int) -> str | None:
     """Why a network does not fit into the free memory, if so."""
     if not bytes_per_parameter or not MEMORY.exists():
         return None
-    model, _ = task_for(run.dataset.name).shapes(run.arch.name, run.dataset.name, None)
+    model, _ = task_for(run.dataset.reader).shapes(run.arch.builder, run.dataset.reader, None)
     needed = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters()) / 2**30
     (available,) = re.findall(r"MemAvailable: *(\d+) kB", MEMORY.read_text())
     free = int(available) / 2**20

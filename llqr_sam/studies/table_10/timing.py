@@ -212,7 +212,7 @@ def time_network(runs: Sequence[RunSettings], info: DatasetInfo, effort: Effort,
     shape, smoothing = (effort.batch, info.channels, side, side), runs[0].protocol.label_smoothing
     with arithmetic(deterministic=precision.deterministic):
         torch.manual_seed(0)
-        model = build(arch.name, classes=info.classes, image_size=side, channels=info.channels, width=arch.width)
+        model = build(arch.builder, classes=info.classes, image_size=side, channels=info.channels, **arch.options)
         problem = Problem(model, shape, info.classes, device, precision, smoothing)
         methods = {run.optim.name: TimedMethod(run.optim, problem) for run in runs}
         steps = [Workload(name, method.step, repeats=effort.steps) for name, method in methods.items()]

@@ -13,8 +13,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llqr_sam.data import registry as data
 from llqr_sam.engine import plugins
-from llqr_sam.engine.settings.run_settings import RunSettings
+from llqr_sam.engine.settings.run_settings import RunSettings, file_label
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.settings import require
 from llqr_sam.suite.config.command_line import choices, groups, merged, parsed, values
@@ -110,13 +111,17 @@ class Command:
 
     def _settings(self) -> RunSettings:
         composed, devices = self._composed, self.config.devices
+        _check_names(composed)
         _check_scale(self.config.scale, composed.dataset.name)
         _check_base(composed.optim)
         _check_geometry(composed)
         parts = ("dataset", "arch", "optim", "protocol", "precision")
-        tree = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
+        tree: dict[str, Any] = {part: OmegaConf.to_container(composed[part], resolve=True) for part in parts}
+        tree["dataset"]["name"] = _label(composed.dataset)
         settings = RunSettings.from_dict({**tree, "seed": composed.seed})
         tasks.check(settings, devices)
+        if settings.dataset.reader in data.names():
+            data.check_path(settings.dataset.reader, composed.dataset.path)
         _check_devices(composed, devices)
         require(composed.dataset.workers >= 0, "dataset.workers", composed.dataset.workers, "must be >= 0")
         return settings
@@ -206,6 +211,22 @@ def _check_base(optim: DictConfig) -> None:
     own = ALONE.get(optim.name, optim.base)
     problem = f"has no use with optim={optim.name}, which is {own}. Write optim=base optim.base={optim.base}"
     require(optim.base == own, "optim.base", optim.base, problem)
+
+
+def _check_names(config: DictConfig) -> None:
+    """Check that there is a path, collection or model where a data set or network is named after it: ``${.path}``."""
+    for group, keys in (("dataset", ("path", "collection")), ("arch", ("model",))):
+        values: Any = OmegaConf.to_container(config[group])
+        for key in (key for key in keys if values["name"] == f"${{.{key}}}"):
+            problem = f"must have a value for {group}={values['source']}"
+            require(values[key] is not None, f"{group}.{key}", None, problem)
+
+
+def _label(dataset: DictConfig) -> str:
+    """What the data are called; not as other data of ours, if they are read from elsewhere: digits_folder."""
+    name = file_label(dataset.name)
+    is_taken = dataset.source not in (None, name) and name in tasks.datasets()
+    return f"{name}_{dataset.source}" if is_taken else name or str(dataset.name)
 
 
 def _check_geometry(config: DictConfig) -> None:

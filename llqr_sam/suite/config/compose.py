@@ -1,8 +1,9 @@
 """From words of a command line to what the configuration files make of them, with few calls of Hydra: each takes 0.1 s.
 
 Hydra composes once for each choice of the files that have a defaults list. Files without one (a network, a geometry, a
-table) mostly fill their own group alone: they are merged here, and so are single values, as Hydra would do it. Beside a
-file that fills other groups (a scale) Hydra composes everything.
+table) mostly fill their own group alone: they are merged here, and so are single values, as Hydra would do it.
+Protocols, which have a base under them, are left to Hydra, and beside a file that fills other groups (a scale)
+everything is.
 """
 
 from __future__ import annotations

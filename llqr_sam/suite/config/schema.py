@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from llqr_sam.engine.settings.run_settings import ArchSettings, DatasetSettings, PrecisionSettings, ProtocolSettings
 from llqr_sam.methods.settings import MethodSettings, Settings, require
@@ -23,6 +23,11 @@ from llqr_sam.suite.config.errors import UsageError
 
 PLUGINS = "plugins"  # the key that names code: no file may set it
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
+
+
+def _open_dict() -> DictConfig:
+    """An empty group that takes any key, where all others take those of the schema alone."""
+    return OmegaConf.create({}, flags={"struct": False})
 
 
 def _schema(name: str, settings: type[Settings], **more: tuple[Any, Any]) -> Any:
@@ -36,7 +41,7 @@ def _schema(name: str, settings: type[Settings], **more: tuple[Any, Any]) -> Any
     for key, type_ in settings.key_types().items():
         default = defaults.get(key)
         if get_origin(type_) is dict:
-            members.append((key, type_, field(default_factory=dict)))
+            members.append((key, type_, field(default_factory=_open_dict)))
         elif default is None or isinstance(default, Settings):
             members.append((key, type_ | None, None))
         elif isinstance(default, tuple):

@@ -80,10 +80,10 @@ class DataSearch:
 def look_for_data(runs: Iterable[Planned], config: Config, profile: Profile | None = None) -> DataSearch:
     """Looks for the data set of each run once; no data are read. ``profile`` is that of the runs' SLURM jobs."""
     search, root = DataSearch([], []), config.paths.data
-    wanted = dict.fromkeys((run.settings.dataset.name, run.data_path) for run in runs)
-    for name, path in wanted:
+    wanted = {(run.settings.dataset.name, run.data_path): run.settings.dataset for run in runs}
+    for (name, path), dataset in wanted.items():
         try:
-            task_for(name).look_for(name, path, root)
+            task_for(dataset.reader).look_for(dataset, path, root)
         except MissingDataError as error:
             if profile is None or not (reason := _only_on_nodes(path, root, profile)):
                 search.missing.append(str(error))

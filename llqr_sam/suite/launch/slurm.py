@@ -169,7 +169,7 @@ def _parameters(jobs: Sequence[Job], profile: Profile, snapshot: Path, name: str
     nodes, tasks = _layout(jobs[0].options.devices, profile.devices_per_node)
     given = {key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint")}
     given |= {"gres": _times(profile.gres, tasks), "mem": _times(profile.mem, tasks)}
-    used = {job.settings.dataset.name for job in jobs}
+    used = {job.settings.dataset.reader for job in jobs}
     variables = environment(snapshot) | {
         "SUITE_DATA": str(jobs[0].options.data_root),
         "SUITE_FILES": " ".join(path for name, path in FILES.items() if name in used),

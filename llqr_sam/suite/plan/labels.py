@@ -1,6 +1,6 @@
 """Names runs by what varies among them: ``sam rho=0.05 s1``.
 
-A run's settings are read as one flat dict, dotted key -> value (``flat``). Its data set, network, method and geometry
+A run's settings are read as one flat dict, dotted key -> value (``leaves``). Its data set, network, method and geometry
 are its identity. A setting *varies* if it differs between runs of one identity: what differs between SAM and SGDM, or
 between CIFAR-10 and ImageNet, because their files say so, is said by their names.
 """
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from llqr_sam.engine.settings.flat import leaves
 from llqr_sam.suite.plan.plan import Planned
 
 Flat = Mapping[str, Any]  # dotted key -> value; a key without a value is absent
@@ -25,7 +26,7 @@ def labels(runs: Sequence[Planned], swept: Collection[str] = ()) -> dict[str, st
 
     ``swept`` are further keys that vary, among runs that are not planned here.
     """
-    settings = [flat(run.settings.as_dict()) for run in runs]
+    settings = [leaves(run.settings.as_dict()) for run in runs]
     networks = [key for key in NETWORK if len({run[key] for run in settings}) > 1]
     named: dict[str, str] = {}
     for planned, run, values in zip(runs, settings, varying(settings, swept), strict=True):
@@ -34,17 +35,6 @@ def labels(runs: Sequence[Planned], swept: Collection[str] = ()) -> dict[str, st
         parts = [*(run[key] for key in networks), method_name(run), *words, f"s{run[SEED]}"]
         named[planned.run_id] = " ".join(parts)
     return named
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``RunSettings.as_dict()``, or the ``config`` of a record, with dotted keys; what is ``None`` is left out."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            leaves[prefix + key] = value
-    return leaves
 
 
 def varying(runs: Sequence[Flat], swept: Collection[str] = ()) -> list[dict[str, str | None]]:

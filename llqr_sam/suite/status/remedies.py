@@ -17,8 +17,8 @@ def remedy(failure: Failure, run: Planned, data_root: Path) -> str | None:
     kind, _, reason = failure.error.partition(": ")
     try:
         if kind == MissingDataError.__name__ and "incomplete" not in reason:  # whole or not, only reading would tell
-            dataset = run.settings.dataset.name
-            tasks.task_for(dataset).look_for(dataset, run.data_path, data_root)
+            dataset = run.settings.dataset
+            tasks.task_for(dataset.reader).look_for(dataset, run.data_path, data_root)
             return "its data are here now"
         if "is not installed" in reason:
             tasks.check_installed(run.settings, flatness=run.sharpness_rho is not None)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from llqr_sam.data.streams import MissingDataError
 from llqr_sam.engine.records.record import Record, epoch_words
+from llqr_sam.engine.settings.run_settings import DatasetSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
@@ -235,7 +236,7 @@ class Comparison:
 
         A ``dataset.path`` that is not the data set is a UsageError; with ``launch=slurm`` it may be on the nodes alone.
         """
-        by_data: dict[tuple[str, Path | None], dict[str, str]] = {}  # run id -> hash in its record
+        by_data: dict[tuple[DatasetSettings, Path | None], dict[str, str]] = {}  # run id -> hash in its record
         compared = cls({}, [])
         on_nodes = config.launch.name == "slurm"
         for run in status.runs:
@@ -245,10 +246,10 @@ class Comparison:
             if record is not None and record.data_sha256 is None:
                 compared.unknown[run.run_id] = NOT_SAID
             elif record is not None and record.data_sha256 is not None:
-                by_data.setdefault((run.cell.dataset, path), {})[run.run_id] = record.data_sha256
-        for (name, path), hashes in by_data.items():
+                by_data.setdefault((run.settings.dataset.whole, path), {})[run.run_id] = record.data_sha256
+        for (dataset, path), hashes in by_data.items():
             try:
-                here, reason = task_for(name).fingerprint(name, path, config.paths.data), NOT_DECODED
+                here, reason = task_for(dataset.reader).fingerprint(dataset, path, config.paths.data), NOT_DECODED
             except (MissingDataError, ValueError) as error:
                 if path is not None and not on_nodes:
                     raise UsageError(str(error)) from error
@@ -256,7 +257,7 @@ class Comparison:
             if here is None:
                 compared.unknown.update(dict.fromkeys(hashes, reason))
             elif others := {run_id: found for run_id, found in hashes.items() if found != here}:
-                what = f"dataset={name}" if path is None else f"dataset.path={path}"
+                what = f"dataset={dataset.name}" if path is None else f"dataset.path={path}"
                 compared.differences.append(
                     f"{what} has the data {here[:12]}, the records are of {by_hash(others)}: name the data of the "
                     "records, or give those here their own paths.results= and paths.workspace=."

@@ -92,7 +92,7 @@ def evaluate(run: KnownRun, command: Command, *, best: bool = False) -> Evaluati
         raise UsageError(f"{run.run_id} has not ended: only then are its weights kept.")
     settings = RunSettings.from_dict(record.config)
     name = settings.dataset.name
-    task = tasks.task_for(name)(settings)
+    task = tasks.task_for(settings.dataset.reader)(settings)
     if best and not task.keeps_best_weights:
         raise UsageError(f"weights=best has no use with dataset={name}: only the last weights of a run are kept.")
     tasks.check_installed(settings, flatness=config.sharpness)

@@ -32,13 +32,16 @@ def load(run: str | Path, results: Path, workspace: Path) -> nn.Module:
     if not (known.folder / NOTE).exists():
         raise UsageError(f"{path} has no {NOTE} beside it, for older code wrote it: {HOW_TO_KEEP}.")
     note = read_note(known.folder)
-    dataset = note.config["dataset"]["name"]
+    settings = RunSettings.from_dict(note.config)
+    dataset = settings.dataset
     if note.dataset is None:
         remedy = f"Use scripts/evaluate.py {known.run_id}"
-        raise UsageError(f"dataset={dataset} has its dictionaries in its files, without which no network is. {remedy}")
+        raise UsageError(
+            f"dataset={dataset.name} has its dictionaries in its files, without which no network is. {remedy}"
+        )
     state = read_weights(path, note.weights_sha256 if known.record is None else known.record.weights_sha256)
     with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and then replaced
-        network = task_for(dataset)(RunSettings.from_dict(note.config)).model_of(note.dataset)
+        network = task_for(dataset.reader)(settings).model_of(note.dataset)
     network.load_state_dict(state)
     network.dataset_info = note.dataset  # type: ignore[assignment]  # what its inputs are, for its user
     return network.eval()

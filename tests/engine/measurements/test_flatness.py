@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 pytest.importorskip("curvlinops")
 
-from llqr_sam.data.registry import load
+from llqr_sam.data.loading import load
 from llqr_sam.engine.loop.run import execute
 from llqr_sam.engine.measurements.flatness import (
     EIGENVALUES,

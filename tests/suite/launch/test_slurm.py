@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llqr_sam.engine.tasks.registry import DATASETS
+from llqr_sam.data.registry import OWN
+from llqr_sam.engine.tasks.registry import datasets
 from llqr_sam.repository import PROFILES
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
@@ -112,7 +113,7 @@ def test_without_slurm_it_is_a_usage_error(tmp_path, monkeypatch):
 
 def test_jobs_know_what_to_stage_and_which_code_to_run(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert set(FILES) == set(DATASETS) - {"digits"}
+    assert set(FILES) == set(datasets()) - {"digits", *OWN}
     jobs = jobs_of(tmp_path, "table=8", "optim=sgdm")
     given = _parameters(jobs, Profile(account="def-me", cpus=3, sbatch={"mail-type": "FAIL"}), Path("/a b"), "name")
     assert "export PYTHONPATH='/a b'" in "\n".join(given["slurm_setup"])
