@@ -32,7 +32,7 @@ def execute(
     Raises:
         ValueError: a setting or the device is impossible; nothing has been trained.
         MissingDataError: the data set is not there.
-        Interrupted: stopped by SIGINT, SIGTERM, SIGUSR2 or an observer; a checkpoint has been written.
+        Interrupted: stopped by one of ``interruption.SIGNALS`` or an observer; a checkpoint has been written.
         KeyboardInterrupt: SIGINT came twice, or after the last step; in the latter case the record has been written.
     """
     tasks.check(settings, team.size)
