@@ -54,13 +54,17 @@ class CheckpointStore:
         """Step and state of the newest intact checkpoint, on the CPU; a damaged one is passed over with a warning."""
         for path in reversed(self._paths()):
             try:
-                return int(path.stem.removeprefix("step_")), _load(path)
+                return _step_of(path), _load(path)
             except PASSING:  # no reason to fall back to an older checkpoint
                 raise
             except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning("checkpoint %s is damaged and not used: %s", path, reason)
         return None
+
+    def latest_step(self) -> int:
+        """Step of the newest checkpoint, by its name; 0 if there is none."""
+        return max((_step_of(path) for path in self._paths()), default=0)
 
     def clear(self) -> None:
         """Remove every checkpoint, and the folder if nothing else is in it."""
@@ -76,6 +80,10 @@ class CheckpointStore:
         for pattern in ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}"):
             for path in set(self.folder.glob(pattern)) - kept:
                 path.unlink(missing_ok=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def _digest_path(path: Path) -> Path:

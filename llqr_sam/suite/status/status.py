@@ -116,7 +116,7 @@ class Status:
         """A run in a few words."""
         kind, epochs = self.of_run(run), self.progress.get(run.run_id)
         if kind == "missing":
-            return "missing" + (f", interrupted after {_so_far(epochs)}" if epochs and epochs.done else "")
+            return f"missing{_interrupted(epochs) if epochs else ''}"
         if kind == "running":
             left = epochs.left(time.time()) if epochs else None
             so_far = f": {_so_far(epochs)}" if epochs else ""
@@ -168,10 +168,12 @@ class Status:
         left, unknown = 0.0, 0
         for run in self.select("missing", "running"):
             epochs = self.progress.get(run.run_id)
+            lost = epochs.lost if epochs is not None and run.run_id not in self.owners else 0.0
             if run.cell in by_cell:
                 left += max(0.0, statistics.fmean(by_cell[run.cell]) - (epochs.device_seconds if epochs else 0.0))
+                left += lost
             elif epochs is not None and epochs.done:
-                left += epochs.device_seconds / epochs.done * (epochs.planned - epochs.done)
+                left += epochs.device_seconds / epochs.done * (epochs.planned - epochs.done) + lost
             else:
                 unknown += 1
         return Hours(spent / 3600, left / 3600, unknown)
@@ -244,6 +246,14 @@ def by_hash(hashes: Mapping[str, str]) -> str:
     for run_id, sha256 in hashes.items():
         kinds.setdefault(sha256[:12], []).append(run_id)
     return " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in kinds.items())
+
+
+def _interrupted(epochs: Epochs) -> str:
+    """Where a run stopped, and where the next launch begins: at its checkpoint."""
+    if not epochs.done and not epochs.kept:
+        return ""
+    begins = "" if epochs.kept is None else f", continues from epoch {epoch_words(epochs.kept)}"
+    return f", interrupted at {_so_far(epochs)}{begins if epochs.kept != 0 else ', starts again'}"
 
 
 def _so_far(epochs: Epochs) -> str:
