@@ -46,9 +46,12 @@ class CheckpointStore:
             file.write(content)
             with replacing(_digest_path(path)) as digest_file:
                 digest_file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
-        kept = [other for other in self._paths() if other <= path][-self.keep :]
-        self._remove_all_but({*kept, *map(_digest_path, kept)})
+        self._keep([other for other in self._paths() if other <= path][-self.keep :])
         return path
+
+    def keep_newest(self) -> None:
+        """Remove all but the newest checkpoint, which makes room on a full disk."""
+        self._keep(self._paths()[-1:])
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest intact checkpoint, on the CPU; a damaged one is passed over with a warning."""
@@ -74,6 +77,9 @@ class CheckpointStore:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
+
+    def _keep(self, paths: list[Path]) -> None:
+        self._remove_all_but({*paths, *map(_digest_path, paths)})
 
     def _remove_all_but(self, kept: set[Path]) -> None:
         """Remove checkpoints, digests and the temporary files of interrupted writes."""

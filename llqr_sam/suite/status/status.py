@@ -11,12 +11,12 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from llqr_sam.data.streams import MissingDataError
-from llqr_sam.engine.records.record import Record, epoch_words
+from llqr_sam.engine.records.record import KEPT, Record, epoch_words
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.config.schema import Config
@@ -55,6 +55,7 @@ class Status:
     failures: dict[str, Failure]  # of runs without a record
     owners: dict[str, Owner]  # who trains a run now
     progress: dict[str, Epochs]  # of runs without a record
+    unwritten: dict[str, Path] = field(default_factory=dict)  # records that wait for room in results
 
     @classmethod
     def under(cls, runs: Sequence[Planned], config: Config) -> Status:
@@ -78,6 +79,8 @@ class Status:
                 status.owners[run_id] = owner
             if found is None and (failure := Failure.read(folder)):
                 status.failures.setdefault(run_id, failure)
+            if found is None and not owner and (folder / KEPT).exists():
+                status.unwritten[run_id] = folder / KEPT
             if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
         return status
@@ -115,6 +118,8 @@ class Status:
     def line(self, run: Planned) -> str:
         """A run in a few words."""
         kind, epochs = self.of_run(run), self.progress.get(run.run_id)
+        if run.run_id in self.unwritten:
+            return f"missing: it has ended, and the next launch writes its record, {self.unwritten[run.run_id]}"
         if kind == "missing":
             return f"missing{_interrupted(epochs) if epochs else ''}"
         if kind == "running":
@@ -167,6 +172,8 @@ class Status:
         spent += sum(epochs.device_seconds for epochs in self.progress.values())
         left, unknown = 0.0, 0
         for run in self.select("missing", "running"):
+            if run.run_id in self.unwritten:
+                continue
             epochs = self.progress.get(run.run_id)
             lost = epochs.lost if epochs is not None and run.run_id not in self.owners else 0.0
             if run.cell in by_cell:
