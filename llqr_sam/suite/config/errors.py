@@ -117,7 +117,7 @@ def explain(error: BaseException) -> str:
         return _wrong_type(cause)
     first = str(error).partition("\n")[0]
     if isinstance(cause, OmegaConfBaseException):
-        reason = str(cause.msg).partition("\n")[0]
+        reason = str(cause.msg or cause).partition("\n")[0]
         key = f"{cause.full_key}: " if cause.full_key else ""
         return f"{key}{reason}" if cause is error else f"{first.rstrip('.')}: {reason}"
     if first.startswith("Ambiguous value"):
