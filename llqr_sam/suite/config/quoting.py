@@ -35,5 +35,7 @@ def how_to_write(word: str) -> str:
     quote = '"' if '"' not in escaped else "'"
     text = quote + escaped.replace(quote, f"\\{quote}") + quote
     signs = " ".join(sign for sign in "='\"()[]{},\\" if sign in value)
-    problem = f"{word} cannot be read: {signs} in a value has a meaning of its own" if signs else f"{word} cannot be read"
+    problem = (
+        f"{word} cannot be read: {signs} in a value has a meaning of its own" if signs else f"{word} cannot be read"
+    )
     return f"{problem}. If it is text, write {shlex.quote(f'{key}={text}')}."

@@ -28,7 +28,15 @@ from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import KEPT, Record, UnwrittenRecordError, epoch_words, read_record
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
-from llqr_sam.suite.run.run_folder import Epochs, Failure, ProgressFile, find_record, note_failure, reason_of, record_files
+from llqr_sam.suite.run.run_folder import (
+    Epochs,
+    Failure,
+    ProgressFile,
+    find_record,
+    note_failure,
+    reason_of,
+    record_files,
+)
 
 # The data are missing, or are not those that the run began with: every run of the command would fail like this.
 WRONG_DATA = (MissingDataError, CheckpointMismatchError)

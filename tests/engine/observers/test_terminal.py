@@ -147,7 +147,9 @@ def test_every_line_stays_on_a_real_terminal(columns: int) -> None:
     """The bar is drawn below the lines, and erases none of them."""
     child, terminal = pty.fork()
     if child == 0:
-        os.execve(sys.executable, [sys.executable, "-c", SHOWING], os.environ | {"TERM": "xterm", "COLUMNS": str(columns)})
+        os.execve(
+            sys.executable, [sys.executable, "-c", SHOWING], os.environ | {"TERM": "xterm", "COLUMNS": str(columns)}
+        )
     shown = b""
     with contextlib.suppress(OSError):  # at its end
         while new := os.read(terminal, 1 << 16):

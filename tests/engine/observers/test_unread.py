@@ -34,7 +34,9 @@ def test_a_program_that_is_read_says_its_status() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("99999\n", "", 3)
 
 
-@pytest.mark.parametrize("printing", ["print('x', file=StandardError())", "print('x', file=StandardError(), flush=True)"])
+@pytest.mark.parametrize(
+    "printing", ["print('x', file=StandardError())", "print('x', file=StandardError(), flush=True)"]
+)
 def test_standard_error_that_nobody_reads_ends_nothing(printing: str) -> None:
     program = PROGRAM.replace("print(number)", printing)
     done = run(program, '"$1" -c "$2" 2>&1 >/dev/null | head -1; echo "${PIPESTATUS[0]}"')
