@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import sys
@@ -39,7 +38,7 @@ def until_unread(main: Callable[[], int]) -> int:
                 let_go(stream)
 
 
-class StandardError(io.TextIOBase):
+class StandardError:
     """Standard error, for rich: it leads nowhere once it cannot be written."""
 
     @property

@@ -198,7 +198,7 @@ class Record:
                 free = path.with_suffix(f".{number}{path.suffix}")
 
     def write_or_keep(self, path: Path, folder: Path) -> Path:
-        """``write``; if that is impossible, keep the record as ``KEPT`` in ``folder`` and raise UnwrittenRecordError."""
+        """``write``; where that is impossible, keep it as ``KEPT`` in ``folder`` and raise UnwrittenRecordError."""
         try:
             return self.write(path)
         except OSError as error:
