@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 from data_preparation.download import PREPARABLE, PreparationError, prepare
 from data_preparation.pieces import join, split
 
+from llqr_sam.engine.observers.unread import until_unread
+
 IMAGENET = """\
 ImageNet cannot be downloaded without an account (https://image-net.org). Arrange the 2012 images by class as
     {root}/imagenet/train/<wnid>/<image>.JPEG     1,281,167 images in 1,000 folders
@@ -81,4 +83,4 @@ def split_or_join(options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

@@ -27,6 +27,7 @@ from data_preparation.download import PreparationError
 from data_preparation.subwords import ARCHIVE_URL, prepare_archive, prepare_folder
 
 from llqr_sam.data.translation import CORPORA
+from llqr_sam.engine.observers.unread import until_unread
 from llqr_sam.fairseq_compat import MissingFairseqError
 
 
@@ -90,4 +91,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

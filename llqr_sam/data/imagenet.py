@@ -172,7 +172,7 @@ class FileReader(Dataset[tuple[Tensor, int]]):
 
 def _ignore_signals(_: int) -> None:
     """Ignore signals in workers: a scheduler sends them to all processes, but the run needs its data to save."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

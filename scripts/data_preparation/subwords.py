@@ -65,12 +65,13 @@ def prepare_archive(
     found = Recipe.of_folder(target)
     if archive is None and sha256 is None and found is not None:  # no need to download what it was made from
         return _is_made(target, Recipe(found.text_sha256, merges, tokenised=False, cleaned=True))
-    ensure_fairseq()
+    if archive is None:
+        ensure_fairseq()  # before the download
     source = Source(url, sha256, "SHA-256")
     with _lock_of(target), official(source, target.parent, archive, holds_iwslt14) as file:
         digest = source.digest(file)
         print(f"{file}: SHA-256 {digest}")
-        return _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), lambda: read_archive(file))
+        return _prepare(target, Recipe(digest, merges, tokenised=False, cleaned=True), read_archive(file))
 
 
 def prepare_folder(
@@ -88,31 +89,31 @@ def prepare_folder(
     Raises:
         BitextError: The text is invalid, or ``target`` was made from other text or settings.
     """
-    ensure_fairseq()
     splits = read_folder(folder, train)
     digest = hashlib.sha256()
     for split in SPLITS:
         for side in splits[split].sides:
             digest.update("\n".join([split, *side]).encode())
     with _lock_of(target):
-        return _prepare(target, Recipe(digest.hexdigest(), merges, tokenised, cleaned=False), lambda: splits)
+        return _prepare(target, Recipe(digest.hexdigest(), merges, tokenised, cleaned=False), splits)
 
 
 def _lock_of(target: Path) -> AbstractContextManager[None]:
     return locked(target.with_name(f".{target.name}.lock"))
 
 
-def _prepare(target: Path, recipe: Recipe, read: Callable[[], dict[str, Bitext]]) -> bool:
+def _prepare(target: Path, recipe: Recipe, read: dict[str, Bitext]) -> bool:
     """Run the steps that no earlier call has finished; returns whether ``target`` was not there."""
     if target.exists():
         return _is_made(target, recipe)
+    ensure_fairseq()  # after everything that the user may have to put right in the text
     scratch = target.with_name(f".{target.name}.partial")
     if Recipe.of_folder(scratch) != recipe:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         (scratch / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
     text = scratch / "text.json"
-    _step(text, lambda path: path.write_text(json.dumps(_text(recipe, read()))))
+    _step(text, lambda path: path.write_text(json.dumps(_text(recipe, read))))
     splits = {split: Bitext(**stored) for split, stored in json.loads(text.read_bytes()).items()}
     _step(scratch / "code", lambda path: _learn(path, splits["train"], recipe.merges))
     _step(scratch / "subwords", lambda path: _cut(path, scratch / "code", splits))

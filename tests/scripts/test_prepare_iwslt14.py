@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.scripts.data_preparation.test_bitext import write
+from tests.scripts.data_preparation.test_bitext import iwslt14, write
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,6 @@ def test_prepares_once_and_finds_it_the_second_time(tmp_path: Path) -> None:
     assert (target / "train.de-en.de.bin").exists()
 
 
-@pytest.mark.nmt
 def test_a_mistake_in_the_text_is_one_line(tmp_path: Path) -> None:
     source = write(tmp_path / "text", train_de="a\nb\n", train_en="a\n")
     done = prepare("--source", str(source), "--root", str(tmp_path))
@@ -60,3 +59,24 @@ def test_a_mistake_in_the_command(words: tuple[str, ...], complaint: str) -> Non
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "the archive {file} does not exist."),
+        (b"<html>", "{file} is not a readable archive of IWSLT14: "),
+        ("leave out", "{file} is not a readable archive of IWSLT14: "),
+    ],
+)
+def test_a_mistake_in_the_archive_is_named_before_fairseq(tmp_path: Path, content: object, complaint: str) -> None:
+    """fairseq is not needed for it."""
+    file = tmp_path / "de-en.tgz"
+    if content == "leave out":
+        iwslt14(file, leave_out="IWSLT14.TED.tst2011.de-en.en.xml")
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    done = prepare("--archive", str(file), "--root", str(tmp_path / "data"))
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: " + complaint.format(file=file))
+    assert done.stderr.count("\n") == 1

@@ -70,6 +70,8 @@ def write_record(
     return record_of(run, top1, status, hours, data, epochs).write(path)
 
 
-def write_progress(folder: Path, done: float, seconds: float, devices: int = 1, unit: str = "%") -> None:
+def write_progress(
+    folder: Path, done: float, seconds: float, devices: int = 1, unit: str = "%", steps_per_epoch: int | None = None
+) -> None:
     """Write how far a run of 20 epochs is."""
-    Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit).write(folder)
+    Epochs(done, 20, 91.5 if done else None, seconds, time.time(), devices, unit, steps_per_epoch).write(folder)

@@ -1,6 +1,7 @@
-"""How a run is stopped between two steps: by SIGUSR2, SIGTERM, SIGINT (Ctrl-C) or an observer.
+"""How a run is stopped between two steps: by a signal of ``SIGNALS`` (SIGINT is Ctrl-C) or by an observer.
 
-1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit.
+1. A signal sets a flag (``StopRequest``) and nothing else. SLURM sends SIGUSR2 some minutes before the time limit; an
+   ssh session that is closed sends SIGHUP.
 2. After the current step the trainer sees the flag, on any of the ranks (``Trainer._boundary``).
 3. It writes a checkpoint and raises ``Interrupted``; no record is written.
 4. The same command continues from the checkpoint. Under SLURM the job queues itself again (suite/run/worker.py).
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# nohup starts a process with SIGHUP ignored: then it stays ignored.
+_HANG_UP = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, *_HANG_UP)
 
 
 @dataclass(eq=False)

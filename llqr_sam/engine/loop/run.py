@@ -13,7 +13,7 @@ from llqr_sam.engine.loop.losses import Diverged
 from llqr_sam.engine.loop.trainer import Trainer
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
-from llqr_sam.engine.records.record import SCHEMA_VERSION, Metrics, Record
+from llqr_sam.engine.records.record import KEPT, SCHEMA_VERSION, Metrics, Record, UnwrittenRecordError
 from llqr_sam.engine.records.weights import keep_weights
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks import registry as tasks
@@ -30,7 +30,8 @@ def execute(
     Raises:
         ValueError: a setting or the device is impossible; nothing has been trained.
         MissingDataError: the data set is not there.
-        Interrupted: stopped by SIGINT, SIGTERM, SIGUSR2 or an observer; a checkpoint has been written.
+        UnwrittenRecordError: the run has ended, and its record is kept in its folder.
+        Interrupted: stopped by one of ``interruption.SIGNALS`` or an observer; a checkpoint has been written.
         KeyboardInterrupt: SIGINT came twice, or after the last step; in the latter case the record has been written.
     """
     tasks.check(settings, team.size)
@@ -49,13 +50,25 @@ def execute(
                 if options.keep_weights:
                     described = trainer.task.described(trainer.splits)
                     keep_weights(trainer.folder, trainer.model, record, described)
-                record.write(options.record_path)
+                _write(record, trainer)
                 if record.status == "finished":
                     trainer.checkpoints.clear()
         for observer in observers:
             observer.on_end(record)
     stop.pass_on()
     return record
+
+
+def _write(record: Record, trainer: Trainer) -> None:
+    """Write the record; on a full disk keep it in the run's folder, and make room there if need be."""
+    path, folder = trainer.options.record_path, trainer.folder
+    try:
+        record.write_or_keep(path, folder)
+    except UnwrittenRecordError:
+        if (folder / KEPT).exists():
+            raise
+        trainer.checkpoints.keep_newest()
+        record.write_or_keep(path, folder)
 
 
 def _train(trainer: Trainer) -> Record:

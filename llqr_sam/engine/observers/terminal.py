@@ -1,14 +1,19 @@
-"""What a run shows on the terminal: a line an evaluation and, if it is a real terminal, a live bar below them."""
+"""What a run shows on the terminal: a line an evaluation and, if it is a real terminal, a live bar below them.
+
+A terminal that is closed ends no run: the signal that comes with it does, after the step (interruption.py).
+"""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.observers.unread import StandardError
 from llqr_sam.engine.records.record import CurvePoint, Record, epoch_words
 
 REDRAW = 0.25  # seconds between two drawings of the bar, by the training thread
@@ -19,7 +24,7 @@ class Terminal(Observer):
 
     def __init__(self, console: Console | None = None, label: str = "") -> None:
         self._label = label  # names the run in its last line, and before its id in the first
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=cast(TextIO, StandardError()))
         self._bar = Progress(
             BarColumn(bar_width=24),
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),

@@ -1,6 +1,7 @@
 """The numbers of a run in Weights & Biases, live.
 
-It works offline by default, and any failure ends the logging with one warning, never the run. A row is an evaluation
+It works offline by default, and so does a run that cannot be opened online. Any other failure ends the logging. Each is
+one warning, and none ends the run. A row is an evaluation
 or a refresh, and the same in every attempt at a run. So a resumed run logs its rows from the first on: the offline
 files of each attempt are complete, and online the rows that the server already has are skipped.
 """
@@ -67,8 +68,16 @@ class WandbLogger(Observer):
     def _open(self, run: RunInfo) -> None:
         folder = self._folder or run.folder
         config = run.config | {"git_commit": run.git_commit, "device": run.device, "parameters": run.parameters}
-        arguments = {"name": run.run_id} | self._arguments
-        self._run = open_run(folder, id=run.run_id, config=config, **arguments)
+        arguments = {"id": run.run_id, "name": run.run_id, "config": config} | self._arguments
+        try:
+            self._run = open_run(folder, **arguments)
+        except Exception as error:
+            if arguments["mode"] != "online" or isinstance(error, ImportError):
+                raise
+            remedy = "this run is logged to files, which scripts/wandb_sync.py uploads"
+            logger.warning("Weights & Biases cannot be reached: %s: %s", _line(error), remedy)
+            _end_service()
+            self._run = open_run(folder, **arguments | {"mode": "offline"})
         self._known = self._run.starting_step
         self._run.define_metric("*", step_metric="step")
 
@@ -91,9 +100,19 @@ class WandbLogger(Observer):
         try:
             call()
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            logger.warning("Weights & Biases failed and is switched off for this run: %s", reason)
+            logger.warning("Weights & Biases failed and is switched off for this run: %s", _line(error))
             self._run = None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _end_service() -> None:
+    """End W&B's own process, in which a run that could not be opened keeps its id."""
+    import wandb
+
+    wandb.teardown()
 
 
 def open_run(folder: Path, **arguments: Any) -> Any:

@@ -46,21 +46,28 @@ class CheckpointStore:
             file.write(content)
             with replacing(_digest_path(path)) as digest_file:
                 digest_file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
-        kept = [other for other in self._paths() if other <= path][-self.keep :]
-        self._remove_all_but({*kept, *map(_digest_path, kept)})
+        self._keep([other for other in self._paths() if other <= path][-self.keep :])
         return path
+
+    def keep_newest(self) -> None:
+        """Remove all but the newest checkpoint, which makes room on a full disk."""
+        self._keep(self._paths()[-1:])
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest intact checkpoint, on the CPU; a damaged one is passed over with a warning."""
         for path in reversed(self._paths()):
             try:
-                return int(path.stem.removeprefix("step_")), _load(path)
+                return _step_of(path), _load(path)
             except PASSING:  # no reason to fall back to an older checkpoint
                 raise
             except Exception as error:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning("checkpoint %s is damaged and not used: %s", path, reason)
         return None
+
+    def latest_step(self) -> int:
+        """Step of the newest checkpoint, by its name; 0 if there is none."""
+        return max((_step_of(path) for path in self._paths()), default=0)
 
     def clear(self) -> None:
         """Remove every checkpoint, and the folder if nothing else is in it."""
@@ -71,11 +78,18 @@ class CheckpointStore:
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
 
+    def _keep(self, paths: list[Path]) -> None:
+        self._remove_all_but({*paths, *map(_digest_path, paths)})
+
     def _remove_all_but(self, kept: set[Path]) -> None:
         """Remove checkpoints, digests and the temporary files of interrupted writes."""
         for pattern in ("step_*.pt", f"step_*.pt{DIGEST}", f"step_*{TEMPORARY}"):
             for path in set(self.folder.glob(pattern)) - kept:
                 path.unlink(missing_ok=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def _digest_path(path: Path) -> Path:

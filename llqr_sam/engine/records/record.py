@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llqr_sam.data.streams import Samples
-from llqr_sam.engine.records.atomic import creating
+from llqr_sam.engine.records.atomic import creating, replacing
 from llqr_sam.engine.records.typed_json import read, read_all, to_json
 
 SCHEMA_VERSION = 1
+KEPT = "record.json"  # in a run's folder: its record, until it can be written where it belongs
+
+
+class UnwrittenRecordError(OSError):
+    """A run has ended and its record cannot be written (a full disk); the message is one line."""
 
 
 def epoch_words(epoch: float) -> str:
@@ -191,6 +196,21 @@ class Record:
                     raise  # a folder above it is a file
                 number += 1
                 free = path.with_suffix(f".{number}{path.suffix}")
+
+    def write_or_keep(self, path: Path, folder: Path) -> Path:
+        """``write``; where that is impossible, keep it as ``KEPT`` in ``folder`` and raise UnwrittenRecordError."""
+        try:
+            return self.write(path)
+        except OSError as error:
+            problem = f"its record {path} cannot be written: {error.strerror}"
+            try:
+                with replacing(folder / KEPT) as file:
+                    file.write(to_json(self).encode())
+            except OSError:
+                remedy = f"nor {folder / KEPT}; the next launch continues from the last checkpoint"
+            else:
+                remedy = f"it is kept in {folder / KEPT}, and the next launch writes it"
+            raise UnwrittenRecordError(f"{problem}; {remedy}") from error
 
 
 def read_record(path: Path) -> Record:

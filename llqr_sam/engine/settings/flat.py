@@ -1,4 +1,4 @@
-"""The settings of a run with dotted keys: ``optim.rho``. ``RunSettings.as_dict`` and a record's ``config`` are nested."""
+"""The settings of a run with dotted keys: ``optim.rho``. In ``RunSettings.as_dict`` they are nested."""
 
 from __future__ import annotations
 

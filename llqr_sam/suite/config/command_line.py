@@ -13,10 +13,12 @@ from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, ValueType
+from hydra.errors import HydraException
 
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config import own_files, sources
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
+from llqr_sam.suite.config.quoting import how_to_write, is_of_the_grammar, readable
 from llqr_sam.suite.config.schema import GUESSES, Schema
 
 _NOUNS = {
@@ -33,7 +35,10 @@ def checked_arguments(arguments: Sequence[str]) -> list[str]:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
     arguments = sources.taken(arguments)
-    words = list(parser.parse_intermixed_args(arguments).overrides)
+    parsed_flags = parser.parse_intermixed_args(arguments)
+    if parsed_flags.shell_completion:
+        return list(arguments)  # install=bash is no key
+    words = list(parsed_flags.overrides)
     flags = [argument for argument in arguments if argument not in words]
     return flags + list(checked_words(words))
 
@@ -43,6 +48,7 @@ def checked_words(words: Sequence[str]) -> dict[str, Override]:
 
     A group, key or choice that does not exist is a UsageError.
     """
+    words = list(map(readable, words))
     overrides = parsed(words)
     with_table = any(override.key_or_group == "table" for override in overrides)
     checked = [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
@@ -91,9 +97,17 @@ def parsed(words: Sequence[str]) -> list[Override]:
 
 @cache
 def _parse(word: str) -> Override:
-    if "=" not in word and not word.startswith("~"):
+    key, _, value = word.partition("=")
+    if not key or ("=" not in word and not word.startswith("~")):
         raise UsageError(f"{word} is not of the form key=value.")
-    return OverridesParser.create().parse_override(word)
+    if not value and not word.startswith(("~", "hydra")):
+        raise UsageError(f"{word} has no value.")
+    try:
+        return OverridesParser.create().parse_override(readable(word))
+    except HydraException as error:
+        if is_of_the_grammar(error):
+            raise UsageError(how_to_write(word)) from error
+        raise
 
 
 def _checked(word: str, override: Override, with_table: bool) -> str:

@@ -13,6 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from llqr_sam.engine.observers.unread import let_go, until_unread
+
 T = TypeVar("T")
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1 Hydra raises its errors, where it would print several lines and exit
@@ -54,32 +56,36 @@ def usage_errors() -> Iterator[None]:
 def exit_status(main: Callable[[], int]) -> int:
     """Runs ``main`` and returns its exit status.
 
-    A mistake in the command is printed as ``error: <sentence>`` and gives status 2, a ``JobError`` gives 1, Ctrl-C 130.
+    A mistake in the command is printed as ``error: <sentence>`` and gives status 2, a ``JobError`` gives 1, Ctrl-C 130,
+    output that nobody reads (``| head``) 141.
     With HYDRA_FULL_ERROR=1 in the environment a mistake is raised with its traceback instead.
     """
     before = os.environ.get(FULL_ERROR, "0")
     os.environ[FULL_ERROR] = "1"
     try:
-        return main()
+        return until_unread(main)
     except MISTAKES as error:
         if _TRACEBACK_WANTED:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        say(f"error: {explain(error)}")
         return 2
     except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     finally:
         os.environ[FULL_ERROR] = before
 
 
 def say(*lines: str) -> None:
-    """Prints lines on standard error at once."""
+    """Prints lines on standard error at once, if anybody can read it."""
     for line in lines:
-        print(line, file=sys.stderr, flush=True)
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:
+            let_go(sys.stderr)
 
 
 def try_each(works: Mapping[str, Callable[[], T]]) -> tuple[list[T], list[str]]:
@@ -116,7 +122,7 @@ def explain(error: BaseException) -> str:
         return _wrong_type(cause)
     first = str(error).partition("\n")[0]
     if isinstance(cause, OmegaConfBaseException):
-        reason = str(cause.msg).partition("\n")[0]
+        reason = str(cause.msg or cause).partition("\n")[0]
         key = f"{cause.full_key}: " if cause.full_key else ""
         return f"{key}{reason}" if cause is error else f"{first.rstrip('.')}: {reason}"
     if first.startswith("Ambiguous value"):

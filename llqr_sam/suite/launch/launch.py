@@ -130,7 +130,7 @@ def _inline(jobs: Sequence[Job]) -> int:
             left = len(jobs) - number + 1
             say(f"interrupted: {reply.reason}" + (f"; {left} runs left" if left > 1 else ""))
             return 130
-        if reply.kind in ("left", "killed"):
+        if reply.kind in ("left", "killed", "unwritten"):
             say(f"{job.label}: {reply.reason}")
         elif reply.kind == "failed":
             say(f"failed: {job.label} ({job.run_id}): {reply.reason}")
@@ -201,4 +201,4 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
 def _exit_status(ended: Counter[str], runs: int) -> int:
     if ended["failed"]:
         say(f"{ended['failed']} of {runs} runs failed; retry=failed tries them again")
-    return int(ended["failed"] + ended["killed"] > 0)
+    return int(ended["failed"] + ended["killed"] + ended["unwritten"] > 0)

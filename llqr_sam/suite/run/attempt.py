@@ -25,11 +25,13 @@ from llqr_sam.engine.loop.trainer import CheckpointMismatchError
 from llqr_sam.engine.observers.observer import Observer
 from llqr_sam.engine.observers.terminal import Terminal
 from llqr_sam.engine.observers.wandb_logger import WandbLogger
-from llqr_sam.engine.records.record import Record, epoch_words
+from llqr_sam.engine.records.checkpoint import CheckpointStore
+from llqr_sam.engine.records.record import KEPT, Record, UnwrittenRecordError, epoch_words, read_record
 from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.suite.run.lock import LeftAlone, RunLock
 from llqr_sam.suite.run.run_folder import (
     Begun,
+    Epochs,
     Failure,
     ProgressFile,
     Queued,
@@ -134,7 +136,7 @@ def file_hash(path: Path) -> str | None:
 class Reply:
     """What became of a run."""
 
-    kind: Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed"]
+    kind: Literal["finished", "diverged", "failed", "interrupted", "left", "mistake", "killed", "unwritten"]
     reason: str = ""  # one line
     ends: bool = False  # the process that trained it must end and takes no other run
 
@@ -150,12 +152,14 @@ def attempted(job: Job, team: Team = ALONE) -> Reply:
         return Reply("interrupted", str(interruption), ends=True)
     except RankLost as loss:
         return Reply("killed", str(loss), ends=True)
+    except UnwrittenRecordError as problem:
+        return Reply("unwritten", str(problem))
     except mistakes as error:
         if job.alone and team.size == 1:
             raise
         return Reply("mistake", str(error))
     except Exception as error:
-        if job.alone and not isinstance(error, ProcessLost):
+        if job.alone and not isinstance(error, (ProcessLost, OSError)):
             raise
         return Reply("failed", reason_of(error), ends=isinstance(error, DeviceLost))
     best = record.metrics.best
@@ -175,49 +179,75 @@ def attempt(job: Job, mistakes: Mistakes = (), team: Team = ALONE, observers: Se
     Raises:
         LeftAlone: another process trains the run, or it has a result that the job does not retry.
         Interrupted: a checkpoint is written; the next attempt continues.
+        UnwrittenRecordError: its record cannot be written and is kept in its folder.
         RankLost: another rank has ended; the next attempt continues from the last checkpoint.
         Exception: the attempt failed; ``failure.json`` says why.
     """
     with contextlib.ExitStack() as held:
+        if team.is_first:
+            held.callback(_remove_if_empty, job.folder)
         watchers = _begin(job, team, held)
         try:
             record = execute(job.settings, job.options, [*watchers, *observers], team)
         except Exception as caught:
             error = explained(caught)
-            if not isinstance(error, (Interrupted, LeftAlone, RankLost, *mistakes)):
+            if not isinstance(error, (Interrupted, LeftAlone, RankLost, UnwrittenRecordError, *mistakes)):
                 note_failure(job.run_id, job.folder, error)
             elif isinstance(error, mistakes) and not (job.folder / "checkpoints").exists():
                 Begun.path(job.folder).unlink(missing_ok=True)  # there is no such run
             if error is caught:
                 raise
             raise error from caught
-    if team.is_first:
-        for note in (Begun, Queued):
-            note.path(job.folder).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it keeps a log or kept weights
-            job.folder.rmdir()
-    return record
+        if team.is_first:
+            _forget(job.folder)
+        return record
+
+
+def _forget(folder: Path) -> None:
+    """Remove the notes about a run that has a record now."""
+    for note in (Begun, Epochs, Queued):
+        note.path(folder).unlink(missing_ok=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it holds checkpoints, a log or kept weights
+        folder.rmdir()
 
 
 def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
     """Take the lock for as long as ``held`` is open and return the observers; every rank learns whether to train."""
     watchers: list[Observer] = []
-    refusal = None
+    refusal: Exception | None = None
     if team.is_first:
         try:
             lock = held.enter_context(RunLock(job.folder, job.stale_minutes))
             if job.outcome() not in (None, job.retries):
                 raise LeftAlone("done meanwhile: left alone")
+            _write_kept_record(job)
             note_begun(job.folder, job.begun)
             Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
             watchers = [Terminal(label=job.label), ProgressFile(), lock]
             if job.wandb is not None:
                 watchers.append(WandbLogger(**job.wandb))
-        except LeftAlone as reason:
-            refusal = str(reason)
+        except (LeftAlone, OSError) as reason:
+            refusal = reason
     if (refusal := team.broadcast(refusal)) is not None:
-        raise LeftAlone(refusal)
+        raise refusal
     return watchers
+
+
+def _write_kept_record(job: Job) -> None:
+    """Write the record that an earlier attempt could not; the run has ended then, and is left alone."""
+    kept = job.folder / KEPT
+    if not kept.exists():
+        return
+    record = read_record(kept)
+    path = record.write_or_keep(job.options.record_path, job.folder)
+    kept.unlink()
+    _forget(job.folder)
+    if record.status == "finished":
+        CheckpointStore(job.folder / "checkpoints").clear()
+    raise LeftAlone(f"it had ended, and its record is written now: {path}")
 
 
 def explained(error: Exception) -> Exception:

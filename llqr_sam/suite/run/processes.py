@@ -33,7 +33,7 @@ from llqr_sam.suite.run.code_snapshot import environment
 PATIENCE = 10.0  # seconds that a process may take to end, and ranks when one of them is lost
 TICK = 0.1  # seconds between two looks at the ranks
 # Of several replies the first of these kinds says most: a cause comes before its effects on other ranks.
-TELLING = ("left", "failed", "mistake", "interrupted", "killed", "diverged", "finished")
+TELLING = ("left", "unwritten", "failed", "mistake", "interrupted", "killed", "diverged", "finished")
 
 
 class Worker:

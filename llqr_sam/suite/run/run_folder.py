@@ -11,12 +11,13 @@ import logging
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records.atomic import replacing
+from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, Record, read_record
 from llqr_sam.engine.records.typed_json import DamagedRecordError
 
@@ -91,6 +92,21 @@ class Epochs(_Note):
     time: float  # of the last evaluation, seconds since the epoch
     devices: int = 1  # that train it together
     unit: str = "%"  # of the score
+    steps_per_epoch: int | None = None
+    kept: float | None = None  # epochs at the newest checkpoint, as ``read`` finds it; the file does not know
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        epochs = super().read(folder)
+        if epochs is None or epochs.steps_per_epoch is None:
+            return epochs
+        step = CheckpointStore(folder / "checkpoints").latest_step()
+        return replace(epochs, kept=step / epochs.steps_per_epoch)
+
+    @property
+    def lost(self) -> float:
+        """What the next launch repeats, in seconds of one device; less than 0 if an evaluation came before the save."""
+        return self.device_seconds * (1 - self.kept / self.done) if self.done and self.kept is not None else 0.0
 
     @property
     def device_seconds(self) -> float:
@@ -122,7 +138,8 @@ class ProgressFile(Observer):
         scores = [(point.score, point.unit) for point in self._curve if point.score is not None]
         best, unit = max(scores, default=(None, "%"))
         done, seconds = (self._curve[-1].epoch, self._curve[-1].seconds) if self._curve else (0, 0.0)
-        epochs = Epochs(done, self._run.epochs, best, seconds, time.time(), self._run.devices, unit)
+        run = self._run
+        epochs = Epochs(done, run.epochs, best, seconds, time.time(), run.devices, unit, run.steps_per_epoch)
         try:
             epochs.write(self._run.folder)
         except OSError as error:

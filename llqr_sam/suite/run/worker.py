@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llqr_sam.engine.loop.interruption import SIGNALS, Interrupted
+from llqr_sam.engine.records.record import UnwrittenRecordError
 from llqr_sam.suite.run.attempt import Job, Reply, attempt, attempted
 from llqr_sam.suite.run.lock import LeftAlone, slurm_job
 from llqr_sam.suite.run.processes import take_part, train
@@ -60,6 +61,9 @@ class SlurmRun:
                     return attempt(job, team=team).status
             except LeftAlone as reason:
                 return str(reason)
+            except UnwrittenRecordError as problem:
+                print(problem, file=sys.stderr, flush=True)
+                raise SystemExit(1) from problem
             except Interrupted as interruption:
                 print(f"interrupted: {interruption}", file=sys.stderr, flush=True)
                 is_first = os.environ.get("SLURM_PROCID", "0") == "0"

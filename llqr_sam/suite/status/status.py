@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from llqr_sam.data.streams import MissingDataError
-from llqr_sam.engine.records.record import Record, epoch_words
+from llqr_sam.engine.records.record import KEPT, Record, epoch_words
 from llqr_sam.engine.settings.run_settings import DatasetSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError
@@ -62,6 +62,7 @@ class Status:
     progress: dict[str, Epochs]  # of runs without a record
     notes: dict[str, Queued] = field(default_factory=dict)  # the last SLURM job of a run that is not finished
     remedies: dict[str, str] = field(default_factory=dict)  # of failures whose cause is gone: what has changed
+    unwritten: dict[str, Path] = field(default_factory=dict)  # records that wait for room in results
     swept: tuple[str, ...] = ()  # keys that vary among runs that are not planned here
 
     @classmethod
@@ -89,6 +90,8 @@ class Status:
                 status.failures.setdefault(run_id, failure)
                 if changed := remedy(failure, planned[run_id], config.paths.data):
                     status.remedies[run_id] = changed
+            if found is None and not owner and (folder / KEPT).exists():
+                status.unwritten[run_id] = folder / KEPT
             if (found is None or owner) and (epochs := Epochs.read(folder)):
                 status.progress[run_id] = epochs
             over = owner or (found is not None and found[1].status == "finished")
@@ -149,8 +152,10 @@ class Status:
     def line(self, run: Planned) -> str:
         """A run in a few words."""
         kind, epochs = self.of_run(run), self.progress.get(run.run_id)
+        if run.run_id in self.unwritten:
+            return f"missing: it has ended, and the next launch writes its record, {self.unwritten[run.run_id]}"
         if kind == "missing":
-            return self._waiting(run) + (f", interrupted after {_so_far(epochs)}" if epochs and epochs.done else "")
+            return self._waiting(run) + (_interrupted(epochs) if epochs else "")
         if kind == "running":
             left = epochs.left(time.time()) if epochs else None
             so_far = f": {_so_far(epochs)}" if epochs else ""
@@ -213,11 +218,15 @@ class Status:
         spent += sum(epochs.device_seconds for epochs in self.progress.values())
         left, unknown = 0.0, 0
         for run in self.select("missing", "running"):
+            if run.run_id in self.unwritten:
+                continue
             epochs = self.progress.get(run.run_id)
+            lost = epochs.lost if epochs is not None and run.run_id not in self.owners else 0.0
             if run.cell in by_cell:
                 left += max(0.0, statistics.fmean(by_cell[run.cell]) - (epochs.device_seconds if epochs else 0.0))
+                left += lost
             elif epochs is not None and epochs.done:
-                left += epochs.device_seconds / epochs.done * (epochs.planned - epochs.done)
+                left += epochs.device_seconds / epochs.done * (epochs.planned - epochs.done) + lost
             else:
                 unknown += 1
         return Hours(spent / 3600, left / 3600, unknown)
@@ -290,6 +299,14 @@ def by_hash(hashes: Mapping[str, str]) -> str:
     for run_id, sha256 in hashes.items():
         kinds.setdefault(sha256[:12], []).append(run_id)
     return " and ".join(f"{digest} ({some(run_ids)})" for digest, run_ids in kinds.items())
+
+
+def _interrupted(epochs: Epochs) -> str:
+    """Where a run stopped, and where the next launch begins: at its checkpoint."""
+    if not epochs.done and not epochs.kept:
+        return ""
+    begins = "" if epochs.kept is None else f", continues from epoch {epoch_words(epochs.kept)}"
+    return f", interrupted at {_so_far(epochs)}{begins if epochs.kept != 0 else ', starts again'}"
 
 
 def _so_far(epochs: Epochs) -> str:

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
+import pty
+import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -136,3 +141,33 @@ def test_a_step_between_two_drawings_draws_nothing(monkeypatch: pytest.MonkeyPat
     bar.on_step(39, 1.0)
     assert "step 39/40" in stream.getvalue().removeprefix(drawn)
     bar.close()
+
+
+SHOWING = """
+import sys
+from tests.engine.observers.test_terminal import Terminal, record, show
+
+show(Terminal(), record())
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_every_line_stays_on_a_real_terminal(columns: int) -> None:
+    """The bar is drawn below the lines, and erases none of them."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(
+            sys.executable, [sys.executable, "-c", SHOWING], os.environ | {"TERM": "xterm", "COLUMNS": str(columns)}
+        )
+    shown = b""
+    with contextlib.suppress(OSError):  # at its end
+        while new := os.read(terminal, 1 << 16):
+            shown += new
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert b"step 40/40" in shown
+    assert b"\x1b[1A" not in shown, "no line above is gone back to"
+    lines = shown.decode().replace("\r\n", "\n").split("\n")
+    left = [re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", line.rpartition("\x1b[2K")[2]).lstrip("\r") for line in lines]
+    stream = io.StringIO()
+    show(Terminal(Console(file=stream)), record())
+    assert [line for line in left if "step 40/40" not in line and line] == stream.getvalue().splitlines()

@@ -182,7 +182,7 @@ execute(settings, options, [wandb_logger.WandbLogger(mode="online")])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("listens", [True, False], ids=["hung", "refused"])
-def test_a_server_that_does_not_answer_costs_a_warning(
+def test_a_server_that_does_not_answer_costs_a_warning_and_leaves_files(
     listens: bool, make_settings: Callable, make_options: Callable, tmp_path: Path
 ) -> None:
     """W&B's own client against a port that takes connections and says nothing, and against one that is closed."""
@@ -200,5 +200,9 @@ def test_a_server_that_does_not_answer_costs_a_warning(
             check=True,
             timeout=PATIENCE,
         )
-    assert read_record(options.record_path).status == "finished"
-    assert done.stderr.count("Weights & Biases failed and is switched off for this run") == 1
+    record = read_record(options.record_path)
+    assert done.stderr.count("Weights & Biases") == 1
+    assert done.stderr.count("this run is logged to files, which scripts/wandb_sync.py uploads") == 1
+    (path,) = options.workspace.glob("*/wandb/offline-run-*/run-*.wandb")
+    wait_for(lambda: wandb_files.is_closed(path))
+    assert [timeless(row) for row in wandb_files.history(path)] == rows_of(record)

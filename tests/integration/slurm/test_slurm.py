@@ -178,7 +178,7 @@ def test_a_cancelled_job_stays_cancelled_until_the_run_is_launched_again(tmp_pat
     assert list((folder / "checkpoints").glob("*.pt"))
     assert not (folder / "lock.json").exists()
     assert train(tmp_path, *words, "dry_run=true").stdout.endswith("1 run: 1 missing\n")
-    gone = f"no job: {job} is not in the queue any more, interrupted after epoch"
+    gone = f"no job: {job} is not in the queue any more, interrupted at epoch"
     assert gone in train(tmp_path, *words, "status=true").stdout
     launch(tmp_path, *words)
     wait_for(lambda: run_id in records(tmp_path))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
+from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments, checked_words, keys
 from llqr_sam.suite.config.errors import UsageError
 
@@ -74,3 +77,44 @@ def test_flags_come_first_and_unknown_ones_are_refused():
 def test_keys_are_those_of_the_schema():
     assert {"seed", "optim.rho", "protocol.methods.ema.ngd", "paths.results", "table.seeds"} <= keys()
     assert "protocol.methods.friendly_decay.*" in keys()
+
+
+@pytest.mark.parametrize("folder", ["/tmp/größe", "/tmp/ä b", "/tmp/日本", "/tmp/a#b!"])
+def test_text_that_only_hydra_cannot_read_needs_no_quotes(folder):
+    assert str(Command.of(f"paths.results={folder}").config.paths.results) == folder
+    (word,) = checked_arguments([f"paths.results={folder}"])
+    assert word == f"paths.results='{folder}'"
+    assert checked_arguments([word]) == [word]
+
+
+@pytest.mark.parametrize("folder", ["/x/a=b,c", "/x/(y)", "/x/[y", "/x/{y}", "/x/it's", '/x/"y', "/x/a,b=c'd\"e"])
+def test_other_text_is_told_how_to_be_quoted(folder):
+    """And what the line says is what the shell then gives."""
+    with pytest.raises(UsageError) as refused:
+        checked_arguments([f"paths.results={folder}"])
+    said = str(refused.value)
+    assert said.startswith(f"paths.results={folder} cannot be read: ")
+    (word,) = shlex.split(said.partition("If it is text, write ")[2].removesuffix("."))
+    assert str(Command.of(word).config.paths.results) == folder
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("optim==sam", "optim==sam has more than one equals sign. Write optim=sam."),
+        ("optim=", "optim= has no value."),
+        ("paths.results=", "paths.results= has no value."),
+        ("-", "- is not of the form key=value."),
+        ("=sam", "=sam is not of the form key=value."),
+        ("größe=3", "größe=3 is not of the form key=value."),
+    ],
+)
+def test_a_word_that_is_none_is_named(word, line):
+    with pytest.raises(UsageError) as refused:
+        checked_arguments([word])
+    assert str(refused.value) == line
+
+
+@pytest.mark.parametrize("flag", ["-sc", "--shell-completion"])
+def test_shell_completion_is_hydras(flag):
+    assert checked_arguments([flag, "install=bash"]) == [flag, "install=bash"]

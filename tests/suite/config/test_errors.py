@@ -17,7 +17,7 @@ LINES = {
     "optim.rho=0.1,0.2": "error: Ambiguous value for argument 'optim.rho=0.1,0.2': add -m to run each of the values.",
     "optim.lr=${protocol.rate}": "error: optim.lr: Interpolation key 'protocol.rate' not found",
     "optim.rho=-1": "error: optim.rho=-1.0 must be >= 0.",
-    "seed=": "error: seed= must be a whole number, not of type str.",
+    "seed=": "error: seed= has no value.",
 }
 
 

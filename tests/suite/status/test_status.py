@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.run.run_folder import Queued, note_failure
@@ -148,7 +149,7 @@ def test_a_line_says_where_each_run_stands(states):
     assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
     assert stands[2].endswith("log.txt)")
     assert stands[3].startswith("running: epoch 5/20, best 91.50 %, 1:30:00 left, on ")
-    assert stands[4] == "missing, interrupted after epoch 10.26/20, best 91.50 %"
+    assert stands[4] == "missing, interrupted at epoch 10.26/20, best 91.50 %"
     assert stands[5] == "missing"
     assert lines[6] == "6 runs: 1 finished, 1 diverged, 1 failed, 1 running, 2 missing"
     # 1 + 0.5 + 0.5 + 1 spent; sam's own pace gives 1.5 and 0.95, and its third run has nothing to go by.
@@ -174,7 +175,40 @@ def test_hours_are_of_every_device(tmp_path):
 def test_the_best_so_far_has_its_unit(tmp_path):
     write_progress(tmp_path / "work" / BOTH[0].run_id, 10, 60.0, unit="BLEU")
     status = status_of(BOTH[:1], tmp_path / "results", tmp_path / "work")
-    assert status.line(BOTH[0]) == "missing, interrupted after epoch 10/20, best 91.50 BLEU"
+    assert status.line(BOTH[0]) == "missing, interrupted at epoch 10/20, best 91.50 BLEU"
+
+
+@pytest.mark.parametrize(
+    ("done", "checkpoints", "line", "left"),
+    [
+        (10, [20, 40], ", interrupted at epoch 10/20, best 91.50 %, continues from epoch 2", 0.9),
+        (10, [205], ", interrupted at epoch 10/20, best 91.50 %, continues from epoch 10.25", 0.4875),
+        (10, [], ", interrupted at epoch 10/20, best 91.50 %, starts again", 1.0),
+        (0, [10], ", interrupted at epoch 0/20, continues from epoch 0.5", 0.0),
+        (0, [], "", 0.0),
+    ],
+)
+def test_an_interrupted_run_continues_from_its_checkpoint(tmp_path, done, checkpoints, line, left):
+    """Not from its last evaluation; and what it repeats is still to be spent."""
+    folder = tmp_path / "work" / BOTH[0].run_id
+    write_progress(folder, done, 180.0 * done, steps_per_epoch=20)
+    for step in checkpoints:
+        CheckpointStore(folder / "checkpoints").save(step, {})
+    status = status_of(BOTH[:1], tmp_path / "results", tmp_path / "work")
+    assert status.line(BOTH[0]) == f"missing{line}"
+    assert status.hours().left == pytest.approx(left)
+    with RunLock(folder, 10):  # while it runs, nothing is lost
+        running = status_of(BOTH[:1], tmp_path / "results", tmp_path / "work")
+        assert running.hours().left == pytest.approx(0.5 if done else 0.0)
+
+
+def test_what_an_interrupted_run_repeats_counts_beside_finished_ones(tmp_path):
+    write_record(tmp_path / "results", BOTH[0], [90.0], hours=2.0)
+    folder = tmp_path / "work" / BOTH[1].run_id
+    write_progress(folder, 10, 3600.0, steps_per_epoch=20)
+    assert status_of(BOTH[:2], tmp_path / "results", tmp_path / "work").hours().left == pytest.approx(2.0)
+    CheckpointStore(folder / "checkpoints").save(100, {})
+    assert status_of(BOTH[:2], tmp_path / "results", tmp_path / "work").hours().left == pytest.approx(1.5)
 
 
 def test_a_missing_run_says_where_its_job_is(states, monkeypatch):
@@ -187,8 +221,8 @@ def test_a_missing_run_says_where_its_job_is(states, monkeypatch):
     stands = [line.partition("  ")[2].strip() for line in status.lines()]
     assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
     assert stands[2].endswith("; queued: job 5_2 pending (Priority)")
-    assert stands[3] == "held: job 5_0 (JobHeldUser), interrupted after epoch 5/20, best 91.50 %"
-    assert stands[4] == "queued: job 5_1 pending (BeginTime), interrupted after epoch 10.26/20, best 91.50 %"
+    assert stands[3] == "held: job 5_0 (JobHeldUser), interrupted at epoch 5/20, best 91.50 %"
+    assert stands[4] == "queued: job 5_1 pending (BeginTime), interrupted at epoch 10.26/20, best 91.50 %"
     assert stands[5] == "missing: no job"
     assert status.total() == "6 runs: 1 finished, 1 diverged, 1 failed, 3 missing (2 queued)"
     assert calls().count("squeue") == 1
