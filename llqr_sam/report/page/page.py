@@ -27,6 +27,7 @@ from llqr_sam.report.tables.accuracy_table import collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.report.tables.printed_table import PrintedTable
+from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.status.status import Status
@@ -186,7 +187,8 @@ def accuracy_section(command: Command) -> Section:
 def _source(runs: Sequence[Planned], status: Status, table_words: Sequence[str]) -> CellSource:
     """The runs of a cell, with the command that trains one of them; ``table_words`` hold for every run of the table."""
     cell = runs[0].cell
-    words = ["python", "train.py", f"dataset={cell.dataset}", f"arch={cell.arch}", f"optim={cell.method}"]
+    words = ["python", "train.py", *sources.flags(), f"dataset={cell.dataset}", f"arch={cell.arch}"]
+    words += [f"optim={cell.method}"]
     words += [f"geometry={cell.geometry}"] * bool(cell.geometry)
     words += [f"dataset.label_noise={cell.label_noise:g}"] * bool(cell.label_noise)
     words += table_words

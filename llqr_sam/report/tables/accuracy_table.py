@@ -13,6 +13,7 @@ from llqr_sam.engine.records.record import Flatness, Record
 from llqr_sam.report.tables.labels import ARCH_LABELS, DATASET_LABELS
 from llqr_sam.report.tables.seed_statistics import Sample
 from llqr_sam.repository import PAPER
+from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.schema import SCORES, ScaleConfig, TableConfig
 from llqr_sam.suite.plan.plan import Cell, Planned, plan
@@ -142,7 +143,8 @@ def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, Accura
         in_row = list(row)
         baseline = next((result for result in in_row if result.cell.method == table.baseline), None)
         rows.append(tuple(replace(result, baseline=baseline) for result in in_row))
-    typed = shlex.join(["python", "train.py", *(word for word in command.words if not word.startswith(_HOW))])
+    words = [word for word in command.words if not word.startswith(_HOW)]
+    typed = shlex.join(["python", "train.py", *sources.flags(), *words])
     return status, AccuracyTable(table, command.config.scale, typed, kind, tuple(rows))
 
 

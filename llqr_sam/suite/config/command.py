@@ -67,7 +67,7 @@ class Command:
     def _config(self) -> Config:
         tree: dict[str, Any] = {field.name: self._composed[field.name] for field in fields(Config)}
         tree = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in tree.items()}
-        paths = {name: Path(value) for name, value in vars(tree["paths"]).items()}
+        paths = {name: Path(value).expanduser() for name, value in vars(tree["paths"]).items()}
         if tree["table"] is not None:
             tree["table"] = tree["table"].at(
                 tree["scale"], [_name(word) for word in self.words if root(word) == "table"]

@@ -78,7 +78,7 @@ def used(chosen: Mapping[str, Sequence[str]]) -> list[OwnFile]:
     """The user's files among the choices (group -> names), and those that their defaults lists name, all checked."""
     waiting = [(group, name) for group, names in chosen.items() for name in names]
     if "protocol" not in chosen:
-        waiting += [("protocol", name) for name in chosen.get("dataset", ()) if _protocol_follows(name)]
+        waiting += [("protocol", name) for name in chosen.get("dataset", ()) if not _names_protocol(name)]
     found: dict[tuple[str, str], OwnFile] = {}
     for choice in waiting:  # which grows
         if choice not in found and (path := sources.own_file(*choice)) is not None:
@@ -116,18 +116,10 @@ def _subject(message: str) -> tuple[str, str]:
     return message, key
 
 
-def _protocol_follows(dataset: str) -> bool:
-    """Whether the protocol is that of the data set's name; a UsageError if it has to be and there is none."""
+def _names_protocol(dataset: str) -> bool:
+    """Whether a data set's file chooses a protocol; else it has that of its name, if there is one."""
     path = sources.own_file("dataset", dataset)
-    if path is None or any(group == "protocol" for group, _ in _read("dataset", path).defaults):
-        return False
-    if dataset not in (protocols := sources.files("protocol")):
-        raise UsageError(
-            f"{sources.shown(path)}: there is no protocol/{dataset}.yaml. Write one, or add protocol=NAME to the "
-            "command, or `- override /protocol@_global_.protocol: NAME` to the file's defaults. "
-            f"NAME is one of: {', '.join(sorted(protocols))}."
-        )
-    return True
+    return path is not None and any(group == "protocol" for group, _ in _read("dataset", path).defaults)
 
 
 @sources.cached
@@ -195,8 +187,8 @@ def _check(file: OwnFile, where: str) -> None:
         if "$" not in name and name not in (known := sources.files(group)):
             raise UsageError(f"{where}: defaults name {group}/{name}, which is not here{did_you_mean(name, known)}")
     inherited = {group for group, _ in file.defaults if group.partition("/")[0] == file.root}
-    if file.group not in file.tree or file.root in inherited:
-        return  # another file says the rest
+    if file.group not in file.tree or file.root in inherited or file.group == "protocol":
+        return  # another file says the rest; below a protocol there is conf/protocol/base/own.yaml
     tree: Any = OmegaConf.to_container(merged)
     for key in _missing(tree[file.root]):
         if key == "name" if inherited else "." not in key or file.root == "table":

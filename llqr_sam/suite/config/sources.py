@@ -33,6 +33,11 @@ def folders() -> tuple[Path, ...]:
     return (CONF, *_own)
 
 
+def flags() -> list[str]:
+    """The arguments that name the user's folders, for a command that is shown."""
+    return [word for folder in _own for word in (FLAGS[0], shown(folder))]
+
+
 def use(*own: Path) -> None:
     """Take the user's folders, in the place of those before; none: conf/ alone.
 

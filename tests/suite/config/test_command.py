@@ -17,6 +17,10 @@ def test_config_is_typed_and_run_is_what_the_words_describe():
     assert command.settings.optim.name == "sam"
 
 
+def test_a_path_may_begin_with_the_home_folder():
+    assert Command.of("paths.results=~/results").config.paths.results == Path.home() / "results"
+
+
 def test_later_words_replace_those_of_the_same_key():
     command = Command.of("seed=1", "optim=sam").with_words("seed=2", "arch.width=8")
     assert command.words == ("seed=2", "optim=sam", "arch.width=8")
