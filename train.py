@@ -7,6 +7,7 @@
     python train.py table=2 launch=slurm                                 what is missing of them, as a SLURM array
     python train.py table=2 select=weight_decay                          by the baseline; the table's runs then use it
     python train.py table=2 status=true optim=sam                        how far they are; without a table, of all runs
+    python train.py table=10                                             a table of times: measured here, not trained
 
 Exit status: 0 done; 1 a run failed; 2 a mistake in the command, with one line on standard error; 130 interrupted, the
 same command continues.
@@ -27,12 +28,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from llqr_sam.report.sweeps.ending import print_ending, print_ending_of
-from llqr_sam.studies.table_10.networks import measure_missing, networks_here, state_lines
-from llqr_sam.studies.table_10.table import cadence, overview
-from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.studies.table_10.networks import time_networks
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import checked_arguments
-from llqr_sam.suite.config.errors import JobError, exit_status, say
+from llqr_sam.suite.config.errors import JobError, exit_status
 from llqr_sam.suite.config.sources import adopt
 from llqr_sam.suite.launch.dispatch import dispatch
 from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, swept_keys, with_direction
@@ -68,19 +67,6 @@ def run(command: Command) -> int:
     if config.times_networks:
         return time_networks(command)
     return dispatch(plan(command), command)
-
-
-def time_networks(command: Command) -> int:
-    """Measure what is missing of a table of times, then show it."""
-    networks = networks_here(command)
-    if command.config.status or command.config.dry_run:
-        print(*state_lines(networks), sep="\n")
-        return 0
-    status = measure_missing(networks)
-    timings, damaged = read_timings(command.config.paths.results)
-    say(*damaged)
-    print(*overview(cadence(command.table, timings)), sep="\n")
-    return status
 
 
 def main() -> int:

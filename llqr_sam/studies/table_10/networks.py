@@ -20,7 +20,17 @@ from llqr_sam.engine.devices.device import device_name, find_device
 from llqr_sam.engine.records.typed_json import read_all
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.registry import task_for
-from llqr_sam.studies.table_10.timing import FOLDER, SCHEMA_VERSION, Busy, Effort, Timing, time_network, timing_name
+from llqr_sam.studies.table_10.table import cadence, overview
+from llqr_sam.studies.table_10.timing import (
+    FOLDER,
+    SCHEMA_VERSION,
+    Busy,
+    Effort,
+    Timing,
+    read_timings,
+    time_network,
+    timing_name,
+)
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, say, usage_errors
 from llqr_sam.suite.config.schema import EffortConfig, TimingConfig
@@ -69,6 +79,19 @@ class Network:
             except torch.OutOfMemoryError:
                 return f"out of memory at table.timing.batch={self.effort.batch}"
         return obstacle
+
+
+def time_networks(command: Command) -> int:
+    """Measure what is missing of a table of times, then show it."""
+    networks = networks_here(command)
+    if command.config.status or command.config.dry_run:
+        print(*state_lines(networks), sep="\n")
+        return 0
+    status = measure_missing(networks)
+    timings, damaged = read_timings(command.config.paths.results)
+    say(*damaged)
+    print(*overview(cadence(command.table, timings)), sep="\n")
+    return status
 
 
 def state_lines(networks: Sequence[Network]) -> Iterator[str]:

@@ -52,7 +52,7 @@ def checked_words(words: Sequence[str]) -> dict[str, Override]:
     overrides = parsed(words)
     with_table = any(override.key_or_group == "table" for override in overrides)
     checked = [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
-    for file in own_files.used(choices(overrides)):
+    for file in own_files.used(choices(parsed(checked))):
         with file.named():
             checked_words([word for word in file.words if not word.startswith("table=")])
     kept = [word for word in checked if word != "table=null"]  # the default, and Hydra takes no null for a group

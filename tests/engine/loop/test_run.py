@@ -19,6 +19,7 @@ from llqr_sam.engine.observers.observer import Observer, RunInfo
 from llqr_sam.engine.records import provenance
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
+from llqr_sam.engine.tasks import classification
 from tests.engine.conftest import StopAt
 from tests.waiting import PATIENCE
 
@@ -184,13 +185,13 @@ def test_the_commit_may_be_told_by_the_environment(
 def test_a_signal_while_data_are_loaded_stops_after_the_first_step(
     make_settings: Any, make_options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = data.load
+    load = classification.load
 
     def interrupted_load(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGUSR2)
         return load(*arguments, **options)
 
-    monkeypatch.setattr(data, "load", interrupted_load)
+    monkeypatch.setattr(classification, "load", interrupted_load)
     with pytest.raises(Interrupted) as raised:
         execute(make_settings(), make_options())
     assert (raised.value.step, raised.value.signum) == (1, signal.SIGUSR2)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from llqr_sam.data import registry as data
+from llqr_sam.data import loading as data
 from llqr_sam.data.arrays import ImageArrays
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute

@@ -254,7 +254,7 @@ def test_a_run_is_queued_once(tmp_path, monkeypatch, capsys):
     status, _ = asked(tmp_path, *words)
     assert launched(tmp_path, *words) == 0
     ids = [run.run_id for run in status.runs]
-    assert capsys.readouterr().out == f"7_0  {ids[0]}\n7_1  {ids[1]}\n"
+    assert capsys.readouterr().out == f"7_0  sgdm s0  {ids[0]}\n7_1  sgdm s1  {ids[1]}\n"
     assert json.loads(Queued.path(tmp_path / "work" / ids[1]).read_bytes())["job"] == "7_1"
     assert all("SIG_BLOCK" in path.read_text() for path in (tmp_path / "work" / "slurm").glob("*.sh"))
 
@@ -269,4 +269,4 @@ def test_a_run_is_queued_once(tmp_path, monkeypatch, capsys):
 
     (tmp_path / "queue").write_text("7_1|PENDING|JobHeldUser\n")
     assert launched(tmp_path, *words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"7  {ids[0]}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"7  sgdm s0  {ids[0]}"

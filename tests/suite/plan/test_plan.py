@@ -24,8 +24,10 @@ def test_whatever_decides_the_result_decides_the_identity():
 
 def test_whatever_does_not_decide_the_result_is_not_in_the_identity():
     words = ["paths.results=/tmp/x", "device=cpu", "logger=none", "checkpoint_minutes=1", "dataset.workers=3"]
-    words += ["dataset.path=/tmp/y", "keep_weights=true", "protocol.methods.rho=0.1", "protocol.methods.asam_rho=9"]
+    words += ["keep_weights=true", "protocol.methods.rho=0.1", "protocol.methods.asam_rho=9"]
     assert {settings_of(word).run_id for word in words} == {settings_of().run_id}
+    cifar = "dataset=cifar10"
+    assert settings_of(cifar, "dataset.path=/tmp/y").run_id == settings_of(cifar).run_id
 
 
 def test_words_pick_runs_of_a_table():

@@ -45,7 +45,8 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             for number in range(count):
                 pixels = torch.randint(0, 256, (12, 12, 3), generator=random, dtype=torch.uint8)
                 Image.fromarray(pixels.numpy()).save(folder / f"{number:02}.png")
-    monkeypatch.setitem(registry._INFOS, "imagenet", replace(registry.info("imagenet"), image_size=8))
+    small = replace(registry.find("imagenet"), info=replace(registry.info("imagenet"), image_size=8))
+    monkeypatch.setitem(registry._DATASETS, "imagenet", small)
     return words_in(tmp_path, *RUN, f"dataset.path={tmp_path}/imagenet", "dataset.workers=1")
 
 
@@ -74,7 +75,7 @@ def test_a_reader_that_dies_fails_the_run_with_one_line(tmp_path, words, monkeyp
     straight = attempt(job_of(tmp_path / "straight", words_in(tmp_path / "straight", *words[2:-2])))
     job = job_of(tmp_path, words)
     with monkeypatch.context() as patch:
-        patch.setattr(attempting, "Terminal", KillTheReader)
+        patch.setattr(attempting, "Terminal", lambda **_: KillTheReader())
         assert failing_launch(words, tmp_path) == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error
@@ -181,7 +182,7 @@ def test_one_error_of_cuda_ends_a_table_and_the_next_launch_goes_on(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run", refused)
         assert failing_launch(words, tmp_path) == 1
-    assert capsys.readouterr().err.count("failed: digits") == 1
+    assert capsys.readouterr().err.count("failed: sgdm s") == 1
     assert len(list(tmp_path.rglob("failure.json"))) == 1
     assert failing_launch(words, tmp_path) == 0
     assert len(list(tmp_path.rglob("runs/*/*.json"))) == 1

@@ -37,7 +37,7 @@ def test_a_record_is_kept_until_it_can_be_written(tmp_path, capsys):
     kept = job.folder / KEPT
     assert launched(tmp_path) == 1
     error = capsys.readouterr().err.splitlines()
-    assert error[-1].startswith(f"{job.run_id}: its record {job.options.record_path} cannot be written: ")
+    assert error[-1].startswith(f"{job.label}: its record {job.options.record_path} cannot be written: ")
     assert error[-1].endswith(f"; it is kept in {kept}, and the next launch writes it")
     trained = read_record(kept)
 

@@ -105,7 +105,8 @@ def test_runs_of_no_table_in_brief(adhoc):
     with RunLock(adhoc / "work" / sam(0.3), 10):
         lines = begun([], adhoc)
     first = lines.index("runs of no table")
-    kinds = {line.split()[0]: line.split()[1].strip(":,") for line in lines[first + 1 : -2]}
+    stands = [line.partition("digits-")[2].split()[:2] for line in lines[first + 1 : -2]]
+    kinds = {f"digits-{run}": kind.strip(":,") for run, kind in stands}
     assert kinds == {sam(0.1): "failed", sam(0.2): "missing", sam(0.3): "running"}
     assert lines[-2] == "4 runs: 1 finished, 1 failed, 1 running, 1 missing"
 

@@ -218,7 +218,7 @@ def test_a_missing_run_says_where_its_job_is(states, monkeypatch):
     for job, number in (("5_0", 3), ("5_1", 4), ("5_2", 2)):
         Queued(job, None).write(states / "work" / BOTH[number].run_id)
     status = status_of(BOTH, states / "results", states / "work")
-    stands = [line.partition("  ")[2].strip() for line in status.lines()]
+    stands = [line.partition("digits-")[2].partition("  ")[2].strip() for line in status.lines()]
     assert stands[2].startswith("failed: RuntimeError: CUDA out of memory (")
     assert stands[2].endswith("; queued: job 5_2 pending (Priority)")
     assert stands[3] == "held: job 5_0 (JobHeldUser), interrupted at epoch 5/20, best 91.50 %"
