@@ -14,14 +14,7 @@ from llqr_sam.report.sweeps.sweep import Outcome, Sweep, grouped
 from llqr_sam.suite.config.command_line import parsed, values
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
 from llqr_sam.suite.plan.labels import short_names, text
-
-GROUPS = {
-    "dataset": "dataset.name",
-    "arch": "arch.name",
-    "optim": "optim.name",
-    "geometry": "optim.divergence",
-    "structure": "optim.structure",
-}
+from llqr_sam.suite.status.filters import NAMES, same
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class Question:
         """``optim.rho-digits-sam``: of files."""
         short = short_names(list(self.chosen))
         named = {key: "+".join(asked).replace("/", "_") for key, asked in self.chosen.items()}
-        parts = [value if key in GROUPS.values() else f"{short[key]}_{value}" for key, value in named.items()]
+        parts = [value if key in NAMES.values() else f"{short[key]}_{value}" for key, value in named.items()]
         return "-".join(["+".join(self.over), *parts])
 
     def answer(self, runs: Sequence[Outcome]) -> Sweep:
@@ -61,7 +54,7 @@ class Question:
         kept = list(runs)
         for key, asked in self.chosen.items():
             there, name = _known(key, kept), _typed(key)
-            kept = [run for run in kept if any(_is(run, key, value) for value in asked)]
+            kept = [run for run in kept if any(same(value, run.settings.get(key)) for value in asked)]
             if not kept:
                 meant = did_you_mean(asked[0], there)
                 raise UsageError(
@@ -79,12 +72,12 @@ class Question:
 
 def _key(name: str, runs: Iterable[Outcome]) -> str:
     """The settings' key for a word's; a UsageError if no run has it."""
-    key = GROUPS.get(name, name)
-    known = {*GROUPS.values(), *(key for run in runs for key in run.settings)}
+    key = NAMES.get(name, name)
+    known = {*NAMES.values(), *(key for run in runs for key in run.settings)}
     if key in known:
         return key
     near = [other for other in sorted(known) if other.rpartition(".")[2] == name.rpartition(".")[2]]
-    near += difflib.get_close_matches(name, sorted({*known, *GROUPS}), n=1)
+    near += difflib.get_close_matches(name, sorted({*known, *NAMES}), n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     raise UsageError(f"no record has a setting {name}{meant}. {_vary(list(runs))}")
 
@@ -98,19 +91,8 @@ def _vary(runs: Sequence[Outcome]) -> str:
 
 def _typed(key: str) -> str:
     """``optim`` for ``optim.name``."""
-    return next((group for group, name in GROUPS.items() if name == key), key)
+    return next((group for group, name in NAMES.items() if name == key), key)
 
 
 def _known(key: str, runs: Iterable[Outcome]) -> list[str]:
     return list(dict.fromkeys(text(run.settings.get(key)) for run in runs))
-
-
-def _is(run: Outcome, key: str, asked: str) -> bool:
-    """Whether the run has the value, however it is written; none is null."""
-    value = run.settings.get(key)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            return float(asked) == value
-        except ValueError:
-            return False
-    return asked == text(value) or (value is None and asked == "none")

@@ -9,7 +9,9 @@ from typing import Any
 from llqr_sam.engine.settings.flat import flat, setting_types
 from llqr_sam.suite.config.command_line import parsed, values
 from llqr_sam.suite.config.errors import UsageError, did_you_mean
+from llqr_sam.suite.plan.labels import text
 
+# What a group's name stands for among a run's settings.
 NAMES = {
     "dataset": "dataset.name",
     "arch": "arch.name",
@@ -45,27 +47,23 @@ class Filter:
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a run with this ``RunSettings.as_dict()`` is chosen."""
         settings = flat(config)
-        return all(any(_same(text, settings.get(key)) for text in texts) for key, texts in self.chosen.items())
+        return all(any(same(typed, settings.get(key)) for typed in asked) for key, asked in self.chosen.items())
 
     def explain(self, configs: Sequence[Mapping[str, Any]]) -> str:
         """Why none of the runs is chosen: the first setting that none has, and what they have."""
-        words = {key: f"{key}={','.join(texts)}" for key, texts in self.chosen.items()}
+        words = {key: f"{key}={','.join(asked)}" for key, asked in self.chosen.items()}
         for key, word in words.items():
             if not any(Filter({key: self.chosen[key]}).matches(config) for config in configs):
-                found = sorted({_text(flat(config).get(key)) for config in configs})
+                found = sorted({text(flat(config).get(key)) for config in configs})
                 return f"none has {word}; they have {', '.join(found)}"
         return f"none has {' '.join(words.values())} together"
 
 
-def _same(text: str, value: Any) -> bool:
+def same(typed: str, value: Any) -> bool:
+    """Whether a setting has the value that was typed, however it is written; ``None`` is null or none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            return float(text) == value
+            return float(typed) == value
         except ValueError:
             return False
-    return text.lower() in ("null", "none") if value is None else text.lower() == _text(value).lower()
-
-
-def _text(value: Any) -> str:
-    """A value as one types it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return typed.lower() in ("null", "none") if value is None else typed.lower() == text(value).lower()
