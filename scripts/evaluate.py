@@ -19,7 +19,7 @@ from llqr_sam.suite.config.errors import UsageError, did_you_mean, exit_status
 from llqr_sam.suite.run.lookup import find_run
 from llqr_sam.suite.weights.evaluation import evaluate
 
-WORDS = ("dataset.path", "dataset.workers", "device", "sharpness", "sharpness_samples")
+WORDS = ("plugins", "dataset.path", "dataset.workers", "device", "sharpness", "sharpness_samples")
 PATHS = ("paths.data", "paths.results", "paths.workspace")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from llqr_sam.engine import plugins
 from llqr_sam.engine.records.weights import BEST, NOTE, WEIGHTS, read_note, read_weights
 from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.registry import task_for
@@ -27,6 +28,7 @@ def kept_weights(folder: Path, *, best: bool = False) -> Path:
 @usage_errors()
 def load(run: str | Path, results: Path, workspace: Path) -> nn.Module:
     """``llqr_sam.load_network``."""
+    plugins.load({})  # the installed ones; others are imported by whoever calls
     known = find_run(str(run), results, workspace)
     path = kept_weights(known.folder)
     if not (known.folder / NOTE).exists():
