@@ -14,6 +14,7 @@ from llqr_sam.suite.plan.labels import IDENTITY, NETWORK
 DECADE = 10.0  # an axis whose values spread over more is logarithmic
 CYCLE = [ink for method, ink in COLOURS.items() if method not in ("sgdm", "adamw")]
 MARKERS = "osD^vP*X"
+BESIDE = 0.01  # distance of two lines' intervals at one value, as a share of the axis
 
 
 def draw_sweep(sweep: Sweep, over: str) -> Figure:
@@ -32,16 +33,18 @@ def draw_sweep(sweep: Sweep, over: str) -> Figure:
     names = _names(list(lines.values()), over)
     methods = [line[0].settings["optim.name"] for line in lines.values()]
     own = over != "optim.name" and len(set(methods)) == len(methods)
+    shown = sorted({value for value in values if value is not None}) if numeric else sorted(places.values())
+    logarithmic = numeric and shown[0] > 0 and shown[-1] / shown[0] > DECADE
     for index, line in enumerate(lines.values()):
-        shift = 0.06 * (index - (len(lines) - 1) / 2) * (not numeric)  # so that intervals stand side by side
-        x = [(number(point, over) or 0.0) if numeric else places[point.named(over)] + shift for point in line]
+        at = [(number(point, over) or 0.0) if numeric else places[point.named(over)] for point in line]
+        aside = BESIDE * (index - (len(lines) - 1) / 2)  # so that intervals stand side by side
+        x = [v * (shown[-1] / shown[0]) ** aside if logarithmic else v + aside * (shown[-1] - shown[0]) for v in at]
         ink = colour(methods[index]) if own else CYCLE[index % len(CYCLE)]
         means = [point.best.mean or 0.0 for point in line]
         shape = MARKERS[index % len(MARKERS)] + "-" * numeric
         axes.errorbar(x, means, yerr=_reach(line), fmt=shape, color=ink, capsize=3, linewidth=1.6, label=names[index])
     if numeric:
-        shown = sorted({value for value in values if value is not None})
-        if shown and shown[0] > 0 and shown[-1] / shown[0] > DECADE:
+        if logarithmic:
             axes.set_xscale("log")
         if len(shown) <= 8:
             axes.set_xticks(shown, [f"{value:g}" for value in shown], minor=False)
