@@ -14,18 +14,20 @@ import sys
 
 from llqr_sam.report.records.compare import comparison
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.errors import exit_status
+from llqr_sam.suite.config.errors import UsageError, exit_status
 from llqr_sam.suite.run.lookup import find_run
 
 
 def main() -> int:
     """Compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs=2, metavar="RUN")
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    options = parser.parse_args()
-    paths = Command.of(*options.words).config.paths
-    print(*comparison(*(find_run(name, paths.results, paths.workspace) for name in options.runs)), sep="\n")
+    parser.add_argument("words", nargs="*", metavar="RUN RUN [key=value]", help="two runs, and where they are")
+    words: list[str] = parser.parse_args().words
+    runs = [word for word in words if "=" not in word]
+    if len(runs) != 2:
+        raise UsageError(f"two runs are compared, not {len(runs)}: scripts/compare.py RUN RUN.")
+    paths = Command.of(*(word for word in words if "=" in word)).config.paths
+    print(*comparison(*(find_run(name, paths.results, paths.workspace) for name in runs)), sep="\n")
     return 0
 
 

@@ -26,10 +26,11 @@ PATHS = ("paths.data", "paths.results", "paths.workspace")
 def main() -> int:
     """Evaluate one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    options = parser.parse_args()
-    words = list(options.words)
+    parser.add_argument("words", nargs="*", metavar="RUN [key=value]", help="a run, and where and how")
+    given: list[str] = parser.parse_args().words
+    runs, words = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+    if len(runs) != 1:
+        raise UsageError(f"one run is evaluated, not {len(runs)}: scripts/evaluate.py RUN.")
     best = "weights=best" in words
     words = [word for word in words if word not in ("weights=best", "weights=last")]
     for word in words:
@@ -40,7 +41,7 @@ def main() -> int:
             remedy = f"Possible are {', '.join(known)}{did_you_mean(key, known)}"
             raise UsageError(f"{word} has no use here: the settings of a run are in its record. {remedy}")
     command = Command.of(*words)
-    run = find_run(options.run, command.config.paths.results, command.config.paths.workspace)
+    run = find_run(runs[0], command.config.paths.results, command.config.paths.workspace)
     print(*evaluate(run, command, best=best).lines(), sep="\n")
     return 0
 

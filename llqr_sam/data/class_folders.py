@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from llqr_sam.data.imagenet import ImageFiles, ImageFolders, check_same_classes
@@ -12,6 +15,21 @@ from llqr_sam.data.subsets import split
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE = 64  # of images, where none is asked for
 _TEST_FOLDERS = ("val", "valid", "test")  # the first that there is
+
+
+@dataclass(frozen=True)
+class OwnFolders(ImageFolders):
+    """Images of one's own: two folders with equal names of files may differ, so the files' sizes count too."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names and sizes of the images."""
+        digest = hashlib.sha256()
+        for files in (self.train, self.test):
+            for name in files.names:
+                size = os.stat(os.path.join(os.fsencode(files.folder), name)).st_size
+                digest.update(b"%s %d\n" % (name, size))
+            digest.update(b"\n")
+        return digest.hexdigest()
 
 
 def read_class_folders(folder: Path, options: ReadOptions) -> tuple[ImageFolders, DatasetInfo]:
@@ -38,11 +56,11 @@ def read_class_folders(folder: Path, options: ReadOptions) -> tuple[ImageFolders
     files = ImageFiles.of(train, classes)
     if test is None:
         kept, held_out = split(str(train), files.labels, options.test_fraction or TEST_FRACTION)
-        whole = ImageFolders(files.chosen(kept), files.chosen(held_out))
+        whole = OwnFolders(files.chosen(kept), files.chosen(held_out))
     else:
         check_no_fraction(str(folder), options)
         check_same_classes(train, classes, test, _subfolders(test))
-        whole = ImageFolders(files, ImageFiles.of(test, classes))
+        whole = OwnFolders(files, ImageFiles.of(test, classes))
     side = options.image_size or SIDE
     return whole, DatasetInfo(len(classes), side, 3, IMAGENET_MEAN, IMAGENET_STD, whole.samples)
 

@@ -58,6 +58,11 @@ def versions() -> dict[str, str]:
     return {name: plugin.version for name, plugin in _loaded.items() if isinstance(plugin, _Plugin)}
 
 
+def lacking(packages: Mapping[str, str]) -> list[str]:
+    """The modules that a record's ``packages`` names as plugins, and that this process has not imported."""
+    return [name for name, version in packages.items() if version.startswith("sha256:") and name not in sys.modules]
+
+
 @cache
 def _installed() -> dict[str, str]:
     """Module -> what messages call it, of each entry point."""

@@ -32,6 +32,14 @@ def colours(splits: Splits) -> list[tuple[int, int]]:
     return list(zip(images.mean(dim=(2, 3)).argmax(dim=1).tolist(), labels.tolist(), strict=True))
 
 
+def test_equal_names_are_not_yet_equal_data(tmp_path: Path) -> None:
+    """Of one folder and its copy the hash is the same; with another image under a name it differs."""
+    folders = [fill(tmp_path / name, 2) for name in ("one", "copy", "other")]
+    Image.new("RGB", (90, 90), (1, 2, 3)).save(folders[2] / "red" / "0.png")
+    one, copy, other = (fingerprint("folder", folder, tmp_path) for folder in folders)
+    assert one == copy != other
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "test"])
 def test_train_and_val_are_read(load_with: Callable[..., Splits], tmp_path: Path, name: str) -> None:
     """Class k is the k-th folder; images have the side that is asked for, 64 if none is."""

@@ -33,6 +33,7 @@ from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.methods import factory
 from llqr_sam.methods.llqr import RefreshError
+from llqr_sam.methods.settings import require
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,10 @@ class Trainer:
         protocol, precision = settings.protocol, settings.precision
         self.task = task_for(settings.dataset.reader)(settings)
         self.splits = self.task.load(options, device, Share(team.rank, team.size))
+        if (llqr := settings.optim.llqr) is not None:
+            size, every = self.splits.train.size, "protocol.methods.refresh_batch= sets it for every method"
+            problem = f"must be at most {size}, the training samples of dataset={settings.dataset.name}; {every}"
+            require(llqr.refresh_batch <= size, "optim.refresh_batch", llqr.refresh_batch, problem)
         self.steps_per_epoch = self.splits.train.steps_per_epoch
         self.steps = protocol.epochs * self.steps_per_epoch  # of the whole run
         self.evaluate_every = protocol.steps_between_evaluations(self.steps_per_epoch)

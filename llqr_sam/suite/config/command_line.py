@@ -168,7 +168,9 @@ def unknown(key: str, others: Iterable[str] = ()) -> str:
     known = keys() if parent else keys().union(others)
     beside = sorted(key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent)
     where = f"in {parent}" if parent else "here"
-    return f"unknown key {key}. Keys {where}: {', '.join(beside)}{did_you_mean(name, beside)}"
+    deeper = [group for group in ("optim", "protocol", "arch", "dataset") if f"{group}.{name}" in keys()]
+    meant = f" (did you mean {deeper[0]}.{name}?)" if deeper and not parent else did_you_mean(name, beside)
+    return f"unknown key {key}. Keys {where}: {', '.join(beside)}{meant}"
 
 
 def _keys(kind: type[Any], prefix: str = "") -> Iterable[str]:

@@ -225,7 +225,6 @@ def _begin(job: Job, team: Team, held: contextlib.ExitStack) -> list[Observer]:
                 raise LeftAlone("done meanwhile: left alone")
             _write_kept_record(job)
             note_begun(job.folder, job.begun)
-            Failure.path(job.folder).unlink(missing_ok=True)  # the log keeps its traceback
             watchers = [Terminal(label=job.label), ProgressFile(), lock]
             if job.wandb is not None:
                 watchers.append(WandbLogger(**job.wandb))

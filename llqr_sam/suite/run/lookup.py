@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llqr_sam.engine import plugins
 from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.engine.records.typed_json import DamagedRecordError
 from llqr_sam.engine.records.weights import NOTE, read_note
+from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
 from llqr_sam.suite.run.run_folder import Begun, find_record, record_files
 
@@ -24,6 +26,17 @@ class KnownRun:
     folder: Path  # in the workspace; it need not be there
     record: Record | None = None  # of a run that has ended
     path: Path | None = None  # of the record
+
+
+def settings_of(run: KnownRun) -> RunSettings:
+    """The settings of a run; a UsageError if they cannot be read here, which says the plugins that are not imported."""
+    try:
+        return RunSettings.from_dict(run.config)
+    except (KeyError, ValueError) as error:
+        names = plugins.lacking(run.record.packages) if run.record else []
+        trained = f" It was trained with plugins=[{','.join(names)}]." if names else ""
+        reason = f"it has no settings {error}, so another version made it" if isinstance(error, KeyError) else error
+        raise UsageError(f"{run.run_id} cannot be read here: {reason}{trained}") from error
 
 
 @usage_errors()

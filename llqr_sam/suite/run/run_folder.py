@@ -124,6 +124,7 @@ class ProgressFile(Observer):
     """Keeps ``progress.json``; a full disk costs a warning."""
 
     def on_start(self, run: RunInfo) -> None:
+        Failure.path(run.folder).unlink(missing_ok=True)  # the log keeps its traceback
         self._run, self._curve = run, list(run.curve)
         self._write()
 

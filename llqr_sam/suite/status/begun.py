@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterator
 from itertools import product
 
 from llqr_sam.engine.records.record import read_records
-from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.suite.config.command import RUN_KEYS, Command, every_table, root
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
 from llqr_sam.suite.plan.plan import Planned, table_folder, table_runs
+from llqr_sam.suite.run.lookup import KnownRun, settings_of
 from llqr_sam.suite.run.run_folder import Begun
 from llqr_sam.suite.status.filters import Filter
 from llqr_sam.suite.status.status import Status
 
 ADHOC = "adhoc"  # folder under results/runs of the records of no table
+HOW = ("dataset.path", "dataset.workers", "optim.shard")  # that say where and how, and choose no run
 
 
 def begun(command: Command) -> Iterator[str]:
@@ -35,6 +36,7 @@ def begun(command: Command) -> Iterator[str]:
         yield f"{name}: {title}"
         yield from _lines(status, brief=not choosing)
     runs, problems = adhoc_runs(command, shown)
+    problems += strange_folders(command)
     if runs or problems:
         yield from [""] * (parts > 0)
         parts += 1
@@ -77,6 +79,16 @@ def begun_tables(command: Command) -> Iterator[tuple[str, str, Status | None]]:
             yield name, table.title, status
 
 
+def strange_folders(command: Command) -> list[str]:
+    """A line for each folder of records that belongs to no table here: the user's own tables, when not named."""
+    tables = (Command.of(*name.split()) for name in every_table())
+    known = {ADHOC, *(table_folder(each.table.number, each.config.scale) for each in tables)}
+    folders = sorted((command.config.paths.results / "runs").glob("*/"))
+    counted = [(folder, len(list(folder.glob("*.json")))) for folder in folders if folder.name not in known]
+    what = "records of a table that is not here (-cd DIR?)"
+    return [f"{folder} has {count} {what}" for folder, count in counted if count]
+
+
 def adhoc_runs(command: Command, tabled: Collection[str]) -> tuple[list[Planned], list[str]]:
     """The runs of no table that the words choose and ``tabled`` does not hold: ended ones, then the others.
 
@@ -84,19 +96,22 @@ def adhoc_runs(command: Command, tabled: Collection[str]) -> tuple[list[Planned]
     """
     paths = command.config.paths
     records, damaged = read_records(paths.results / "runs" / ADHOC)
-    notes = [Begun.read(path.parent) for path in sorted(paths.workspace.glob(f"*/{Begun.name}"))]
-    configs = [record.config for record in records] + [note.config for note in notes if note and note.folder == ADHOC]
+    folders = sorted(path.parent for path in paths.workspace.glob(f"*/{Begun.name}"))
+    notes = [(folder, Begun.read(folder)) for folder in folders]
+    known = [KnownRun(each.run_id, each.config, paths.workspace / each.run_id, each) for each in records]
+    known += [KnownRun(folder.name, note.config, folder) for folder, note in notes if note and note.folder == ADHOC]
     problems = [f"record not counted: {reason}" for reason in damaged]
     try:
-        chosen = Filter.of([word for word in command.words if configs and root(word) in RUN_KEYS])
+        words = [word for word in command.words if root(word) in RUN_KEYS and word.partition("=")[0] not in HOW]
+        chosen = Filter.of(words if known else [])
     except UsageError as mistake:
         return [], [*problems, f"runs of no table are not shown: {mistake}"]
     runs: dict[str, Planned] = {}
-    for config in filter(chosen.matches, configs):
+    for each in (each for each in known if chosen.matches(each.config)):
         try:
-            settings = RunSettings.from_dict(config)
-        except (KeyError, ValueError) as error:
-            problems.append(f"a run has settings that this version does not read: {error}")
+            settings = settings_of(each)
+        except UsageError as mistake:
+            problems.append(str(mistake))
             continue
         run = Planned(settings, data_path=None, workers=0, shard=False, sharpness_rho=None, folder=ADHOC)
         runs[run.run_id] = run

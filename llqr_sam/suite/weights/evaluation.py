@@ -13,13 +13,13 @@ from llqr_sam.engine.devices.device import arithmetic, device_name, find_device
 from llqr_sam.engine.devices.team import ALONE
 from llqr_sam.engine.records.record import Accuracy, Flatness, Record, epoch_words
 from llqr_sam.engine.records.weights import read_weights
-from llqr_sam.engine.settings.run_settings import RunOptions, RunSettings
+from llqr_sam.engine.settings.run_settings import RunOptions
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.engine.tasks.task import Scores
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, usage_errors
-from llqr_sam.suite.run.lookup import KnownRun
+from llqr_sam.suite.run.lookup import KnownRun, settings_of
 from llqr_sam.suite.weights.network import kept_weights
 
 
@@ -90,7 +90,7 @@ def evaluate(run: KnownRun, command: Command, *, best: bool = False) -> Evaluati
     record, config = run.record, command.config
     if record is None:
         raise UsageError(f"{run.run_id} has not ended: only then are its weights kept.")
-    settings = RunSettings.from_dict(record.config)
+    settings = settings_of(run)
     name = settings.dataset.name
     task = tasks.task_for(settings.dataset.reader)(settings)
     if best and not task.keeps_best_weights:

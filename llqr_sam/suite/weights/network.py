@@ -9,10 +9,9 @@ from torch import nn
 
 from llqr_sam.engine import plugins
 from llqr_sam.engine.records.weights import BEST, NOTE, WEIGHTS, read_note, read_weights
-from llqr_sam.engine.settings.run_settings import RunSettings
 from llqr_sam.engine.tasks.registry import task_for
 from llqr_sam.suite.config.errors import UsageError, usage_errors
-from llqr_sam.suite.run.lookup import find_run
+from llqr_sam.suite.run.lookup import find_run, settings_of
 
 HOW_TO_KEEP = "train it again with keep_weights=true and other folders, paths.results=DIR paths.workspace=DIR"
 
@@ -34,7 +33,7 @@ def load(run: str | Path, results: Path, workspace: Path) -> nn.Module:
     if not (known.folder / NOTE).exists():
         raise UsageError(f"{path} has no {NOTE} beside it, for older code wrote it: {HOW_TO_KEEP}.")
     note = read_note(known.folder)
-    settings = RunSettings.from_dict(note.config)
+    settings = settings_of(known)
     dataset = settings.dataset
     if note.dataset is None:
         remedy = f"Use scripts/evaluate.py {known.run_id}"

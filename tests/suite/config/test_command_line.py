@@ -57,6 +57,12 @@ def test_good_words_pass_and_table_numbers_are_quoted():
     assert list(checked_words(list(checked_words(["table=2"])))) == ["table='2'"]
 
 
+@pytest.mark.parametrize(("word", "meant"), [("rho=0.1", "optim.rho"), ("epochs=2", "protocol.epochs")])
+def test_a_key_without_its_group_is_named_with_it(word, meant):
+    with pytest.raises(UsageError, match=rf"unknown key \w+\. .* \(did you mean {meant}\?\)"):
+        checked_words([word])
+
+
 def test_a_glob_is_the_choices_that_it_matches():
     globs = ["optim=glob([sam,*gdm])", "structure=glob(*kfac,exclude=diag*)", "table=glob([1,2])"]
     assert list(checked_words(globs)) == ["optim=sam,sgdm", "structure=ekfac,kfac", "table='1','2'"]

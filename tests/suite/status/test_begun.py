@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from llqr_sam.suite.run.run_folder import Begun, Queued, note_failure
 from llqr_sam.suite.status.begun import begun as begun_lines
 from tests.suite.conftest import RUNS
 from tests.suite.plans import plan_of
-from tests.suite.records import write_progress, write_record
+from tests.suite.records import record_of, write_progress, write_record
 
 
 def begun(words: Sequence[str], folder: Path) -> list[str]:
@@ -133,5 +134,28 @@ def test_a_damaged_record_of_no_table_is_named(adhoc):
 def test_settings_of_another_version_are_named_and_hide_no_other_run(adhoc):
     Begun({"dataset": {"name": "digits"}, "optim": {"name": "sam"}}, "adhoc").write(adhoc / "work" / "digits-x-y")
     lines = begun([], adhoc)
-    assert "a run has settings that this version does not read: 'arch'" in lines
+    assert "digits-x-y cannot be read here: it has no settings 'arch', so another version made it" in lines
     assert lines[-2].startswith("4 runs: ")
+
+
+def test_words_that_say_where_choose_none(adhoc):
+    lines = begun(["optim=sam", "dataset.path=/tmp/x"], adhoc)
+    assert sorted(runs_of(lines[lines.index("runs of no table") :])) == sorted(map(sam, (0.1, 0.2, 0.3)))
+
+
+def test_records_of_a_table_that_is_not_here_are_counted(tmp_path):
+    folder = tmp_path / "results" / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text("{}")
+    assert begun([], tmp_path)[1] == f"{folder} has 1 records of a table that is not here (-cd DIR?)"
+
+
+def test_a_run_with_an_own_part_says_which_plugin_it_needs(tmp_path):
+    (run,) = plan_of("optim=sgdm")
+    record = record_of(run, [90.0])
+    config = record.config | {"optim": {"name": "mine", "base": "mine", "lr": 0.1}}
+    record = replace(record, config=config, packages={"torch": "2.13.0", "my_parts": "sha256:00"})
+    record.write(tmp_path / "results" / "runs" / "adhoc" / f"{run.run_id}.json")
+    (line,) = (line for line in begun([], tmp_path) if line.startswith(run.run_id))
+    assert "cannot be read here: optim.base=mine is not known" in line
+    assert line.endswith("It was trained with plugins=[my_parts].")
