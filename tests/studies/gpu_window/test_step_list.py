@@ -263,7 +263,7 @@ def test_what_failed_or_diverged_is_tried_again_when_asked_and_once_a_call(scrip
     scripted.outcomes = {"sgdm": "failed", "sam": "failed"}
     listed = StepList(path, words)
     assert listed.run() == 1
-    assert capsys.readouterr().err.count("failed: sgdm s0 (digits-small_cnn-sgdm-s0") == 1
+    assert capsys.readouterr().err.count("failed: digits-small_cnn-sgdm-s0") == 1
     assert list(listed.lines())[-1] == "runs that failed are left alone; retry=failed tries them again"
     assert listed.run() == 0, "it would only fail again"
     assert capsys.readouterr().err == ""
@@ -309,7 +309,7 @@ def test_it_does_not_go_on_with_other_data_than_its_records(scripted, tmp_path):
         UsageError, match=f"^dataset=digits has the data .*, the records are of a{{12}} .{run.run_id}.: "
     ):
         StepList(REPRODUCTION, words).run()
-    with pytest.raises(UsageError, match=r"^dataset\.path=gone\.npz does not exist"):
+    with pytest.raises(UsageError, match=r"^dataset\.path=gone\.npz has no use with dataset=digits"):
         StepList(REPRODUCTION, [*words, "dataset.path=gone.npz"]).run()
 
 
