@@ -29,6 +29,8 @@ from llqr_sam.methods import named
 pytestmark = pytest.mark.slow
 
 METHODS = ["sgdm", "adam", "sam", "f_sam", "llqr_sam"]
+# In float32 the backward pass in channels_last corrupts memory at width 4 on CPUs without AVX-512 (torch 2.13).
+FLOAT32_WIDTH = 8
 STEPS = 20
 QUIET = range(9, 15)  # steps between two refreshes
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "repeat_interleave"}
@@ -52,10 +54,10 @@ def images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_trainer(make_settings: Any, images: Path, tmp_path: Path) -> Make:
     """``make_trainer(method, **changes)``: a narrow ResNet-18 under the CIFAR recipe, an epoch of ``STEPS`` steps."""
 
-    def make(method: str, device: str = "cpu", **changes: Any) -> Trainer:
+    def make(method: str, device: str = "cpu", width: int = 4, **changes: Any) -> Trainer:
         settings = make_settings(method, **{"batch_size": 32, "epochs": 1} | changes)
         settings = dataclasses.replace(
-            settings, dataset=DatasetSettings("cifar10"), arch=ArchSettings("resnet18", width=4)
+            settings, dataset=DatasetSettings("cifar10"), arch=ArchSettings("resnet18", width=width)
         )
         options = RunOptions(tmp_path, tmp_path / "record.json", data_path=images)
         return Trainer(settings, options, torch.device(device))
@@ -124,8 +126,8 @@ def double(trainer: Trainer) -> Trainer:
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_are_the_plain_ones(method: str, make_trainer: Make) -> None:
     """In float32, with another memory format and another kernel for the update."""
-    fast = make_trainer(method, channels_last=True, fused=True)
-    assert distances(fast, make_trainer(method)).max() < 1e-5
+    fast = make_trainer(method, width=FLOAT32_WIDTH, channels_last=True, fused=True)
+    assert distances(fast, make_trainer(method, width=FLOAT32_WIDTH)).max() < 1e-5
 
 
 @pytest.mark.parametrize("method", ["sgdm", "adam", "sam"])
@@ -140,7 +142,8 @@ def test_runs_are_the_plain_ones_in_float64(method: str, make_trainer: Make) -> 
 @pytest.mark.parametrize("method", ["sgdm", "sam"])
 def test_compiled_runs_are_the_plain_ones(method: str, make_trainer: Make) -> None:
     everything = {"channels_last": True, "fused": True, "compile": True}
-    assert distances(make_trainer(method, **everything), make_trainer(method)).max() < 1e-5
+    width = FLOAT32_WIDTH
+    assert distances(make_trainer(method, width=width, **everything), make_trainer(method, width=width)).max() < 1e-5
     plain, fast = train(double(make_trainer(method))), train(double(make_trainer(method, **everything)))
     torch.testing.assert_close(fast, plain, rtol=1e-9, atol=0)
 
