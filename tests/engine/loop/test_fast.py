@@ -181,7 +181,7 @@ def test_the_watch_sees_what_waits(waits: Callable[[Tensor], Any]) -> None:
 def test_a_step_does_not_wait_for_the_device(method: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """From minibatch to update, between two refreshes; losses are read once in a window."""
     monkeypatch.setattr(named, "is_cheap_to_read", lambda tensor: False)  # as on a GPU
-    trainer = make_trainer(method, fused=True, channels_last=True)
+    trainer = make_trainer(method, width=FLOAT32_WIDTH, fused=True, channels_last=True)
     trainer.losses = LossLog(trainer.device, window=100)
     with contextlib.ExitStack() as stack:
 
