@@ -9,6 +9,7 @@ files of each attempt are complete, and online the rows that the server already 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -76,8 +77,7 @@ class WandbLogger(Observer):
                 raise
             remedy = "this run is logged to files, which scripts/wandb_sync.py uploads"
             logger.warning("Weights & Biases cannot be reached: %s: %s", _line(error), remedy)
-            _end_service()
-            self._run = open_run(folder, **arguments | {"mode": "offline"})
+            self._run = _opened_offline(folder, arguments)
         self._known = self._run.starting_step
         self._run.define_metric("*", step_metric="step")
 
@@ -108,11 +108,18 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _end_service() -> None:
-    """End W&B's own process, in which a run that could not be opened keeps its id."""
+def _opened_offline(folder: Path, arguments: dict[str, Any], tries: int = 5) -> Any:
+    """The run, offline. Until W&B's own process has ended, a run that could not be opened keeps its id there."""
     import wandb
 
     wandb.teardown()
+    try:
+        return open_run(folder, **arguments | {"mode": "offline"})
+    except Exception:
+        if tries == 1:
+            raise
+    time.sleep(1.0)
+    return _opened_offline(folder, arguments, tries - 1)
 
 
 def open_run(folder: Path, **arguments: Any) -> Any:

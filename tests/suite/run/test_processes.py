@@ -137,7 +137,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path, straight, rank):
     os.kill(numbers_of(launcher.pid)[rank], signal.SIGKILL)
     _, error = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1, error
-    assert error.splitlines()[-1] == f"{job.run_id}: rank {rank} ended with SIGKILL; the next launch continues the run"
+    assert error.splitlines()[-1] == f"{job.label}: rank {rank} ended with SIGKILL; the next launch continues the run"
     assert "Traceback" not in error
     assert Failure.read(job.folder) is None
     record = record_of(tmp_path, *words)
@@ -174,7 +174,7 @@ def test_an_error_of_the_ranks_is_the_runs(tmp_path):
     assert "100000" in reply.reason
     failure = Failure.read(job.folder)
     assert failure is not None
-    assert failure.error.startswith("ValueError: ")
+    assert failure.error.startswith("SettingError: ")
     assert "100000" in failure.error
 
 
@@ -198,7 +198,7 @@ def test_all_ranks_end_when_the_first_one_loses_the_lock(minutes, tmp_path):
     wait_for(lambda: begun(job))
     other = write_lock(job.folder)
     _, error = process.communicate(timeout=PATIENCE)
-    assert f"{job.run_id}: taken over by {other}: left alone" in error
+    assert f"{job.label}: taken over by {other}: left alone" in error
     assert (process.returncode, holder(job.folder, 10)) == (0, other)
     assert job.outcome() is None
 
