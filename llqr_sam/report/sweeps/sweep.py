@@ -15,7 +15,7 @@ from llqr_sam.engine.settings.flat import leaves
 from llqr_sam.report.tables.seed_statistics import Sample
 from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.plan.labels import IDENTITY, METHOD, SEED, Flat, method_name, text, varying
-from llqr_sam.suite.status.status import Status, by_hash
+from llqr_sam.suite.status.status import Status, mixed
 
 NONE = "-"  # a setting that a method does not have
 
@@ -166,11 +166,6 @@ def number(point: Point, key: str) -> float | None:
 
 def check_data(runs: Sequence[Outcome]) -> None:
     """Raises a UsageError if records of one data set are of different data: no mean may mix them."""
-    hashes: dict[str, dict[str, str]] = {}
-    for record in (run.record for run in runs if run.record is not None):
-        if record.data_sha256 is not None:
-            hashes.setdefault(record.config["dataset"]["name"], {})[record.run_id] = record.data_sha256
-    for name, found in hashes.items():
-        if len(set(found.values())) > 1:
-            remedy = "leave some out, or keep each kind under a paths.results= of its own"
-            raise UsageError(f"the records of dataset={name} are of different data, {by_hash(found)}: {remedy}.")
+    for name, found in mixed(run.record for run in runs if run.record is not None).items():
+        remedy = "leave some out, or keep each kind under a paths.results= of its own"
+        raise UsageError(f"the records of dataset={name} are of different data, {found}: {remedy}.")

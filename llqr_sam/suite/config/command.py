@@ -22,7 +22,15 @@ from llqr_sam.suite.config.command_line import choices, groups, merged, parsed, 
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
 from llqr_sam.suite.config.own_files import naming
-from llqr_sam.suite.config.schema import PLUGINS, Config, PathsConfig, ScaleConfig, TableConfig, TableSelection
+from llqr_sam.suite.config.schema import (
+    PLUGINS,
+    Config,
+    PathsConfig,
+    ScaleConfig,
+    TableConfig,
+    TableSelection,
+    code_in_a_file,
+)
 
 # Keys that choose among the runs of a table: its rows, columns and seeds.
 AXES = ("dataset", "arch", "dataset.label_noise", "optim", "geometry", "seed")
@@ -158,8 +166,7 @@ class Command:
     def _composed(self) -> DictConfig:
         composed = compose([word for word in self.words if not self._chooses_several(word)])
         if composed.plugins and PLUGINS not in map(_key, self.words):
-            named = f"{PLUGINS}=[{','.join(composed.plugins)}]"
-            raise UsageError(f"{named} cannot be in a file, since configurations run no code: put it in the command.")
+            raise code_in_a_file(f"{PLUGINS}=[{','.join(composed.plugins)}]")
         with usage_errors():
             plugins.load(dict.fromkeys(composed.plugins, str(Path.cwd())))
         return composed

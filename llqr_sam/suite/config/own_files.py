@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigKeyError
 
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, did_you_mean, explain
-from llqr_sam.suite.config.schema import PLUGINS, Schema
+from llqr_sam.suite.config.schema import PLUGINS, Schema, code_in_a_file
 
 _GLOBAL = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 _SUBJECT = re.compile(r"[a-z_]+(\.\w+)*(?=[=:\s])")  # of a message: optim.rho=-1 must be >= 0.
@@ -174,12 +174,9 @@ def _choices(entry: Any, group: str) -> Iterator[tuple[str, str]]:
 
 def _check(file: OwnFile, where: str) -> None:
     """Check the file's keys and types, and that nothing is missing where no other file fills its group."""
-    if PLUGINS in file.tree:
-        named = f"{PLUGINS}=[{','.join(map(str, file.tree[PLUGINS] or []))}]"
-        raise UsageError(
-            f"{where}: {named} cannot be in a file, since configurations run no code: put it in the command."
-        )
     with file.named():
+        if PLUGINS in file.tree:
+            raise code_in_a_file(f"{PLUGINS}=[{','.join(map(str, file.tree[PLUGINS] or []))}]")
         try:
             merged = OmegaConf.merge(OmegaConf.structured(Schema), file.tree)
         except ConfigKeyError as error:

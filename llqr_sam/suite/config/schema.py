@@ -25,6 +25,11 @@ PLUGINS = "plugins"  # the key that names code: no file may set it
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
 
 
+def code_in_a_file(word: str) -> UsageError:
+    """The mistake of a file that sets ``PLUGINS``."""
+    return UsageError(f"{word} cannot be in a file, since configurations run no code: put it in the command.")
+
+
 def _open_dict() -> DictConfig:
     """An empty group that takes any key, where all others take those of the schema alone."""
     return OmegaConf.create({}, flags={"struct": False})
@@ -110,7 +115,7 @@ def _refuse_code(words: Iterable[str]) -> None:
     """Refuse words of a file that would import code: a configuration is read without running any."""
     for word in words:
         if word.partition("=")[0].strip() == PLUGINS:
-            raise UsageError(f"{word} cannot be in a file, since configurations run no code: put it in the command.")
+            raise code_in_a_file(word)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a run without a record keeps in its folder of the workspace: how far it is, or why it failed.
 
 ``settings.json``, ``progress.json`` and ``queue.json``, the SLURM job, stay until the record is written,
-``failure.json`` until the next attempt begins. ``log.txt`` has what workers printed and the traceback of a failure.
+``failure.json`` until the next attempt trains. ``log.txt`` has what workers printed and the traceback of a failure.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Epochs(_Note):
 
 
 class ProgressFile(Observer):
-    """Keeps ``progress.json``; a full disk costs a warning."""
+    """Keeps ``progress.json``, and removes ``failure.json`` once training begins; a full disk costs a warning."""
 
     def on_start(self, run: RunInfo) -> None:
         Failure.path(run.folder).unlink(missing_ok=True)  # the log keeps its traceback

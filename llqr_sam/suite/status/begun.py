@@ -7,7 +7,9 @@ from itertools import product
 
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.suite.config.command import RUN_KEYS, Command, every_table, root
+from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
+from llqr_sam.suite.config.schema import ScaleConfig
 from llqr_sam.suite.plan.plan import Planned, table_folder, table_runs
 from llqr_sam.suite.run.lookup import KnownRun, settings_of
 from llqr_sam.suite.run.run_folder import Begun
@@ -81,8 +83,8 @@ def begun_tables(command: Command) -> Iterator[tuple[str, str, Status | None]]:
 
 def strange_folders(command: Command) -> list[str]:
     """A line for each folder of records that belongs to no table here: the user's own tables, when not named."""
-    tables = (Command.of(*name.split()) for name in every_table())
-    known = {ADHOC, *(table_folder(each.table.number, each.config.scale) for each in tables)}
+    tables = product(groups()["table"], groups()["scale"])
+    known = {ADHOC, *(table_folder(number, ScaleConfig(scale, title=scale)) for number, scale in tables)}
     folders = sorted((command.config.paths.results / "runs").glob("*/"))
     counted = [(folder, len(list(folder.glob("*.json")))) for folder in folders if folder.name not in known]
     what = "records of a table that is not here (-cd DIR?)"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -184,16 +184,10 @@ class Status:
 
     def mixtures(self) -> dict[str, str]:
         """Data set -> a sentence, for each data set whose records have different data: a mean over them is wrong."""
-        hashes: dict[str, dict[str, str]] = {}  # data set -> run id -> hash
-        for run in self.runs:
-            record = self.records.get(run.run_id)
-            if record is not None and record.data_sha256 is not None:
-                hashes.setdefault(run.cell.dataset, {})[run.run_id] = record.data_sha256
         why = "which no table or curve mixes: keep each kind under a paths.results= of its own."
         return {
-            name: f"the records of dataset={name} are of different data, {by_hash(found)}, {why}"
-            for name, found in hashes.items()
-            if len(set(found.values())) > 1
+            name: f"the records of dataset={name} are of different data, {found}, {why}"
+            for name, found in mixed(self.records.values()).items()
         }
 
     def check_mixtures(self) -> None:
@@ -291,6 +285,15 @@ def some(run_ids: Sequence[str]) -> str:
     ids = list(dict.fromkeys(run_ids))
     others = len(ids) - 3
     return ", ".join(ids[:3]) + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
+
+
+def mixed(records: Iterable[Record]) -> dict[str, str]:
+    """Data set -> the hashes of its data and whose they are, for each whose records have different data."""
+    hashes: dict[str, dict[str, str]] = {}  # data set -> run id -> hash
+    for record in records:
+        if record.data_sha256 is not None:
+            hashes.setdefault(record.config["dataset"]["name"], {})[record.run_id] = record.data_sha256
+    return {name: by_hash(found) for name, found in hashes.items() if len(set(found.values())) > 1}
 
 
 def by_hash(hashes: Mapping[str, str]) -> str:
