@@ -9,7 +9,7 @@ files of each attempt are complete, and online the rows that the server already 
 from __future__ import annotations
 
 import logging
-import time
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -108,18 +108,14 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _opened_offline(folder: Path, arguments: dict[str, Any], tries: int = 5) -> Any:
-    """The run, offline. Until W&B's own process has ended, a run that could not be opened keeps its id there."""
+def _opened_offline(folder: Path, arguments: dict[str, Any]) -> Any:
+    """The run, offline, in a new service process of W&B: the one of the failed attempt keeps the run's id."""
     import wandb
 
     wandb.teardown()
-    try:
-        return open_run(folder, **arguments | {"mode": "offline"})
-    except Exception:
-        if tries == 1:
-            raise
-    time.sleep(1.0)
-    return _opened_offline(folder, arguments, tries - 1)
+    # The service of a parent process that used W&B too: teardown leaves it running.
+    os.environ.pop(wandb.env.SERVICE, None)
+    return open_run(folder, **arguments | {"mode": "offline"})
 
 
 def open_run(folder: Path, **arguments: Any) -> Any:

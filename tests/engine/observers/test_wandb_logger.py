@@ -180,21 +180,33 @@ execute(settings, options, [wandb_logger.WandbLogger(mode="online")])
 """
 
 
+# A process that used W&B itself, and leaves its service to the process that it starts.
+PARENT = """
+import subprocess, sys, wandb
+wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(silent=True))
+raise SystemExit(subprocess.run([sys.executable, *sys.argv[2:]]).returncode)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("listens", [True, False], ids=["hung", "refused"])
+@pytest.mark.parametrize(
+    ("listens", "child"), [(True, False), (False, False), (False, True)], ids=["hung", "refused", "service_of_a_parent"]
+)
 def test_a_server_that_does_not_answer_costs_a_warning_and_leaves_files(
-    listens: bool, make_settings: Callable, make_options: Callable, tmp_path: Path
+    listens: bool, child: bool, make_settings: Callable, make_options: Callable, tmp_path: Path
 ) -> None:
     """W&B's own client against a port that takes connections and says nothing, and against one that is closed."""
+    parent = ["-c", PARENT, str(tmp_path)] if child else []
     settings, options = make_settings(), make_options()
     (tmp_path / "run.pickle").write_bytes(pickle.dumps((settings, options)))
+    without_service = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = "http://{}:{}".format(*server.getsockname())
         server.listen() if listens else server.close()
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / "run.pickle")],
-            env=os.environ | {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40},
+            [sys.executable, *parent, "-c", SCRIPT, str(tmp_path / "run.pickle")],
+            env=without_service | {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40},
             capture_output=True,
             text=True,
             check=True,
