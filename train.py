@@ -15,6 +15,7 @@ same command continues.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 
@@ -30,11 +31,11 @@ from omegaconf import DictConfig
 from llqr_sam.report.sweeps.ending import print_ending, print_ending_of
 from llqr_sam.studies.table_10.networks import time_networks
 from llqr_sam.suite.config.command import Command
-from llqr_sam.suite.config.command_line import checked_arguments
+from llqr_sam.suite.config.command_line import checked_arguments, composing
 from llqr_sam.suite.config.errors import JobError, exit_status
 from llqr_sam.suite.config.sources import adopt
 from llqr_sam.suite.launch.dispatch import dispatch
-from llqr_sam.suite.launch.sweep import of_one_table, pooled_sweep, score, swept_keys, with_direction
+from llqr_sam.suite.launch.sweep import SWEPT, members, of_one_table, pooled_sweep, score, swept_keys, with_direction
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.status.begun import begun
 
@@ -46,13 +47,14 @@ jobs: list[Command] = []  # those jobs
 def job(config: DictConfig) -> float | None:
     """One job of a multirun, or the only one; returns what an optimizing sweeper compares."""
     adopt(HydraConfig.get().runtime.config_sources)  # where Hydra's launcher has begun this process
-    command = Command.of(*HydraConfig.get().overrides.task)
+    swept = tuple(os.environ.get(SWEPT, "").split())
+    command = replace(Command.of(*HydraConfig.get().overrides.task), swept=swept)
     if HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         if status := run(command):  # in a process of its own: only what it raises reaches the command
             raise JobError(f"a run ended with status {status}; see {HydraConfig.get().sweep.dir}/.submitit")
         return score(command)
-    jobs.append(replace(command, swept=swept_keys(sys.argv[1:])))
-    statuses.append(exit_status(lambda: run(jobs[-1])))
+    jobs.append(command)
+    statuses.append(exit_status(lambda: run(command)))
     if statuses[-1] in (2, 130):
         raise SystemExit(statuses[-1])  # or a multirun would start its next job
     return score(command)
@@ -78,8 +80,10 @@ def main() -> int:
         if (status := dispatch(*pooled)) != 130:
             print_ending(pooled[0], pooled[1].config)
         return status
-    job()
-    print_ending_of(jobs)
+    os.environ[SWEPT] = " ".join(swept_keys(sys.argv[1:]))
+    with composing([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]):
+        job()
+    print_ending_of(jobs or members(sys.argv[1:]))
     return max(statuses, default=0)
 
 

@@ -9,10 +9,12 @@ resumed from a checkpoint there, as ``optim.base=`` does before a run.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 
 from torch.optim import Optimizer
 
+from llqr_sam.engine.observers.unread import until_unread
 from llqr_sam.methods.bases import LIBRARIES
 from llqr_sam.methods.settings import NamedBaseSettings, SettingError
 
@@ -73,5 +75,12 @@ def sections() -> Iterator[str]:
         yield "\n".join([*lines, "", "| refused | it |", "|---|---|", *refused])
 
 
+def main() -> int:
+    """Print the sections, each as soon as it is known."""
+    for number, section in enumerate(sections()):
+        print("\n" * (number > 0) + section, flush=True)
+    return 0
+
+
 if __name__ == "__main__":
-    print(*sections(), sep="\n\n")
+    sys.exit(until_unread(main))

@@ -23,7 +23,7 @@ from llqr_sam.report.claims.evidence import gather
 from llqr_sam.report.figures.curves import draw_curves
 from llqr_sam.report.tables.accuracy_table import BestOrLast, collect
 from llqr_sam.report.tables.accuracy_text import print_accuracy
-from llqr_sam.report.tables.printed_table import RENDERERS, write_table
+from llqr_sam.report.tables.printed_table import write_table
 from llqr_sam.studies.table_10.table import cadence, print_cadence
 from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command, every_table
@@ -59,9 +59,6 @@ def render(command: Command, kind: BestOrLast) -> list[str]:
     config, asked = command.config, command.table
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; a table shows what was selected.")
-    unknown = set(asked.formats) - set(RENDERERS)
-    if unknown:
-        raise UsageError(f"table.formats={sorted(unknown)} is not possible. Choose from: {', '.join(RENDERERS)}.")
     if config.times_networks:
         plan(command)  # refuses words that no run of the table can take
         timings, damage = read_timings(config.paths.results)

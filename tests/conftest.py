@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.processes import end_all
+
 if TYPE_CHECKING:
     from tests.methods.workers import Workers  # which loads torch
 
@@ -73,6 +75,13 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _processes_end() -> Iterator[None]:
+    """No process of a failed test runs on beside the tests that follow."""
+    yield
+    end_all()
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ def test_they_are_all_found_without_the_packages_that_others_need(tmp_path: Path
     assert "tests/engine/loop/test_fast.py: " in found
 
 
+@pytest.mark.slow
 def test_they_and_only_they_skip_without_a_gpu() -> None:
     printed = pytest_of("-m", "", "-rs", "tests/engine/loop/test_losses.py", CUDA_VISIBLE_DEVICES="")
     (line,) = (line for line in printed.splitlines() if line.startswith("SKIPPED"))

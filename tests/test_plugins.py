@@ -142,6 +142,7 @@ def test_a_failed_plugin_fails_again_in_the_same_way(folder):
     assert first == second == "plugins=[half] cannot be imported: RuntimeError: half (half.py, line 8)."
 
 
+@pytest.mark.slow
 def test_other_source_is_another_version(folder):
     code = f"plugins.load({{'my_package': {str(folder)!r}}}); print(plugins.versions())"
     before = in_fresh_python(folder, code)

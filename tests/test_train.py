@@ -131,11 +131,15 @@ def test_a_sweep_shares_one_pool_of_workers(tmp_path):
 @pytest.mark.slow
 def test_hydras_own_launcher_trains_a_sweep(tmp_path):
     """And what goes wrong in its processes reaches the command."""
-    words = ("-m", "hydra/launcher=submitit_local", "seed=0,1", "protocol.epochs=1", "logger=none", "device=cpu")
-    done = train(*words, "optim=sgdm", folder=tmp_path)
+    words = ("-m", "hydra/launcher=submitit_local", "protocol.epochs=1", "logger=none", "device=cpu")
+    done = train(*words, "optim=sam", "optim.rho=0.05,0.2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("results/runs/adhoc/*.json"))) == 2
-    mistaken = train(*words, "dataset=cifar10", "arch=resnet18", "optim=sgdm", folder=tmp_path)
+    rows = sorted(line[1:].split()[:3] for line in done.stdout.splitlines()[-2:])
+    assert rows == [["sam", "0.05", "1"], ["sam", "0.2", "1"]]
+    said = "".join(path.read_text() for path in tmp_path.rglob("*_log.err"))
+    assert "sam rho=0.05 s0: best top-1 " in said, "a run is named by what varies in its own process too"
+    mistaken = train(*words, "dataset=cifar10", "arch=resnet18", "optim=sgdm", "seed=0,1", folder=tmp_path)
     assert mistaken.returncode == 2
     assert mistaken.stderr.splitlines()[-1].startswith("error: ")
     assert "prepare_data.py cifar10" in mistaken.stderr
@@ -171,16 +175,54 @@ def test_optuna_chooses_values_by_the_score(tmp_path):
     """Runs that diverge are bad values. Its pins are those of the dev extra."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
     words = ("-m", "hydra/sweeper=optuna", "optim=sam", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    grid = "hydra/sweeper/sampler=grid"  # which draws each value once
     few = ("protocol.epochs=1", "logger=none", "device=cpu")
-    done = train(*words, *few, "optim.lr=choice(0.05,1e6)", folder=tmp_path)
+    done = train(*words, grid, *few, "optim.lr=choice(0.05,1e6)", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "sam lr=" in done.stderr
+    assert "sam lr=1e+06 s0: diverged: " in done.stderr
+    assert "optim.lr: 0.05" in (tmp_path / "outputs" / "optimization_results.yaml").read_text()
     done = train(*words, *few, "optim.rho=interval(0.05,0.1)", "hydra.sweeper.sampler.seed=1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     best = max(line.split()[4] for line in done.stdout.splitlines() if line.startswith("*  sam"))
     found = (tmp_path / "outputs" / "optimization_results.yaml").read_text()
     assert f"best_value: {float(best):g}" in found
+
+
+@pytest.mark.slow
+def test_nothing_is_shown_of_what_a_sweeper_has_not_chosen(tmp_path):
+    done = train("-m", "hydra/sweeper=optuna", "optim.rho=interval(0.01,0.4)", "dry_run=true", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    problem = "has no use with hydra/sweeper=optuna: it chooses each run by the scores before it."
+    assert done.stderr == f"error: dry_run=true {problem}\n"
+
+
+@pytest.mark.slow
+def test_help_that_nobody_reads_and_completion(tmp_path):
+    piped = ["bash", "-o", "pipefail", "-c", '"$1" train.py --help | true', "bash", sys.executable]
+    done = subprocess.run(piped, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) in [(141, ""), (0, "")]  # 0: it was quicker than the pipe's end
+    done = train("-sc", "install=bash", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "complete -o nospace" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_a_launch_would_refuse(tmp_path):
+    slurm = train("launch=slurm", "launch.gpus=2", "dry_run=true", folder=tmp_path)
+    assert (slurm.returncode, slurm.stdout) == (2, "")
+    assert "launch.array_parallelism=2" in slurm.stderr
+    slurm = train("dataset=cifar10", "optim=sgdm", "launch=slurm", "launch.time=90", "dry_run=true", folder=tmp_path)
+    lines = slurm.stdout.splitlines()
+    assert lines[1:4] == [
+        "1 run: 1 missing",
+        "launch=slurm queues 1 job, of which 1 may run at once",
+        "with launch.profile=generic each asks for",
+    ]
+    assert any("90" in line for line in lines[4:])
+    assert "prepare_data.py cifar10" in lines[-1]
+    inline = train("dataset=cifar10", "arch=timm", "arch.model=convnext_ato", "dry_run=true", folder=tmp_path)
+    assert "convnext_atto" in inline.stdout.splitlines()[-1]
 
 
 def test_the_entry_point_is_short():

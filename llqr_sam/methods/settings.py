@@ -7,6 +7,7 @@ sam.probe.eta where optim.probe=fisher. A class of the library (``Friendly``) ha
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -291,7 +292,7 @@ class SAMSettings(Settings):
 class MethodSettings(Settings):
     """One method: update = base(T g~), g~ the gradient at the perturbed point."""
 
-    name: str
+    name: Annotated[str, Rule("must be letters, digits, _, . and -", re.compile(r"[\w.-]+").fullmatch)]
     base: SGDSettings | AdamSettings | AdamWSettings | NamedBaseSettings
     sam: SAMSettings | None = None  # None: nothing is perturbed
     transport: IdentitySettings | LLQRSettings = IdentitySettings()

@@ -24,7 +24,8 @@ from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.run.worker import SlurmRun
 from tests.engine.conftest import StopAt
-from tests.suite.jobs import jobs_of, start, words_in
+from tests.processes import start
+from tests.suite.jobs import jobs_of, words_in
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow

@@ -223,6 +223,7 @@ def _tensors(optimizer):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("base", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", ["sam", "f_sam", "info_sam"])

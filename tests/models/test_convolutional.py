@@ -26,10 +26,10 @@ from llqr_sam.torchvision_compat import ensure_torchvision
     ("make", "images"),
     [
         (partial(SmallCNN, width=4), (3, 1, 8, 8)),
-        (partial(VGG16BN, width=4), (2, 3, 32, 32)),
+        pytest.param(partial(VGG16BN, width=4), (2, 3, 32, 32), marks=pytest.mark.slow),
         (partial(ResNet18, width=4), (2, 3, 32, 32)),
         (partial(WideResNet, depth=10, factor=1), (2, 3, 16, 16)),
-        (partial(PyramidNet, depth=29, alpha=12), (2, 3, 16, 16)),
+        pytest.param(partial(PyramidNet, depth=29, alpha=12), (2, 3, 16, 16), marks=pytest.mark.slow),
     ],
     ids=["small_cnn", "vgg", "resnet18", "wide_resnet", "pyramidnet"],
 )

@@ -34,7 +34,9 @@ def test_classes_channels_and_size_are_the_data_sets(library: str, model: str, s
     assert all(int(value) == 0 for value in counted)
 
 
-@pytest.mark.parametrize("model", ["test_resnet", "test_vit2", "test_convnext"])
+@pytest.mark.parametrize(
+    "model", ["test_resnet", *(pytest.param(model, marks=pytest.mark.slow) for model in ("test_vit2", "test_convnext"))]
+)
 def test_curvature_products(check_curvature_products: Callable[[nn.Module, Tensor], None], model: str) -> None:
     made = network("timm", model, 64, channels=3).double()
     check_curvature_products(made, torch.randn(2, 3, 64, 64, dtype=torch.float64))

@@ -109,7 +109,7 @@ def test_newton_is_their_hessian(name):
     assert _relative_error(ours, _theirs(curvlinops.HessianLinearOperator, net, x, y, v)) < 1e-10
 
 
-@pytest.mark.parametrize("name", list(PROBLEMS))
+@pytest.mark.parametrize("name", ["cnn", "vit", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_ngd_is_their_gauss_newton_matrix(name):
     """Averaged, or summed and then larger by the number of samples (or tokens)."""
     net, x, y = PROBLEMS[name]()

@@ -27,14 +27,9 @@ CACHING = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "divergence"),
-    [
-        pytest.param(name, divergence, marks=[] if (name, divergence) == ("levit_128s", "ngd") else pytest.mark.slow)
-        for name in CACHING
-        for divergence in ("ngd", "newton")
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("divergence", ["ngd", "newton"])
+@pytest.mark.parametrize("name", CACHING)
 def test_attention_biases_that_are_cached(name, divergence):
     """LeViT's were taken for constants: H v was off by 100 % on them, 8e-4 overall, and accepted."""
     size, options = CACHING[name]

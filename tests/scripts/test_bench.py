@@ -113,6 +113,7 @@ def test_a_mistake_is_one_line_that_names_it(options, phrase):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_beside_small_parameters_is_a_ratio_to_its_gradients():
     done = bench("--study", "overhead", "--rounds", "1", "--json")
     assert done.returncode == 0, done.stderr

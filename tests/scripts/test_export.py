@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,7 +70,13 @@ def test_a_mistake_is_one_line_and_nothing_is_written(words, line, results):
     assert not (results / "export").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_without_pyarrow_parquet_is_one_sentence(results):
+def test_without_pyarrow_parquet_is_one_sentence(results, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, _, errors = script("export.py", "--parquet", f"paths.results={results}")
     assert (status, errors) == (2, ["error: --parquet needs pyarrow, which is not installed: pip install pyarrow."])
+
+
+def test_parquet_has_the_rows(results):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert script("export.py", "--parquet", f"paths.results={results}")[0] == 0
+    assert parquet.read_table(results / "export" / "curves.parquet").num_rows == 8

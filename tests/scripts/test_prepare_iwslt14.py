@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY, without
 from tests.scripts.data_preparation.test_bitext import iwslt14, write
 
 pytestmark = pytest.mark.slow
 
 
-def prepare(*words: str) -> subprocess.CompletedProcess[str]:
+def prepare(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPOSITORY / "scripts" / "prepare_iwslt14.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.nmt
@@ -71,12 +71,13 @@ def test_a_mistake_in_the_command(words: tuple[str, ...], complaint: str) -> Non
 )
 def test_a_mistake_in_the_archive_is_named_before_fairseq(tmp_path: Path, content: object, complaint: str) -> None:
     """fairseq is not needed for it."""
+    environment = without(tmp_path / "hidden", "fairseq")
     file = tmp_path / "de-en.tgz"
     if content == "leave out":
         iwslt14(file, leave_out="IWSLT14.TED.tst2011.de-en.en.xml")
     elif isinstance(content, bytes):
         file.write_bytes(content)
-    done = prepare("--archive", str(file), "--root", str(tmp_path / "data"))
+    done = prepare("--archive", str(file), "--root", str(tmp_path / "data"), environment=environment)
     assert done.returncode in (1, 2)
     assert done.stderr.startswith("error: " + complaint.format(file=file))
     assert done.stderr.count("\n") == 1

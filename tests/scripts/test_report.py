@@ -214,6 +214,7 @@ def of_words(tmp_path_factory) -> tuple[str, list[str]]:
     return path.read_text(), passed
 
 
+@pytest.mark.slow
 def test_a_record_made_with_the_words_is_on_their_page(of_words):
     text, _ = of_words
     assert "80.50" in text
@@ -222,6 +223,7 @@ def test_a_record_made_with_the_words_is_on_their_page(of_words):
     assert "Of runs started with <code>precision=fast precision.deterministic=true</code>." in text
 
 
+@pytest.mark.slow
 def test_a_table_that_cannot_take_the_words_is_named(of_words):
     """Translation is not compiled."""
     text, (line,) = of_words
@@ -319,3 +321,14 @@ def test_a_table_of_different_data_is_passed_over(results, tmp_path):
     _, (line,) = report(tmp_path / "results")
     assert line.startswith("table=7 passed over: the records of dataset=cifar100 are of different data")
     assert html.escape(line, quote=False) in (tmp_path / "results" / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_runs_of_no_table_are_on_the_page(tmp_path):
+    for rho in (0.05, 0.2):
+        (run,) = plan_of("optim=sam", f"optim.rho={rho}")
+        write_record(tmp_path, run, [90.0 + 10 * rho])
+    assert report(tmp_path, tables=("demo",)) == (0, [])
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "Single runs: Small CNN on Digits" in text
+    assert "92.00" in text

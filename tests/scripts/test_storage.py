@@ -26,6 +26,7 @@ def test_table_9(tmp_path):
     assert (tmp_path / "table_09.csv").read_text().splitlines() == STORAGE.read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_one_arch():
     done = run("arch=vit_tiny", "dataset=tinyimagenet", "structure=ekfac", "shards=4")
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
@@ -33,6 +35,7 @@ def test_records_of_a_table_and_of_single_runs_are_one_question(tmp_path):
     assert "`python scripts/summarise.py over=optim.rho dataset=digits`" in files[0].read_text()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path):
     for words in (["over=optim.rho"], ["over=rho"]):
         done = summarise(tmp_path, *words)

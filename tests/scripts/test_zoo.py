@@ -33,6 +33,7 @@ def typed(zoo, monkeypatch, *words):
     return exit_status(zoo.main)
 
 
+@pytest.mark.slow
 def test_small_networks_are_exact_under_both_divergences(zoo, monkeypatch, capsys):
     assert typed(zoo, monkeypatch, "--networks", ",".join(SMALL), "--json") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from llqr_sam.suite.config.command import Command
@@ -13,7 +11,6 @@ from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.status.status import Status
 
 WORDS = ("logger=none", "device=cpu")
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def words_in(folder: Path, *words: str) -> list[str]:
@@ -27,14 +24,3 @@ def jobs_of(folder: Path, *words: str) -> list[Job]:
     command = Command.of(*words_in(folder, *words))
     status = Status.under(plan(command), command.config)
     return [make_job(run, status, command.config, folder) for run in status.runs]
-
-
-def start(*command: str) -> subprocess.Popen[str]:
-    """A Python process of its own, its output piped."""
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )

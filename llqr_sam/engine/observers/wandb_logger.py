@@ -111,10 +111,11 @@ def _line(error: Exception) -> str:
 def _opened_offline(folder: Path, arguments: dict[str, Any]) -> Any:
     """The run, offline, in a new service process of W&B: the one of the failed attempt keeps the run's id."""
     import wandb
+    from wandb.env import SERVICE
 
     wandb.teardown()
     # The service of a parent process that used W&B too: teardown leaves it running.
-    os.environ.pop(wandb.env.SERVICE, None)
+    os.environ.pop(SERVICE, None)
     return open_run(folder, **arguments | {"mode": "offline"})
 
 

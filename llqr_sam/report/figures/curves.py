@@ -91,10 +91,10 @@ def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[s
 
     ``words`` are as for train.py; ``table=`` draws another table's records. Raises ``NoRecords`` if no run is finished.
     """
-    tables = TABLES[number]
-    named = any(word.startswith("table=") for word in words)
+    named = [word.removeprefix("table=") for word in words if word.startswith("table=")]
+    tables = named[-1:] or TABLES[number]
     rows: list[tuple[str, list[Curve]]] = []
-    for chosen in [words] if named else [[f"table={table}", *words] for table in tables]:
+    for chosen in ([*words, f"table={table}"] for table in tables):
         _, table = collect(Command.of(*chosen, f"paths.results={results}"))
         place = f"Table {table.config.number}" if table.config.number.isdigit() else table.config.title
         by_network = filter(None, map(curves_of, table.rows))

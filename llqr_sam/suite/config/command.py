@@ -18,7 +18,7 @@ from llqr_sam.engine import plugins
 from llqr_sam.engine.settings.run_settings import RunSettings, file_label
 from llqr_sam.engine.tasks import registry as tasks
 from llqr_sam.methods.settings import require
-from llqr_sam.suite.config.command_line import choices, groups, merged, parsed, values
+from llqr_sam.suite.config.command_line import choices, composing, groups, merged, parsed, values
 from llqr_sam.suite.config.compose import compose
 from llqr_sam.suite.config.errors import UsageError, did_you_mean, usage_errors
 from llqr_sam.suite.config.own_files import naming
@@ -80,6 +80,9 @@ class Command:
             tree["table"] = tree["table"].at(
                 tree["scale"], [_name(word) for word in self.words if root(word) == "table"]
             )
+            baseline, methods = tree["table"].baseline, groups()["optim"]
+            known = f"is not an optimizer here{did_you_mean(baseline, methods)}".rstrip(".")
+            require(baseline in methods, "table.baseline", baseline, known)
         return Config(**tree | {"paths": PathsConfig(**paths)})
 
     @property
@@ -164,7 +167,9 @@ class Command:
 
     @cached_property
     def _composed(self) -> DictConfig:
-        composed = compose([word for word in self.words if not self._chooses_several(word)])
+        words = [word for word in self.words if not self._chooses_several(word)]
+        with composing(words):
+            composed = compose(words)
         if composed.plugins and PLUGINS not in map(_key, self.words):
             raise code_in_a_file(f"{PLUGINS}=[{','.join(composed.plugins)}]")
         with usage_errors():

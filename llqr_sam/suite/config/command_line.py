@@ -5,11 +5,14 @@ A word is ``key=value``. If the key is a folder of conf/ (a group), the value is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
+import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, ValueType
@@ -17,7 +20,7 @@ from hydra.errors import HydraException
 
 from llqr_sam.repository import CONF
 from llqr_sam.suite.config import own_files, sources
-from llqr_sam.suite.config.errors import UsageError, did_you_mean
+from llqr_sam.suite.config.errors import MISTAKES, UsageError, did_you_mean
 from llqr_sam.suite.config.quoting import how_to_write, is_of_the_grammar, readable
 from llqr_sam.suite.config.schema import GUESSES, Schema
 
@@ -52,11 +55,30 @@ def checked_words(words: Sequence[str]) -> dict[str, Override]:
     overrides = parsed(words)
     with_table = any(override.key_or_group == "table" for override in overrides)
     checked = [_checked(word, override, with_table) for word, override in zip(words, overrides, strict=True)]
-    for file in own_files.used(choices(parsed(checked))):
-        with file.named():
-            checked_words([word for word in file.words if not word.startswith("table=")])
+    _check_files(choices(parsed(checked)), sources.own_file)
     kept = [word for word in checked if word != "table=null"]  # the default, and Hydra takes no null for a group
     return dict(zip(kept, parsed(kept), strict=True))
+
+
+@contextmanager
+def composing(words: Sequence[str]) -> Iterator[None]:
+    """Name the file of a mistake that Hydra meets in composing: those of conf/ are not checked before."""
+    try:
+        yield
+    except (*MISTAKES, yaml.YAMLError) as mistake:
+        _check_files(choices(parsed(words)), lambda group, name: sources.files(group).get(name))
+        if isinstance(mistake, yaml.YAMLError):
+            raise own_files.not_yaml(mistake) from mistake
+        raise
+
+
+def _check_files(chosen: dict[str, list[str]], find: Callable[[str, str], Path | None]) -> None:
+    """Check the files that ``find`` has of the choices, and the words of those that are tables."""
+    for file in own_files.used(chosen, find):
+        with file.named():
+            for word, override in checked_words([word for word in file.words if not word.startswith("table=")]).items():
+                if override.is_sweep_override():
+                    raise UsageError(f"words: {word} has several values, and a table's word has one.")
 
 
 def choices(overrides: Iterable[Override]) -> dict[str, list[str]]:

@@ -120,7 +120,10 @@ def explain(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, ValidationError):
         return _wrong_type(cause)
-    first = str(error).partition("\n")[0]
+    first, _, rest = str(error).partition("\n")
+    if first.endswith("raised while composing config:") and rest:
+        reason = rest.partition("\n")[0].rstrip(".")
+        return f"{first.partition(':')[0]}: {reason}."
     if isinstance(cause, OmegaConfBaseException):
         reason = str(cause.msg or cause).partition("\n")[0]
         key = f"{cause.full_key}: " if cause.full_key else ""
@@ -145,4 +148,5 @@ def _wrong_type(error: ValidationError) -> str:
         return f"{error.full_key}=null must have a value."
     found = error.value._value() if isinstance(error.value, ValueNode) else error.value
     value = " ".join(str(found).split())
-    return f"{error.full_key}={value} must be {kind}, not of type {type(found).__name__}."
+    remedy = f". Write {error.full_key}=[{value}]." if kind == "a list" and isinstance(found, str) else "."
+    return f"{error.full_key}={value} must be {kind}, not of type {type(found).__name__}{remedy}"

@@ -7,16 +7,16 @@ bad YAML they say much.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import MISSING, OmegaConf
 from omegaconf._utils import get_yaml_loader
-from omegaconf.errors import ConfigKeyError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, did_you_mean, explain
@@ -25,6 +25,7 @@ from llqr_sam.suite.config.schema import PLUGINS, Schema, code_in_a_file
 _GLOBAL = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 _SUBJECT = re.compile(r"[a-z_]+(\.\w+)*(?=[=:\s])")  # of a message: optim.rho=-1 must be >= 0.
 
+Find = Callable[[str, str], Path | None]  # group and name -> the file
 _LACKING = re.compile(r"Missing mandatory value: ([\w.]+)$")
 
 
@@ -60,7 +61,7 @@ class OwnFile:
         methods = [method for method in table.get("methods") or [] if isinstance(method, dict)]
         chosen = [(key, value) for key in ("dataset", "arch") for value in table.get(f"{key}s") or []]
         chosen += [(key, method[key]) for key in ("optim", "geometry") for method in methods if method.get(key)]
-        return [*(f"{key}={value}" for key, value in chosen), *(table.get("words") or [])]
+        return [*(f"{key}={value}" for key, value in chosen), *map(str, table.get("words") or [])]
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -74,17 +75,31 @@ class OwnFile:
             raise UsageError(f"{sources.shown(self.path)}: {message.removeprefix(f'{self.root}.')}") from mistake
 
 
-def used(chosen: Mapping[str, Sequence[str]]) -> list[OwnFile]:
+def used(chosen: Mapping[str, Sequence[str]], find: Find = sources.own_file) -> list[OwnFile]:
     """The user's files among the choices (group -> names), and those that their defaults lists name, all checked."""
     waiting = [(group, name) for group, names in chosen.items() for name in names]
     if "protocol" not in chosen:
         waiting += [("protocol", name) for name in chosen.get("dataset", ()) if not _names_protocol(name)]
     found: dict[tuple[str, str], OwnFile] = {}
     for choice in waiting:  # which grows
-        if choice not in found and (path := sources.own_file(*choice)) is not None:
+        if choice not in found and (path := find(*choice)) is not None:
             found[choice] = _read(choice[0], path)
             waiting += found[choice].defaults
+    for choice in found:
+        _refuse_circle(choice, found)
     return list(found.values())
+
+
+def _refuse_circle(start: tuple[str, str], found: Mapping[tuple[str, str], OwnFile]) -> None:
+    """Refuse defaults lists that come back to the file that they began at: Hydra would follow them without end."""
+    reached = [start]
+    for choice in reached:  # which grows
+        for following in found[choice].defaults if choice in found else ():
+            if following == start:
+                problem = f"its defaults come back to it, by {'/'.join(choice)}. Leave {'/'.join(start)} out there."
+                raise UsageError(f"{sources.shown(found[start].path)}: {problem}")
+            if following not in reached:
+                reached.append(following)
 
 
 @contextmanager
@@ -99,8 +114,9 @@ def naming(chosen: Mapping[str, Sequence[str]], given: Iterable[str]) -> Iterato
         yield
     except (*MISTAKES, ValueError) as mistake:
         message, key = _subject(explain(mistake))
-        files = [file for file in used(chosen) if file.root == key.partition(".")[0] or file.has(key)]
-        setting = [file for file in files if file.has(key)] or files[:1]
+        of_protocol = re.sub(r"^optim\.", "protocol.methods.", key)  # from which methods take their values
+        files = [file for file in used(chosen) if file.root == key.partition(".")[0] or file.has(of_protocol)]
+        setting = [file for file in files if file.has(key) or file.has(of_protocol)] or files[:1]
         if key in set(given) - set(chosen) or not setting:
             raise
         with setting[-1].named():
@@ -130,6 +146,8 @@ def _read(group: str, path: Path) -> OwnFile:
     entries = tree.pop("defaults", None) or []
     if not isinstance(entries, list):
         raise UsageError(f"{where}: defaults={entries} must be a list.")
+    for entry in entries:
+        _check_package(entry, group, where)
     defaults = tuple(choice for entry in entries for choice in _choices(entry, group))
     root = group.partition("/")[0]
     file = OwnFile(group, path, tree if _GLOBAL.search(text) else {root: tree}, defaults)
@@ -150,14 +168,20 @@ def _text(path: Path) -> str:
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.load(text, get_yaml_loader())
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{where}{line}: {error.problem}. It is not YAML.") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}.") from error
+        raise not_yaml(error, where) from error
     if not isinstance(tree, dict) or not tree:
         raise UsageError(f"{where} has no keys. Write key: value, one a line.")
     return tree
+
+
+def not_yaml(error: Exception, where: str = "a file of conf/") -> UsageError:
+    """The line for what the YAML parser raises, which knows the file's name where it has read the file itself."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return UsageError(f"{where} is not YAML: {' '.join(str(error).split())}.")
+    path = Path(error.problem_mark.name)
+    named = sources.shown(path) if path.is_file() else where
+    return UsageError(f"{named}, line {error.problem_mark.line + 1}: {error.problem}. It is not YAML.")
 
 
 def _choices(entry: Any, group: str) -> Iterator[tuple[str, str]]:
@@ -170,6 +194,13 @@ def _choices(entry: Any, group: str) -> Iterator[tuple[str, str]]:
             said = str(key).startswith("optional ") or whole.startswith("hydra/")
             if name is not None and not place.endswith("_self_") and not said:
                 yield whole.rpartition("/")[0], whole.rpartition("/")[2]
+
+
+def _check_package(entry: Any, group: str, where: str) -> None:
+    """Check that a part of the file's own kind fills the file itself: Hydra would put it one level deeper."""
+    part = str(entry)
+    if isinstance(entry, str) and "/" in part and "@" not in part and not part.startswith("/"):
+        raise UsageError(f"{where}: defaults name {part}: write {part}@_here_, or its keys go to {group}.{part}.")
 
 
 def _check(file: OwnFile, where: str) -> None:
@@ -185,6 +216,11 @@ def _check(file: OwnFile, where: str) -> None:
             key, remedy = str(error.full_key).removeprefix(f"{file.root}."), did_you_mean(str(error.key), keys)
             listed = f". Keys there: {', '.join(keys)}" if remedy == "." else ""
             raise UsageError(f"unknown key {key}{listed}{remedy}") from error
+        except OmegaConfBaseException as error:
+            if error.full_key:
+                raise
+            key, value = next(_no_groups(file.tree, Schema))
+            raise UsageError(f"{key.removeprefix(f'{file.root}.')}={value} must be a group of keys.") from error
     for group, name in file.defaults:
         if "$" not in name and name not in (known := sources.files(group)):
             raise UsageError(f"{where}: defaults name {group}/{name}, which is not here{did_you_mean(name, known)}")
@@ -197,6 +233,20 @@ def _check(file: OwnFile, where: str) -> None:
             raise UsageError(f"{where}: {key} is missing.")
     if file.root == "table" and (number := tree["table"]["number"]) != file.path.stem:
         raise UsageError(f"{where}: number={number} must be {file.path.stem}, the file's name, which table= chooses.")
+
+
+def _no_groups(tree: Mapping[str, Any], kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of what is no group of keys where the schema has one: OmegaConf does not say which."""
+    hints = get_type_hints(kind)
+    for key, value in tree.items():
+        options = (hints.get(key), *get_args(hints.get(key)))
+        group = next((option for option in options if isinstance(option, type) and is_dataclass(option)), None)
+        if isinstance(value, dict) and group is not None:
+            yield from _no_groups(value, group, f"{prefix}{key}.")
+        elif not isinstance(value, dict) and (
+            group is not None or any(get_origin(option) is dict for option in options)
+        ):
+            yield f"{prefix}{key}", value
 
 
 def _missing(node: Any, prefix: str = "") -> Iterator[str]:

@@ -22,6 +22,7 @@ from llqr_sam.suite.config import base_numbers  # noqa: F401  # registers what c
 from llqr_sam.suite.config.errors import UsageError
 
 PLUGINS = "plugins"  # the key that names code: no file may set it
+FORMATS = ("md", "csv", "tex")  # of a table's files
 SCORES = {"top1": "test top-1", "val_bleu": "validation BLEU"}  # table.metric -> whose best over training counts
 
 
@@ -300,7 +301,7 @@ class TableConfig:
     metric: str = "top1"  # top1 | val_bleu
     baseline: str = "sgdm"  # optimizer whose column the others are compared with, where the table has it
     selections: list[TableSelection] = field(default_factory=list)  # each with the choices of those before it
-    formats: list[str] = field(default_factory=lambda: ["md", "csv", "tex"])
+    formats: list[str] = field(default_factory=lambda: list(FORMATS))
     timing: TimingConfig | None = None
     curves: str | None = None  # path of the picture of the metric against epoch
     scales: dict[str, TableTwin] = field(default_factory=dict)  # scale -> the table's twin
@@ -328,6 +329,10 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         _refuse_code(self.words)
+        for name in ("datasets", "archs", "methods", "seeds", "label_noise", "formats"):
+            require(bool(getattr(self, name)), f"table.{name}", [], "must have one entry at least")
+        unknown = [name for name in self.formats if name not in FORMATS]
+        require(not unknown, "table.formats", unknown, f"is not possible. Choose from: {', '.join(FORMATS)}")
         problem = f"is not possible. Choose from: {', '.join(SCORES)}"
         require(self.metric in SCORES, "table.metric", self.metric, problem)
 

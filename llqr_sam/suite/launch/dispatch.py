@@ -17,7 +17,7 @@ def dispatch(runs: Sequence[Planned], command: Command) -> int:
     if config.status or config.dry_run:
         hours = [str(status.hours())] if config.status else []
         lines = [*status.lines(), *hours, *Comparison.of(status, config).lines()]
-        if config.dry_run and config.launch.name != "inline":
+        if config.dry_run:
             from llqr_sam.suite.launch.preview import preview  # late, as below
 
             lines += preview(status, config)

@@ -18,6 +18,7 @@ def preview(status: Status, config: Config) -> Iterator[str]:
     launcher = config.launch.name
     profile = profile_of(config.launch) if launcher == "slurm" else None
     if launcher == "inline" or not chosen:
+        yield from lacking_packages(chosen)
         return
     yield from queued_lines(queued, status, config)
     if profile is not None:

@@ -87,7 +87,8 @@ def read_profile(name: str) -> Profile:
         tree = yaml.load(path.read_text(), _text_loader()) or {}
         merged = OmegaConf.merge(OmegaConf.structured(Profile), tree)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
-        raise UsageError(f"{path} is not a SLURM profile: {explain(error)}") from error
+        reason = explain(error).replace('in "<unicode string>", ', "")
+        raise UsageError(f"{path} is not a SLURM profile: {reason}") from error
     try:
         return cast(Profile, OmegaConf.to_object(merged))
     except ValueError as error:

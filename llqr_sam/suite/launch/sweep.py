@@ -17,6 +17,7 @@ from llqr_sam.suite.plan.plan import Planned, plan
 from llqr_sam.suite.status.status import Status
 
 OPTUNA = "hydra-optuna-sweeper"  # the package
+SWEPT = "LLQR_SAM_SWEPT"  # in the environment of a multirun's jobs: the keys that vary
 
 
 def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | None:
@@ -52,8 +53,7 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
         if override.is_interval_sweep():
             remedy = f"add hydra/sweeper=optuna, or give values, as {override.key_or_group}=0.1,0.2"
             raise UsageError(f"{word} needs a sweeper that chooses values: {remedy}.")
-    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    members = [Command.of(*member) for member in batch]
+    members = _members(overrides)
     configs = [member.config for member in members]
     for config in configs:
         check_timed_here(config)
@@ -102,6 +102,11 @@ def with_direction(arguments: Sequence[str]) -> list[str]:
         raise UsageError(f"hydra/sweeper=optuna is not installed. Use: pip install {OPTUNA}==1.3.0") from None
     if not options.multirun:
         raise UsageError("hydra/sweeper=optuna has no use without -m.")
+    for word, override in zip(options.overrides, overrides, strict=True):
+        if override.key_or_group in ("dry_run", "status") and values(override) == ["True"]:
+            raise UsageError(
+                f"{word} has no use with hydra/sweeper=optuna: it chooses each run by the scores before it."
+            )
     given = any(override.key_or_group == "hydra.sweeper.direction" for override in overrides)
     return [*arguments, *([] if given else ["hydra.sweeper.direction=maximize"])]
 
@@ -110,6 +115,21 @@ def swept_keys(arguments: Sequence[str]) -> tuple[str, ...]:
     """The keys that a multirun sweeps over."""
     overrides = parsed(get_args_parser().parse_intermixed_args(list(arguments)).overrides)
     return tuple(override.key_or_group for override in overrides if override.is_sweep_override())
+
+
+def members(arguments: Sequence[str]) -> list[Command]:
+    """The jobs of a multirun that Hydra's own launcher starts in other processes; none where a sweeper chooses them."""
+    options = get_args_parser().parse_intermixed_args(list(arguments))
+    overrides = parsed(options.overrides)
+    if not options.multirun or _sweeper(overrides) != "basic":
+        return []
+    return _members([override for override in overrides if _root(override) != "hydra"])
+
+
+def _members(overrides: list[Override]) -> list[Command]:
+    """The commands of a grid, in Hydra's order."""
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [Command.of(*member) for member in batch]
 
 
 def score(command: Command) -> float | None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.engine.records.record import CurvePoint, read_record
 from llqr_sam.engine.tasks import classification
 from tests.engine.conftest import StopAt
+from tests.processes import start
 from tests.waiting import PATIENCE
 
 
@@ -127,12 +126,7 @@ def test_ctrl_c_saves_and_exits(signum: signal.Signals, make_settings: Any, make
     """A real process gets a real signal at some step, and leaves a checkpoint of it."""
     settings, options = make_settings("llqr_sam", epochs=100_000), make_options()
     (tmp_path / "run.pickle").write_bytes(pickle.dumps((settings, options)))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "run.pickle")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("-c", SCRIPT, str(tmp_path / "run.pickle"))
     assert process.stdout is not None
     assert process.stdout.readline() == "training\n"
     process.send_signal(signum)
@@ -152,7 +146,9 @@ class Fill(Observer):
         torch.utils.deterministic.fill_uninitialized_memory = True
 
 
-@pytest.mark.parametrize("method", ["llqr", "llqr_sam", "llqr_f_sam"])
+@pytest.mark.parametrize(
+    "method", ["llqr_sam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llqr", "llqr_f_sam"))]
+)
 def test_no_memory_is_read_before_it_is_written(method: str, make_settings: Any, make_options: Any) -> None:
     """So that none has to be filled (devices/device.py, arithmetic)."""
     settings = make_settings(method, deterministic=True)

@@ -58,7 +58,9 @@ def run_in_pieces(settings: RunSettings, options: RunOptions, stops: list[Observ
     return execute(settings, options)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("llqr", "llqr_f_sam"))) for name in METHODS]
+)
 def test_resume_is_bitwise(method: str, make_settings: Callable[..., RunSettings], make_options: Any) -> None:
     """Stopped at random steps, around a refresh (before steps 8, 16, ...), mid-epoch, before and after an evaluation.
 

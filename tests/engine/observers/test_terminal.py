@@ -151,6 +151,7 @@ show(Terminal(), record())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 120])
 def test_every_line_stays_on_a_real_terminal(columns: int) -> None:
     """The bar is drawn below the lines, and erases none of them."""

@@ -34,6 +34,7 @@ def test_a_program_that_is_read_says_its_status() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("99999\n", "", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "printing", ["print('x', file=StandardError())", "print('x', file=StandardError(), flush=True)"]
 )

@@ -16,7 +16,7 @@ import pytest
 from llqr_sam.engine.records.record import Record, read_records
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import Epochs
-from tests.suite.jobs import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slurm

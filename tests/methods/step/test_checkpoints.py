@@ -178,6 +178,7 @@ def _sharded_u(folder, save):
     return {f"{n}.{key}": f.clone() for n, fs in metric.named_factors().items() for key, f in fs.items()}
 
 
+@pytest.mark.slow
 def test_a_sharded_u_is_loaded_by_one_process_and_by_two(two, tmp_path):
     shares = two(_sharded_u, str(tmp_path), True)
     whole = {name: factor for share in shares for name, factor in share.items()}

@@ -11,6 +11,8 @@ from llqr_sam.report.claims.claims_text import caption, number, to_csv, to_markd
 from llqr_sam.report.claims.evidence import Evidence, gather
 from tests.report.claims.made_up import gather_at_paper
 
+pytestmark = pytest.mark.slow  # evidence is gathered from hundreds of records
+
 COLUMNS = (  # a contract: others read the file
     "claim,sentence,scale,table,dataset,arch,label_noise,measure,a,b,paper,difference,t_low,t_high,bootstrap_low,"
     "bootstrap_high,p,n,detectable,word,last_difference,last_t_low,last_t_high,last_word"

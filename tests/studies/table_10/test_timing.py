@@ -42,6 +42,7 @@ def timing() -> Timing:
     return time_network(RUNS, info("cifar10"), EFFORT, CPU)
 
 
+@pytest.mark.slow
 def test_every_method_is_timed_in_every_round(timing: Timing) -> None:
     assert [step.method for step in timing.steps] == ["sgdm", "adamw", "sam", "llqr_sam"]
     assert all(len(step.seconds) == 3 and min(step.seconds) > 0 for step in timing.steps)
@@ -87,6 +88,7 @@ def test_the_base_optimizer_is_fused_where_the_record_says_so(word: str, built: 
         assert all(group["fused"] is runs[0].precision.fused for group in base.param_groups)
 
 
+@pytest.mark.slow
 def test_refreshes_are_timed_in_the_precision_that_is_asked_for(built: list[Method]) -> None:
     timing = time_network(with_precision("precision.refresh=bfloat16"), info("cifar10"), ONE_ROUND, CPU)
     assert timing.precision["refresh"] == "bfloat16"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import MISTAKES, explain
 from llqr_sam.suite.plan.plan import plan
+from tests.processes import REPOSITORY, start
 from tests.suite.config.own import OPTIM, TABLE, write
 
 SAM = TABLE.replace("mysam", "sam")
@@ -24,6 +28,17 @@ MISTAKEN = [  # file, text, words, what is said after the file's name
     ("optim/mysam", "", "optim=mysam", " has no keys. Write key: value, one a line."),
     ("optim/mysam", "only text", "optim=mysam", " has no keys."),
     ("optim/mysam", OPTIM.replace("name: mysam\n", ""), "optim=mysam", ": name is missing."),
+    (
+        "optim/mysam",
+        OPTIM.replace("base@_here_", "base"),
+        "optim=mysam",
+        ": defaults name part/base: write part/b",
+    ),
+    ("optim/mysam", "defaults: [mysam]\nname: mysam", "optim=mysam", ": its defaults come back to it, by optim/mysam"),
+    ("optim/mysam", OPTIM.replace("name: my", "name: my/"), "optim=mysam", ": name=my/sam must be letters, digits, "),
+    ("optim/mysam", OPTIM + "base_args: [1]", "optim=mysam", ": base_args=[1] must be a group of keys."),
+    ("protocol/short", "methods: 3", "protocol=short", ": methods=3 must be a group of keys."),
+    ("protocol/short", "methods: {base: Lionn}", "protocol=short", ": optim.base=Lionn is not known. "),
     ("arch/mine", "name: mynet", "arch=mine", ": arch=mynet is not a network here. Choose from: small_cnn, "),
     ("arch/mine", "name: small_cnn\nwidth: wide", "arch=mine", ": width=wide must be a whole number, "),
     ("dataset/flowers", "name: flowers", "dataset=flowers", ": dataset=flowers is not a data set here"),
@@ -47,6 +62,11 @@ MISTAKEN = [  # file, text, words, what is said after the file's name
     ("table/mine", TABLE.replace("mysam", "mysm"), "table=mine", ": optim=mysm is not an optimizer here. "),
     ("table/mine", SAM.replace("protocol.epochs", "protocl.epochs"), "table=mine", ": unknown key protocl.epochs. "),
     ("table/mine", SAM.replace("epochs=1", "epochs=0"), "table=mine", ": protocol.epochs=0 m"),
+    ("table/mine", SAM.replace("[protocol.epochs=1]", "['seed=1,2']"), "table=mine", ": words: seed=1,2 has several v"),
+    ("table/mine", SAM.replace("epochs=1", "epochs=1,2"), "table=mine", ": 2 is not of the form key=value."),
+    ("table/mine", SAM.replace("seeds: [0, 1]", "seeds: []"), "table=mine", ": seeds=[] must have one entry at least."),
+    ("table/mine", SAM + "baseline: sgd", "table=mine", ": baseline=sgd is not an optimizer here (did you mean sgdm?)"),
+    ("table/mine", SAM + "formats: [docx]", "table=mine", ": formats=['docx'] is not possible. Choose from: md, "),
     ("table/mine", TABLE.replace("number: mine", "number: demo"), "table=mine", ": number=demo must be mine, "),
     (
         "table/mine",
@@ -91,3 +111,32 @@ def test_a_mistake_of_the_command_is_not_the_files(tmp_path):
     assert said("optim=mysam", "optim.rho=-1") == "optim.rho=-1.0 must be >= 0."
     assert said("optim=mysam", "seed=-1").startswith("seed=-1 must be ")
     assert said("optim=sam", "optim.rho=-1") == "optim.rho=-1.0 must be >= 0."
+
+
+def test_a_circle_of_two_files(tmp_path):
+    sources.use(write(tmp_path, optim__one="defaults: [two]\nname: one", optim__two="defaults: [one]\nname: two"))
+    assert said("optim=one") == f"{tmp_path}/optim/one.yaml: its defaults come back to it, by optim/two. " + (
+        "Leave optim/one out there."
+    )
+
+
+IN_CONF = [  # a file that is added to conf/, or changed there
+    ("optim/mysam", OPTIM + "rhoo: 1", "optim=mysam", ": unknown key rhoo (did you mean rho?)"),
+    ("table/mine", TABLE.replace("methods:", "method:"), "table=mine", ": unknown key method (did you mean methods?)"),
+    ("table/mine", "number: mine\n title: x", "table=mine", ", line 2: mapping values are not allowed here. It is not"),
+    ("protocol/digits", "epochs: 1\n lr: 2", "optim=sgdm", ", line 2: mapping values are not allowed here. It is not"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "text", "words", "sentence"), IN_CONF)
+def test_a_mistake_in_conf_names_its_file_too(name, text, words, sentence, tmp_path):
+    for part in ("conf", "llqr_sam", "slurm"):
+        shutil.copytree(REPOSITORY / part, tmp_path / part)
+    shutil.copy(REPOSITORY / "train.py", tmp_path)
+    write(tmp_path / "conf", **{name.replace("/", "__"): text})
+    process = start("train.py", words, "dry_run=true", cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    output, error = process.communicate()
+    assert (process.returncode, output) == (2, "")
+    assert error.startswith(f"error: conf/{name}.yaml{sentence}")
+    assert error.count("\n") == 1

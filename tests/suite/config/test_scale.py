@@ -18,6 +18,7 @@ def test_the_papers_scale_is_the_default() -> None:
         assert [run.folder for run in runs] == [run.folder for run in same]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", TWINS)
 def test_a_twin_keeps_the_papers_share_of_a_run_in_its_averages(number: str) -> None:
     """Refreshes times (1 - EMA), which is how often the average is renewed in a run, to the nearest refresh."""
@@ -38,6 +39,7 @@ def test_a_twin_keeps_the_papers_share_of_a_run_in_its_averages(number: str) -> 
         assert small[divergence] == pytest.approx(value, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", TWINS)
 def test_a_twin_differs_from_its_table_in_scale_alone(number: str) -> None:
     """Same data sets, methods and base optimizer; fewer networks or noise levels; at least five seeds."""
@@ -84,6 +86,7 @@ def test_words_win_over_the_scale() -> None:
     assert len(plan(Command.of("table=2", "arch=resnet18", "scale=small", "table.seeds=[7]", "optim=sam"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weight_decay", "rho", "fisher_rho"])
 def test_selection_sees_no_test_image_and_no_seed_of_the_table(name: str) -> None:
     runs = plan(Command.of("table=2", "scale=small", f"select={name}"))

@@ -18,7 +18,6 @@ from llqr_sam.suite.config.errors import UsageError
 from llqr_sam.suite.launch.slurm import read_profile
 from llqr_sam.suite.plan.plan import plan
 from tests.suite.config.own import OPTIM, whole, write
-from tests.suite.records import write_record
 
 
 @pytest.mark.parametrize(
@@ -122,23 +121,6 @@ def script(name: str, *words: str, folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.mark.slow
-def test_every_command_takes_the_folder(tmp_path):
-    sources.use(whole(tmp_path / "my"))
-    own = ("-cd", "my")
-    assert script("train.py", *own, "table=mine", "dry_run=true", folder=tmp_path).endswith("4 runs: 4 missing\n")
-    for run in plan(Command.of("table=mine")):
-        write_record(tmp_path / "results", run, [90.0])
-    assert "table=mine: Mine beside SGDM\n4 runs: 4 finished" in script(
-        "train.py", *own, "status=true", folder=tmp_path
-    )
-    assert "table=mine  4 runs: 4 finished" in script("scripts/render_tables.py", *own, "table=mine", folder=tmp_path)
-    assert "mysam" in (tmp_path / "results" / "tables" / "mine.md").read_text()
-    assert "figure_01.png" in script("scripts/figures.py", "1", *own, "table=mine", folder=tmp_path)
-    script("scripts/report.py", *own, folder=tmp_path)
-    assert "Mine beside SGDM" in (tmp_path / "results" / "report" / "index.html").read_text()
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.run.run_folder import Begun, Queued, note_failure
 from llqr_sam.suite.status.status import Status
-from tests.suite.jobs import start, words_in
+from tests.processes import start
+from tests.suite.jobs import words_in
 from tests.suite.records import status_of, write_record
 from tests.suite.slurm import commands
 from tests.waiting import PATIENCE

@@ -14,7 +14,8 @@ import pytest
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.run.worker import PYTHON, SlurmRun
-from tests.suite.jobs import REPOSITORY, jobs_of
+from tests.processes import REPOSITORY
+from tests.suite.jobs import jobs_of
 from tests.suite.slurm import commands
 from tests.waiting import PATIENCE, wait_for
 

@@ -16,21 +16,32 @@ from llqr_sam.engine.loop.interruption import SIGNALS
 from llqr_sam.engine.records.checkpoint import CheckpointStore
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import Epochs
-from tests.suite.jobs import REPOSITORY, jobs_of, start, words_in
+from tests.processes import REPOSITORY, start
+from tests.suite.jobs import jobs_of, words_in
 from tests.waiting import PATIENCE, wait_for
 
 RUN = ("optim=sgdm", "protocol.epochs=10000")
 
 
 class Session:
-    """``python train.py <words>`` in a terminal of its own, of which all that is shown is read."""
+    """``python train.py <words>`` in a terminal of its own, all of it read; it ends with its block."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             os.chdir(REPOSITORY)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where nohup started the tests
             os.execv(sys.executable, [sys.executable, "train.py", *words])
         self.shown = b""
+        self._ended = False
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._ended:
+            os.kill(self.pid, signal.SIGTERM)
+            self.status()
 
     def read(self) -> bool:
         """Take what is there; False at the end."""
@@ -50,6 +61,7 @@ class Session:
         """The exit status."""
         ended: list[tuple[int, int]] = []
         wait_for(lambda: ended.append(os.waitpid(self.pid, os.WNOHANG)) or ended[-1][0])
+        self._ended = True
         return os.waitstatus_to_exitcode(ended[-1][1])
 
 
@@ -63,10 +75,10 @@ def is_training(folder: Path) -> bool:
 def test_a_closed_terminal_saves_the_run(tmp_path, how):
     """The run, and the pool's worker, though the live bar and the last lines have nowhere to go."""
     (job,) = jobs_of(tmp_path, *RUN)
-    session = Session(words_in(tmp_path, *RUN, how))
-    wait_for(lambda: session.read() and is_training(job.folder))
-    session.hang_up()
-    assert session.status() == 130
+    with Session(words_in(tmp_path, *RUN, how)) as session:
+        wait_for(lambda: session.read() and is_training(job.folder))
+        session.hang_up()
+        assert session.status() == 130
     assert holder(job.folder, 10) is None
     assert CheckpointStore(job.folder / "checkpoints").load_latest() is not None
     assert not (job.folder / "failure.json").exists()

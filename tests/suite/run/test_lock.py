@@ -19,7 +19,7 @@ import pytest
 
 from llqr_sam.engine.observers.observer import RunInfo
 from llqr_sam.suite.run.lock import LeftAlone, Owner, RunLock, holder
-from tests.suite.jobs import start
+from tests.processes import start
 from tests.waiting import PATIENCE, wait_for
 
 FREE = 2**22 + 1  # a process number higher than any
@@ -222,7 +222,8 @@ for turn in range(20):
 """
 
 
-@pytest.mark.parametrize("stale", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("stale", [False, True])
 def test_of_processes_that_race_one_wins(tmp_path, stale):
     for turn in range(20 * stale):
         write_lock(tmp_path / str(turn), age=100)

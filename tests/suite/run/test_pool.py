@@ -14,7 +14,8 @@ from llqr_sam.suite.run import processes
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.processes import Pool, worker_environments
 from llqr_sam.suite.run.run_folder import Epochs
-from tests.suite.jobs import jobs_of, start, words_in
+from tests.processes import start
+from tests.suite.jobs import jobs_of, words_in
 from tests.waiting import PATIENCE, wait_for
 
 TABLE = ("table=demo", "table.methods=[{optim: sgdm}]", "table.seeds=[0,1,2]")

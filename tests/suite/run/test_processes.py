@@ -17,7 +17,8 @@ from llqr_sam.suite.run.attempt import Job
 from llqr_sam.suite.run.lock import RunLock, holder
 from llqr_sam.suite.run.processes import train
 from llqr_sam.suite.run.run_folder import Epochs, Failure
-from tests.suite.jobs import jobs_of, start, words_in
+from tests.processes import start
+from tests.suite.jobs import jobs_of, words_in
 from tests.suite.run.test_lock import write_lock
 from tests.waiting import PATIENCE, wait_for
 
@@ -68,12 +69,13 @@ def begun(job: Job) -> bool:
     return epochs is not None and epochs.done > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(("optim=sgdm",), marks=pytest.mark.slow),
-        pytest.param(("optim=sam",), marks=pytest.mark.slow),
-        pytest.param(("optim=llqr_sam", "optim.inner_steps=5"), marks=pytest.mark.slow),
+        ("optim=sgdm",),
+        ("optim=sam",),
+        ("optim=llqr_sam", "optim.inner_steps=5"),
         ("optim=llqr_sam", "optim.inner_steps=5", "optim.shard=true"),
     ],
     ids=["sgdm", "sam", "llqr_sam", "sharded"],

@@ -16,7 +16,8 @@ from llqr_sam.suite.launch.launch import launch
 from llqr_sam.suite.plan.plan import plan
 from llqr_sam.suite.run.attempt import attempt
 from llqr_sam.suite.run.worker import SlurmRun
-from tests.suite.jobs import jobs_of, start, words_in
+from tests.processes import start
+from tests.suite.jobs import jobs_of, words_in
 from tests.suite.records import status_of
 from tests.waiting import PATIENCE
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,15 @@ from llqr_sam.suite.run.attempt import Reply
 from llqr_sam.suite.run.lock import RunLock, holder
 from llqr_sam.suite.run.run_folder import Epochs, Failure
 from llqr_sam.suite.run.worker import SlurmRun, carry_out
-from tests.suite.jobs import REPOSITORY, jobs_of, start
+from tests.processes import start
+from tests.suite.jobs import jobs_of
 from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
 
-WORKER = [sys.executable, "-m", "llqr_sam.suite.run.worker"]
-
 
 def worker() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        WORKER,
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start("-m", "llqr_sam.suite.run.worker", stdin=subprocess.PIPE)
 
 
 def test_a_worker_takes_a_run_a_line(tmp_path):

@@ -43,6 +43,7 @@ def runs_of(lines: list[str]) -> list[str]:
     return [word for line in lines for word in line.split() if word.startswith("digits-")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -68,6 +69,7 @@ def test_a_chosen_run_may_wait_while_others_of_its_table_have_begun(states):
     assert begun([*words, "optim.rho=0.3"], states) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["dataset=cifar100", "optim=info_sam", "seed=7", "dataset.label_noise=0.2"])
 def test_tables_without_such_runs_are_passed_over(word, states):
     assert begun([word], states) == []

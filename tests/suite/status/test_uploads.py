@@ -17,7 +17,8 @@ from llqr_sam.suite.run.lock import RunLock
 from llqr_sam.suite.status import uploads
 from llqr_sam.suite.status.uploads import UploadError, log_table, run_id_of, upload, waiting
 from tests.engine.observers import wandb_files
-from tests.suite.jobs import REPOSITORY, jobs_of
+from tests.processes import REPOSITORY
+from tests.suite.jobs import jobs_of
 from tests.waiting import wait_for
 
 

@@ -92,6 +92,7 @@ def _alone(method, setting, start, steps, learning, noise=None):
     return torch.stack(visited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_runs_together_are_runs_alone(method):
     """Several settings and points in one optimizer and one LLQR, against each by itself, noise included."""
@@ -230,6 +231,7 @@ def test_a_grid_runs_methods_without_a_probe_once_a_rate():
     assert found[Setting(0.1, 0.3)] is found[Setting(0.1, 0.5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "learning", "factor", "rho", "distance"),
     [

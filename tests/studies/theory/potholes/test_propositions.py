@@ -144,6 +144,7 @@ def _impulse_response(sharpness, d, eta, steps=3000):
     return torch.stack([torch.zeros(1, dtype=torch.float64), *itertools.islice(iterates, steps)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sharpness", "d", "eta"), GRID)
 def test_stationary_variance_and_motion(sharpness, d, eta):
     """Prop. B.4 to 1e-9: a linear recursion's variance is tau^2 times its impulse response's square sum."""
@@ -201,6 +202,7 @@ def test_sams_own_motion_is_damped_too_and_its_escape_with_it():
     assert envelope(0.8, rho) > envelope(8.0, rho)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.0, 0.3])
 def test_selection_between_wells(rho):
     """Prop. B.3 at R = 1: the share of time in sharp wells is at most a constant times sigma^2 log(R / sigma).

@@ -51,6 +51,7 @@ def _hover(sharpness, u, eta, rho, steps=400, start=0.01):
     return torch.stack(list(itertools.islice(iterates, steps))[-2:]).squeeze(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commuting", [True, False])
 @pytest.mark.parametrize("factor", [0.1, 0.9, 1.5, 1.9])
 def test_recursion(commuting, factor):
@@ -122,6 +123,7 @@ def test_scalar_recursion(perceived, averaged):
 FACTORS = [0.02, 0.3, 0.7, 0.99, 1.0, 1.01, 1.5, 1.9, 1.97]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("eta", "rho"), [(0.0005, 0.01), (0.0005, 2.0), (0.005, 0.3), (0.05, 2.0)])
 def test_two_cycle_amplitude(eta, rho):
     """Eq. 16 to 1e-6 over eta mu, lambdabar and lambda, on both sides of eta mu = 1, where the paper's a > 0 ends."""
@@ -174,6 +176,7 @@ def test_the_amplitude_does_depend_on_the_potholes_sharpness():
     assert sharp / blunt == pytest.approx((1.6 / 0.4) / (0.2 / 1.8), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_only_the_largest_perceived_sharpness_hovers():
     """In several dimensions every start ends in the two-cycle of the largest mu; the other coordinates die out."""
     averaged = torch.tensor([0.5, 4.0, 1.0], dtype=torch.float64)
@@ -209,6 +212,7 @@ def test_vanilla_sam():
     assert float(z[2].abs()) == pytest.approx(rho, rel=1e-6)  # eta lambda = 1 attains it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("averaged", "added"), [(0.04, 1.0), (0.25, 3.0), (4.0, 60.0)])
 def test_amplification_is_by_the_average_curvature(averaged, added):
     """Corollary 4.2 is right, B.2's print is not.
