@@ -28,11 +28,14 @@ def start(*command: str, **options: Any) -> subprocess.Popen[str]:
     return process
 
 
-def without(folder: Path, *modules: str) -> dict[str, str]:
-    """The environment of a process in which modules are not installed; a file for it is written into ``folder``."""
+def without(folder: Path, *modules: str, code: Path = REPOSITORY) -> dict[str, str]:
+    """The environment of a process that has the code in ``code``, and in which modules are not installed.
+
+    A file that hides them is written into ``folder``.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({modules!r}))\n")
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", str(REPOSITORY))])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(code)])}
 
 
 def end_all() -> None:

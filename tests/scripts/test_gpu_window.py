@@ -19,6 +19,7 @@ from data_preparation import pieces as data_pieces
 from llqr_sam.engine.records.record import read_records
 from llqr_sam.repository import CONF
 from llqr_sam.studies.gpu_window.step_list import StepList
+from tests.processes import start, without
 from tests.waiting import wait_for
 
 REPOSITORY = CONF.parent
@@ -32,13 +33,9 @@ COMMIT = "a" * 40
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     """The window in a folder of its own, in a Python that lacks some packages, as all that it starts does."""
-    hidden = folder / "hidden"
-    hidden.mkdir(exist_ok=True)
-    (hidden / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
-    environment = {name: value for name, value in os.environ.items() if name != "LLQR_SAM_COMMIT"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(hidden), str(folder)])
-    command = [sys.executable, str(folder / "scripts" / "gpu_window.py"), *words]
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    environment = without(folder / "hidden", *ABSENT, code=folder)
+    environment.pop("LLQR_SAM_COMMIT", None)
+    return start(str(folder / "scripts" / "gpu_window.py"), *words, cwd=folder, env=environment, stdout=None)
 
 
 def window(folder: Path, *words: str) -> tuple[int, str]:

@@ -5,11 +5,10 @@ A word is ``key=value``. If the key is a folder of conf/ (a group), the value is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
@@ -72,7 +71,7 @@ def composing(words: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _check_files(chosen: dict[str, list[str]], find: Callable[[str, str], Path | None]) -> None:
+def _check_files(chosen: dict[str, list[str]], find: own_files.Find) -> None:
     """Check the files that ``find`` has of the choices, and the words of those that are tables."""
     for file in own_files.used(chosen, find):
         with file.named():

@@ -14,7 +14,7 @@ import pytest
 from llqr_sam.suite.run.lock import holder
 from llqr_sam.suite.run.run_folder import Failure
 from llqr_sam.suite.run.worker import PYTHON, SlurmRun
-from tests.processes import REPOSITORY
+from tests.processes import start
 from tests.suite.jobs import jobs_of
 from tests.suite.slurm import commands
 from tests.waiting import PATIENCE, wait_for
@@ -26,15 +26,10 @@ def blocks_usr2(process: subprocess.Popen[str]) -> bool:
     return bool(int(status["SigBlk"], 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def srun(*arguments: str) -> subprocess.Popen[str]:
     """What srun starts."""
-    return subprocess.Popen(
-        [*shlex.split(PYTHON), *arguments],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    _, *flags = shlex.split(PYTHON)
+    return start(*flags, *arguments)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says which signals a process blocks")
@@ -44,7 +39,7 @@ def test_a_signal_at_the_start_waits_for_its_handler():
 signal.signal(signal.SIGUSR2, lambda *_: print("warned", flush=True))
 print(sys.argv[1:], flush=True)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})"""
-    process = start("-c", code, "a b")
+    process = srun("-c", code, "a b")
     wait_for(lambda: blocks_usr2(process))
     process.send_signal(signal.SIGUSR2)
     assert process.communicate(timeout=PATIENCE)[0] == "['a b']\nwarned\n"
@@ -65,7 +60,7 @@ def test_a_job_that_is_warned_as_it_starts_requeues_itself(tmp_path, monkeypatch
     slurm = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "1", "SUBMITIT_EXECUTOR": "slurm"}
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    process = start("-u", "-m", "submitit.core._submit", os.fspath(tmp_path))
+    process = srun("-u", "-m", "submitit.core._submit", os.fspath(tmp_path))
     wait_for(lambda: blocks_usr2(process))
     process.send_signal(signal.SIGUSR2)
     _, errors = process.communicate(timeout=PATIENCE)
