@@ -192,6 +192,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("name", "args", "phrases"), REFUSED.values(), ids=list(REFUSED))
 def test_what_cannot_be_used_is_one_sentence(name: str, args: dict[str, Any], phrases: list[str]) -> None:
+    if name == "torch.optim.Muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch has no Muon before 2.9")
     with pytest.raises(SettingError) as caught:
         method(name, args)
     assert "\n" not in str(caught.value)
