@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from llqr_sam.repository import ROOT
 from tests.scripts.running import script
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
@@ -43,6 +45,19 @@ def test_a_row_a_run_and_a_row_an_evaluation(results):
     }
     assert {row["folder"] for row in runs.values()} == {"adhoc"}
     assert {row["run_id"] for row in rows(results / "export" / "curves.csv")} == set(runs)
+
+
+def test_the_documents_pandas_reads_them(results, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pandas")
+    assert script("export.py", f"paths.results={results}", "--output", f"{tmp_path}/results/export")[0] == 0
+    blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "records.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "pandas" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "docs/records.md", "exec"), {})
+    groups, curves = capsys.readouterr().out.split("optim.name")[1:3]
+    assert "sgdm" in groups
+    assert "91.5" in groups
+    assert "sam" in curves
 
 
 def test_words_choose_runs_and_output_the_folder(results, tmp_path):
