@@ -76,9 +76,8 @@ def sections() -> Iterator[str]:
 
 
 def main() -> int:
-    """Print the sections, each as soon as it is known."""
-    for number, section in enumerate(sections()):
-        print("\n" * (number > 0) + section, flush=True)
+    """Print the sections."""
+    print(*sections(), sep="\n\n")
     return 0
 
 

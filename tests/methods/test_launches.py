@@ -114,7 +114,7 @@ class _Run:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("llqr", "llqr_f_sam"))) for name in METHODS]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("llqr", "llqr_f_sam") else ()) for name in METHODS]
 )
 def test_a_step_is_few_operations_each_of_them_one_kernel(name, monkeypatch):
     monkeypatch.setattr(named, "is_cheap_to_read", lambda tensor: False)  # as on a GPU

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llqr_sam.engine.records.atomic import replacing
+from llqr_sam.suite.config.schema import FORMATS
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _ESCAPES = {
@@ -78,7 +79,7 @@ class PrintedTable:
     markdown_caption: str = ""  # the caption in Markdown, where it differs
 
 
-def write_table(table: PrintedTable, output: Path, formats: Iterable[str] = ("md", "csv", "tex")) -> list[Path]:
+def write_table(table: PrintedTable, output: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Write ``output`` with the suffix of each format, atomically; returns the paths."""
     paths = [output.with_name(f"{output.name}.{suffix}") for suffix in formats]
     for path in paths:

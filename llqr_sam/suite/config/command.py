@@ -81,8 +81,9 @@ class Command:
                 tree["scale"], [_name(word) for word in self.words if root(word) == "table"]
             )
             baseline, methods = tree["table"].baseline, groups()["optim"]
-            known = f"is not an optimizer here{did_you_mean(baseline, methods)}".rstrip(".")
-            require(baseline in methods, "table.baseline", baseline, known)
+            if baseline not in methods:
+                meant = did_you_mean(baseline, methods)
+                raise UsageError(f"table.baseline={baseline} is not an optimizer here{meant}")
         return Config(**tree | {"paths": PathsConfig(**paths)})
 
     @property

@@ -24,9 +24,9 @@ from llqr_sam.suite.config.schema import PLUGINS, Schema, code_in_a_file
 
 _GLOBAL = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 _SUBJECT = re.compile(r"[a-z_]+(\.\w+)*(?=[=:\s])")  # of a message: optim.rho=-1 must be >= 0.
+_LACKING = re.compile(r"Missing mandatory value: ([\w.]+)$")
 
 Find = Callable[[str, str], Path | None]  # group and name -> the file
-_LACKING = re.compile(r"Missing mandatory value: ([\w.]+)$")
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,8 @@ def _choices(entry: Any, group: str) -> Iterator[tuple[str, str]]:
 
 def _check_package(entry: Any, group: str, where: str) -> None:
     """Check that a part of the file's own kind fills the file itself: Hydra would put it one level deeper."""
-    part = str(entry)
-    if isinstance(entry, str) and "/" in part and "@" not in part and not part.startswith("/"):
-        raise UsageError(f"{where}: defaults name {part}: write {part}@_here_, or its keys go to {group}.{part}.")
+    if isinstance(entry, str) and "/" in entry and "@" not in entry and not entry.startswith("/"):
+        raise UsageError(f"{where}: defaults name {entry}: write {entry}@_here_, or its keys go to {group}.{entry}.")
 
 
 def _check(file: OwnFile, where: str) -> None:
@@ -217,9 +216,10 @@ def _check(file: OwnFile, where: str) -> None:
             listed = f". Keys there: {', '.join(keys)}" if remedy == "." else ""
             raise UsageError(f"unknown key {key}{listed}{remedy}") from error
         except OmegaConfBaseException as error:
-            if error.full_key:
+            found = next(_no_groups(file.tree, Schema), None)
+            if error.full_key or found is None:
                 raise
-            key, value = next(_no_groups(file.tree, Schema))
+            key, value = found
             raise UsageError(f"{key.removeprefix(f'{file.root}.')}={value} must be a group of keys.") from error
     for group, name in file.defaults:
         if "$" not in name and name not in (known := sources.files(group)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -31,7 +32,7 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
     or times networks. An impossible value in any of the runs is a UsageError, and so are runs that cannot be launched
     together.
     """
-    options = get_args_parser().parse_intermixed_args(list(arguments))
+    options = _options(arguments)
     if options.multirun and (options.cfg or options.info):
         raise UsageError("--cfg and --info show the configuration of one run. Leave -m out.")
     if not options.multirun or options.help or options.hydra_help:
@@ -78,7 +79,7 @@ def pooled_sweep(arguments: Sequence[str]) -> tuple[list[Planned], Command] | No
 
 def of_one_table(arguments: Sequence[str]) -> Command | None:
     """The command of a table whose words choose several of its runs, as ``table=2 seed=0,1``: it needs no ``-m``."""
-    options = get_args_parser().parse_intermixed_args(list(arguments))
+    options = _options(arguments)
     overrides = parsed(options.overrides)
     several = [override.key_or_group for override in overrides if override.is_sweep_override()]
     in_table = any(override.key_or_group == "table" for override in overrides)
@@ -92,7 +93,7 @@ def with_direction(arguments: Sequence[str]) -> list[str]:
 
     A UsageError if Optuna's sweeper is asked for and not installed.
     """
-    options = get_args_parser().parse_intermixed_args(list(arguments))
+    options = _options(arguments)
     overrides = parsed(options.overrides)
     if _sweeper(overrides) != "optuna":
         return list(arguments)
@@ -113,13 +114,13 @@ def with_direction(arguments: Sequence[str]) -> list[str]:
 
 def swept_keys(arguments: Sequence[str]) -> tuple[str, ...]:
     """The keys that a multirun sweeps over."""
-    overrides = parsed(get_args_parser().parse_intermixed_args(list(arguments)).overrides)
+    overrides = parsed(_options(arguments).overrides)
     return tuple(override.key_or_group for override in overrides if override.is_sweep_override())
 
 
 def members(arguments: Sequence[str]) -> list[Command]:
     """The jobs of a multirun that Hydra's own launcher starts in other processes; none where a sweeper chooses them."""
-    options = get_args_parser().parse_intermixed_args(list(arguments))
+    options = _options(arguments)
     overrides = parsed(options.overrides)
     if not options.multirun or _sweeper(overrides) != "basic":
         return []
@@ -145,6 +146,11 @@ def score(command: Command) -> float | None:
     records = [status.records.get(run.run_id) for run in status.runs]
     finished = [record.metrics.best.score or 0.0 for record in records if record and record.status == "finished"]
     return sum(finished) / len(records)
+
+
+def _options(arguments: Sequence[str]) -> Namespace:
+    """Hydra's reading of train.py's arguments: its flags, and the words as ``overrides``."""
+    return get_args_parser().parse_intermixed_args(list(arguments))
 
 
 def _sweeper(overrides: Sequence[Override]) -> str:

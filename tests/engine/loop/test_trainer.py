@@ -59,7 +59,7 @@ def run_in_pieces(settings: RunSettings, options: RunOptions, stops: list[Observ
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("llqr", "llqr_f_sam"))) for name in METHODS]
+    "method", [pytest.param(name, marks=pytest.mark.slow if name in ("llqr", "llqr_f_sam") else ()) for name in METHODS]
 )
 def test_resume_is_bitwise(method: str, make_settings: Callable[..., RunSettings], make_options: Any) -> None:
     """Stopped at random steps, around a refresh (before steps 8, 16, ...), mid-epoch, before and after an evaluation.
