@@ -4,7 +4,7 @@ python scripts/figures.py                     all that can be drawn, about a min
 python scripts/figures.py claims              the claims with their intervals, claims.png
 python scripts/figures.py 2                   escape from the sharp ring, and over which rates and radii
 python scripts/figures.py 5 6                 refresh cadence and scaling, from the times of table 10
-python scripts/figures.py 1 table=8           error and loss from another table's runs; words as for train.py
+python scripts/figures.py 1 table=8           accuracy in another table's runs; words as for train.py
 python scripts/figures.py precision=fast      all, those of runs from runs that were started with this word
 """
 

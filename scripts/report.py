@@ -2,6 +2,8 @@
 
 python scripts/report.py                      from what is in results/: runs, timings and figures
 python scripts/report.py precision=fast precision.deterministic=true        from runs that were started with these words
+python scripts/report.py paths.results=/data/mine        of another folder of results
+python scripts/report.py watch=true           again and again while runs go on, until Ctrl-C
 
 Words are those of train.py and must be the same, for a run is found by its settings. A table that cannot take them is
 named on standard error and passed over.
@@ -11,53 +13,95 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from llqr_sam.report.claims.evidence import gather
-from llqr_sam.report.page.page import Section, accuracy_section, write_page
+from llqr_sam.report.page.accuracy_section import accuracy_section
+from llqr_sam.report.page.page import RELOAD, write_page
+from llqr_sam.report.page.section import Section
 from llqr_sam.report.page.sweeps_section import sweep_sections
+from llqr_sam.report.tables.reader import TableReader
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
 from llqr_sam.studies.table_10.table import cadence, times_section
-from llqr_sam.studies.table_10.timing import Timing, read_timings
+from llqr_sam.studies.table_10.timing import read_timings
 from llqr_sam.suite.config.command import Command, every_table
 from llqr_sam.suite.config.command_line import groups
 from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
 from llqr_sam.suite.config.sources import parsed_arguments
 from llqr_sam.suite.plan.plan import plan
 
+WATCH = {"watch=true": True, "watch=false": False}
+
 
 def main() -> int:
-    """Write the page and say where."""
+    """Write the page and say where; with watch=true until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="key=value", help="what the runs were started with")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="watch=true, and what the runs were started with")
     parser.add_argument("--results", type=Path, help="folder of runs, timings and figures (default: paths.results)")
     options = parsed_arguments(parser)
-    config = Command.of(*options.words).config
+    watch = [WATCH.get(word) for word in options.words if word.startswith("watch=")]
+    if None in watch:
+        raise UsageError("watch= must be true or false.")
+    words = [word for word in options.words if not word.startswith("watch=")]
+    config = Command.of(*words).config
     if config.table is not None:
         raise UsageError(f"table={config.table.number} has no use here: the page has every table.")
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
-    results = options.results or config.paths.results
-    timings, damaged = read_timings(results)
-    tables = every_table(*options.words, f"paths.results={results}")
-    sections, passed = try_each({name: partial(_section, table, timings) for name, table in tables.items()})
-    claims = gather(groups()["table"], [*options.words, f"paths.results={results}"])
-    sections += [Section(print_table_9()), *sweep_sections(results)]
-    path = write_page(results, claims, sections, TITLES, options.words, [*damaged, *passed])
-    say(*passed)
-    print(f"page  ->  {path}")
+    page = Page(options.results or config.paths.results, words)
+    print(f"page  ->  {page.write()}", flush=True)
+    return keep_writing(page.write) if any(watch) else 0
+
+
+def keep_writing(write: Callable[[], Path]) -> int:
+    """Write the page every ``RELOAD`` seconds until Ctrl-C."""
+    print(f"written again every {RELOAD} seconds; Ctrl-C ends it", flush=True)
+    try:
+        while True:
+            time.sleep(RELOAD)
+            write()
+    except KeyboardInterrupt:
+        print("ended")
     return 0
 
 
-def _section(command: Command, timings: Sequence[Timing]) -> Section:
-    """A table of trained networks or of times."""
-    if not command.config.times_networks:
-        return accuracy_section(command)
-    plan(command)  # refuses words that no run of the table can take
-    return times_section(command.table, cadence(command.table, timings))
+@dataclass
+class Page:
+    """The page of a folder of results. A second ``write`` plans no run anew."""
+
+    results: Path
+    words: Sequence[str]  # what the runs were started with
+    _reader: TableReader = field(default_factory=TableReader)
+    _said: set[str] = field(default_factory=set)
+
+    def write(self) -> Path:
+        """Write the page from what is on disk now, and say once what was passed over."""
+        self._reader.forget()
+        _, damaged = read_timings(self.results)
+        place = f"paths.results={self.results}"
+        sections, passed = try_each(self._works(every_table(*self.words, place)))
+        claims = gather(groups()["table"], [*self.words, place], self._reader.read)
+        sections += [Section(print_table_9()), *sweep_sections(self.results)]
+        say(*(line for line in passed if line not in self._said))
+        self._said.update(passed)
+        shown = [word for word in self.words if not word.startswith("paths.")]
+        return write_page(self.results, claims, sections, TITLES, shown, [*damaged, *passed])
+
+    def _works(self, tables: Mapping[str, Command]) -> dict[str, Callable[[], Section]]:
+        return {name: partial(self._section, command) for name, command in tables.items()}
+
+    def _section(self, command: Command) -> Section:
+        """A table of trained networks or of times."""
+        if not command.config.times_networks:
+            return accuracy_section(command, *self._reader.read(command))
+        plan(command)  # refuses words that no run of the table can take
+        timings, _ = read_timings(self.results)
+        return times_section(command.table, cadence(command.table, timings))
 
 
 if __name__ == "__main__":

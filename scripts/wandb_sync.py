@@ -1,10 +1,12 @@
 """Upload finished runs that were logged offline to Weights & Biases, each once.
 
-    python scripts/wandb_sync.py                  the runs of outputs/runs that have a record in results/runs
-    python scripts/wandb_sync.py table=2          and the rendered files of Table 2, as an artifact
+    python scripts/wandb_sync.py                  the runs of outputs/runs that have a record in results/runs, and the
+                                                  page results/report/index.html, if `make report` has written it
+    python scripts/wandb_sync.py table=2          the runs, and the rendered files of Table 2, as an artifact
 
 Needs an account (``wandb login``). Further words are those of train.py: paths.workspace=, paths.results=,
-logger.project= (for a table; a run goes to the project it was started with). A second call has nothing to upload.
+logger.project= (for a table and the page; a run goes to the project it was started with). A second call has nothing to
+upload.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError, exit_status
 from llqr_sam.suite.config.sources import parsed_arguments
 from llqr_sam.suite.plan.plan import table_folder
-from llqr_sam.suite.status.uploads import UploadError, log_table, run_id_of, upload, waiting
+from llqr_sam.suite.status.uploads import PAGE, UploadError, log_page, log_table, run_id_of, upload, waiting
 
 
 def main() -> int:
@@ -33,6 +35,8 @@ def main() -> int:
             log_table(table_folder(table.number, config.scale), files, config.logger.project, workspace)
         except FileNotFoundError as error:
             raise UsageError(f"{error.filename} is not there: render the table first.") from error
+    elif (page := config.paths.results / PAGE).exists():
+        log_page(page, config.logger.project, workspace)
     files_of_runs = list(waiting(config.paths.results, workspace, config.stale_minutes))
     for file in files_of_runs:
         try:

@@ -13,10 +13,10 @@ from llqr_sam.studies.theory.potholes.figures import figure_02, figure_03
 Draw = Callable[[Path, Path], list[Path]]  # (results, folder) -> the files that were written; may raise ``NoRecords``
 
 TITLES = {
-    "1": "Error against epoch, loss against time",
+    "1": "Accuracy against epochs and time, loss against time",
     "2": "Escape from a sharp ring",
     "3": "Escape by gradient noise",
-    "4": "IWSLT14 De-En: BLEU against epoch, loss against time",
+    "4": "IWSLT14 De-En: BLEU against epochs and time, loss against time",
     "5": "Epoch time against the refresh interval",
     "6": "Refresh time against the size of the network",
 }

@@ -48,7 +48,7 @@ PAPER_MODELS = {  # name as printed -> (arch, data set, the network that was cou
     "ViT-B/16": ("vit_base", "imagenet", "ViT-B/16, 224 x 224 images, 1000 classes"),
     "ViT-L/16": ("vit_large", "imagenet", "ViT-L/16, 224 x 224 images, 1000 classes"),
 }
-TONES = {True: "same", False: "below sure"}  # whether ours is the paper's number -> ``PrintedCell.tone``
+TONES = {True: "same", False: "below"}  # whether ours is the paper's number -> ``PrintedCell.tone``
 COLUMNS = ("model_params", "precond_params", "precond_mib_per_device", "total_mib_per_device")
 Words = tuple[int, int]  # sizes of the source and target dictionaries, for sentences
 HEADS = ("Model params", "U, scalars", "U, MiB a device", "U + model, MiB a device")

@@ -66,5 +66,6 @@ def test_all_figures_under_words(tmp_path):
 def test_figure_3(tmp_path):
     done = run("3", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure_03.csv", "figure_03.png", "figure_03_map.csv"]
+    names = ["figure_03.csv", "figure_03.png", "figure_03.svg", "figure_03_map.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert done.stdout.startswith("figure=3 ")

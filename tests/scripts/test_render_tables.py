@@ -34,7 +34,7 @@ def test_renders_the_demo_from_its_records(tmp_path):
     done = render(*words)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "demo"
-    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "table.csv", "table.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "curves.svg", "table.csv", "table.md"]
     assert "70.00 ± 0.00 (3 of 3)" in (folder / "table.md").read_text()
     assert "21 runs: 4 finished, 17 missing" in done.stdout
     last = render("--entry", "last", *words)
@@ -50,7 +50,7 @@ def test_the_second_time_gives_the_same_bytes(tmp_path):
         (render(*words).stdout, {path.name: path.read_bytes() for path in (tmp_path / "demo").iterdir()}) for _ in "12"
     ]
     assert first == second
-    assert len(first[1]) == 4
+    assert len(first[1]) == 5  # three formats, and the curves as PNG and SVG
 
 
 def test_files_that_are_no_records_are_named_and_the_rest_rendered(tmp_path):

@@ -1,17 +1,13 @@
-"""scripts/report.py: what is on the page, and what it does in a browser."""
+"""scripts/report.py: what is on the page. tests/scripts/test_report_in_chromium.py: what it does in a browser."""
 
 from __future__ import annotations
 
 import html
-import io
-import json
 import re
-import runpy
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from collections import Counter
-from contextlib import redirect_stderr
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,27 +15,18 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from llqr_sam.suite.config import command, command_line
-from tests.report.claims.made_up import write_table
+from llqr_sam.report.tables.accuracy_table import collect
+from llqr_sam.report.tables.accuracy_text import print_accuracy
+from llqr_sam.report.tables.printed_table import to_markdown
+from llqr_sam.suite.config.command import Command
+from llqr_sam.suite.run.lock import RunLock
+from llqr_sam.suite.run.run_folder import Epochs
+from tests.processes import start
+from tests.scripts.pages import RUNS, report
 from tests.studies.table_10.timings import write_timings
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
-from tests.waiting import PATIENCE
-
-RUNS = plan_of("table=7")  # FisherSAM, LLQR^Delta+SAM, LLQR+SAM, five seeds each
-REPOSITORY = Path(__file__).resolve().parents[2]
-GROUPS = command_line.groups()
-
-
-def report(results: Path, *words: str, tables: tuple[str, ...] = ("7", "10")) -> tuple[int, list[str]]:
-    """Run the script where there are few tables, for all of them take half a minute; exit status and errors."""
-    errors = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors), pytest.raises(SystemExit) as ended:
-        for module in (command, command_line):
-            patch.setattr(module, "groups", lambda: GROUPS | {"table": tables})
-        patch.setattr(sys, "argv", ["report.py", *words, "--results", str(results)])
-        runpy.run_path(str(REPOSITORY / "scripts" / "report.py"), run_name="__main__")
-    return ended.value.code, errors.getvalue().splitlines()
+from tests.waiting import PATIENCE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +74,26 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def section(written: Path, name: str) -> str:
+    """The text between a section's tags."""
+    return written.read_text().partition(f'<section id="{name}"')[2].partition("</section>")[0]
+
+
+def words_of(markup: str) -> str:
+    """Without tags, plots and repeated blanks."""
+    markup = re.sub(r"<svg class=.*?</svg>\s*(?=<[^s]|$)", " ", markup, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
 def test_is_well_formed_and_self_contained(written):
     """No style, script or picture from elsewhere: it works from the file system, without a network."""
     elements = Elements(written.read_text())
     assert elements.open == []
     assert elements.of("link") == []
     assert all("src" not in script for script in elements.of("script"))
-    assert all(image["src"].startswith("data:image/png;base64,") for image in elements.of("img"))
-    assert not re.search(r"url\(|@import|https?://", written.read_text())
+    assert all(image["src"].startswith("data:image/") for image in elements.of("img"))
+    comments = r"/\*!.*?\*/|<!--.*?-->"  # the drawing library's name and licence
+    assert not re.search(r"url\(|@import|https?://", re.sub(comments, "", written.read_text(), flags=re.DOTALL))
 
 
 def test_every_link_leads_somewhere(written):
@@ -104,48 +103,51 @@ def test_every_link_leads_somewhere(written):
     for link in elements.of("a"):
         target = link["href"]
         assert target[1:] in ids if target.startswith("#") else (written.parent / target).resolve().is_file()
-    assert all(a["aria-describedby"] in ids for a in elements.of("a") if "aria-describedby" in a)
 
 
-def cells(written: Path) -> dict[str, str]:
-    """Method -> the cell of Table 7, its tags taken out."""
-    found = re.findall(r'<td data-label="([^"]+)" class="([^"]*)">(.*?)</td>', written.read_text(), re.DOTALL)
-    text = {label: f"{tone} | {re.sub(r'<[^>]+>', ' ', body)}" for label, tone, body in found[:3]}
-    return {label: html.unescape(" ".join(body.split())) for label, body in text.items()}
+def rows(written: Path) -> dict[str, tuple[str, str]]:
+    """Method -> what its line in Table 7 says, and the classes of its cells."""
+    found = re.findall(r"<tr[^>]*>\s*<th scope=\"row\">([^<]*)</th>(.*?)</tr>", section(written, "table-7"), re.DOTALL)
+    return {
+        html.unescape(name): (words_of(body), " ".join(re.findall('class="([^"]*)"', body))) for name, body in found
+    }
 
 
-def test_cells_show_ours_the_papers_and_how_sure_the_difference_is(written):
-    """Three seeds far below: surely; one seed above: palely; none: no tone. The facts give n, interval and seeds."""
-    found = cells(written)
-    fisher = "below sure | 75.10 ± 0.10 (3 of 5) paper 80.89 ± 0.31 † -5.79 3 of 5 seeds finished "
-    assert found["FisherSAM"].startswith(
-        fisher + "95 % t interval of the mean: 74.85 to 75.35 seeds: 0: 75.00, 1: 75.10"
-    )
-    assert found["LLQR^Δ+SAM (NGD)"].startswith("above | 82.00 (1 of 5) paper 81.23 ± 0.14 +0.77 1 of 5 seeds")
-    assert found["LLQR+SAM (NGD)"].startswith("| not run paper 81.82 ± 0.14 0 of 5 seeds finished")
+def test_a_line_shows_ours_the_difference_and_the_papers_value(written):
+    """FisherSAM: three seeds far below the paper's. One seed of LLQR^Delta+SAM has a difference and no interval."""
+    found = rows(written)
+    said, classes = found["FisherSAM"]
+    assert said == "75.10 ± 0.10 (3 of 5) \N{EN DASH} 75.10 ± 0.10 80.89 ± 0.31 ours -5.79 †"
+    assert "topaper below" in classes
+    said, classes = found["LLQR^Δ+SAM (NGD)"]
+    assert said == "82.00 (1 of 5) +7.00 , n = 1 82.00 81.23 ± 0.14 ours +0.77"
+    assert "topaper same" in classes
+    assert found["LLQR+SAM (NGD)"][0] == "not run \N{EN DASH} \N{EN DASH} 81.82 ± 0.14"
 
 
-def test_ratios_of_times_are_compared_with_the_papers_and_lead_to_the_measurement(written):
+def test_ratios_of_times_are_compared_with_the_papers(written):
     """Seconds are of another machine: beside the paper's, and no difference. Its range stands for the interval."""
-    section = written.read_text().partition('id="table-10"')[2].partition("</section>")[0]
-    found = [
-        cell for cell in re.findall(r"<td[^>]*>.*?</td>", section, re.DOTALL) if "paper" in cell and "facts" in cell
-    ]
-    ratios = [cell for cell in found if 'class="difference"' in cell]
-    assert {re.search('data-label="([^"]*)"', cell)[1] for cell in ratios} == {"vs. SGD", "vs. SAM"}
-    for cell in ratios:
-        ours, low, high, paper = map(
-            float, re.search(r"([\d.]+) \(([\d.]+)-([\d.]+)\).*?paper ([\d.]+)", cell, re.DOTALL).groups()
-        )
-        tone = re.search('class="([^"]*)"', cell)[1]
-        assert tone == ("same" if low <= paper <= high else f"{'above' if ours > paper else 'below'} sure")
-    assert "rounds, lowest and highest" in ratios[0]
-    link = re.search('href="#([^"]*)"', ratios[0])[1]
-    assert f'id="{link}"' in section
+    cells = re.findall(r'<td class="(\w*)">(.*?)</td>', section(written, "table-10"), re.DOTALL)
+    ratios = [(tone, words_of(cell)) for tone, cell in cells if tone]
+    assert len(ratios) > 4
+    for tone, said in ratios:
+        ours, low, high, paper = map(float, re.search(r"([\d.]+) \(([\d.]+)-([\d.]+)\) paper ([\d.]+)", said).groups())
+        assert tone == ("same" if low <= paper <= high else "above" if ours > paper else "below")
+        assert f"({ours - paper:+.2f})" in said or abs(ours - paper) > 0.01
+
+
+def test_tables_with_runs_come_first_and_the_others_are_a_line_with_their_command(tmp_path):
+    write_record(tmp_path, plan_of("table=8")[0], [60.0])
+    assert report(tmp_path, tables=("7", "8")) == (0, [])
+    page = tmp_path / "report" / "index.html"
+    names = re.findall(r'<section id="([^"]+)"', page.read_text())
+    assert names == ["answer", "table-8", "table-9", "claims", "missing"]  # no claim was tested, no figure drawn
+    waiting = re.search(r'<details id="table-7"><summary>(.*?)</summary>', section(page, "missing"), re.DOTALL)
+    assert words_of(waiting[1]) == "Table 7: Probe alone, or probe and transport: 15 runs. python train.py table=7"
 
 
 def test_what_has_not_been_run_is_listed(written):
-    text = written.read_text().partition('id="missing"')[2]
+    text = section(written, "missing")
     assert "11 of 15 runs missing. <code>python train.py table=7</code>" in text
     assert "2 of 4 networks missing. <code>python train.py table=10</code>" in text
     assert "<code>python scripts/figures.py 1</code>" in text
@@ -160,36 +162,44 @@ def test_a_cells_runs_have_their_configuration_and_record(written):
     assert "fisher_eta: 0.1" in source
 
 
-def test_the_claims_come_first_and_say_what_was_not_tested(written):
-    """One seed is not enough to test a claim of Table 7."""
-    text = written.read_text()
-    sections = re.findall(r'<section id="([^"]+)"', text)
-    assert sections[:2] == ["claims", "table-7"]
-    section = text.partition('id="claims"')[2].partition("</section>")[0]
-    assert "No claim has been tested yet." in section
-    assert "<code>python train.py table=7</code>: Transport matters, not the probe alone." in section
-    assert "badge" not in section
+def test_the_answer_comes_first_and_says_what_cannot_be_told(written):
+    """One seed is not enough to compare, nor to test a claim of Table 7."""
+    answer = words_of(section(written, "answer"))
+    assert "LLQR^Δ+SAM (NGD) has one seed, too few to be compared with FisherSAM: +7.00 points, n = 1" in answer
+    claims = section(written, "claims")
+    assert "No claim has been tested yet." in claims
+    assert "<code>python train.py table=7</code>: Transport matters, not the probe alone." in claims
+    assert "badge" not in claims
 
 
-def test_a_tested_claim_is_on_the_page_with_its_word_and_picture(tmp_path):
-    """Table 7 as a whole: LLQR+SAM above its probe alone, which lies below FisherSAM."""
-    gains = {"fisher_sam": 0.0, "llqr_probe_sam-ngd": -2.0, "llqr_sam-ngd": 1.0}
-    write_table(tmp_path, "table=7", gains=gains)
-    (tmp_path / "figures").mkdir()
-    matplotlib.image.imsave(tmp_path / "figures" / "claims.png", [[0.0, 1.0], [1.0, 0.0]])
-    assert report(tmp_path) == (0, [])
-    text = (tmp_path / "report" / "index.html").read_text()
-    section = text.partition('id="claims"')[2].partition("</section>")[0]
-    found = re.findall(r'<span class="badge ([a-z]+)">(.) ([a-z]+)</span>\s*<span class="sentence">([^<]+)<', section)
-    assert [(tone, symbol, word) for tone, symbol, word, _ in found] == [
-        ("above", "●", "supported"),
-        ("below", "■", "contradicted"),
+def test_what_was_run_stands_at_the_top(written):
+    facts = re.search(r'<p class="facts">(.*?)</p>', written.read_text())[1]
+    assert facts == "4 runs · cpu · torch 2 · commit unknown · 2026-01-01"
+
+
+def test_a_tested_claim_is_on_the_page_with_its_word_and_plot(compared):
+    claims = section(compared, "claims")
+    found = re.findall(
+        r'<span class="sentence">([^<]+)</span>\s*<svg class="track (\w+)".*?'
+        r'<span class="badge \w+">(.)<span class="word"> (\w+)</span>',
+        claims,
+        re.DOTALL,
+    )
+    assert found == [
+        ("Transport matters, not the probe alone.", "above", "●", "supported"),
+        ("A learned probe tests better than Fisher&#39;s.", "below", "■", "contradicted"),
     ]
-    assert found[0][3] == "Transport matters, not the probe alone."
-    assert "Of 2 claims tested at the paper&#39;s scale, 1 is supported, 1 contradicted and 0 undecided" in section
-    assert section.count("data:image/png;base64,") == 1
-    assert "python scripts/figures.py claims" not in text
-    Elements(text)
+    assert "Of 2 claims tested at the paper&#39;s scale, 1 is supported, 1 contradicted and 0 undecided" in claims
+
+
+def test_bold_on_the_page_is_bold_in_the_table(compared):
+    """LLQR+SAM has the highest mean and is surely above FisherSAM."""
+    marked = re.findall(r'<tr class="best">\s*<th scope="row">([^<]*)</th>', section(compared, "table-7"))
+    _, table = collect(Command.of("table=7", f"paths.results={compared.parents[1]}"))
+    text = to_markdown(print_accuracy(table))
+    assert marked == ["LLQR+SAM (NGD)"]
+    assert text.count("| **") == 1
+    assert re.search(r"\| \*\*6[\d.]+ ± [\d.]+ \(5 of 5\)\*\*<br>[^|]*\|\n", text), "the last column"
 
 
 def test_equal_results_give_equal_bytes(written, results):
@@ -237,81 +247,42 @@ def test_words_that_no_table_can_take_are_a_mistake(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# What a person does, done by a script in the page; it leaves its findings in the title.
-ACTIONS = """<script>
-addEventListener("load", () => {
-  const shown = (element) => getComputedStyle(element).display !== "none";
-  const cell = document.querySelector("a.cell"), facts = cell.querySelector(".facts");
-  const box = document.querySelector("input[data-key]"), chart = box.closest(".chart");
-  const line = chart.querySelector("polyline");
-  const found = {hidden: !shown(facts), lineOn: shown(line)};
-  cell.focus();
-  found.focused = shown(facts);
-  dispatchEvent(new KeyboardEvent("keydown", {key: "Escape"}));
-  found.escaped = !shown(facts);
-  box.click();
-  found.lineOff = !shown(line);
-  chart.querySelector('[data-all="true"]').click();
-  found.allOn = shown(line);
-  const folded = document.querySelector("details.source");
-  found.folded = !folded.open && !folded.parentElement.open;
-  location.hash = folded.id;
-  setTimeout(() => {
-    found.unfolded = folded.open && folded.parentElement.open;
-    found.fits = document.documentElement.scrollWidth <= innerWidth;
-    found.width = innerWidth;
-    document.title = JSON.stringify(found);
-    (window.parent || window).document.title = document.title;
-  }, 100);
-});
-</script></body>"""
-
-
-def in_chromium(file: Path, picture: Path, size: str, *options: str) -> str:
-    """Titles of a file in a headless browser, which leaves a screenshot."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    common = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
-    common.append(f"--window-size={size}")
-    for option in options:
-        subprocess.run([*common, option, file.as_uri()], check=True, capture_output=True, timeout=PATIENCE)
-    subprocess.run(
-        [*common, f"--screenshot={picture}", file.as_uri()], check=True, capture_output=True, timeout=PATIENCE
-    )
-    dumped = subprocess.run([*common, "--dump-dom", file.as_uri()], check=True, capture_output=True, timeout=PATIENCE)
-    return html.unescape(dumped.stdout.decode())
-
-
 @pytest.mark.slow
-def test_it_prints_as_tables(written, tmp_path):
-    """Not as a narrow screen's cards, one cell under another: those are several times as many pages."""
+def test_the_page_is_written_again_while_runs_go_on(tmp_path):
+    """A run's epoch and time left; then its record. Ctrl-C ends the watch."""
+    run = plan_of("table=7")[0]
+    work = tmp_path / "work" / run.run_id
+    command = ["-c", WATCHED, f"paths.results={tmp_path}", f"paths.workspace={tmp_path / 'work'}", "watch=true"]
+    page = tmp_path / "report" / "index.html"
+    with RunLock(work, 10):
+        Epochs(50, 200, 71.25, 600.0, time.time(), 1, "%").write(work)
+        watching = start(*command)
+        wait_for(page.exists)
+        assert "seed 0 running: epoch 50/200, best 71.25 %, 0:" in page.read_text()
+        assert 'data-reload="1"' in page.read_text()
+        assert "no run has ended, 1 going on" in page.read_text()
+    write_record(tmp_path, run, [80.0])
+    wait_for(lambda: "80.00 (1 of 5)" in page.read_text())
+    assert "data-reload" not in page.read_text().partition("<script>")[0]
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(PATIENCE) == 0
 
-    def pages(page: str) -> int:
-        (tmp_path / "page.html").write_text(page)
-        in_chromium(tmp_path / "page.html", tmp_path / "page.png", "1280,2000", f"--print-to-pdf={tmp_path}/page.pdf")
-        return len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "page.pdf").read_bytes()))
 
-    page = written.read_text()
-    assert 2 * pages(page) < pages(page.replace("@media screen and (max-width", "@media (max-width"))
+# The script where there are few tables, and a page each second.
+WATCHED = """
+import runpy, sys
+from llqr_sam.report.page import page
+from llqr_sam.suite.config import command, command_line
+page.RELOAD = 1
+groups = command_line.groups() | {"table": ("7",)}
+command.groups = command_line.groups = lambda: groups
+sys.argv = ["report.py", *sys.argv[1:]]
+runpy.run_path("scripts/report.py", run_name="__main__")
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 375])
-def test_in_a_browser(width, written, tmp_path):
-    """Facts on focus, away with Escape; curves off and on; a link unfolds its runs; no sideways scrolling."""
-    acted = written.read_text().replace("</body>", ACTIONS)
-    file = tmp_path / "page.html"  # in a frame of the width: a window cannot be as narrow as a phone
-    frame = f'<iframe width="{width}" height="2000" style="border:0" srcdoc="{html.escape(acted)}"></iframe>'
-    file.write_text(f"<!doctype html><title></title><body style='margin:0'>{frame}")
-    dumped = in_chromium(file, tmp_path / "page.png", f"{max(width, 500)},2000")
-    findings = re.search(r"<title>(\{.*?\})</title>", dumped)
-    assert findings, dumped[:500]
-    found = json.loads(findings.group(1))
-    assert found.pop("width") == width
-    assert len(found) == 9
-    assert [name for name, holds in found.items() if not holds] == []
-    assert matplotlib.image.imread(tmp_path / "page.png").std() > 0.05
+def test_watch_takes_true_or_false(tmp_path):
+    assert report(tmp_path, "watch=1") == (2, ["error: watch= must be true or false."])
 
 
 def test_a_table_of_different_data_is_passed_over(results, tmp_path):

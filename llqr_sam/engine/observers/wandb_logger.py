@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from llqr_sam.engine.observers.observer import Observer, RunInfo
+from llqr_sam.engine.records.atomic import replacing
 from llqr_sam.engine.records.record import CurvePoint, Record, RefreshPoint
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds to wait for the server at the start, and for the upload at the end
+URL_FILE = "wandb_url"  # in the run's folder in the workspace: one line
 
 
 class WandbLogger(Observer):
     """Logs evaluations, refreshes and the summary of one run, under its run id: a resumed run continues there, too.
 
-    ``arguments`` find the run again, as ``wandb.init`` takes them: name, group (the cell of a table), job_type, tags.
+    ``arguments`` find the run again, as ``wandb.init`` takes them: name, group (the cell of a table), job_type, tags,
+    notes. A run that is opened online leaves its URL in the run's folder (``url_of``).
     """
 
     def __init__(
@@ -78,6 +82,9 @@ class WandbLogger(Observer):
             remedy = "this run is logged to files, which scripts/wandb_sync.py uploads"
             logger.warning("Weights & Biases cannot be reached: %s: %s", _line(error), remedy)
             self._run = _opened_offline(folder, arguments)
+        else:
+            if arguments["mode"] == "online":  # offline, W&B warns that there is no URL
+                note_url(run.folder, self._run.url)
         self._known = self._run.starting_step
         self._run.define_metric("*", step_metric="step")
 
@@ -117,6 +124,26 @@ def _opened_offline(folder: Path, arguments: dict[str, Any]) -> Any:
     # The service of a parent process that used W&B too: teardown leaves it running.
     os.environ.pop(SERVICE, None)
     return open_run(folder, **arguments | {"mode": "offline"})
+
+
+def note_url(folder: Path, url: str | None) -> None:
+    """Write the URL of a run in W&B into its folder in the workspace; if that fails, a warning says so."""
+    if url is None:
+        return
+    try:
+        with replacing(folder / URL_FILE) as file:
+            file.write(f"{url}\n".encode())
+    except OSError as error:
+        logger.warning("The run's URL in Weights & Biases cannot be noted: %s", _line(error))
+
+
+def url_of(folder: Path) -> str | None:
+    """URL of a run in W&B, as noted in its folder in the workspace; ``None`` without one, or if it is not http(s)."""
+    try:
+        url = (folder / URL_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return url if re.fullmatch(r"https?://\S+", url) else None
 
 
 def open_run(folder: Path, **arguments: Any) -> Any:

@@ -18,6 +18,8 @@ from llqr_sam.suite.plan.plan import Cell
 
 FILE = CONF / "claims.yaml"
 KINDS = ("difference", "growth", "ratio")
+# What is shown on one axis: differences under label noise are of another size.
+FAMILIES = ("Difference in test score", "Difference in test score under label noise", "Ratio of measurements")
 SCORE, SECONDS, M_SHARPNESS = "score", "seconds", "m_sharpness"
 MEASURES = {
     SCORE: "test score",
@@ -70,6 +72,14 @@ class Claim:
     def is_ratio(self) -> bool:
         """Whether the effect is a ratio. Its statistics are those of its logarithm."""
         return self.kind == "ratio"
+
+    @property
+    def family(self) -> str:
+        """One of ``FAMILIES``."""
+        plain, noisy, ratio = FAMILIES
+        if self.is_ratio:
+            return ratio
+        return noisy if self.noisy or self.kind == "growth" else plain
 
     @property
     def threshold(self) -> float:

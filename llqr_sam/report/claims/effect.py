@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llqr_sam.engine.records.record import Flatness
 from llqr_sam.report.claims.claim import M_SHARPNESS, SECONDS, Claim
 from llqr_sam.report.tables.accuracy_table import BestOrLast, CellResult, PaperValue
-from llqr_sam.report.tables.seed_statistics import Sample
+from llqr_sam.report.tables.seed_statistics import Sample, mean_of
 from llqr_sam.suite.plan.plan import Cell
 
 PaperValues = Mapping[tuple[str, Cell], PaperValue]  # by table number and cell
@@ -88,18 +88,11 @@ def mean_effect(effects: Sequence[Effect]) -> Effect:
     """The mean over rows, at each seed that all of them have."""
     papers = [effect.paper for effect in effects if effect.paper is not None]
     return Effect(
-        best=_mean([effect.best for effect in effects]),
-        last=_mean([effect.last for effect in effects]),
+        best=mean_of([effect.best for effect in effects]),
+        last=mean_of([effect.last for effect in effects]),
         paper=math.fsum(papers) / len(papers) if papers and len(papers) == len(effects) else None,
         unusable=sum(effect.unusable for effect in effects),
     )
-
-
-def _mean(samples: Sequence[Sample]) -> Sample:
-    if not samples:
-        return Sample({})
-    seeds = [seed for seed in samples[0].by_seed if all(seed in sample.by_seed for sample in samples)]
-    return Sample({seed: math.fsum(sample.by_seed[seed] for sample in samples) / len(samples) for seed in seeds})
 
 
 def _circumstances(flat: Flatness | None, measure: str) -> tuple[float, ...]:

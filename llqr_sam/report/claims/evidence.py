@@ -7,7 +7,7 @@ no interval, and the word is "not run".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -18,6 +18,7 @@ from llqr_sam.report.tables.accuracy_table import AccuracyTable, collect, read_a
 from llqr_sam.report.tables.seed_statistics import Sample
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import MISTAKES, UsageError, passed_over
+from llqr_sam.suite.status.status import Status
 
 Word = Literal["supported", "contradicted", "undecided", "not run"]
 
@@ -124,7 +125,10 @@ def word_of(claim: Claim, effect: Sample) -> Word:
     return "contradicted" if beyond[-claim.sign] else "undecided"
 
 
-def gather(numbers: Sequence[str], words: Sequence[str] = ()) -> Evidence:
+Read = Callable[[Command], tuple[Status, AccuracyTable]]
+
+
+def gather(numbers: Sequence[str], words: Sequence[str] = (), read: Read = collect) -> Evidence:
     """Read the records of the claims' tables, at every scale that has them.
 
     A table that cannot take the words, or whose records are of different data, is named in ``problems``.
@@ -132,6 +136,7 @@ def gather(numbers: Sequence[str], words: Sequence[str] = ()) -> Evidence:
     Args:
         numbers: The tables that may be read.
         words: What the runs were started with. ``scale=`` does not count: all scales are shown.
+        read: Reads the records of a table.
 
     Raises:
         UsageError: The words name a table. A word that is none is an error of ``MISTAKES``.
@@ -145,8 +150,10 @@ def gather(numbers: Sequence[str], words: Sequence[str] = ()) -> Evidence:
     findings: list[Finding] = []
     problems: list[str] = []
     for scale in asked.scales:
-        read = [number for number in scale.tables or own if number in numbers]
-        tables = {number: table for number in read if (table := _read(number, scale, words, problems))}
+        tables = {}
+        for number in (number for number in scale.tables or own if number in numbers):
+            if table := _table(number, scale, words, read, problems):
+                tables[number] = table
         findings += (finding for claim in asked.claims if (finding := find(claim, scale, tables, paper)))
     tested = {finding.scale.name for finding in findings if finding.headline.word != "not run"}
     scales = sorted(asked.scales, key=lambda scale: scale.name not in tested)
@@ -154,14 +161,14 @@ def gather(numbers: Sequence[str], words: Sequence[str] = ()) -> Evidence:
     return Evidence(tuple(scales), tuple(findings), details, tuple(dict.fromkeys(problems)))
 
 
-def _read(number: str, scale: Scale, words: Sequence[str], problems: list[str]) -> AccuracyTable | None:
+def _table(number: str, scale: Scale, words: Sequence[str], read: Read, problems: list[str]) -> AccuracyTable | None:
     """A table at a scale. ``None`` if the scale has no such table, or if it cannot be read, which is a problem."""
     own = [f"table={number}", *scale.words]
     command = Command.of(*own, *words)
     if not _composes(command):
         return None
     try:
-        status, table = collect(command)
+        status, table = read(command)
     except MISTAKES as mistake:
         problems.append(passed_over(" ".join(own), mistake))
         return None

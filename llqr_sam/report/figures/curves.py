@@ -10,19 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from llqr_sam.engine.records.record import Record
-from llqr_sam.report.figures.drawing import NoRecords, colour, label, legend_beside, tidy, write_figure
+from llqr_sam.report.figures.drawing import FAINT, INK, PAPER, TEXT, WIDTH, NoRecords, look, write_figure
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, CellResult, collect
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Cell
 
 TABLES = {"1": ("5", "2", "3"), "4": ("6",)}  # figure -> tables; the paper's Figure 1 shows Table 5 alone
-SCORE_LABELS = {"%": ("test accuracy, %", "best top-1, %"), "BLEU": ("validation BLEU", "best BLEU")}  # unit -> labels
+SCORES = {"%": "test accuracy, %", "BLEU": "validation BLEU"}  # by unit
+BAND = 0.18  # opacity
+MARKED = 5  # points of a line that have its marker
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,24 @@ class Curve:
         return float(np.nanmax(self.score, axis=1).mean())
 
     @property
-    def error(self) -> np.ndarray:
-        """Top-1 error in percent; BLEU as it is."""
-        return 100 - self.score if self.unit == "%" else self.score
-
-    @property
-    def error_label(self) -> str:
-        """Label of an axis for ``error``."""
-        return "test error, %" if self.unit == "%" else "validation BLEU"
+    def summary(self) -> str:
+        """``95.50 ± 0.55``: mean and sample standard deviation of the seeds' best; of one seed its best alone."""
+        best = np.nanmax(self.score, axis=1)
+        return f"{self.best:.2f}" + (f" ± {best.std(ddof=1):.2f}" if len(best) > 1 else "")
 
     @property
     def label(self) -> str:
         """The method and its number of seeds."""
         return f"{method_label(self.cell)}, n = {len(self.score)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The curves of a network."""
+
+    title: str
+    curves: Sequence[Curve]
+    baseline: Curve | None  # the one that the others are compared with
 
 
 def curves_of(cells: Iterable[CellResult]) -> list[Curve]:
@@ -67,44 +77,73 @@ def curves_of(cells: Iterable[CellResult]) -> list[Curve]:
     return curves
 
 
+def rows_of(table: AccuracyTable) -> list[Row]:
+    """The rows of a table that have finished runs."""
+    place = f"Table {table.config.number}" if table.config.number.isdigit() else table.config.title
+    rows = []
+    for curves in filter(None, map(curves_of, table.rows)):
+        baseline = next((curve for curve in curves if curve.cell.method == table.config.baseline), None)
+        rows.append(Row(f"{network_name(curves[0].cell)}\n{place}{_seeds(curves)}", curves, baseline))
+    return rows
+
+
 def draw_curves(table: AccuracyTable, path: Path) -> bool:
-    """Draw a table's finished runs, all of one data set, into the PNG ``path``; returns whether there are any."""
-    curves = sorted(curves_of(table.cells), key=lambda curve: -curve.best)
-    if not curves:
+    """Draw a table's finished runs, all of one data set, into ``path``; returns whether there are any.
+
+    Each method has a panel, titled with the mean and the sample standard deviation of its seeds' best scores; behind it
+    is the mean of the table's baseline on the same network.
+    """
+    pairs = [(curve, row.baseline) for row in rows_of(table) for curve in row.curves]
+    if not pairs:
         return False
-    axis, best = SCORE_LABELS[curves[0].unit]
-    figure = Figure(figsize=(9.0, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    for curve in curves:
-        _line(axes, curve, curve.epochs, curve.score, f"{curve.best:.2f}  {method_label(curve.cell)}")
-    label(axes, f"{table.config.title}: mean over seeds, shaded from lowest to highest", xlabel="epoch", ylabel=axis)
-    axes.set(xlim=(min(c.epochs[0] for c in curves), max(c.epochs[-1] for c in curves)), ylim=_limits(curves))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    tidy(axes)
-    legend_beside(axes, best)
+    curves = [curve for curve, _ in pairs]
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(WIDTH, 1.4 + 1.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (curve, baseline) in zip(panels, pairs, strict=False):
+        if baseline is not None and baseline is not curve:
+            axes.plot(baseline.epochs, baseline.score.mean(axis=0), color=FAINT, linewidth=1.2)
+        _line(axes, curve, curve.epochs, curve.score)
+        axes.set_title(f"{method_label(curve.cell)}  {curve.summary}")
+        axes.xaxis.set_tick_params(labelbottom=True)
+        if len({len(each.score) for each in curves}) > 1:
+            axes.text(0.97, 0.06, f"n = {len(curve.score)}", transform=axes.transAxes, ha="right")
+    panels[0].set(xlim=(min(c.epochs[0] for c in curves), max(c.epochs[-1] for c in curves)), ylim=_limits(curves))
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    score = SCORES[curves[0].unit]
+    title = f"{table.config.title}{_seeds(curves)}\nbest {score}: mean ± standard deviation over seeds"
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.supxlabel("epoch", fontsize=TEXT)
+    figure.supylabel(score, fontsize=TEXT)
+    _explain(figure, list(panels[len(pairs) :]), next((baseline for _, baseline in pairs if baseline), None))
     write_figure(figure, path)
     return True
 
 
 def draw_convergence(number: str, results: Path, folder: Path, words: Sequence[str] = ()) -> list[Path]:
-    """Figure 1 or 4: error against epoch and loss against time, a row for each network with finished runs.
+    """Figure 1 or 4: for each network the score against epochs and against time, and below it the loss against time.
+
+    The paper shows error against epochs and loss against time; the panel between says what equal time gives. The
+    baseline and the best of the others have bands.
 
     ``words`` are as for train.py; ``table=`` draws another table's records. Raises ``NoRecords`` if no run is finished.
     """
     named = [word.removeprefix("table=") for word in words if word.startswith("table=")]
     tables = named[-1:] or TABLES[number]
-    rows: list[tuple[str, list[Curve]]] = []
+    rows: list[Row] = []
     for chosen in ([*words, f"table={table}"] for table in tables):
-        _, table = collect(Command.of(*chosen, f"paths.results={results}"))
-        place = f"Table {table.config.number}" if table.config.number.isdigit() else table.config.title
-        by_network = filter(None, map(curves_of, table.rows))
-        rows += [(f"{network_name(curves[0].cell)} ({place})", curves) for curves in by_network]
+        rows += rows_of(collect(Command.of(*chosen, f"paths.results={results}"))[1])
     if not rows:
         raise NoRecords(f"no run of table {' or '.join(tables)} is finished; python train.py table={tables[0]}")
-    figure = Figure(figsize=(12.5, 0.4 + 4.2 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), 2, squeeze=False)
-    for (title, curves), (by_epoch, by_time) in zip(rows, panels, strict=True):
-        _draw_pair(by_epoch, by_time, title, curves)
+    figure = Figure(figsize=(WIDTH, 1.5 + 4.8 * len(rows)), layout="constrained")
+    grid = figure.add_gridspec(2 * len(rows), 2, height_ratios=[2.6, 2.2] * len(rows))
+    for top, row in zip(range(0, 2 * len(rows), 2), rows, strict=True):
+        by_epoch = figure.add_subplot(grid[top, 0])
+        by_time = figure.add_subplot(grid[top, 1], sharey=by_epoch)
+        _draw_row(by_epoch, by_time, figure.add_subplot(grid[top + 1, :]), row)
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(handles=handles.values(), loc="outside lower center", ncols=2, title="bands: lowest to highest seed")
     return [write_figure(figure, folder / f"figure_{int(number):02d}.png")]
 
 
@@ -114,22 +153,47 @@ def network_name(cell: Cell) -> str:
     return f"{arch_label(cell.arch)} on {dataset_label(cell.dataset)}{noise}"
 
 
-def _draw_pair(by_epoch: Axes, by_time: Axes, title: str, curves: Sequence[Curve]) -> None:
-    hours = max(float(curve.seconds.max()) for curve in curves) > 2 * 3600
+def _draw_row(by_epoch: Axes, by_time: Axes, loss_by_time: Axes, row: Row) -> None:
+    """Draw a network's curves in three panels."""
+    hours = max(float(curve.seconds.max()) for curve in row.curves) > 2 * 3600
     unit, name = (3600, "hours") if hours else (60, "minutes")
-    for curve in sorted(curves, key=lambda curve: -curve.best):
-        _line(by_epoch, curve, curve.epochs, curve.error, curve.label)
-        _line(by_time, curve, curve.seconds.mean(axis=0) / unit, curve.loss, curve.label)
-    label(by_epoch, title, xlabel="epoch", ylabel=curves[0].error_label)
-    label(by_time, "Test loss against elapsed time", ylabel="test cross-entropy", xlim=(0, None))
-    by_time.set_xlabel(f"{name} of training, mean over seeds")
-    low, high = _limits(curves)
-    shown = (100 - high, 100 - low) if curves[0].unit == "%" else (low, high)
-    by_epoch.set(xlim=(min(curve.epochs[0] for curve in curves), None), ylim=shown)
-    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (by_epoch, by_time):
-        tidy(axes)
-    legend_beside(by_time, "best first")
+    others = [curve for curve in row.curves if curve is not row.baseline]
+    best = max(others, key=lambda curve: curve.best, default=None)
+    for curve in row.curves:
+        strong = curve is row.baseline or curve is best
+        elapsed = curve.seconds.mean(axis=0) / unit
+        _line(by_epoch, curve, curve.epochs, curve.score, strong=strong)
+        _line(by_time, curve, elapsed, curve.score, strong=strong)
+        _line(loss_by_time, curve, elapsed, curve.loss, strong=strong)
+    first, score = min(curve.epochs[0] for curve in row.curves), SCORES[row.curves[0].unit]
+    by_epoch.set_title(row.title).set_in_layout(False)  # it may be wider than the panel
+    by_time.set_title("\n ")  # keeps its height
+    by_epoch.set(xlabel="epoch", ylabel=score, xlim=(first, None), ylim=_limits(row.curves))
+    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    by_time.set(xlabel=f"{name} of training", xlim=(0, None))
+    loss_by_time.set(xlabel=f"{name} of training, mean over seeds", ylabel="test loss", xlim=(0, None))
+
+
+def _explain(figure: Figure, spare: Sequence[Axes], baseline: Curve | None) -> None:
+    """What lines and bands are: in the place of a panel if one is free, else below."""
+    handles: list[Artist] = [
+        Line2D([], [], color=INK, label="mean over seeds"),
+        Patch(facecolor=INK, alpha=BAND, label="lowest to highest seed"),
+    ]
+    if baseline is not None:
+        name = method_label(baseline.cell)
+        handles.append(Line2D([], [], color=FAINT, linewidth=1.2, label=f"mean of {name}"))
+    for axes in spare:
+        axes.axis("off")
+        axes.legend(handles=handles, loc="center")
+    if not spare:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
+def _seeds(curves: Sequence[Curve]) -> str:
+    """How many seeds the curves have: ``, n = 5`` or ``, n = 3 to 5``."""
+    low, high = (limit(len(curve.score) for curve in curves) for limit in (min, max))
+    return f", n = {low}" if low == high else f", n = {low} to {high}"
 
 
 def _stack(records: Sequence[Record], field: str) -> np.ndarray:
@@ -138,14 +202,17 @@ def _stack(records: Sequence[Record], field: str) -> np.ndarray:
     return np.array([[getattr(point, field) for point in record.metrics.curve[:length]] for record in records], float)
 
 
-def _line(axes: Axes, curve: Curve, x: np.ndarray, y: np.ndarray, label: str) -> None:
-    """Draw mean and band of ``y`` over seeds; Newton's lines are dashed."""
-    dashes = (4.0, 1.5) if curve.cell.geometry == "newton" else (1.0, 0.0)
-    ink = colour(curve.cell.method)
+def _line(axes: Axes, curve: Curve, x: np.ndarray, y: np.ndarray, *, strong: bool = True) -> None:
+    """Draw the mean of ``y`` over seeds, with its band if ``strong``, thin if not; Newton's markers are hollow."""
+    ink, dash, marker = look(curve.cell.method)
     known = np.isfinite(y).all(axis=0)
     x, y = x[known], y[:, known]
-    axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=ink, alpha=0.08, linewidth=0)
-    axes.plot(x, y.mean(axis=0), color=ink, dashes=dashes, linewidth=1.8, label=label)
+    if strong:
+        axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=ink, alpha=BAND, linewidth=0)
+    (line,) = axes.plot(x, y.mean(axis=0), color=ink, linestyle=dash, linewidth=1.8 if strong else 1.0)
+    every = max(1, len(x) // MARKED)
+    face = PAPER if curve.cell.geometry == "newton" else ink
+    line.set(label=method_label(curve.cell), marker=marker, markerfacecolor=face, markevery=(every - 1, every))
 
 
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:

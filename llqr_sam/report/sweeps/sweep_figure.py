@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from llqr_sam.report.figures.drawing import COLOURS, colour, label, legend_beside, tidy
+from llqr_sam.report.figures.drawing import LOOKS, WIDTH, look
 from llqr_sam.report.sweeps.sweep import NONE, Point, Sweep, number
 from llqr_sam.report.sweeps.sweep_text import SCORES, network_title
 from llqr_sam.suite.plan.labels import IDENTITY, NETWORK
 
 DECADE = 10.0  # an axis whose values spread over more is logarithmic
-CYCLE = [ink for method, ink in COLOURS.items() if method not in ("sgdm", "adamw")]
-MARKERS = "osD^vP*X"
+CYCLE = [each for method, each in LOOKS.items() if method not in ("sgdm", "adamw")]
+FITTING = 50  # letters of the names that fit below a picture side by side
 BESIDE = 0.01  # distance of two lines' intervals at one value, as a share of the axis
 
 
@@ -28,7 +29,7 @@ def draw_sweep(sweep: Sweep, over: str) -> Figure:
     values = [number(point, over) for point in points]
     numeric = over != "optim.name" and all(value is not None for value in values)
     places = {name: place for place, name in enumerate(dict.fromkeys(point.named(over) for point in points))}
-    figure = Figure(figsize=(7.5 + 1.5 * (len(lines) > 1), 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2 + 0.2 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
     names = _names(list(lines.values()), over)
     methods = [line[0].settings["optim.name"] for line in lines.values()]
@@ -39,10 +40,10 @@ def draw_sweep(sweep: Sweep, over: str) -> Figure:
         at = [(number(point, over) or 0.0) if numeric else places[point.named(over)] for point in line]
         aside = BESIDE * (index - (len(lines) - 1) / 2)  # so that intervals stand side by side
         x = [v * (shown[-1] / shown[0]) ** aside if logarithmic else v + aside * (shown[-1] - shown[0]) for v in at]
-        ink = colour(methods[index]) if own else CYCLE[index % len(CYCLE)]
         means = [point.best.mean or 0.0 for point in line]
-        shape = MARKERS[index % len(MARKERS)] + "-" * numeric
-        axes.errorbar(x, means, yerr=_reach(line), fmt=shape, color=ink, capsize=3, linewidth=1.6, label=names[index])
+        ink, dash, marker = look(methods[index]) if own else CYCLE[index % len(CYCLE)]
+        (drawn, *_) = axes.errorbar(x, means, yerr=_reach(line), fmt=marker, color=ink, label=names[index])
+        drawn.set_linestyle(dash if numeric else "none")
     if numeric:
         if logarithmic:
             axes.set_xscale("log")
@@ -50,15 +51,16 @@ def draw_sweep(sweep: Sweep, over: str) -> Figure:
             axes.set_xticks(shown, [f"{value:g}" for value in shown], minor=False)
             axes.minorticks_off()
     else:
-        axes.set_xticks(list(places.values()), list(places))
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, places)) > FITTING else {}
+        axes.set_xticks(list(places.values()), list(places), **slanted)
         axes.margins(x=0.1)
     networks = list(dict.fromkeys(map(network_title, points)))
     title = f"{networks[0]}: " if len(networks) == 1 else ""
     sole = f", {names[0]}" if len(lines) == 1 and names[0] else ""
-    label(axes, f"{title}mean over seeds and 95 % interval{sole}", xlabel=over, ylabel=f"best {_unit(sweep)}")
-    tidy(axes)
+    figure.suptitle(f"{title}mean over seeds and 95 % interval{sole}", x=0.01, ha="left", wrap=True)
+    axes.set(xlabel=over, ylabel=f"best {_unit(sweep)}")
     if len(lines) > 1:
-        legend_beside(axes, "")
+        figure.legend(loc="outside lower center", ncols=1 + (max(map(len, names)) < 28))
     return figure
 
 

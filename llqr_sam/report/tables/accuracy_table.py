@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -78,6 +78,11 @@ class CellResult:
             return Sample({})
         return self.scores(kind).minus(self.baseline.scores(kind))
 
+    def leads(self, kind: BestOrLast) -> bool:
+        """Whether it is surely above the baseline: the t interval of the difference lies above 0."""
+        interval = self.difference(kind).t_interval()
+        return interval is not None and interval.low > 0
+
     def sharpness(self) -> dict[str, Sample]:
         """Name -> how flat the training loss is where the runs that measured it ended.
 
@@ -124,15 +129,29 @@ class AccuracyTable:
         """All cells, row by row."""
         return [result for row in self.rows for result in row]
 
+    def is_best(self, result: CellResult) -> bool:
+        """Whether a cell is marked: no printed mean of its row is higher, and it is surely above the baseline."""
+        row = next(row for row in self.rows if result in row)
+        means = [round(mean, 2) for other in row if (mean := other.scores(self.kind).mean) is not None]
+        mean = result.scores(self.kind).mean
+        return mean is not None and round(mean, 2) == max(means) and result.leads(self.kind)
 
-def collect(command: Command, kind: BestOrLast = "best") -> tuple[Status, AccuracyTable]:
+
+def collect(
+    command: Command, kind: BestOrLast = "best", runs: Sequence[Planned] | None = None
+) -> tuple[Status, AccuracyTable]:
     """Read the records of the table that a command names.
+
+    Args:
+        command: It names the table.
+        kind: Which scores the table has.
+        runs: The command's runs, if they are planned already.
 
     Raises:
         UsageError: records of one data set are of different data.
     """
     table, paper = command.table, read_accuracy() if command.config.scale.is_paper else {}
-    status = Status.under(plan(command), command.config)
+    status = Status.under(plan(command) if runs is None else runs, command.config)
     status.check_mixtures()
     cells: dict[Cell, list[Planned]] = {}
     for run in status.runs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import astuple
-from itertools import count
 
 from llqr_sam.data.registry import known
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, BestOrLast, CellResult
@@ -15,22 +14,20 @@ from llqr_sam.report.tables.seed_statistics import Interval, Sample
 SCORE_TEXT = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
 KIND_TEXT: dict[BestOrLast, str] = {"best": "best over training", "last": "last epoch"}
 OTHER: dict[BestOrLast, BestOrLast] = {"best": "last", "last": "best"}
+BOLD = "highest mean of the row, where the interval of its difference to the baseline lies above 0"
 DELTA, FLAT = "Δ", "sharpness"  # labels of a cell's further lines, beside "best", "last" and "paper"
 _SHARPNESS = {"hessian_top": "top", "hessian_trace": "trace", "m_sharpness": "m"}
 
 
 def print_accuracy(table: AccuracyTable) -> PrintedTable:
-    """The table as a reader sees it. Cells are numbered row by row: the n-th is made from the page's n-th source."""
+    """The table as a reader sees it."""
     config, cells, kind = table.config, table.cells, table.kind
     noisy = any(result.cell.label_noise for result in cells)
-    numbers = count()
     rows = []
     for row in table.rows:
         cell = row[0].cell
         labels = [dataset_label(cell.dataset), arch_label(cell.arch)] + [f"{cell.label_noise:g}"] * noisy
-        means = [round(mean, 2) for result in row if (mean := result.scores(kind).mean) is not None]
-        best = max(means) if len(means) > 1 else None
-        rows.append(PrintedRow(labels, [_printed(result, kind, best, next(numbers)) for result in row]))
+        rows.append(PrintedRow(labels, [_printed(result, table) for result in row]))
     heads = ["Data set", "Network"] + ["Label noise"] * noisy
     caption = _caption(table, {label for row in rows for cell in row.cells for label in cell.lines})
     planned, finished = sum(len(result.runs) for result in cells), sum(len(result.finished) for result in cells)
@@ -39,7 +36,7 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
         number=config.number if table.scale.is_paper else f"{config.number}-{table.scale.name}",
         title=f"Table {config.number}: {config.title}" if config.number.isdigit() else config.title,
         caption=caption,
-        markdown_caption=f"{caption} **Bold**: best of the row among ours.",
+        markdown_caption=f"{caption} **Bold**: {BOLD}.",
         heads=[*heads, *(method_label(result.cell) for result in table.rows[0])],
         alignment="l" * len(heads) + "c" * len(table.rows[0]),
         groups=[RowGroup(rows)],
@@ -57,26 +54,39 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
 def _caption(table: AccuracyTable, labels: Collection[str]) -> str:
     """What the lines of the cells mean; ``labels`` are those of the further lines that its cells have."""
     other, config = OTHER[table.kind], table.config
-    what = f"{SCORE_TEXT[config.metric]}, {KIND_TEXT[table.kind]}{_best_of(table)}"
-    said = [f"{what}: mean ± sample standard deviation (finished of planned seeds).", *_partial_data(table)]
+    said = list(score_caption(table))
     if other in labels:
         said.append(f'"{other}": {KIND_TEXT[other]}.')
     if DELTA in labels:
         baseline = METHOD_LABELS.get(config.baseline, config.baseline)
-        said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % bootstrap interval].")
-    if FLAT in labels:
-        numbers = sorted({number for result in table.cells for number in result.flatness_samples})
-        measured = f"{_range(numbers)} training samples"
-        said.append(
-            f'"{FLAT}": of the loss on {measured} at the end: top eigenvalue and trace of the Hessian, m-sharpness.'
-        )
-    if any(len(result.radii) > 1 for result in table.cells):
-        said.append("m-sharpness is left out where seeds measured it at different radii.")
-    if "paper" in labels:
-        said.append('"paper": the value printed in arXiv 2605.16134.')
-    if any(result.paper_is_outside for result in table.cells):
-        said.append("†: it is outside the 95 % t interval of our mean best.")
+        said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % t interval].")
+    said += flatness_caption(table)
+    said += paper_caption(table)
     return " ".join(said)
+
+
+def score_caption(table: AccuracyTable) -> Iterator[str]:
+    """What the scores are, and on how much of the data."""
+    what = f"{SCORE_TEXT[table.config.metric]}, {KIND_TEXT[table.kind]}{_best_of(table)}"
+    yield f"{what}: mean ± sample standard deviation (finished of planned seeds)."
+    yield from _partial_data(table)
+
+
+def flatness_caption(table: AccuracyTable) -> Iterator[str]:
+    """What was measured of flatness, if anything."""
+    if numbers := sorted({number for result in table.cells for number in result.flatness_samples}):
+        measured = f"{_range(numbers)} training samples"
+        yield f'"{FLAT}": of the loss on {measured} at the end: top eigenvalue and trace of the Hessian, m-sharpness.'
+    if any(len(result.radii) > 1 for result in table.cells):
+        yield "m-sharpness is left out where seeds measured it at different radii."
+
+
+def paper_caption(table: AccuracyTable) -> Iterator[str]:
+    """Whose the paper's values are, if the table has some."""
+    if any(result.paper for result in table.cells):
+        yield '"paper": the value printed in arXiv 2605.16134.'
+    if any(result.paper_is_outside for result in table.cells):
+        yield "†: it is outside the 95 % t interval of our mean best."
 
 
 def _best_of(table: AccuracyTable) -> str:
@@ -117,49 +127,45 @@ def _selected(table: AccuracyTable) -> Iterator[str]:
     return (f"{value}: {', '.join(names)}." for value, names in rows.items())
 
 
-def _printed(result: CellResult, kind: BestOrLast, best: float | None, source: int) -> PrintedCell:
-    sample, other, difference = result.scores(kind), result.scores(OTHER[kind]), result.difference(kind)
-    lines: dict[str, str] = {}
-    if other.values:
-        lines[OTHER[kind]] = _mean(other)
-    if seeds := len(difference.values):
-        interval = difference.bootstrap_interval()
-        ends = f" [{_signed(interval.low)}, {_signed(interval.high)}]" if interval else ""
-        fewer = f" over {seeds} seed{'s' * (seeds != 1)}" if seeds < len(result.finished) else ""
-        lines[DELTA] = f"{_signed(difference.mean or 0.0)}{ends}{fewer}"
-    flat = [(_SHARPNESS[name], measured.mean) for name, measured in result.sharpness().items()]
-    if known := ", ".join(f"{name} {mean:.3g}" for name, mean in flat if mean is not None):
-        lines[FLAT] = known
+def _printed(result: CellResult, table: AccuracyTable) -> PrintedCell:
+    kind, lines = table.kind, dict[str, str]()
+    if (other := result.scores(OTHER[kind])).values:
+        lines[OTHER[kind]] = mean_text(other)
+    if (difference := result.difference(kind)).values:
+        lines[DELTA] = difference_text(difference) + _fewer_seeds(result, difference)
+    if flat := flatness_text(result):
+        lines[FLAT] = flat
     if result.paper:
-        dagger = " †" if result.paper_is_outside else ""
-        lines["paper"] = f"{result.paper.mean:.2f} ± {result.paper.std:.2f}{dagger}"
-    facts = [f"{len(result.finished)} of {len(result.runs)} seeds finished"]
-    if interval := sample.t_interval():
-        facts.append(f"95 % t interval of the mean: {interval.low:.2f} to {interval.high:.2f}")
-    if sample.values:
-        facts.append("seeds: " + ", ".join(f"{seed}: {value:.2f}" for seed, value in sample.by_seed.items()))
-    facts += [f"{label}: {line}" for label, line in lines.items()]
-    is_best = best is not None and sample.mean is not None and round(sample.mean, 2) == best
-    return PrintedCell(_ours(result, sample), lines, is_best, *_to_paper(result, sample), tuple(facts), source)
+        lines["paper"] = f"{result.paper.mean:.2f} ± {result.paper.std:.2f}" + " †" * bool(result.paper_is_outside)
+    return PrintedCell(ours_text(result, kind), lines, table.is_best(result))
 
 
-def _to_paper(result: CellResult, sample: Sample) -> tuple[str, str]:
-    """Difference to the paper's value, and its tone."""
-    if result.paper is None or sample.mean is None:
-        return "", ""
-    difference = sample.mean - result.paper.mean
-    tone = "above" if difference > 0 else "below"
-    if result.paper_is_outside is not None:
-        tone = f"{tone} sure" if result.paper_is_outside else "same"
-    return f"{difference:+.2f}", tone
+def difference_text(difference: Sample) -> str:
+    """``+2.07 [+1.55, +2.58]``: mean and t interval; without the interval of a single seed."""
+    interval = difference.t_interval()
+    ends = f" [{signed(interval.low)}, {signed(interval.high)}]" if interval else ""
+    return f"{signed(difference.mean or 0.0)}{ends}"
 
 
-def _ours(result: CellResult, sample: Sample) -> str:
+def _fewer_seeds(result: CellResult, difference: Sample) -> str:
+    seeds = len(difference.values)
+    return f" over {seeds} seed{'s' * (seeds != 1)}" if seeds < len(result.finished) else ""
+
+
+def flatness_text(result: CellResult) -> str:
+    """``top 12.3, trace 1,234, m 0.0789``; empty if it was not measured."""
+    flat = [(_SHARPNESS[name], measured.mean) for name, measured in result.sharpness().items()]
+    return ", ".join(
+        f"{name} {mean:,.0f}" if abs(mean) >= 1000 else f"{name} {mean:.3g}" for name, mean in flat if mean is not None
+    )
+
+
+def ours_text(result: CellResult, kind: BestOrLast) -> str:
     """``81.82 ± 0.14 (5 of 5)``, ``81.80 (1 of 5, 1 failed, 1 diverged)``, ``0 of 5, 1 diverged`` or ``not run``."""
     lost = _lost(result.failed, result.diverged)
     counts = f"{len(result.finished)} of {len(result.runs)}{lost}"
     if result.finished:
-        return f"{_mean(sample)} ({counts})"
+        return f"{mean_text(result.scores(kind))} ({counts})"
     return counts if lost else "not run"
 
 
@@ -167,11 +173,13 @@ def _lost(failed: int, diverged: int) -> str:
     return (f", {failed} failed" if failed else "") + (f", {diverged} diverged" if diverged else "")
 
 
-def _mean(sample: Sample) -> str:
+def mean_text(sample: Sample) -> str:
+    """``81.82 ± 0.14``: mean and sample standard deviation."""
     return f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """``+2.07``."""
     return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
@@ -206,11 +214,13 @@ def _csv_row(table: AccuracyTable, result: CellResult) -> dict[str, object]:
         "baseline": baseline.cell.method if baseline else "",
         "common_seeds": len(difference.values) if baseline else "",
         "difference": _number(difference.mean),  # to the baseline, mean over common seeds
-        **_ends("difference", difference.bootstrap_interval()),
+        **_ends("difference", difference.bootstrap_interval()),  # difference_t_low and _high: Student's
         "paper_outside": "" if outside is None else "yes" if outside else "no",  # of the t interval of best_mean
         **{name: _number(sample.mean) for name, sample in result.sharpness().items()},  # means over seeds
         "best_of": ",".join(map(str, sorted(result.evaluations))),  # evaluations, 20,40 if seeds differ
         "selected": "; ".join(f"{choice.name}={choice.value:g} ({choice.origin})" for choice in result.runs[0].choices),
+        **_ends("difference_t", difference.t_interval()),
+        "is_best": table.is_best(result),  # bold in table.md
     }
 
 

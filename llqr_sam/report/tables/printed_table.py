@@ -30,15 +30,13 @@ _ESCAPES = {
 
 @dataclass(frozen=True)
 class PrintedCell:
-    """What a cell says. Markdown and LaTeX show the first three fields, the page shows all but ``best``."""
+    """What a cell says."""
 
     ours: str  # our value, or why there is none
     lines: Mapping[str, str] = field(default_factory=dict)  # label, such as "last" or "paper" -> further line
-    best: bool = False  # of its row
-    difference: str = ""  # ours minus the paper's, signed
-    tone: str = ""  # above, below or same; "above sure", "below sure" if the paper's value is outside our interval
-    facts: tuple[str, ...] = ()  # shown when the cell is pointed at
-    source: int | None = None  # index of what the cell is made from in ``Section.sources``
+    best: bool = False  # printed in bold
+    difference: str = ""  # ours minus the paper's, signed; the page shows it
+    tone: str = ""  # of the difference: above, below or same, as the paper's value lies to our interval
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ The sign-flip test assumes only that a difference of mean 0 is as likely with ei
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import sqrt
+from math import fsum, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -124,3 +124,11 @@ class Sample:
             return POWER - float(nct.sf(critical, n - 1, shift))
 
         return float(brentq(lack, 0.0, critical + 10)) * std / sqrt(n)
+
+
+def mean_of(samples: Sequence[Sample]) -> Sample:
+    """The mean over samples, at each seed that all of them have."""
+    if not samples:
+        return Sample({})
+    seeds = [seed for seed in samples[0].by_seed if all(seed in sample.by_seed for sample in samples)]
+    return Sample({seed: fsum(sample.by_seed[seed] for sample in samples) / len(samples) for seed in seeds})

@@ -13,7 +13,6 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -25,7 +24,7 @@ from llqr_sam.studies.table_10.timing import Timing
 from llqr_sam.suite.config.schema import TableConfig
 
 if TYPE_CHECKING:
-    from llqr_sam.report.page.page import Section
+    from llqr_sam.report.page.section import Section
 
 CADENCE = PAPER / "table10_cadence.csv"
 NAMES = {**ARCH_LABELS, "vit_tiny": "ViT-Ti/16"}  # at the 224 x 224 of this table
@@ -160,7 +159,7 @@ HEADS = ("Method", "Interval", "Updates", "Epoch, s", "vs. SGD", "vs. SAM", "Upd
 
 def times_section(table: TableConfig, networks: Sequence[NetworkTimes]) -> Section:
     """Table 10 on the page; its sources are the measurements."""
-    from llqr_sam.report.page.page import CellSource, Section  # takes half a second to import, and train.py has no page
+    from llqr_sam.report.page.section import CellSource, Section  # takes half a second, and train.py has no page
 
     sources = []
     for network in networks:
@@ -168,17 +167,15 @@ def times_section(table: TableConfig, networks: Sequence[NetworkTimes]) -> Secti
             command = f"python train.py table={table.number} arch={timing.arch} table.timing.batch={timing.batch}"
             config = OmegaConf.to_yaml(OmegaConf.create(asdict(timing)))
             sources.append(CellSource(f"{network.name} on {timing.device}", command, config, what="Measurement"))
-    return Section(print_cadence(table, networks), sources)
+    return Section(print_cadence(table, networks), sources=sources)
 
 
 def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> PrintedTable:
-    """Table 10 with a group for each network. The cells of the n-th measurement have the n-th source of the page."""
-    sources = count()
+    """Table 10 with a group for each network."""
     groups = []
     for network in networks:
-        source = next(sources) if network.timing else None
         known = network.timing or any(row.paper for row in network.rows)
-        rows = [_printed(row, network, source) for row in network.rows if known]
+        rows = [_printed(row, network) for row in network.rows if known]
         groups.append(RowGroup(rows, network.name, network.where()))
     archs = {network.arch for network in networks}
     measured = {network.arch for network in networks if network.timing}
@@ -205,12 +202,12 @@ def print_cadence(table: TableConfig, networks: Sequence[NetworkTimes]) -> Print
     )
 
 
-def _printed(row: CadenceRow, network: NetworkTimes, source: int | None) -> PrintedRow:
+def _printed(row: CadenceRow, network: NetworkTimes) -> PrintedRow:
     counts = [str(row.interval), str(row.updates)] if row.interval else ["-", "-"]
-    return PrintedRow([LABELS[row.method], *counts], [_cell(row, name, network, source) for name in NUMBERS])
+    return PrintedRow([LABELS[row.method], *counts], [_cell(row, name, network) for name in NUMBERS])
 
 
-def _cell(row: CadenceRow, column: str, network: NetworkTimes, source: int | None) -> PrintedCell:
+def _cell(row: CadenceRow, column: str, network: NetworkTimes) -> PrintedCell:
     """Ours over the paper's. Only ratios are compared with the paper's: seconds are of another machine."""
     ours, paper = row.ours.get(column), row.paper.get(column)
     lines = {} if paper is None else {"paper": _number(paper)}
@@ -220,14 +217,12 @@ def _cell(row: CadenceRow, column: str, network: NetworkTimes, source: int | Non
     difference = tone = ""
     if paper is not None and column in RATIOS:
         difference = f"{ours.median - paper:+.2f}"
-        tone = "same" if ours.low <= paper <= ours.high else "above sure" if ours.median > paper else "below sure"
+        tone = "same" if ours.low <= paper <= ours.high else "above" if ours.median > paper else "below"
     return PrintedCell(
         ours=f"{_number(ours.median)} ({_number(ours.low)}-{_number(ours.high)})",
         lines=lines,
         difference=difference,
         tone=tone,
-        facts=(f"median of {len(network.timing.steps[0].seconds)} rounds, lowest and highest", network.where()),
-        source=source,
     )
 
 

@@ -23,6 +23,7 @@ from llqr_sam.suite.run.processes import Pool, train, worker_environments
 from llqr_sam.suite.run.run_folder import Failure, Queued, note_begun
 from llqr_sam.suite.status.queue import cluster
 from llqr_sam.suite.status.status import Comparison, Status, result
+from llqr_sam.suite.status.uploads import PAGE
 from llqr_sam.suite.weights.network import HOW_TO_KEEP
 
 
@@ -192,6 +193,7 @@ def make_job(run: Planned, status: Status, config: Config, base: Path) -> Job:
         "group": str(run.cell),
         "job_type": run.cell.label,
         "tags": [run.folder, run.cell.dataset, run.cell.arch],
+        "notes": f"Results: {config.paths.results / PAGE} (make report)",
     }
     wandb = logging if config.logger.name == "wandb" else None
     retries = file_hash(status.paths.get(run.run_id) or Failure.path(workspace / run.run_id))

@@ -19,12 +19,12 @@ pytest.importorskip("wandb")
 
 from llqr_sam.engine.loop.interruption import Interrupted
 from llqr_sam.engine.loop.run import execute
-from llqr_sam.engine.observers.wandb_logger import WandbLogger
+from llqr_sam.engine.observers.wandb_logger import URL_FILE, WandbLogger, url_of
 from llqr_sam.engine.records.record import Record, read_record
 from llqr_sam.engine.settings.run_settings import RunOptions
 from tests.waiting import PATIENCE, wait_for
 
-from . import wandb_files
+from . import wandb_files, wandb_server
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,8 @@ def test_online_no_row_is_sent_twice(
 class Broken:
     """A wandb that fails in one of its calls, and keeps the rows it gets."""
 
+    url = "https://wandb.ai/somebody/project/runs/run"
+
     def __init__(self, failing: str) -> None:
         self.failing = failing
         self.summary = self
@@ -168,6 +170,54 @@ def test_wandb_need_not_be_installed(
     assert "switched off" in caplog.text
 
 
+def test_an_online_run_leaves_its_url_and_an_offline_run_none(
+    make_settings: Callable, make_options: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Broken(""))
+    settings, online, offline = make_settings(), make_options("online"), make_options("offline")
+    execute(settings, online, [WandbLogger(mode="online")])
+    folder = online.workspace / settings.run_id
+    assert (folder / "wandb_url").read_text() == f"{Broken.url}\n"
+    assert url_of(folder) == Broken.url
+    execute(settings, offline, [WandbLogger()])
+    assert url_of(offline.workspace / settings.run_id) is None
+
+
+def test_a_url_that_cannot_be_written_is_a_warning_and_the_logging_goes_on(
+    make_settings: Callable,
+    make_options: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings, options, server = make_settings(), make_options(), Broken("")
+    (options.workspace / settings.run_id / URL_FILE).mkdir(parents=True)  # no file can take its place
+    monkeypatch.setitem(sys.modules, "wandb", server)
+    record = execute(settings, options, [WandbLogger(mode="online")])
+    assert record.status == "finished"
+    assert [timeless(row) for row in server.rows] == rows_of(record)
+    messages = [entry.getMessage() for entry in caplog.records if "Weights & Biases" in entry.getMessage()]
+    assert [message.partition(": ")[0] for message in messages] == ["The run's URL in Weights & Biases cannot be noted"]
+
+
+@pytest.mark.parametrize(
+    ("content", "url"),
+    [
+        (b"https://wandb.ai/me/project/runs/id\n", "https://wandb.ai/me/project/runs/id"),
+        (b"http://127.0.0.1:8080/me/project/runs/id", "http://127.0.0.1:8080/me/project/runs/id"),
+        (b"", None),
+        (b"javascript:alert(1)\n", None),
+        (b"see https://wandb.ai\n", None),
+        (b"https://wandb.ai\nhttps://wandb.ai\n", None),
+        (b"https://wandb.ai/\xff", None),
+        (None, None),
+    ],
+)
+def test_what_is_no_address_is_not_read_as_one(content: bytes | None, url: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / URL_FILE).write_bytes(content)
+    assert url_of(tmp_path) == url
+
+
 SCRIPT = """
 import pickle, sys
 from pathlib import Path
@@ -186,6 +236,22 @@ import subprocess, sys, wandb
 wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(silent=True))
 raise SystemExit(subprocess.run([sys.executable, *sys.argv[2:]]).returncode)
 """
+
+
+@pytest.mark.slow
+def test_the_url_is_that_of_the_real_client(make_settings: Callable, make_options: Callable, tmp_path: Path) -> None:
+    settings, options = make_settings(), make_options()
+    (tmp_path / "run.pickle").write_bytes(pickle.dumps((settings, options)))
+    without_service = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    with wandb_server.running() as address:
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / "run.pickle")],
+            env=without_service | {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40},
+            check=True,
+            timeout=PATIENCE,
+        )
+    expected = f"{address}/{wandb_server.ENTITY}/llqr-sam/runs/{settings.run_id}"
+    assert url_of(options.workspace / settings.run_id) == expected
 
 
 @pytest.mark.slow

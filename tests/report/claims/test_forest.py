@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from llqr_sam.report.claims import forest
+from llqr_sam.report.claims.claims_text import number
 from llqr_sam.report.claims.evidence import Evidence, gather
 from llqr_sam.report.claims.forest import STYLES, draw_claims
 from llqr_sam.report.figures.drawing import NoRecords
@@ -39,7 +40,7 @@ def test_draws_with_equal_bytes(evidence, tmp_path):
     first, second = (draw_claims(evidence, tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert first == second
     height, width, _ = matplotlib.image.imread(tmp_path / "a.png").shape
-    assert width == 1170
+    assert width == 832
     assert height > 1000
 
 
@@ -69,7 +70,9 @@ def test_every_tested_claim_is_drawn_with_its_word_and_no_other(drawn, evidence)
         assert (finding.claim.sentence.rstrip(".") in texts) == (finding in tested)
     for finding in tested:
         place = texts.index(finding.claim.sentence.rstrip("."))
-        assert texts[place + 2 : place + 4] == [finding.headline.word, f"n = {finding.headline.n}"]
+        word, _, value, count = texts[place + 1 : place + 5]
+        assert (word, count) == (finding.headline.word, f"n = {finding.headline.n}")
+        assert value == number(finding.claim, finding.headline.effect.best.mean)
 
 
 def test_words_differ_in_marker_and_colour():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -27,10 +28,12 @@ RUNS = plan_of("table=demo", SEEDS)
 SGDM, LLQR = RUNS[:3], RUNS[3:6]
 
 
-def table(results: Path, kind: BestOrLast = "best", number: str = "demo", paper: float = 1.0) -> AccuracyTable:
+def table(
+    results: Path, kind: BestOrLast = "best", number: str = "demo", paper: float = 1.0, words: Sequence[str] = ()
+) -> AccuracyTable:
     """From the records in ``results``; the paper has a value for SGDM of the demo, which has three seeds here."""
     seeds = [SEEDS] if number == "demo" else []
-    command = Command.of(f"table={number}", *seeds, f"paths.results={results}", f"paths.workspace={results}/w")
+    command = Command.of(f"table={number}", *seeds, *words, f"paths.results={results}", f"paths.workspace={results}/w")
     values = {("demo", SGDM[0].cell): PaperValue(paper, 2.0)}
     with mock.patch.object(accuracy_table, "read_accuracy", return_value=values):
         return collect(command, kind)[1]
@@ -82,7 +85,7 @@ def test_differences_are_paired_by_seed(tmp_path):
 def test_a_table_without_the_baselines_column_has_no_differences(tmp_path):
     for run in plan_of("table=7"):
         write_record(tmp_path, run, [80.0])
-    found = table(tmp_path, number="7")
+    found = table(tmp_path, number="7", words=["table.baseline=sgdm"])
     assert found.rows[0][0].baseline is None
     assert all(entry.difference("best").values == () for entry in found.cells)
 

@@ -23,7 +23,8 @@ WHOLE = info("cifar100").whole
 COLUMNS = (  # a contract: others read the files
     "table,dataset,arch,label_noise,method,geometry,n,mean,std,paper_mean,paper_std,planned,failed,diverged,entry,"
     "mean_low,mean_high,best_mean,best_std,best_epoch,last_mean,last_std,last_epoch,baseline,common_seeds,difference,"
-    "difference_low,difference_high,paper_outside,hessian_top,hessian_trace,m_sharpness,best_of,selected"
+    "difference_low,difference_high,paper_outside,hessian_top,hessian_trace,m_sharpness,best_of,selected,"
+    "difference_t_low,difference_t_high,is_best"
 )
 
 
@@ -34,12 +35,12 @@ def printed(results: Path, *words: str, kind: BestOrLast = "best") -> PrintedTab
 
 
 def table(results: Path) -> PrintedTable:
-    """FisherSAM: two seeds; LLQR^Delta+SAM: one finished, one diverged; LLQR+SAM: nothing."""
+    """FisherSAM: two seeds; LLQR^Delta+SAM: one finished, one diverged; LLQR+SAM: nothing. No baseline among them."""
     write_record(results, RUNS[0], [80.0, 79.0])
     write_record(results, RUNS[1], [70.0, 81.0])
     write_record(results, RUNS[5], [80.25])
     write_record(results, RUNS[6], [1.0], status="diverged")
-    return printed(results)
+    return printed(results, "table.baseline=sgdm")
 
 
 def compared(results: Path) -> PrintedTable:
@@ -49,7 +50,7 @@ def compared(results: Path) -> PrintedTable:
     for run, top1 in zip([*RUNS[5:7], RUNS[10], RUNS[13]], (82.0, 80.0, 80.0, 85.0), strict=True):
         write_record(results, run, [top1])
     note_failure(RUNS[14].run_id, results / "w" / RUNS[14].run_id, RuntimeError("boom"))
-    return printed(results, "table.baseline=fisher_sam")
+    return printed(results)
 
 
 def test_csv(tmp_path):
@@ -82,24 +83,26 @@ def test_csv_of_differences(tmp_path):
     assert [rows[0][key] for key in keys] == ["fisher_sam", "0", "", "", ""]
     assert [rows[1][key] for key in keys] == ["fisher_sam", "2", "0.5000", "-1.0000", "2.0000"]
     assert [rows[2][key] for key in keys] == ["fisher_sam", "1", "0.0000", "", ""]
+    student = ("difference_t_low", "difference_t_high")
+    assert [rows[1][key] for key in student] == ["-18.5593", "19.5593"]  # 0.5 -+ 12.706 x 2.1213 / sqrt(2)
+    assert [rows[2][key] for key in student] == ["", ""]
 
 
 def test_markdown(tmp_path):
     text = to_markdown(table(tmp_path))
     assert text.startswith("# Table 7: ")
     assert "| Data set | Network | FisherSAM | LLQR^Δ+SAM (NGD) | LLQR+SAM (NGD) |" in text
-    assert "**80.50 ± 0.71 (2 of 5)**<br>last 80.00 ± 1.41<br>paper 80.89 ± 0.31 |" in text
+    assert "80.50 ± 0.71 (2 of 5)<br>last 80.00 ± 1.41<br>paper 80.89 ± 0.31 |" in text
     assert "80.25 (1 of 5, 1 diverged)<br>last 80.25<br>paper 81.23 ± 0.14" in text
     assert "not run<br>paper 81.82 ± 0.14" in text
-    assert text.count("**80.50") == 1
-    assert "3 of 15 runs finished, 1 diverged. Command: `python train.py table=7`." in text
+    assert "3 of 15 runs finished, 1 diverged. Command: `python train.py table=7 table.baseline=sgdm`." in text
 
 
 def test_differences_failures_and_papers_outside(tmp_path):
     text = to_markdown(compared(tmp_path))
-    assert "<br>Δ +0.50 [-1.00, +2.00]<br>paper 81.23 ± 0.14 |" in text
-    assert "| **82.50 ± 3.54 (2 of 5, 1 failed)**<br>last 82.50 ± 3.54<br>Δ +0.00 over 1 seed<br>paper" in text
-    assert "Δ: mean difference to FisherSAM over common seeds [95 % bootstrap interval]." in text
+    assert "<br>Δ +0.50 [-18.56, +19.56]<br>paper 81.23 ± 0.14 |" in text
+    assert "| 82.50 ± 3.54 (2 of 5, 1 failed)<br>last 82.50 ± 3.54<br>Δ +0.00 over 1 seed<br>paper" in text
+    assert "Δ: mean difference to FisherSAM over common seeds [95 % t interval]." in text
     assert "6 of 15 runs finished, 1 failed." in text
     assert "†" not in text
 
@@ -186,7 +189,7 @@ def test_m_sharpness_at_different_radii_is_not_averaged(tmp_path):
 
 def test_latex(tmp_path):
     text = to_latex(table(tmp_path))
-    assert r"\textbf{80.50 $\pm$ 0.71 (2 of 5)} & 80.25 (1 of 5, 1 diverged) & not run \\" in text
+    assert r"80.50 $\pm$ 0.71 (2 of 5) & 80.25 (1 of 5, 1 diverged) & not run \\" in text
     assert r" & paper & 80.89 $\pm$ 0.31 & 81.23 $\pm$ 0.14 & 81.82 $\pm$ 0.14 \\" in text
     assert r"LLQR$^\Delta$+SAM" in text
     assert text.count("{") == text.count("}")
@@ -194,7 +197,7 @@ def test_latex(tmp_path):
 
 def test_latex_of_differences(tmp_path):
     text = to_latex(compared(tmp_path))
-    assert r" & $\Delta$ &  & $+0.50$ [$-1.00$, $+2.00$] & $+0.00$ over 1 seed \\" in text
+    assert r" & $\Delta$ &  & $+0.50$ [$-18.56$, $+19.56$] & $+0.00$ over 1 seed \\" in text
     assert r" & last & 80.50 $\pm$ 0.71 & 81.00 $\pm$ 1.41 & 82.50 $\pm$ 3.54 \\" in text
 
 
@@ -211,13 +214,39 @@ def test_equal_records_give_equal_bytes(tmp_path):
     assert [path.read_bytes() for path in paths] == first
 
 
-def test_the_best_of_a_row_is_marked_where_there_are_two(tmp_path):
-    write_record(tmp_path, RUNS[0], [90.0])
-    assert "**90.00" not in to_markdown(printed(tmp_path))
-    write_record(tmp_path, RUNS[5], [91.0])
-    text = to_markdown(printed(tmp_path))
-    assert "**91.00 (1 of 5)**" in text
-    assert "**90.00" not in text
+def marked(found: PrintedTable) -> list[bool]:
+    """Which cells of the only row are marked: the same in Markdown, LaTeX and CSV."""
+    (row,) = found.groups[0].rows
+    cells = [cell.best for cell in row.cells]
+    assert [each["is_best"] == "True" for each in csv.DictReader(io.StringIO(found.csv))] == cells
+    ours = [cell.ours for cell in row.cells]
+    assert [f"| **{text}**<br>" in to_markdown(found) for text in ours] == cells
+    assert to_latex(found).count(r"\textbf{") == sum(cells)
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("fisher", "probe", "both", "best"),
+    [
+        ((80.0, 81.0, 82.0), (80.5, 81.4, 82.6), (81.0, 82.1, 83.0), [False, False, True]),
+        ((80.0, 81.0, 82.0), (81.0, 82.1, 83.0), (80.5, 81.4, 82.6), [False, True, False]),
+        ((80.0, 81.0, 82.0), (80.5, 81.4, 82.6), (84.0, 80.5, 83.0), [False, False, False]),  # its interval holds 0
+        ((90.0, 91.0, 92.0), (80.5, 81.4, 82.6), (81.0, 82.1, 83.0), [False, False, False]),  # the baseline is best
+        ((80.0,), (81.0,), (82.0,), [False, False, False]),  # a seed has no interval
+    ],
+)
+def test_the_best_of_a_row_is_marked_where_it_is_surely_above_the_baseline(tmp_path, fisher, probe, both, best):
+    for first, scores in ((0, fisher), (5, probe), (10, both)):
+        for run, score in zip(RUNS[first:], scores, strict=False):
+            write_record(tmp_path, run, [score])
+    assert marked(printed(tmp_path)) == best
+
+
+def test_nothing_is_marked_without_a_baseline(tmp_path):
+    for run, score in zip([*RUNS[:3], *RUNS[10:13]], (80.0, 81.0, 82.0, 85.0, 86.1, 87.0), strict=True):
+        write_record(tmp_path, run, [score])
+    assert marked(printed(tmp_path)) == [False, False, True]
+    assert marked(printed(tmp_path, "table.baseline=sgdm")) == [False, False, False]
 
 
 def test_of_how_many_evaluations_a_best_is_the_best(tmp_path):

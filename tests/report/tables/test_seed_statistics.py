@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llqr_sam.report.tables.seed_statistics import EXACT, FLIPPED, Interval, Sample
+from llqr_sam.report.tables.seed_statistics import EXACT, FLIPPED, Interval, Sample, mean_of
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -145,3 +145,10 @@ def test_t_intervals_cover_the_truth_nineteen_times_in_twenty():
 
 def test_map():
     assert dict(Sample({3: 1.0, 5: 4.0}).map(math.sqrt).by_seed) == {3: 1.0, 5: 2.0}
+
+
+def test_the_mean_of_samples_is_over_the_seeds_that_all_have():
+    first, second = Sample({0: 1.0, 1: 2.0, 2: 3.0}), Sample({1: 4.0, 2: 7.0, 3: 9.0})
+    assert dict(mean_of([first, second]).by_seed) == {1: 3.0, 2: 5.0}
+    assert mean_of([first]) == first
+    assert mean_of([]).values == ()

@@ -7,7 +7,8 @@ ring below 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from llqr_sam.report.figures.drawing import COLOURS, label, tidy, write_csv, write_figure
+from llqr_sam.report.figures.drawing import FAINT, FIXED, INK, PAPER, WIDTH, look, write_figure
+from llqr_sam.report.figures.numbers import write_csv
 from llqr_sam.report.tables.labels import METHOD_LABELS
 from llqr_sam.studies.theory.potholes.landscape import (
     FATES,
@@ -39,12 +42,13 @@ from llqr_sam.studies.theory.potholes.landscape import (
     verdict,
 )
 
-LINES = {"gd": (3.0, (1.0, 0.0)), "llqr": (1.6, (4.0, 2.0)), "sam": (3.0, (1.0, 0.0)), "llqr_sam": (1.6, (5.0, 1.5))}
-STYLES: dict[str, dict[str, Any]] = {  # thin dashed lines are drawn over thick ones
-    method: {"label": METHOD_LABELS.get(method, "GD"), "color": COLOURS.get(method, COLOURS["sgdm"])}
-    | {"linewidth": width, "dashes": dashes}
-    for method, (width, dashes) in LINES.items()
+LOOKS = {method: look("sgdm" if method == "gd" else method) for method in METHODS}
+NAMES = {method: METHOD_LABELS.get(method, "GD") for method in METHODS}
+LINES: dict[str, dict[str, Any]] = {  # thin dashed lines are drawn over thick ones
+    method: {"color": LOOKS[method].colour, "linestyle": LOOKS[method].dash, "linewidth": width}
+    for method, width in {"gd": 3.0, "llqr": 1.6, "sam": 3.0, "llqr_sam": 1.6}.items()
 }
+HOLLOW = {"markerfacecolor": PAPER}
 TURN = torch.linspace(0, 2 * math.pi, 361)
 Map = dict[tuple[float, float], dict[str, Outcomes]]  # (eta lambda, rho) -> method -> what happened
 CELLS = {  # verdict -> (colour, mark)
@@ -59,6 +63,7 @@ CELLS = {  # verdict -> (colour, mark)
 FACTOR = 1.8  # eta lambda of the pictures
 RHO = 1.0
 PLACE = f"$\\eta\\lambda$ = {FACTOR}, $\\rho$ = {RHO:g}"
+PATHS = "paths: from the star to the marker; shading: loss, strongest above 2"
 DRAWN = 3  # number of the start whose trajectories Figure 2 shows
 SEEDS = 100
 VARIANCES = (1e-9, 1e-6, 1e-4, 1e-2, 1e-1, 3e-1)
@@ -100,23 +105,26 @@ def figure_02(folder: Path) -> list[Path]:
     runs = {method: survey.trajectories(method, [setting], survey.starts()) for method in METHODS}
     maps = {history: grid.survey() for history, grid in MAPS.items()}
     cells = [{"metric": history, **row} for history, found in maps.items() for row in _cells(found)]
-    figure = Figure(figsize=(12.5, 11.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 13.8), layout="constrained")
     halves = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.1))
     above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
-    paths, distances, losses = above.subplots(1, 3, width_ratios=(1.25, 1.0, 1.0))
+    panels: dict[str, Axes] = above.subplot_mosaic(
+        [["paths", "distances"], ["losses", "losses"]], height_ratios=(1.3, 1.0)
+    )
     drawn = {method: run[:, DRAWN] for method, run in runs.items()}
-    _draw_paths(paths, drawn, f"Start {DRAWN} of 8, {PLACE}")
-    _draw_distances(distances, drawn)
-    _draw_losses(losses, runs, 60, "upper right", "Loss: median of 8 starts, band 10 to 90 %")
-    learned, kept = below.subplots(1, 2)
+    _draw_paths(panels["paths"], drawn, f"Start {DRAWN} of 8, {PLACE}")
+    _draw_distances(panels["distances"], drawn)
+    _draw_losses(panels["losses"], runs, 60, "Loss: median of 8 starts, band 10 to 90 %")
+    _legend_of_methods(above)
+    learned, kept = below.subplots(2)
     _draw_map(learned, MAPS["run"], maps["run"], "Metric learned where the run goes")
     _draw_map(kept, MAPS["basin"], maps["basin"], "Metric learned in the flat basin before, then kept")
     _legend_of_verdicts(below, {row["verdict"] for row in cells})
     summary = [_numbers(method, outcome) for method, outcome in maps["run"][FACTOR, RHO].items()]
     return [
         write_figure(figure, folder / "figure_02.png"),
-        write_csv(folder / "figure_02.csv", summary),
-        write_csv(folder / "figure_02_map.csv", cells),
+        write_csv(folder / "figure_02.csv", summary, _slack(summary, 8)),
+        write_csv(folder / "figure_02_map.csv", cells, _slack(cells, 8)),
     ]
 
 
@@ -129,15 +137,17 @@ def figure_03(folder: Path) -> list[Path]:
         runs[method], found[method] = survey.noisy(method, settings, VARIANCES, SEEDS)
     main = NOISY.index((FACTOR, RHO))
     at_main = {method: [found[method][settings[main], v] for v in VARIANCES] for method in METHODS}
-    figure = Figure(figsize=(12.5, 10.5), layout="constrained")
-    axes = figure.subplots(2, 2)
+    figure = Figure(figsize=(WIDTH, 11.2), layout="constrained")
+    panels: dict[str, Axes] = figure.subplot_mosaic([["paths", "shares"], ["losses", "losses"], ["walked", "walked"]])
     quiet = {method: run[:, main, 0] for method, run in runs.items()}
     first = {method: run[:, 0] for method, run in quiet.items()}
-    _draw_paths(axes[0, 0], first, f"Seed 0, {PLACE}, noise variance {VARIANCES[0]:g}")
-    title = f"Loss at that variance: median of {SEEDS} seeds, band 10 to 90 %"
-    _draw_losses(axes[0, 1], quiet, 80, (0.7, 0.12), title)
-    _draw_shares(axes[1, 0], at_main)
-    _draw_walked(axes[1, 1], at_main)
+    _draw_paths(panels["paths"], first, f"Seed 0, variance {VARIANCES[0]:g}")
+    _draw_shares(panels["shares"], at_main)
+    title = f"Loss at variance {VARIANCES[0]:g}: median of {SEEDS} seeds, band 10 to 90 %"
+    _draw_losses(panels["losses"], quiet, 80, title)
+    _draw_walked(panels["walked"], at_main)
+    figure.suptitle(PLACE, x=0.01, ha="left")
+    _legend_of_methods(figure)
     numbers, verdicts = [], []
     for (factor, rho), setting in zip(NOISY, settings, strict=True):
         for variance in VARIANCES:
@@ -147,8 +157,8 @@ def figure_03(folder: Path) -> list[Path]:
             verdicts.append({**case, "verdict": verdict(here), **_paired(here)})
     return [
         write_figure(figure, folder / "figure_03.png"),
-        write_csv(folder / "figure_03.csv", numbers),
-        write_csv(folder / "figure_03_map.csv", verdicts),
+        write_csv(folder / "figure_03.csv", numbers, _slack(numbers, SEEDS)),
+        write_csv(folder / "figure_03_map.csv", verdicts, _slack(verdicts, SEEDS)),
     ]
 
 
@@ -186,87 +196,91 @@ def _mean(values: Tensor) -> str:
     return f"{float(finite.mean()):.2f}" if len(finite) else ""
 
 
+def _slack(rows: Sequence[dict[str, object]], runs: int) -> dict[str, float]:
+    """How far rounding may move the columns: counts and shares by one of ``runs``, means by 0.001."""
+    kinds = {"both_arrive": 1.0, "end_": 1 / runs, "_ring": 1 / runs, "_flat": 1 / runs, "path": 0.001, "_step": 0.001}
+    found = {column: [slack for part, slack in kinds.items() if part in column] for column in rows[0]}
+    return {column: min(slacks) for column, slacks in found.items() if slacks}
+
+
 def _draw_paths(axes: Axes, paths: dict[str, Tensor], title: str) -> None:
     """Trajectories ``[steps + 1, 2]`` over the loss; the ring's bottom and the crest are circles."""
-    side = np.linspace(-6.3, 6.3, 316)
+    side = np.linspace(-6.3, 6.3, 71)
     grid = torch.tensor(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
-    loss = loss_at(grid).reshape(len(side), -1).clamp_max(2.0).numpy()
-    filled = axes.contourf(side, side, loss, levels=np.linspace(0, 2, 21), cmap="Greys", alpha=0.55)
+    loss = loss_at(grid).reshape(len(side), -1).numpy()
+    levels = np.array([0.05, 0.2, 0.5, 1.0, 2.0])
+    shades = [to_rgba(INK, opacity) for opacity in np.linspace(0.04, 0.35, len(levels))]  # so that dark mode turns them
+    axes.contourf(side, side, loss, levels=levels, colors=shades, extend="max")
     for radius, style in ((RADIUS, "-"), (crest(), ":")):
         circle = radius * torch.stack([torch.cos(TURN), torch.sin(TURN)]).numpy()
-        axes.plot(*circle, style, color="#555555", linewidth=0.9)
+        axes.plot(*circle, style, color=FAINT, linewidth=0.9)
     for method, path in paths.items():
         x, y = path.mT.numpy()
-        axes.plot(x, y, **STYLES[method])
-        ink = STYLES[method]["color"]
-        axes.plot(x[-1], y[-1], marker="o", color=ink, markersize=7, markeredgecolor="white", zorder=4)
+        axes.plot(x, y, **LINES[method])
+        ink, _, marker = LOOKS[method]
+        axes.plot(x[-1], y[-1], marker=marker, color=ink, markersize=8, markeredgecolor=PAPER, zorder=4)
     start = next(iter(paths.values()))[0]
-    axes.plot(*start, marker="*", color="white", markeredgecolor="black", markersize=11, zorder=3)
+    axes.plot(*start, marker="*", color=PAPER, markeredgecolor=INK, markersize=15, zorder=3)
+    axes.grid(visible=False)
     axes.set_aspect("equal")
-    label(axes, title, xlim=(-6.3, 6.3), ylim=(-6.3, 6.3), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
-    axes.figure.colorbar(filled, ax=axes, label="loss (cut at 2)", shrink=0.8, ticks=[0, 1, 2], location="bottom")
-    axes.legend(loc="upper right", framealpha=0.95, title="star: start, dot: end", fontsize=8.5, title_fontsize=8.5)
+    axes.set(title=title, xlim=(-6.3, 6.3), ylim=(-6.3, 6.3), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+    axes.set(xticks=(-5, 0, 5), yticks=(-5, 0, 5))
 
 
 def _draw_distances(axes: Axes, paths: dict[str, Tensor], steps: int = 40) -> None:
     """|theta| of trajectories ``[steps + 1, 2]`` against the step, with the ring and the crest."""
     for method, path in paths.items():
-        axes.plot(torch.linalg.vector_norm(path[: steps + 1], dim=1).numpy(), **STYLES[method])
+        axes.plot(torch.linalg.vector_norm(path[: steps + 1], dim=1).numpy(), **LINES[method])
     for radius, style, name in ((RADIUS, "-", "ring"), (crest(), ":", "crest")):
-        axes.axhline(radius, linestyle=style, color="#555555", linewidth=0.9, zorder=0)
-        axes.text(steps, radius + 0.05, name, ha="right", va="bottom", fontsize=9, color="#555555")
-    title = "Distance from the origin, same run"
-    label(axes, title, xlabel="step", ylabel=r"$|\theta|$", xlim=(0, steps), ylim=(0, None))
-    tidy(axes)
-    axes.legend(frameon=False, loc="center right")
+        axes.axhline(radius, linestyle=style, color=FAINT, linewidth=0.9, zorder=0)
+        axes.text(steps, radius + 0.05, name, ha="right", va="bottom", color=FAINT)
+    title = "Distance from the origin"
+    axes.set(title=title, xlabel="step", ylabel=r"$|\theta|$", xlim=(0, steps), ylim=(0, None))
 
 
-def _draw_losses(axes: Axes, runs: dict[str, Tensor], steps: int, place: str | tuple[float, float], title: str) -> None:
+def _draw_losses(axes: Axes, runs: dict[str, Tensor], steps: int, title: str) -> None:
     """Median loss of runs ``[steps + 1, runs, 2]``, with a band from 10 to 90 %."""
     for method, run in runs.items():
         values = loss_at(run)[: steps + 1].clamp_min(1e-8).numpy()
-        axes.plot(np.median(values, 1), **STYLES[method])
+        axes.plot(np.median(values, 1), **LINES[method])
         low, high = np.quantile(values, [0.1, 0.9], axis=1)
-        axes.fill_between(np.arange(len(low)), low, high, color=STYLES[method]["color"], alpha=0.12, linewidth=0)
+        axes.fill_between(np.arange(len(low)), low, high, color=LOOKS[method].colour, alpha=0.12, linewidth=0)
     axes.set_yscale("log")
-    label(axes, title, xlabel="step", ylabel="loss (floored at 1e-8)", xlim=(0, steps))
-    tidy(axes)
-    axes.legend(framealpha=0.9, fontsize=9, loc=place)
+    axes.set(title=title, xlabel="step", ylabel="loss (floored at 1e-8)", xlim=(0, steps))
 
 
 def _draw_shares(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
-    """Where the runs end, by variance: in the flat basin solid, between it and the ring dotted."""
+    """Where the runs end, by variance: in the flat basin filled, between it and the ring hollow."""
     for method, by_variance in found.items():
-        for fate, style, what in (("flat", "-", "flat basin"), ("between", ":", "between")):
+        for fate, line in (("flat", {}), ("between", HOLLOW)):
             shares = [outcome.share(fate) for outcome in by_variance]
-            name, ink = f"{STYLES[method]['label']}, {what}", STYLES[method]["color"]
-            axes.plot(VARIANCES, shares, style, label=name, color=ink, marker="o", markersize=5, linewidth=1.8)
-    title = "Where runs end; the rest stay in the ring"
-    _against_variance(axes, title, 4, ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
+            axes.plot(VARIANCES, shares, **LINES[method] | {"marker": LOOKS[method].marker, "linewidth": 1.4} | line)
+    title = "Where runs end (filled: basin,\nhollow: between it and ring)"
+    _against_variance(axes, title, ylabel=f"share of {SEEDS} runs", ylim=(-0.03, 1.03))
 
 
 def _draw_walked(axes: Axes, found: dict[str, list[Outcomes]]) -> None:
-    """Path lengths of the two methods that arrive, with quartiles over seeds."""
-    shown = (("path_to_flat", "o", "-", "to the flat basin"), ("path", "s", ":", "whole run"))
+    """Path lengths of the two methods that arrive, with quartiles over seeds: filled to the basin, hollow in all."""
     for method, shift in (("sam", 0.88), ("llqr_sam", 1.14)):
-        ink, places = STYLES[method]["color"], np.array(VARIANCES) * shift
-        for path, marker, style, what in shown:
+        ink, dash, marker = LOOKS[method]
+        places = np.array(VARIANCES) * shift
+        for path, line in (("path_to_flat", {}), ("path", HOLLOW)):
             quartiles = [np.nanquantile(getattr(o, path).numpy(), [0.25, 0.5, 0.75]) for o in found[method]]
             low, middle, high = np.array(quartiles).T
-            axes.plot(places, middle, style, color=ink, linewidth=1.2)
-            bars, name = [middle - low, high - middle], f"{STYLES[method]['label']}, {what}"
-            axes.errorbar(places, middle, bars, fmt=marker, color=ink, capsize=3, markersize=6, label=name)
+            (drawn, *_) = axes.errorbar(places, middle, [middle - low, high - middle], color=ink, fmt=marker)
+            drawn.set(linestyle=dash, **line)
     axes.set_yscale("log")
-    _against_variance(axes, "Path length: median and quartiles over seeds", 2, ylabel="length walked")
+    title = "Path length: median and quartiles over seeds\nfilled to the flat basin, hollow the whole run"
+    _against_variance(axes, title, ylabel="length walked")
     axes.set_yticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
     axes.minorticks_off()
 
 
-def _against_variance(axes: Axes, title: str, columns: int, **settings: Any) -> None:
+def _against_variance(axes: Axes, title: str, **settings: Any) -> None:
     axes.set_xscale("log")
-    label(axes, title, xlabel="variance of the gradient noise", **settings)
-    tidy(axes)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9, frameon=False, ncols=columns)
+    axes.set_xticks([1e-9, 1e-6, 1e-3, 1])
+    axes.minorticks_off()
+    axes.set(title=title, xlabel="variance of the gradient noise", xlim=(2e-10, 2), **settings)
 
 
 def _draw_map(axes: Axes, grid: Grid, found: Map, title: str) -> None:
@@ -274,17 +288,24 @@ def _draw_map(axes: Axes, grid: Grid, found: Map, title: str) -> None:
     names = list(CELLS)
     codes = np.array([names.index(verdict(here)) for here in found.values()]).reshape(len(grid.factors), len(grid.rhos))
     colours = ListedColormap([colour for colour, _ in CELLS.values()])
-    axes.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors="white", linewidth=1.5)
+    axes.pcolormesh(codes, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, edgecolors=PAPER, linewidth=1.5)
     for (row, column), code in np.ndenumerate(codes):
-        axes.text(column + 0.5, row + 0.5, CELLS[names[code]][1], ha="center", va="center", fontsize=12)
+        axes.text(column + 0.5, row + 0.5, CELLS[names[code]][1], ha="center", va="center", color=FIXED)
+    axes.grid(visible=False)
     axes.set_xticks(np.arange(len(grid.rhos)) + 0.5, [f"{rho:g}" for rho in grid.rhos])
     axes.set_yticks(np.arange(len(grid.factors)) + 0.5, [f"{factor:g}" for factor in grid.factors])
-    label(axes, title, xlabel=r"$\rho$", ylabel=r"$\eta\lambda$")
+    axes.set(title=title, xlabel=r"$\rho$", ylabel=r"$\eta\lambda$")
+
+
+def _legend_of_methods(figure: Figure | SubFigure) -> None:
+    handles = [Line2D([], [], label=NAMES[m], marker=LOOKS[m].marker, **LINES[m]) for m in METHODS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, title=PATHS)
 
 
 def _legend_of_verdicts(figure: SubFigure, present: set[object]) -> None:
     shown = {name: cell for name, cell in CELLS.items() if name in present}
     handles = [
-        Patch(facecolor=c, edgecolor="#666666", label=f"{m}  {VERDICTS[name]}") for name, (c, m) in shown.items()
+        Patch(facecolor=ink, edgecolor=FAINT, label=textwrap.fill(f"{mark}  {VERDICTS[name]}", 68))
+        for name, (ink, mark) in shown.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9.5)
+    figure.legend(handles=handles, loc="outside lower center")

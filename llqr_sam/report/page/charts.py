@@ -1,0 +1,44 @@
+"""The numbers behind the curves of the page, which its script draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llqr_sam.report.figures.curves import SCORES, Curve, curves_of, network_name
+from llqr_sam.report.figures.drawing import INK, look
+from llqr_sam.report.page.section import Chart, CurveLine
+from llqr_sam.report.tables.accuracy_table import CellResult
+
+
+def chart_of(row: Sequence[CellResult]) -> Chart | None:
+    """The curves of a row's finished runs; ``None`` if there are none."""
+    curves = curves_of(row)
+    if not curves:
+        return None
+    baseline = row[0].baseline
+    base = next((n for n, curve in enumerate(curves) if baseline and curve.cell == baseline.cell), 0)
+    others = [n for n in range(len(curves)) if n != base]
+    best = max(others, key=lambda n: curves[n].best, default=base)
+    return Chart(network_name(row[0].cell), SCORES[curves[0].unit], (best, base), [_line(curve) for curve in curves])
+
+
+def _line(curve: Curve) -> CurveLine:
+    colour = look(curve.cell.method).colour
+    return CurveLine(
+        name=curve.label,
+        ink="ink" if colour == INK else colour,
+        dash=(6, 3) if curve.cell.geometry == "newton" else (),
+        seeds=len(curve.score),
+        epoch=[round(float(epoch), 3) for epoch in curve.epochs],
+        minutes=[round(float(seconds) / 60, 3) for seconds in curve.seconds.mean(axis=0)],
+        score=_spread(curve.score, 2),
+        loss=_spread(curve.loss, 4),
+    )
+
+
+def _spread(values: np.ndarray, digits: int) -> list[list[float | None]]:
+    """Mean, lowest and highest over seeds, ``[3][evaluations]``; ``None`` where a seed has no value."""
+    rows = (values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    return [[round(float(value), digits) if np.isfinite(value) else None for value in row] for row in rows]
