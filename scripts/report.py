@@ -28,10 +28,10 @@ from llqr_sam.report.tables.reader import TableReader
 from llqr_sam.studies.figures import TITLES
 from llqr_sam.studies.table_9 import print_table_9
 from llqr_sam.studies.table_10.table import cadence, times_section
-from llqr_sam.studies.table_10.timing import read_timings
+from llqr_sam.studies.table_10.timing import Timing, read_timings
 from llqr_sam.suite.config.command import Command, every_table
-from llqr_sam.suite.config.command_line import groups
-from llqr_sam.suite.config.errors import UsageError, exit_status, say, try_each
+from llqr_sam.suite.config.command_line import groups, merged
+from llqr_sam.suite.config.errors import MISTAKES, UsageError, exit_status, explain, say, try_each
 from llqr_sam.suite.config.sources import parsed_arguments
 from llqr_sam.suite.plan.plan import plan
 
@@ -54,18 +54,22 @@ def main() -> int:
     if config.select is not None:
         raise UsageError(f"select={config.select} is for train.py; the page shows what was selected.")
     page = Page(options.results or config.paths.results, words)
-    print(f"page  ->  {page.write()}", flush=True)
-    return keep_writing(page.write) if any(watch) else 0
+    print(f"page  ->  {page.write(watching=any(watch))}", flush=True)
+    return keep_writing(page) if any(watch) else 0
 
 
-def keep_writing(write: Callable[[], Path]) -> int:
-    """Write the page every ``RELOAD`` seconds until Ctrl-C."""
+def keep_writing(page: Page) -> int:
+    """Write the page every ``RELOAD`` seconds until Ctrl-C, and a last time as one that does not load itself again."""
     print(f"written again every {RELOAD} seconds; Ctrl-C ends it", flush=True)
     try:
         while True:
             time.sleep(RELOAD)
-            write()
+            try:
+                page.write(watching=True)
+            except (OSError, *MISTAKES) as mistake:  # a full disk, a file half copied: the next time may be better
+                say(f"not written: {explain(mistake)}")
     except KeyboardInterrupt:
+        page.write()
         print("ended")
     return 0
 
@@ -79,28 +83,29 @@ class Page:
     _reader: TableReader = field(default_factory=TableReader)
     _said: set[str] = field(default_factory=set)
 
-    def write(self) -> Path:
+    def write(self, *, watching: bool = False) -> Path:
         """Write the page from what is on disk now, and say once what was passed over."""
         self._reader.forget()
-        _, damaged = read_timings(self.results)
-        place = f"paths.results={self.results}"
-        sections, passed = try_each(self._works(every_table(*self.words, place)))
-        claims = gather(groups()["table"], [*self.words, place], self._reader.read)
-        sections += [Section(print_table_9()), *sweep_sections(self.results)]
+        timings, damaged = read_timings(self.results)
+        words = merged(self.words, [f"paths.results={self.results}"])
+        paths = [word for word in words if word.startswith("paths.")]
+        shown = [word for word in words if word not in paths]
+        sections, passed = try_each(self._works(every_table(*shown, *paths), timings))
+        claims = gather(groups()["table"], [*shown, *paths], self._reader.read)
+        sections += [Section(print_table_9()), *sweep_sections(Command.of(*paths))]
         say(*(line for line in passed if line not in self._said))
         self._said.update(passed)
-        shown = [word for word in self.words if not word.startswith("paths.")]
-        return write_page(self.results, claims, sections, TITLES, shown, [*damaged, *passed])
+        notes = [*damaged, *passed]
+        return write_page(self.results, claims, sections, TITLES, shown, notes, watching=watching)
 
-    def _works(self, tables: Mapping[str, Command]) -> dict[str, Callable[[], Section]]:
-        return {name: partial(self._section, command) for name, command in tables.items()}
+    def _works(self, tables: Mapping[str, Command], timings: Sequence[Timing]) -> dict[str, Callable[[], Section]]:
+        return {name: partial(self._section, command, timings) for name, command in tables.items()}
 
-    def _section(self, command: Command) -> Section:
+    def _section(self, command: Command, timings: Sequence[Timing]) -> Section:
         """A table of trained networks or of times."""
         if not command.config.times_networks:
             return accuracy_section(command, *self._reader.read(command))
         plan(command)  # refuses words that no run of the table can take
-        timings, _ = read_timings(self.results)
         return times_section(command.table, cadence(command.table, timings))
 
 

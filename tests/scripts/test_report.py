@@ -263,9 +263,11 @@ def test_the_page_is_written_again_while_runs_go_on(tmp_path):
         assert "no run has ended, 1 going on" in page.read_text()
     write_record(tmp_path, run, [80.0])
     wait_for(lambda: "80.00 (1 of 5)" in page.read_text())
-    assert "data-reload" not in page.read_text().partition("<script>")[0]
+    assert 'data-reload="1"' in page.read_text(), "between two runs it goes on loading itself"
     watching.send_signal(signal.SIGINT)
     assert watching.wait(PATIENCE) == 0
+    assert "80.00 (1 of 5)" in page.read_text()
+    assert "data-reload" not in page.read_text().partition("<script>")[0]
 
 
 # The script where there are few tables, and a page each second.

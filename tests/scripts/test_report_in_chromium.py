@@ -100,31 +100,56 @@ def in_chromium(file: Path, picture: Path, size: str, *options: str) -> str:
     return html.unescape(dumped.stdout.decode())
 
 
-PAPER = 703  # pixels across an A4 page within its margins of 12 mm
+PAPER = 703, 1032  # pixels of an A4 page within its margins of 12 mm
 
 
 def test_it_fits_on_paper(compared, tmp_path):
-    """With the rules of print on a page's width nothing is cut off, and the PDF has no blank page."""
+    """With the rules of print on a page's width nothing is cut off, curves included, and the PDF is short."""
     page = compared.read_text()
     (tmp_path / "page.html").write_text(page)
     printed = tmp_path / "page.pdf"
-    measured = """<script>addEventListener("load", () => {
+    measured = """<script>addEventListener("load", () => setTimeout(() => {
       document.querySelectorAll("details").forEach((each) => { each.open = true; });
-      const all = [...document.querySelectorAll("td, th, svg, p, img")];
-      const cut = all.filter((each) => each.getBoundingClientRect().right > innerWidth + 1);
-      document.title = JSON.stringify({cut: cut.map((each) => each.outerHTML.slice(0, 200))});
-      window.parent.document.title = document.title;
-    });</script></body>"""
+      dispatchEvent(new Event("beforeprint"));
+      setTimeout(() => {
+        const all = [...document.querySelectorAll("td, th, svg, p, img, canvas")];
+        const cut = all.filter((each) => each.getBoundingClientRect().right > innerWidth + 1);
+        const canvases = document.querySelectorAll(".panels canvas").length;
+        document.title = JSON.stringify({cut: cut.map((each) => each.outerHTML.slice(0, 200)), canvases});
+        window.parent.document.title = document.title;
+      }, 200);
+    }, 200));</script></body>"""
     as_printed = page.replace("@media print", "@media all").replace("@media screen", "@media not all")
     as_printed = as_printed.replace("</body>", measured)
-    frame = f'<iframe width="{PAPER}" height="9000" style="border:0" srcdoc="{html.escape(as_printed)}"></iframe>'
+    frame = f'<iframe width="{PAPER[0]}" height="9000" style="border:0" srcdoc="{html.escape(as_printed)}"></iframe>'
     (tmp_path / "frame.html").write_text(f"<!doctype html><title></title><body style='margin:0'>{frame}")
     dumped = in_chromium(tmp_path / "frame.html", tmp_path / "page.png", "800,9000")
     found = json.loads(re.search(r"<title>(\{.*?\})</title>", dumped, re.DOTALL).group(1))
-    assert found["cut"] == []
+    assert found == {"cut": [], "canvases": 2}
     in_chromium(tmp_path / "page.html", tmp_path / "page.png", "1280,2000", f"--print-to-pdf={printed}")
     pages = len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
-    assert 1 <= pages <= 2
+    assert 1 <= pages <= 4
+
+
+def test_printing_draws_curves_for_paper_and_then_for_the_screen_again(compared, tmp_path):
+    acted = """<script>addEventListener("load", () => setTimeout(async () => {
+      const wait = () => new Promise((done) => setTimeout(done, 200));
+      const widths = () => [...document.querySelectorAll(".panels canvas")].map((each) => each.clientWidth);
+      const before = widths();
+      dispatchEvent(new Event("beforeprint"));
+      await wait();
+      const paper = widths();
+      dispatchEvent(new Event("afterprint"));
+      await wait();
+      document.title = JSON.stringify({before, paper, after: widths()});
+    }, 500));</script></body>"""
+    file = tmp_path / "page.html"
+    file.write_text(compared.read_text().replace("<head>", NEAR, 1).replace("</body>", acted))
+    dumped = in_chromium(file, tmp_path / "page.png", "1280,1000")
+    found = json.loads(re.search(r"<title>(\{.*?\})</title>", dumped, re.DOTALL).group(1))
+    assert found["before"] == found["after"]
+    assert len(found["paper"]) == 2
+    assert max(found["paper"]) <= PAPER[0] / 2 < min(found["before"])
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from llqr_sam.engine.records.record import Record
-from llqr_sam.report.figures.drawing import FAINT, INK, PAPER, TEXT, WIDTH, NoRecords, look, write_figure
+from llqr_sam.report.figures.drawing import FAINT, INK, PAPER, TEXT, WIDTH, Look, NoRecords, looks, write_figure
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, CellResult, collect
 from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config.command import Command
@@ -97,6 +97,7 @@ def draw_curves(table: AccuracyTable, path: Path) -> bool:
     if not pairs:
         return False
     curves = [curve for curve, _ in pairs]
+    found = looks(curve.cell.method for curve in curves)
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = Figure(figsize=(WIDTH, 1.4 + 1.7 * rows), layout="constrained")
@@ -104,7 +105,7 @@ def draw_curves(table: AccuracyTable, path: Path) -> bool:
     for axes, (curve, baseline) in zip(panels, pairs, strict=False):
         if baseline is not None and baseline is not curve:
             axes.plot(baseline.epochs, baseline.score.mean(axis=0), color=FAINT, linewidth=1.2)
-        _line(axes, curve, curve.epochs, curve.score)
+        _line(axes, curve, found[curve.cell.method], curve.epochs, curve.score)
         axes.set_title(f"{method_label(curve.cell)}  {curve.summary}")
         axes.xaxis.set_tick_params(labelbottom=True)
         if len({len(each.score) for each in curves}) > 1:
@@ -157,14 +158,15 @@ def _draw_row(by_epoch: Axes, by_time: Axes, loss_by_time: Axes, row: Row) -> No
     """Draw a network's curves in three panels."""
     hours = max(float(curve.seconds.max()) for curve in row.curves) > 2 * 3600
     unit, name = (3600, "hours") if hours else (60, "minutes")
+    found = looks(curve.cell.method for curve in row.curves)
     others = [curve for curve in row.curves if curve is not row.baseline]
     best = max(others, key=lambda curve: curve.best, default=None)
     for curve in row.curves:
         strong = curve is row.baseline or curve is best
-        elapsed = curve.seconds.mean(axis=0) / unit
-        _line(by_epoch, curve, curve.epochs, curve.score, strong=strong)
-        _line(by_time, curve, elapsed, curve.score, strong=strong)
-        _line(loss_by_time, curve, elapsed, curve.loss, strong=strong)
+        how, elapsed = found[curve.cell.method], curve.seconds.mean(axis=0) / unit
+        _line(by_epoch, curve, how, curve.epochs, curve.score, strong=strong)
+        _line(by_time, curve, how, elapsed, curve.score, strong=strong)
+        _line(loss_by_time, curve, how, elapsed, curve.loss, strong=strong)
     first, score = min(curve.epochs[0] for curve in row.curves), SCORES[row.curves[0].unit]
     by_epoch.set_title(row.title).set_in_layout(False)  # it may be wider than the panel
     by_time.set_title("\n ")  # keeps its height
@@ -202,9 +204,9 @@ def _stack(records: Sequence[Record], field: str) -> np.ndarray:
     return np.array([[getattr(point, field) for point in record.metrics.curve[:length]] for record in records], float)
 
 
-def _line(axes: Axes, curve: Curve, x: np.ndarray, y: np.ndarray, *, strong: bool = True) -> None:
+def _line(axes: Axes, curve: Curve, how: Look, x: np.ndarray, y: np.ndarray, *, strong: bool = True) -> None:
     """Draw the mean of ``y`` over seeds, with its band if ``strong``, thin if not; Newton's markers are hollow."""
-    ink, dash, marker = look(curve.cell.method)
+    ink, dash, marker = how
     known = np.isfinite(y).all(axis=0)
     x, y = x[known], y[:, known]
     if strong:

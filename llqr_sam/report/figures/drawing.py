@@ -8,6 +8,7 @@ bytes.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,9 +89,11 @@ def look(method: str) -> Look:
     return LOOKS.get(method, OTHER)
 
 
-def colour(method: str) -> str:
-    """Colour of a method."""
-    return look(method).colour
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """The look of each method of a picture; a user's own methods take those that no other one in it has."""
+    names = list(dict.fromkeys(methods))
+    free = iter([each for name, each in LOOKS.items() if name not in names])
+    return {name: LOOKS[name] if name in LOOKS else next(free, OTHER) for name in names}
 
 
 def write_figure(figure: Figure, path: Path) -> Path:

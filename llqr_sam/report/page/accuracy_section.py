@@ -10,12 +10,13 @@ from omegaconf import OmegaConf
 from llqr_sam.engine.observers.wandb_logger import url_of
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.curves import network_name
-from llqr_sam.report.page.answer import answer_of, difference_of
+from llqr_sam.report.page.answer import answer, difference_of
 from llqr_sam.report.page.charts import chart_of
 from llqr_sam.report.page.section import CellSource, MethodLine, Place, RunLink, Section
 from llqr_sam.report.page.track import Axis, Effect
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, CellResult
 from llqr_sam.report.tables.accuracy_text import (
+    BOLD,
     OTHER,
     flatness_caption,
     flatness_text,
@@ -25,27 +26,28 @@ from llqr_sam.report.tables.accuracy_text import (
     print_accuracy,
     score_caption,
 )
-from llqr_sam.report.tables.labels import METHOD_LABELS, arch_label, dataset_label, method_label
+from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.suite.config import sources
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.plan.plan import Planned
 from llqr_sam.suite.status.status import Status
 
+UNITS = {"top1": "points", "val_bleu": "BLEU"}  # of differences, by the table's metric
+
 
 def accuracy_section(command: Command, status: Status, table: AccuracyTable) -> Section:
     """The section of the table that a command names; ``status`` and ``table`` are what ``collect`` read of it."""
-    baseline = METHOD_LABELS.get(table.config.baseline, table.config.baseline)
     begun = [result for result in table.cells if any(status.of_run(run) != "missing" for run in result.runs)]
+    said = [*score_caption(table), *flatness_caption(table), *paper_caption(table), f"Bold: {BOLD}."]
     return Section(
         print_accuracy(table),
         places=[_place(row, table, status) for row in table.rows],
-        baseline=baseline,
-        caption=" ".join([*score_caption(table), *flatness_caption(table), *paper_caption(table)]),
-        answer=answer_of(table, baseline),
+        caption=" ".join(said),
         sources=[_source(result.runs, status, command) for result in begun],
         damage=status.damaged,
         records=list(status.records.values()),
-        running=len(status.select("running")),
+        running={run.run_id: status.line(run) for run in status.select("running")},
+        failed=[run.run_id for run in status.select("failed")],
     )
 
 
@@ -53,7 +55,14 @@ def _place(row: Sequence[CellResult], table: AccuracyTable, status: Status) -> P
     differences = [sample for result in row if (sample := result.difference(table.kind)).values]
     axis = Axis.over([Effect(sample) for sample in differences]) if differences else None
     lines = [_line(result, table, axis, status) for result in row]
-    return Place(network_name(row[0].cell), lines, axis, chart_of(row))
+    baseline = method_label(row[0].baseline.cell) if row[0].baseline else ""
+    compared = [
+        (line.method, line.difference, result.diverged)
+        for line, result in zip(lines, row, strict=True)
+        if line.difference
+    ]
+    found = answer(compared, axis, baseline, UNITS[table.config.metric]) if axis else None
+    return Place(network_name(row[0].cell), baseline, lines, axis, found, chart_of(row))
 
 
 def _line(result: CellResult, table: AccuracyTable, axis: Axis | None, status: Status) -> MethodLine:

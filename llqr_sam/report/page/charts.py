@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from llqr_sam.report.figures.curves import SCORES, Curve, curves_of, network_name
-from llqr_sam.report.figures.drawing import INK, look
+from llqr_sam.report.figures.drawing import INK, Look, looks
 from llqr_sam.report.page.section import Chart, CurveLine
 from llqr_sam.report.tables.accuracy_table import CellResult
+
+DASH = 2.0  # pixels of a dash, in units of matplotlib's
+NEWTON = (1.0, 2.0)  # dots, beside the dashes of the same method and colour
 
 
 def chart_of(row: Sequence[CellResult]) -> Chart | None:
@@ -19,17 +22,20 @@ def chart_of(row: Sequence[CellResult]) -> Chart | None:
         return None
     baseline = row[0].baseline
     base = next((n for n, curve in enumerate(curves) if baseline and curve.cell == baseline.cell), 0)
+    found = looks(curve.cell.method for curve in curves)
+    lines = [_line(curve, found[curve.cell.method]) for curve in curves]
     others = [n for n in range(len(curves)) if n != base]
     best = max(others, key=lambda n: curves[n].best, default=base)
-    return Chart(network_name(row[0].cell), SCORES[curves[0].unit], (best, base), [_line(curve) for curve in curves])
+    return Chart(network_name(row[0].cell), SCORES[curves[0].unit], (best, base), lines)
 
 
-def _line(curve: Curve) -> CurveLine:
-    colour = look(curve.cell.method).colour
+def _line(curve: Curve, how: Look) -> CurveLine:
+    solid, dashes = isinstance(how.dash, str), () if isinstance(how.dash, str) else how.dash[1]
+    newton = curve.cell.geometry == "newton"
     return CurveLine(
         name=curve.label,
-        ink="ink" if colour == INK else colour,
-        dash=(6, 3) if curve.cell.geometry == "newton" else (),
+        ink="ink" if how.colour == INK else how.colour,
+        dash=NEWTON if newton else [] if solid else [DASH * part for part in dashes],
         seeds=len(curve.score),
         epoch=[round(float(epoch), 3) for epoch in curve.epochs],
         minutes=[round(float(seconds) / 60, 3) for seconds in curve.seconds.mean(axis=0)],

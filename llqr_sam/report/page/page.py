@@ -33,6 +33,8 @@ def write_page(
     figures: Mapping[str, str],
     words: Sequence[str] = (),
     notes: Sequence[str] = (),
+    *,
+    watching: bool = False,
 ) -> Path:
     """Write ``results/report/index.html``; returns the file.
 
@@ -43,15 +45,17 @@ def write_page(
         figures: Number -> title. A figure without a picture is listed as not drawn.
         words: What the runs were started with.
         notes: Further lines for the list of what has not been run.
+        watching: Whether the page will be written again; it then loads itself again, as it does while runs go on.
     """
     ordered = sorted(sections, key=_order)
     begun = sorted((section for section in ordered if section.has_begun), key=lambda section: not section.records)
-    running = sum(section.running for section in sections)
+    running = {run_id for section in sections for run_id in section.running}
+    failed = {run_id for section in sections for run_id in section.failed}
     text = (
         _jinja()
         .get_template("page.html")
         .render(
-            facts=what_was_run((record for section in begun for record in section.records), running),
+            facts=what_was_run((record for section in begun for record in section.records), len(running), len(failed)),
             claims=claims_section(claims),
             begun=begun,
             waiting=[section for section in ordered if not section.has_begun],
@@ -60,7 +64,8 @@ def write_page(
             ],
             notes=notes,
             words=shlex.join(words),
-            written=f"{datetime.now():%H:%M:%S}" if running else "",
+            running=len(running),
+            written=f"{datetime.now():%H:%M:%S}" if running or watching else "",
             reload=RELOAD,
         )
     )

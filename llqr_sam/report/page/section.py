@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.page.track import Axis, Track
@@ -36,7 +36,8 @@ class CellSource:
 class Difference:
     """A difference to the baseline, as text and as a plot."""
 
-    text: str  # +3.93, or "baseline"
+    mean: float
+    text: str  # +3.93
     interval: str  # [+1.92, +5.95]; empty for a single seed
     n: int  # seeds that both have finished
     tone: str  # above, below or even
@@ -84,32 +85,35 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A row of the paper's table: a data set, network and label noise."""
-
-    title: str
-    lines: Sequence[MethodLine]
-    axis: Axis | None  # of the differences
-    chart: Chart | None = None
-
-
-@dataclass(frozen=True)
 class Sentence:
     """What was found of a method."""
 
     method: str
     verdict: str  # is better than SGDM
     difference: Difference
-    places: Sequence[tuple[str, Difference]]  # row by row, where the difference is a mean over several rows
+    lost: str = ""  # 2 diverged
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Who wins in a table, by how much and how surely."""
+    """Who wins in a row, by how much and how surely."""
 
     summary: str  # how many methods are better than the baseline
     sentences: Sequence[Sentence]  # the highest difference first
     axis: Axis
+    unit: str  # of the differences: points or BLEU
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of the paper's table: a data set, network and label noise."""
+
+    title: str
+    baseline: str  # what the methods are compared with
+    lines: Sequence[MethodLine]
+    axis: Axis | None  # of the differences
+    answer: Answer | None = None  # None: there is nothing to compare
+    chart: Chart | None = None
 
 
 @dataclass(frozen=True)
@@ -118,19 +122,26 @@ class Section:
 
     table: PrintedTable
     places: Sequence[Place] = ()  # its cells, of a table of trained networks; others are shown as printed
-    baseline: str = ""  # what the places are compared with
-    caption: str = ""  # what the places say; else the table's
-    answer: Answer | None = None
+    caption: str = ""  # in place of the table's
+    answer: Answer | None = None  # of a sweep over methods; a table's places have their own
     sources: Sequence[CellSource] = ()  # of the table's cells
     damage: Sequence[str] = ()  # a line for each record that does not count
     picture: str = ""  # an SVG in base64
     records: Sequence[Record] = ()  # that it is made from
-    running: int = 0  # runs that are going on
+    running: Mapping[str, str] = field(default_factory=dict)  # id of a run that is going on -> how far it is
+    failed: Collection[str] = ()  # ids of the runs that failed
 
     @property
     def has_begun(self) -> bool:
         """Whether there is anything to show that was made here."""
-        return self.table.done > 0 or self.running > 0 or bool(self.damage)
+        return self.table.done > 0 or bool(self.running or self.failed or self.damage)
+
+    @property
+    def answers(self) -> list[tuple[str, Answer]]:
+        """Name of a row, and who wins there."""
+        if self.answer:
+            return [(self.name, self.answer)]
+        return [(f"{self.name}, {place.title}", place.answer) for place in self.places if place.answer]
 
     @property
     def name(self) -> str:

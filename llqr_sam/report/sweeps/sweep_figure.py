@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from llqr_sam.report.figures.drawing import LOOKS, WIDTH, look
+from llqr_sam.report.figures.drawing import LOOKS, WIDTH, looks
 from llqr_sam.report.sweeps.sweep import NONE, Point, Sweep, number
 from llqr_sam.report.sweeps.sweep_text import SCORES, network_title
 from llqr_sam.suite.plan.labels import IDENTITY, NETWORK
@@ -36,12 +36,13 @@ def draw_sweep(sweep: Sweep, over: str) -> Figure:
     own = over != "optim.name" and len(set(methods)) == len(methods)
     shown = sorted({value for value in values if value is not None}) if numeric else sorted(places.values())
     logarithmic = numeric and shown[0] > 0 and shown[-1] / shown[0] > DECADE
+    found = looks(methods)
     for index, line in enumerate(lines.values()):
         at = [(number(point, over) or 0.0) if numeric else places[point.named(over)] for point in line]
         aside = BESIDE * (index - (len(lines) - 1) / 2)  # so that intervals stand side by side
         x = [v * (shown[-1] / shown[0]) ** aside if logarithmic else v + aside * (shown[-1] - shown[0]) for v in at]
         means = [point.best.mean or 0.0 for point in line]
-        ink, dash, marker = look(methods[index]) if own else CYCLE[index % len(CYCLE)]
+        ink, dash, marker = found[methods[index]] if own else CYCLE[index % len(CYCLE)]
         (drawn, *_) = axes.errorbar(x, means, yerr=_reach(line), fmt=marker, color=ink, label=names[index])
         drawn.set_linestyle(dash if numeric else "none")
     if numeric:

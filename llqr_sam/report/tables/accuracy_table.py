@@ -130,11 +130,14 @@ class AccuracyTable:
         return [result for row in self.rows for result in row]
 
     def is_best(self, result: CellResult) -> bool:
-        """Whether a cell is marked: no printed mean of its row is higher, and it is surely above the baseline."""
+        """Whether a cell is marked: no printed mean of its row is higher, and it is surely above the baseline.
+
+        Never where one of its runs diverged: the mean of the others flatters it.
+        """
         row = next(row for row in self.rows if result in row)
         means = [round(mean, 2) for other in row if (mean := other.scores(self.kind).mean) is not None]
         mean = result.scores(self.kind).mean
-        return mean is not None and round(mean, 2) == max(means) and result.leads(self.kind)
+        return mean is not None and round(mean, 2) == max(means) and result.leads(self.kind) and not result.diverged
 
 
 def collect(

@@ -7,14 +7,14 @@ from dataclasses import astuple
 
 from llqr_sam.data.registry import known
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, BestOrLast, CellResult
-from llqr_sam.report.tables.labels import METHOD_LABELS, arch_label, dataset_label, method_label
+from llqr_sam.report.tables.labels import arch_label, dataset_label, method_label
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.report.tables.seed_statistics import Interval, Sample
 
 SCORE_TEXT = {"top1": "Test top-1 in percent", "val_bleu": "Validation BLEU (beam 5)"}
 KIND_TEXT: dict[BestOrLast, str] = {"best": "best over training", "last": "last epoch"}
 OTHER: dict[BestOrLast, BestOrLast] = {"best": "last", "last": "best"}
-BOLD = "highest mean of the row, where the interval of its difference to the baseline lies above 0"
+BOLD = "highest mean of the row, where the interval of its difference to the baseline lies above 0 and no run diverged"
 DELTA, FLAT = "Δ", "sharpness"  # labels of a cell's further lines, beside "best", "last" and "paper"
 _SHARPNESS = {"hessian_top": "top", "hessian_trace": "trace", "m_sharpness": "m"}
 
@@ -53,13 +53,13 @@ def print_accuracy(table: AccuracyTable) -> PrintedTable:
 
 def _caption(table: AccuracyTable, labels: Collection[str]) -> str:
     """What the lines of the cells mean; ``labels`` are those of the further lines that its cells have."""
-    other, config = OTHER[table.kind], table.config
+    other = OTHER[table.kind]
     said = list(score_caption(table))
     if other in labels:
         said.append(f'"{other}": {KIND_TEXT[other]}.')
     if DELTA in labels:
-        baseline = METHOD_LABELS.get(config.baseline, config.baseline)
-        said.append(f"{DELTA}: mean difference to {baseline} over common seeds [95 % t interval].")
+        names = dict.fromkeys(method_label(row[0].baseline.cell) for row in table.rows if row[0].baseline)
+        said.append(f"{DELTA}: mean difference to {' or '.join(names)} over common seeds [95 % t interval].")
     said += flatness_caption(table)
     said += paper_caption(table)
     return " ".join(said)

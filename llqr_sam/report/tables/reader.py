@@ -20,17 +20,18 @@ class TableReader:
     """Tables by the words of their commands: planned once, read once until ``forget``."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[frozenset[str], Selections], list[Planned]] = {}
+        self._plans: dict[frozenset[str], tuple[Selections, list[Planned]]] = {}
         self._read: dict[frozenset[str], tuple[Status, AccuracyTable]] = {}
 
     def read(self, command: Command) -> tuple[Status, AccuracyTable]:
         """The status and the table of a command; errors as of ``collect``."""
         words = frozenset(command.words)
         if words not in self._read:
-            key = words, _selections(command.config.paths.results)
-            if key not in self._plans:
-                self._plans[key] = plan(command)
-            self._read[words] = collect(command, runs=self._plans[key])
+            selections = _selections(command.config.paths.results)
+            planned = self._plans.get(words)
+            if planned is None or planned[0] != selections:
+                planned = self._plans[words] = selections, plan(command)
+            self._read[words] = collect(command, runs=planned[1])
         return self._read[words]
 
     def forget(self) -> None:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import matplotlib.image
 from matplotlib.figure import Figure
 
-from llqr_sam.report.figures.drawing import DARK, INK, LOOKS, OTHER, TEXT, WIDTH, colour, look, svg, write_figure
+from llqr_sam.report.figures.drawing import DARK, INK, LOOKS, OTHER, TEXT, WIDTH, look, looks, svg, write_figure
 
 SMALLEST = 8  # pixels of text that can be read
 PHONE = 356  # pixels of a picture on a phone
@@ -28,8 +28,15 @@ def test_methods_differ_in_colour_dash_and_marker():
     """In each alone: colour for who sees it, dash or marker in grey print."""
     for kept in zip(*LOOKS.values(), OTHER, strict=True):
         assert len(set(kept)) == len(LOOKS) + 1
-    assert colour("sam") == look("sam").colour
     assert look("a user's own") == OTHER
+
+
+def test_own_methods_of_a_picture_differ_from_each_other_and_from_the_known():
+    found = looks(["sgdm", "mine", "sam", "yours", "mine"])
+    assert list(found) == ["sgdm", "mine", "sam", "yours"]
+    assert (found["sgdm"], found["sam"]) == (LOOKS["sgdm"], LOOKS["sam"])
+    assert len(set(found.values())) == 4
+    assert looks([*LOOKS, "one more"])["one more"] == OTHER
 
 
 def test_text_can_be_read_on_a_phone():

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from llqr_sam.report.figures.numbers import RELATIVE, write_csv
+from llqr_sam.report.figures.numbers import RELATIVE, Numbers, write_picture
 
 SLACK = {"share": 0.01, "mean": 0.001}
 ROWS: list[dict[str, object]] = [
@@ -13,10 +14,17 @@ ROWS: list[dict[str, object]] = [
 ]
 
 
+def write(path: Path, rows: list[dict[str, object]], width: float = 2.0) -> Path:
+    """Write the rows beside a picture of this width in inches."""
+    picture, numbers = write_picture(Figure(figsize=(width, 1)), path.with_suffix(".png"), [Numbers(path, rows, SLACK)])
+    assert (picture, numbers) == (path.with_suffix(".png"), path)
+    return numbers
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file with the rows."""
-    return write_csv(tmp_path / "new" / "a.csv", ROWS, SLACK)
+    return write(tmp_path / "new" / "a.csv", ROWS)
 
 
 def changed(row: int, **values: object) -> list[dict[str, object]]:
@@ -38,7 +46,7 @@ def test_a_new_file_has_the_rows(path):
 )
 def test_rounding_leaves_the_bytes(path, rows):
     before = path.read_bytes()
-    assert write_csv(path, rows, SLACK) == path
+    assert write(path, rows) == path
     assert path.read_bytes() == before
 
 
@@ -58,13 +66,26 @@ def test_rounding_leaves_the_bytes(path, rows):
     ],
 )
 def test_what_rounding_does_not_explain_is_written(path, rows, tmp_path):
-    write_csv(path, rows, SLACK)
-    assert path.read_bytes() == write_csv(tmp_path / "fresh.csv", rows, SLACK).read_bytes()
+    write(path, rows)
+    assert path.read_bytes() == write(tmp_path / "fresh.csv", rows).read_bytes()
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"rho,verdict\n", b'rho,verdict,share,mean,note\r"x'])
 def test_a_damaged_file_is_written(path, damage):
     whole = path.read_bytes()
     path.write_bytes(damage)
-    write_csv(path, ROWS, SLACK)
+    write(path, ROWS)
     assert path.read_bytes() == whole
+
+
+def test_a_picture_is_kept_with_its_numbers_and_drawn_with_new_ones(path):
+    """In both formats; and where its file was removed."""
+    pictures = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    before = [picture.read_bytes() for picture in pictures]
+    write(path, changed(0, share="0.76"), width=3.0)
+    assert [picture.read_bytes() for picture in pictures] == before
+    pictures[1].unlink()
+    write(path, ROWS, width=3.0)
+    assert all(picture.read_bytes() != old for picture, old in zip(pictures, before, strict=True))
+    write(path, changed(0, share="0.90"), width=2.0)
+    assert [picture.read_bytes() for picture in pictures] == before

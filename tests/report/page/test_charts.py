@@ -43,3 +43,12 @@ def test_a_lone_method_is_its_own_pair(tmp_path):
     assert chart(tmp_path) is None
     write_record(tmp_path, RUNS[5], [70.0])
     assert chart(tmp_path).pair == (0, 0)
+
+
+def test_methods_differ_in_more_than_their_colour(tmp_path):
+    """On grey paper; LLQR^Delta+SAM, which has no look of its own, takes a free one."""
+    for first in (0, 5, 10):
+        write_record(tmp_path, RUNS[first], [70.0, 71.0])
+    lines = chart(tmp_path).lines
+    assert len({line.ink for line in lines}) == 3
+    assert len({tuple(line.dash) for line in lines}) == 3

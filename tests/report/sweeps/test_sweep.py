@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
-
 import pytest
 
-from llqr_sam.engine.records.record import Record, read_records
-from llqr_sam.report.page.sweeps_section import sweep_sections
+from llqr_sam.engine.records.record import Record
 from llqr_sam.report.sweeps.ending import print_ending, print_ending_of
 from llqr_sam.report.sweeps.question import Question
 from llqr_sam.report.sweeps.sweep import Sweep, best_of, check_data, collect, grouped, recorded
-from llqr_sam.report.sweeps.sweep_figure import draw_sweep, main_setting
+from llqr_sam.report.sweeps.sweep_figure import draw_sweep
 from llqr_sam.report.sweeps.sweep_text import best_sentences, print_sweep, sweep_lines
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
@@ -208,16 +204,3 @@ def test_the_picture():
     assert [text.get_text() for text in draw_sweep(two, "optim.rho").legends[0].get_texts()] == [
         *("sam epochs=2", "sam epochs=20")
     ]
-
-
-def test_the_page_has_a_section_for_each_network_with_a_sweep(tmp_path: Path):
-    for found in records():
-        found.write(tmp_path / "runs" / "adhoc" / f"{found.run_id}.json")
-    write_record(tmp_path, run("optim=sam", "dataset=cifar100"), [70.0])  # one run is no sweep
-    assert not read_records(tmp_path)[1]
-    (section,) = sweep_sections(tmp_path)
-    assert section.table.title == "Single runs: Small CNN on Digits"
-    assert section.table.notes == ["best optim.rho=0.1 for digits small_cnn sam: 96.00 [93.52, 98.48], n = 3"]
-    assert [row.labels for row in section.table.groups[0].rows] == [["sam", "0.05"], ["sam", "0.1"], ["sam", "0.2"]]
-    assert b"<svg" in base64.b64decode(section.picture)
-    assert main_setting(grouped(recorded(records()))) == "optim.rho"

@@ -1,6 +1,7 @@
 "use strict";
 // Curves by uPlot: the score against epochs and against minutes, with bands for two methods, and each method alone.
 const HEIGHT = 280, SMALL = 150;
+const ON_PAPER = 330;  // pixels across a plot: two beside each other on a page
 let printing = false;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const inkOf = (line) => (line.ink === "ink" ? (printing ? "#000" : css("--ink")) : line.ink);
@@ -41,7 +42,7 @@ const plot = (place, lines, banded, options) => {
   });
   const data = uPlot.join(tables);
   return new uPlot({
-    width: Math.max(120, place.clientWidth), height: options.height, series, bands,
+    width: printing ? ON_PAPER : Math.max(120, place.clientWidth), height: options.height, series, bands,
     scales: {x: {time: false}, y: {range: limitsOf(options.all, options.measure)}},
     axes: axesOf(options.xLabel, options.yLabel, 44), legend: {show: options.legend},
     cursor: {show: options.legend, drag: {x: true, y: false}}, padding: [8, 8, 0, 0],

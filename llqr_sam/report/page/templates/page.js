@@ -10,10 +10,12 @@ const unfold = () => {
 };
 addEventListener("hashchange", unfold);
 
-// On paper every section is open and every curve drawn, in ink.
+unfold();
+
+// On paper the tables and answers are open and every curve is drawn, in ink.
 const before = new Map();
 addEventListener("beforeprint", () => {
-  folds.forEach((fold) => { before.set(fold, fold.open); fold.open = true; });
+  document.querySelectorAll("details.fold, #answer details").forEach((fold) => { before.set(fold, fold.open); fold.open = true; });
   printing = true;
   drawn.forEach((chart) => { chart.done = true; chart.draw(); });
 });
@@ -23,16 +25,21 @@ addEventListener("afterprint", () => {
   before.forEach((open, fold) => { fold.open = open; });
 });
 
-// While runs go on the page loads itself again, and keeps what was unfolded.
+// While the page is written again it loads itself again, and keeps what was unfolded and chosen.
 const seconds = Number(document.body.dataset.reload);
-const all = [...document.querySelectorAll("details")];
+const named = (fold) => fold.id || fold.firstElementChild.textContent.replace(/\d[\d.:]*/g, "").trim();  // without its numbers
+const choices = [...document.querySelectorAll("select")];
 if (seconds) {
-  const kept = JSON.parse(sessionStorage.getItem("open") || "null");
-  if (kept && kept.length === all.length) all.forEach((each, number) => { each.open = kept[number]; });
+  const kept = JSON.parse(sessionStorage.getItem("kept") || "{}");
+  document.querySelectorAll("details").forEach((fold) => { fold.open = kept[named(fold)] ?? fold.open; });
+  choices.forEach((choice, number) => { choice.value = kept[`choice ${number}`] ?? choice.value; });
   const box = document.getElementById("reload");
   box.checked = sessionStorage.getItem("reload") !== "false";
   box.addEventListener("change", () => sessionStorage.setItem("reload", box.checked));
-  addEventListener("pagehide", () => sessionStorage.setItem("open", JSON.stringify(all.map((each) => each.open))));
+  addEventListener("pagehide", () => {
+    const folds = [...document.querySelectorAll("details")].map((fold) => [named(fold), fold.open]);
+    const chosen = choices.map((choice, number) => [`choice ${number}`, choice.value]);
+    sessionStorage.setItem("kept", JSON.stringify(Object.fromEntries([...folds, ...chosen])));
+  });
   setInterval(() => { if (box.checked) location.reload(); }, 1000 * seconds);
 }
-unfold();

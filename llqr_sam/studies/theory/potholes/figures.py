@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from llqr_sam.report.figures.drawing import FAINT, FIXED, INK, PAPER, WIDTH, look, write_figure
-from llqr_sam.report.figures.numbers import write_csv
+from llqr_sam.report.figures.drawing import FAINT, FIXED, INK, PAPER, WIDTH, look
+from llqr_sam.report.figures.numbers import Numbers, write_picture
 from llqr_sam.report.tables.labels import METHOD_LABELS
 from llqr_sam.studies.theory.potholes.landscape import (
     FATES,
@@ -121,11 +121,11 @@ def figure_02(folder: Path) -> list[Path]:
     _draw_map(kept, MAPS["basin"], maps["basin"], "Metric learned in the flat basin before, then kept")
     _legend_of_verdicts(below, {row["verdict"] for row in cells})
     summary = [_numbers(method, outcome) for method, outcome in maps["run"][FACTOR, RHO].items()]
-    return [
-        write_figure(figure, folder / "figure_02.png"),
-        write_csv(folder / "figure_02.csv", summary, _slack(summary, 8)),
-        write_csv(folder / "figure_02_map.csv", cells, _slack(cells, 8)),
+    numbers = [
+        Numbers(folder / "figure_02.csv", summary, _slack(summary, 8)),
+        Numbers(folder / "figure_02_map.csv", cells, _slack(cells, 8)),
     ]
+    return write_picture(figure, folder / "figure_02.png", numbers)
 
 
 def figure_03(folder: Path) -> list[Path]:
@@ -155,11 +155,11 @@ def figure_03(folder: Path) -> list[Path]:
             case = {"eta_lambda": factor, "rho": rho, "noise_variance": f"{variance:g}"}
             numbers += [{**case, **_numbers(method, outcome)} for method, outcome in here.items()]
             verdicts.append({**case, "verdict": verdict(here), **_paired(here)})
-    return [
-        write_figure(figure, folder / "figure_03.png"),
-        write_csv(folder / "figure_03.csv", numbers, _slack(numbers, SEEDS)),
-        write_csv(folder / "figure_03_map.csv", verdicts, _slack(verdicts, SEEDS)),
+    tables = [
+        Numbers(folder / "figure_03.csv", numbers, _slack(numbers, SEEDS)),
+        Numbers(folder / "figure_03_map.csv", verdicts, _slack(verdicts, SEEDS)),
     ]
+    return write_picture(figure, folder / "figure_03.png", tables)
 
 
 def _cells(found: Map) -> Iterator[dict[str, object]]:
