@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from llqr_sam.report.figures import curves as curve_figures
 from llqr_sam.report.figures.curves import curves_of, draw_convergence, draw_curves
-from llqr_sam.report.figures.drawing import FAINT, LOOKS, NoRecords, write_figure
+from llqr_sam.report.figures.drawing import FAINT, LOOKS, NoRecords
 from llqr_sam.report.tables.accuracy_table import AccuracyTable, collect
 from llqr_sam.suite.config.command import Command
 from llqr_sam.suite.config.errors import UsageError
+from tests.figures import drawn_by
 from tests.suite.plans import plan_of
 from tests.suite.records import write_record
 
@@ -22,14 +23,7 @@ RUNS = plan_of("table=demo", "table.seeds=[0,1,2]")
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     """The figures as objects, beside their files."""
-    figures: list[Figure] = []
-
-    def write(figure, path):
-        figures.append(figure)
-        return write_figure(figure, path)
-
-    monkeypatch.setattr(curve_figures, "write_figure", write)
-    return figures
+    return drawn_by(curve_figures, monkeypatch)
 
 
 def table(results: Path) -> AccuracyTable:

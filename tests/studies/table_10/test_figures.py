@@ -7,23 +7,17 @@ import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
 
-from llqr_sam.report.figures.drawing import NoRecords, write_figure
+from llqr_sam.report.figures.drawing import NoRecords
 from llqr_sam.studies.table_10 import figures as cadence_figures
 from llqr_sam.studies.table_10.figures import LABELS_OF_SECONDS, _ticks, figure_05, figure_06
+from tests.figures import drawn_by
 from tests.studies.table_10.timings import busy, write_timings
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     """The figures as objects, beside their files."""
-    figures: list[Figure] = []
-
-    def write(figure, path):
-        figures.append(figure)
-        return write_figure(figure, path)
-
-    monkeypatch.setattr(cadence_figures, "write_figure", write)
-    return figures
+    return drawn_by(cadence_figures, monkeypatch)
 
 
 def test_figure_05(tmp_path, drawn):
