@@ -13,6 +13,8 @@ import io
 import json
 import math
 import pickle
+import random
+import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
@@ -175,6 +177,7 @@ def _tried(base: Base, values: str, wrapped: bool) -> str | None:
     """Trains a small network, and resumes it as a run is resumed; returns what goes wrong, if anything does."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(0)
+        generators = _other_generators()
         network, inputs = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)), torch.randn(6, 1, 4, 4)
         resumed = deepcopy(network)
         try:
@@ -187,6 +190,8 @@ def _tried(base: Base, values: str, wrapped: bool) -> str | None:
                 return "does not call the closure that step() is given"
             if not all("lr" in group for group in optimizer.param_groups):
                 return "has no lr in its parameter groups, which the protocol's schedule sets"
+            if _other_generators() != generators:
+                return "draws random numbers of Python or NumPy, which a run neither seeds nor saves"
             saved = _saved([network.state_dict(), optimizer.state_dict(), torch.get_rng_state()])
             if saved is None:
                 return "keeps more in its state than tensors, numbers and text, and a checkpoint holds nothing else"
@@ -200,6 +205,13 @@ def _tried(base: Base, values: str, wrapped: bool) -> str | None:
         pairs = zip(network.parameters(), resumed.parameters(), strict=True)
         same = all(torch.allclose(one, other, rtol=0, atol=0, equal_nan=True) for one, other in pairs)
         return None if same else "goes on differently after an interruption: its state_dict() leaves something out"
+
+
+def _other_generators() -> tuple[object, ...]:
+    """The states of Python's random numbers and, where NumPy is loaded, of its global ones."""
+    numpy = sys.modules.get("numpy")
+    found = () if numpy is None else numpy.random.get_state()
+    return (random.getstate(), *(part.tobytes() if hasattr(part, "tobytes") else part for part in found))
 
 
 def _train(network: nn.Module, optimizer: Optimizer, inputs: Tensor, wrapped: bool, steps: int = 3) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -272,6 +274,20 @@ def test_a_name_is_registered_once() -> None:
 def test_an_own_class_that_breaks_a_promise_is_refused(kind: type[Optimizer], phrase: str) -> None:
     bases.register("mine", kind)
     with pytest.raises(SettingError, match=phrase):
+        method("mine", lr=0.1)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.random])
+def test_a_class_that_draws_from_other_generators_is_refused(draw: Callable[[], float]) -> None:
+    """Whatever it draws: pytorch_optimizer's Kron does something else in one of a hundred steps."""
+
+    class Lucky(SGD):
+        def step(self, closure=None):  # type: ignore[no-untyped-def]
+            draw()
+            return super().step(closure)
+
+    bases.register("mine", Lucky)
+    with pytest.raises(SettingError, match="draws random numbers of Python or NumPy"):
         method("mine", lr=0.1)
 
 
