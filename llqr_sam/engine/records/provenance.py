@@ -71,3 +71,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
         ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def commit_label(commit: str | None, dirty: bool) -> str:
+    """``7310066``, with ``+`` where files had been changed since; ``unknown`` without a commit."""
+    return f"{(commit or 'unknown')[:7]}{'+' * dirty}"

@@ -150,10 +150,8 @@ def gather(numbers: Sequence[str], words: Sequence[str] = (), read: Read = colle
     findings: list[Finding] = []
     problems: list[str] = []
     for scale in asked.scales:
-        tables = {}
-        for number in (number for number in scale.tables or own if number in numbers):
-            if table := _table(number, scale, words, read, problems):
-                tables[number] = table
+        asked_for = [number for number in scale.tables or own if number in numbers]
+        tables = {n: table for n in asked_for if (table := _table(n, scale, words, read, problems))}
         findings += (finding for claim in asked.claims if (finding := find(claim, scale, tables, paper)))
     tested = {finding.scale.name for finding in findings if finding.headline.word != "not run"}
     scales = sorted(asked.scales, key=lambda scale: scale.name not in tested)

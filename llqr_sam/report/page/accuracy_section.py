@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from omegaconf import OmegaConf
 
 from llqr_sam.engine.observers.wandb_logger import url_of
+from llqr_sam.engine.records.provenance import commit_label
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.figures.curves import network_name
 from llqr_sam.report.page.answer import answer, difference_of
@@ -128,7 +129,7 @@ def _details(record: Record) -> str:
     details = [
         record.device,
         f"torch {record.packages.get('torch', 'unknown')}",
-        f"commit {(record.git_commit or 'unknown')[:7]}{'+' * record.git_dirty}",
+        f"commit {commit_label(record.git_commit, record.git_dirty)}",
         f"{record.seconds.total / 60:.1f} minutes",
         f"weights {record.weights_sha256[:12]}",
     ]

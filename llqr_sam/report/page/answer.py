@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from llqr_sam.engine.records.provenance import commit_label
 from llqr_sam.engine.records.record import Record
 from llqr_sam.report.page.section import Answer, Difference, Sentence
 from llqr_sam.report.page.track import Axis, Effect, tone
@@ -58,7 +59,7 @@ def what_was_run(records: Iterable[Record], running: int, failed: int = 0) -> li
     devices = Counter(f"{record.devices} x {record.device}" if record.devices > 1 else record.device for record in runs)
     said.append(_listed(device for device, _ in devices.most_common()))
     said.append(f"torch {_listed(sorted({record.packages.get('torch', 'unknown') for record in runs}))}")
-    commits = Counter(f"{(record.git_commit or 'unknown')[:7]}{'+' * record.git_dirty}" for record in runs)
+    commits = Counter(commit_label(record.git_commit, record.git_dirty) for record in runs)
     said.append(f"commit {_listed(commit for commit, _ in commits.most_common())}")
     days = sorted(datetime.fromisoformat(record.started).date() for record in runs)
     said.append(f"{days[0]}" if days[0] == days[-1] else f"{days[0]} to {days[-1]}")

@@ -30,12 +30,11 @@ def chart_of(row: Sequence[CellResult]) -> Chart | None:
 
 
 def _line(curve: Curve, how: Look) -> CurveLine:
-    solid, dashes = isinstance(how.dash, str), () if isinstance(how.dash, str) else how.dash[1]
-    newton = curve.cell.geometry == "newton"
+    dashes = () if isinstance(how.dash, str) else how.dash[1]
     return CurveLine(
         name=curve.label,
         ink="ink" if how.colour == INK else how.colour,
-        dash=NEWTON if newton else [] if solid else [DASH * part for part in dashes],
+        dash=NEWTON if curve.cell.geometry == "newton" else [DASH * part for part in dashes],
         seeds=len(curve.score),
         epoch=[round(float(epoch), 3) for epoch in curve.epochs],
         minutes=[round(float(seconds) / 60, 3) for seconds in curve.seconds.mean(axis=0)],

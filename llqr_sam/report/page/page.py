@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -51,23 +50,19 @@ def write_page(
     begun = sorted((section for section in ordered if section.has_begun), key=lambda section: not section.records)
     running = {run_id for section in sections for run_id in section.running}
     failed = {run_id for section in sections for run_id in section.failed}
-    text = (
-        _jinja()
-        .get_template("page.html")
-        .render(
-            facts=what_was_run((record for section in begun for record in section.records), len(running), len(failed)),
-            claims=claims_section(claims),
-            begun=begun,
-            waiting=[section for section in ordered if not section.has_begun],
-            figures=[
-                (number, title, _picture(f"figure_{int(number):02d}", results)) for number, title in figures.items()
-            ],
-            notes=notes,
-            words=shlex.join(words),
-            running=len(running),
-            written=f"{datetime.now():%H:%M:%S}" if running or watching else "",
-            reload=RELOAD,
-        )
+    pictures = [(number, title, _picture(f"figure_{int(number):02d}", results)) for number, title in figures.items()]
+    template = _jinja().get_template("page.html")
+    text = template.render(
+        facts=what_was_run((record for section in begun for record in section.records), len(running), len(failed)),
+        claims=claims_section(claims),
+        begun=begun,
+        waiting=[section for section in ordered if not section.has_begun],
+        figures=pictures,
+        notes=notes,
+        words=shlex.join(words),
+        running=len(running),
+        written=f"{datetime.now():%H:%M:%S}" if running or watching else "",
+        reload=RELOAD,
     )
     with replacing(results / PAGE) as file:
         file.write(text.encode())
@@ -77,13 +72,8 @@ def write_page(
 def _jinja() -> Environment:
     loader = PackageLoader("llqr_sam.report.page")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters["fields"] = _fields
+    jinja.filters["fields"] = asdict  # for tojson
     return jinja
-
-
-def _fields(chart: Any) -> dict[str, Any]:
-    """A dataclass as a dict, for ``tojson``."""
-    return asdict(chart)
 
 
 def _picture(name: str, results: Path) -> str:

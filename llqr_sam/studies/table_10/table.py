@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from llqr_sam.engine.records.provenance import commit_label
 from llqr_sam.report.tables.labels import ARCH_LABELS, METHOD_LABELS
 from llqr_sam.report.tables.printed_table import PrintedCell, PrintedRow, PrintedTable, RowGroup, csv_text
 from llqr_sam.repository import PAPER
@@ -84,7 +85,7 @@ class NetworkTimes:
             products = how.get("refresh")  # None, and absent in older records: float32
             rounded = f", products in {products}" if products else ""
             words.append(f"{refresh.divergence}, {refresh.structure}, T = {refresh.inner_steps}{of}{rounded}")
-        commit = f"{(timing.git_commit or 'unknown')[:7]}{'+' * timing.git_dirty}"
+        commit = commit_label(timing.git_commit, timing.git_dirty)
         return "; ".join([*words, f"torch {timing.packages.get('torch', 'unknown')}, commit {commit}"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llqr_sam.engine.records.provenance import VARIABLE, git_state, packages
+from llqr_sam.engine.records.provenance import VARIABLE, commit_label, git_state, packages
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +89,8 @@ def test_versions() -> None:
     versions = packages()
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"python", "numpy"} <= set(versions)
+
+
+def test_a_commit_is_shown_short_with_a_mark_where_files_were_changed():
+    shown = [commit_label("7310066" + "a" * 33, dirty) for dirty in (False, True)]
+    assert [*shown, commit_label(None, False)] == ["7310066", "7310066+", "unknown"]
